@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import cumulus
 from cumulus.chronos import ask, lease_args, names, verbs
 from cumulus.chronos.contract import wire
+from cumulus.chronos.contract.policy import exceptions
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.policy import exceptions
 from cumulus.chronos.verbs import OpenLedger
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, UsageError

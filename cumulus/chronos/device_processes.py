@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.chronos import driver_process
+from cumulus.chronos.contract import Figures
 from cumulus.clock import Clock
 from cumulus.lib.backoff import Backoff
 
@@ -59,6 +60,19 @@ class DeviceProcesses:
         self._failures = 0
         return {device: _read(found) for device, found in said.items() if found is not None}
 
+    def figures(self, devices: Sequence[str], since: float) -> Mapping[str, Figures] | None:
+        """How the devices are, by id; without those of which no driver tells anything. `since`: from so many seconds
+        after the boot on, errors in the kernel's log are a device's fault. None where there is no answer now."""
+        if self._clock.monotonic() < self._not_before:
+            return None
+        try:
+            said = self._ask({"figures": list(devices), "since": since})
+            found = {id: _figures(fields) for id, fields in said.items() if fields is not None}
+        except (OSError, ValueError, TypeError):
+            self._give_up()
+            return None
+        return found
+
     def close(self) -> None:
         child, self._child = self._child, None
         if child is None:
@@ -97,6 +111,10 @@ class DeviceProcesses:
         self.close()
         self._not_before = self._clock.monotonic() + _AGAIN.seconds(self._failures)
         self._failures += 1
+
+
+def _figures(fields: Any) -> Figures:
+    return Figures(**{**fields, "throttling": tuple(fields.get("throttling", ()))})
 
 
 def _read(found: Any) -> DeviceHeld:

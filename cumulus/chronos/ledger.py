@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import checks, device_records, monitor_control, policy, records
+from cumulus.chronos import checks, device_records, monitor_control, node_watch, policy, records
 from cumulus.chronos.contract import (
     FULL_COMPUTE,
     Device,
@@ -24,11 +24,12 @@ from cumulus.chronos.contract import (
     LeaseState,
     Usage,
 )
+from cumulus.chronos.contract.policy import Policy, PolicyChange
 from cumulus.chronos.database import Database
 from cumulus.chronos.device import discover
 from cumulus.chronos.home import default_home
 from cumulus.chronos.inventory import Inventory, offered
-from cumulus.chronos.policy import Policy, PolicyChange
+from cumulus.chronos.node_watch import Seen
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import (
@@ -105,6 +106,8 @@ class Ledger:
     def rediscover(self) -> Sequence[Device]:
         """Ask the drivers again: devices that came are added, those that went are no longer offered."""
         self.open()
+        with self.database.write() as tx:
+            node_watch.clear_faults(tx, self.clock.monotonic())
         return self._inventory.rediscover()
 
     def measure(self) -> None:
@@ -291,6 +294,18 @@ class Ledger:
         self.open()
         with self.database.read() as db:
             return device_records.health(db)
+
+    def watched(self) -> Seen:
+        """How the devices are, and who holds one without a lease, as the monitor saw it last. It looks as long as
+        somebody asks: where there is a GPU it is started for that."""
+        self.open()
+        with self.database.read() as db:
+            seen = node_watch.read(db, self.clock.monotonic())
+            watched = any(device.type == "gpu" for device in device_records.devices(db))
+        if watched:
+            with suppress(LedgerUnavailable):
+                self._watch(poke=self._start_monitor)
+        return seen
 
     def policy(self) -> Policy:
         """What this node does about overuse and about processes without a lease."""

@@ -17,7 +17,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from cumulus.chronos import audit, container_gc, device_records, enforce, late_containers, monitor_control, records
+from cumulus.chronos import (
+    audit,
+    container_gc,
+    device_records,
+    enforce,
+    late_containers,
+    monitor_control,
+    node_watch,
+    records,
+)
 from cumulus.chronos.cgroup_tracker import CgroupTracker
 from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.chronos.database import Database
@@ -25,7 +34,8 @@ from cumulus.chronos.enforcement_health import HealthProber
 from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor_control import ensure_running
-from cumulus.chronos.police import Police
+from cumulus.chronos.node_watch import Seen
+from cumulus.chronos.police import Police, Verdict
 from cumulus.chronos.records import Moment
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import timestamp
@@ -100,8 +110,9 @@ class Monitor:
         self._cgroup_tracker = CgroupTracker(ledger.database, self._say)
         self._health_prober = HealthProber(ledger.home, self._clock, self._say) if lasting else None
         self._police = police
+        self._seen_last = Seen()
         if lasting and police is None:
-            self._police = Police(ledger.database, self._clock, lambda: monitor_control.poke(ledger.home))
+            self._police = Police(ledger.database, self._clock, lambda: monitor_control.poke(ledger.home), self._say)
             self._police.start()
 
     def step(self) -> float:
@@ -119,6 +130,11 @@ class Monitor:
         self._keep_house()
         return self._pause()
 
+    def watched(self) -> None:
+        """Somebody asks how the devices are."""
+        if self._police is not None:
+            self._police.watched()
+
     def _meanwhile(self) -> None:
         """In the midst of a look, which takes long where there are many processes: begin what has become due."""
         if self._clock.monotonic() >= self._next_deadline:
@@ -132,8 +148,8 @@ class Monitor:
                 self._begin(ending)
 
     def _find(self) -> None:
-        """What must end: leases released by others, those that expired, those that are overused, and those whose holder
-        is gone."""
+        """What must end: leases released by others, those that expired, those whose holder is gone, those that are
+        overused, and those of devices that failed."""
         now = Moment.read(self._clock)
         with self._database.read() as db:
             found = {lease.id: _Ending(lease, since, recorded=True) for lease, since in records.endings(db, now)}
@@ -148,17 +164,18 @@ class Monitor:
                 if held is not None and held.state is LeaseState.ACTIVE:
                     held = replace(held, state=LeaseState.ENDING, end_reason=EndReason.RELEASED)
                     found[id] = _Ending(held, now.monotonic, recorded=False)
-            overused = self._police.verdict.end if self._police is not None else frozenset()
-            for id in overused - found.keys():
-                held = records.find_lease(db, id, now)
-                if held is not None and held.state is LeaseState.ACTIVE:
-                    held = replace(held, state=LeaseState.ENDING, end_reason=EndReason.OVERUSED)
-                    found[id] = _Ending(held, now.monotonic, recorded=False)
+            verdict = self._police.verdict if self._police is not None else Verdict()
+            for ids, reason in ((verdict.end, EndReason.OVERUSED), (verdict.lost, EndReason.LOST)):
+                for id in ids - found.keys():
+                    held = records.find_lease(db, id, now)
+                    if held is not None and held.state is LeaseState.ACTIVE:
+                        held = replace(held, state=LeaseState.ENDING, end_reason=reason)
+                        found[id] = _Ending(held, now.monotonic, recorded=False)
         for id, known in self._endings.items():
             if id in found:
                 known.recorded = found[id].recorded
                 found[id] = known
-        for id in overused & found.keys():
+        for id in verdict.end & found.keys():
             found[id].overused = True
         self._endings = found
 
@@ -353,17 +370,27 @@ class Monitor:
                 self._health_prober.look()
 
     def _record_policing(self) -> None:
-        """Whether overuse is seen, where that is another than before."""
+        """How the devices are, whether overuse is seen, and who holds a device without a lease, where that is another
+        than before."""
         if self._police is None:
             return
-        found = self._police.health
+        found, faults, seen = self._police.health, dict(self._police.faults), self._police.seen
         with self._database.read() as db:
             known = device_records.health(db, device_records.POLICING)
-        if found and found != known:
-            for condition in found:
-                self._say(f"{condition.type} {condition.status}, {condition.reason}: {condition.message}")
-            with self._database.write(durable=False) as tx:
+            failed = node_watch.faults(db)
+        new = {id: text for id, text in faults.items() if id not in failed}
+        changed = [condition for condition in found if condition not in known]
+        for condition in changed:
+            self._say(f"{condition.type} {condition.status}, {condition.reason}: {condition.message}")
+        if not (new or seen is not self._seen_last or (found and found != known)):
+            return
+        self._seen_last = seen
+        with self._database.write(durable=False) as tx:
+            if found:
                 device_records.record_health(tx, found, device_records.POLICING)
+            if new:
+                node_watch.record_faults(tx, new)
+            node_watch.write(tx, seen.figures, seen.unleased, self._clock.monotonic())
 
     def _flush(self, now: float) -> None:
         """Write out the audit log; where in a thread, raise what went wrong there the last time."""

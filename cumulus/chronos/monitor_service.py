@@ -53,6 +53,7 @@ class Service:
         self._poke = _open_fifo(home / "monitor.poke")
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
+        self._poked = False
 
     def run(self) -> None:
         """Returns when told to stop, or idle for long; or where the ledger was removed, moved or replaced, and none of
@@ -75,7 +76,10 @@ class Service:
             try:
                 pause = monitor.step()
                 said = ""
-                if not self._ledger.database.idle():
+                if self._poked:
+                    monitor.watched()
+                if self._poked or not self._ledger.database.idle():
+                    self._poked = False
                     busy_at = self._clock.monotonic()
                 elif self._idle is not None and self._clock.monotonic() - busy_at >= self._idle and self._retire():
                     return
@@ -102,6 +106,7 @@ class Service:
         readable, _, _ = select.select([self._poke, self._wake], [], [], seconds)
         if self._claim is not None:
             monitor_claim.answer(self._claim)
+        self._poked = self._poke in readable
         for fd in readable:
             try:
                 os.read(fd, 65536)

@@ -19,8 +19,13 @@ TIMEOUT = 10.0
 
 _INSUFFICIENT_SIZE = 7
 GPU_IS_LOST = 15
-_NOT_SUPPORTED = 13
+_FUNCTION_NOT_FOUND = 13
+_CORRECTED, _UNCORRECTED, _VOLATILE = 0, 1, 0
+_XID_EVENT = 0x8
 _UNKNOWN = 2**64 - 1
+_THROTTLING = {0x4: "PowerCap", 0x8: "Hardware", 0x20 | 0x40: "Thermal", 0x80: "PowerBrake"}
+"""Of nvmlClocksThrottleReasons, those that mean trouble: an idle GPU is slow too."""
+_MOST_EVENTS = 64
 _LISTS = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3")
 _WINDOW = 2_000_000
 """Microseconds over which a process's compute is counted; the driver samples several times a second."""
@@ -64,11 +69,27 @@ class _Sample(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("device", ctypes.c_void_p), ("type", ctypes.c_ulonglong), ("data", ctypes.c_ulonglong),
+        ("gpu_instance", ctypes.c_uint), ("compute_instance", ctypes.c_uint),
+    ]  # fmt: skip
+
+
+class _Pci(ctypes.Structure):
+    _fields_ = [
+        ("legacy", ctypes.c_char * 16), ("domain", ctypes.c_uint), ("bus", ctypes.c_uint), ("device", ctypes.c_uint),
+        ("pci_device", ctypes.c_uint), ("pci_subsystem", ctypes.c_uint), ("id", ctypes.c_char * 32),
+    ]  # fmt: skip
+
+
 class Nvml:
     """The library, in this process. Raises OSError where it is not there or does not start."""
 
     def __init__(self) -> None:
         self._lib = ctypes.CDLL(LIBRARY)
+        self._events: ctypes.c_void_p | None = None
+        self._watched: set[str] = set()
         if code := self._lib.nvmlInit_v2():
             raise OSError(f"nvmlInit_v2 failed with {code}")
 
@@ -91,9 +112,9 @@ class Nvml:
         return handle
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Raises OSError, with NVML's error as its number; 13 (not supported) where the library is too old for it."""
+        """Raises OSError, with NVML's error as its number; 13 where the library is too old for it."""
         function = getattr(self._lib, name, None)
-        code = function(*arguments) if function is not None else _NOT_SUPPORTED
+        code = function(*arguments) if function is not None else _FUNCTION_NOT_FOUND
         if code:
             raise OSError(code, f"{name} failed with {code}")
 
@@ -111,6 +132,58 @@ class Nvml:
                     if process.memory != _UNKNOWN:
                         told[process.pid] = max(process.memory, told.get(process.pid, 0))
         return memory.used, told, len(listed - told.keys())
+
+    def figures(self, uuid: str) -> dict[str, Any]:
+        """How the device is; without what is not told. Raises OSError where it is gone."""
+        handle, memory, rates = self.handle(uuid), _Memory(), _Rates()
+        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        number, wide = ctypes.c_uint(), ctypes.c_ulonglong()
+        found: dict[str, Any] = {"used_bytes": memory.used}
+        if self._tells("nvmlDeviceGetUtilizationRates", handle, ctypes.byref(rates)):
+            found["busy"] = min(rates.gpu, 100) * 10
+        if self._tells("nvmlDeviceGetPowerUsage", handle, ctypes.byref(number)):
+            found["power_watts"] = round(number.value / 1000, 1)
+        if self._tells("nvmlDeviceGetTemperature", handle, 0, ctypes.byref(number)):
+            found["temperature"] = number.value
+        if self._tells("nvmlDeviceGetCurrentClocksThrottleReasons", handle, ctypes.byref(wide)):
+            found["throttling"] = [word for mask, word in _THROTTLING.items() if wide.value & mask]
+        for name, kind in (("ecc_corrected", _CORRECTED), ("ecc_uncorrected", _UNCORRECTED)):
+            if self._tells("nvmlDeviceGetTotalEccErrors", handle, kind, _VOLATILE, ctypes.byref(wide)):
+                found[name] = wide.value
+        return found
+
+    def watch_for_errors(self, uuid: str) -> None:
+        """`errors` tells of this device from now on. Nothing happens where the driver tells none."""
+        if self._events is None:
+            self._events = ctypes.c_void_p()
+            if not self._tells("nvmlEventSetCreate", ctypes.byref(self._events)):
+                self._events = ctypes.c_void_p()
+        if self._events.value and uuid not in self._watched:
+            self._watched.add(uuid)
+            self._tells("nvmlDeviceRegisterEvents", self.handle(uuid), ctypes.c_ulonglong(_XID_EVENT), self._events)
+
+    def errors(self) -> list[tuple[str, int]]:
+        """The numbers of the errors (Xid) that came since the last call, each with its device."""
+        found = []
+        event, uuid = _Event(), ctypes.create_string_buffer(96)
+        for _ in range(_MOST_EVENTS):
+            if not (self._events and self._events.value):
+                break
+            if not self._tells("nvmlEventSetWait_v2", self._events, ctypes.byref(event), 0):
+                break
+            if self._tells("nvmlDeviceGetUUID", ctypes.c_void_p(event.device), uuid, len(uuid)):
+                found.append((uuid.value.decode(errors="replace"), int(event.data)))
+        return found
+
+    def address(self, uuid: str) -> str:
+        """As the kernel's log has it: 0000:3b:00. Raises OSError."""
+        place = _Pci()
+        self.call("nvmlDeviceGetPciInfo_v3", self.handle(uuid), ctypes.byref(place))
+        return f"{place.domain:04x}:{place.bus:02x}:{place.device:02x}"
+
+    def _tells(self, name: str, *arguments: Any) -> bool:
+        function = getattr(self._lib, name, None)
+        return function is not None and function(*arguments) == 0
 
     def memory_used(self, uuid: str) -> int:
         """Bytes in use on the device, of all processes."""

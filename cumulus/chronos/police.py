@@ -8,26 +8,46 @@ monitor's own thread does, which is the ledger's only writer there.
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from cumulus.chronos import device_records, policing, policy, records
+from cumulus.chronos import device_records, node_watch, policing, policy, records, xid
 from cumulus.chronos.contract import Device, Health, Lease
+from cumulus.chronos.contract.policy import Policy
 from cumulus.chronos.database import Database
 from cumulus.chronos.device_processes import DeviceHeld, DeviceProcesses
 from cumulus.chronos.gpu_evidence import in_initial_namespace, shows_device
 from cumulus.chronos.lease_processes import LeaseProcesses
+from cumulus.chronos.node_watch import Seen
 from cumulus.chronos.policing import Holding, Judge
-from cumulus.chronos.policy import Policy
 from cumulus.chronos.process_owners import ProcessOwners
 from cumulus.chronos.records import Moment
+from cumulus.chronos.unleased import (
+    KILL_SECONDS,
+    NOTICE_SECONDS,
+    TOLD_SECONDS,
+    UnleasedProcesses,
+    describe,
+    is_ours,
+    may_end,
+    told,
+)
 from cumulus.clock import Clock
 from cumulus.errors import ChronosError
-from cumulus.lib.processes import Identity, read
-from cumulus.resources.enforcement import Overuse
+from cumulus.lib.processes import Identity, is_alive, read, send
+from cumulus.resources.enforcement import Overuse, Unleased
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
+
+SURVEY_SECONDS = 5.0
+"""How often all devices are looked at for figures, faults and processes without a lease, while a lease lives; half as
+often while none does and somebody asks."""
+
+WATCHED_SECONDS = 30.0
+"""For so long after somebody asked."""
 
 OTHERS_SECONDS = 1.0
 """How often devices are looked at on which no lease lives, while one does on another: its job may have gone there."""
@@ -37,6 +57,8 @@ _BOOKS_SECONDS = 3.0
 PID namespace, and nobody here can say whose it is."""
 
 _IDLE_SECONDS = 10.0
+_NAMED = 5
+"""Processes without a lease that a condition names."""
 _TELL_ANEW = 1.1
 """A lease that holds more than it did when it was told last, by this factor, is told again."""
 
@@ -49,6 +71,8 @@ class Verdict:
     held: Mapping[str, int] = field(default_factory=dict)
     end: frozenset[str] = frozenset()
     judged: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+    """Leases of devices that have failed."""
 
 
 @dataclass(slots=True)
@@ -59,18 +83,27 @@ class _Known:
     leases: Sequence[Lease] = ()
     devices: Mapping[str, Device] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    faults: Mapping[str, str] = field(default_factory=dict)
+    cleared: float = 0.0
 
 
 class Police:
-    """`start` begins to look, `step` is one look. Read by another thread: `verdict`, `health` and `of`."""
+    """`start` begins to look, `step` is one look. Read by another thread: `verdict`, `health`, `faults`, `seen` and
+    `of`."""
 
     def __init__(
-        self, database: Database, clock: Clock, wake: Callable[[], None], reader: DeviceProcesses | None = None
+        self,
+        database: Database,
+        clock: Clock,
+        wake: Callable[[], None],
+        say: Callable[[str], None] = lambda text: None,
+        reader: DeviceProcesses | None = None,
     ) -> None:
-        """`wake` is called where a verdict is not what it was."""
+        """`wake` is called where a verdict is not what it was; `say` writes a line to the log."""
         self._database = database
         self._clock = clock
         self._wake = wake
+        self._say = say
         self._reader = reader or DeviceProcesses(clock)
         self._owners = ProcessOwners(database.home)
         self._judge = Judge()
@@ -83,9 +116,20 @@ class Police:
         self._astray: frozenset[str] = frozenset()
         """Devices where processes of a lease were seen that has nothing of them."""
         self._members: Mapping[str, frozenset[Identity]] = {}
+        self._stray: dict[tuple[str, Identity], int] = {}
+        """What processes without a lease held of each device when it was looked at last."""
+        self._unleased = UnleasedProcesses()
+        self._told_to_end: dict[Identity, float] = {}
+        self._lost_since: dict[str, float] = {}
+        self._survey_at = float("-inf")
+        self._watched_at = float("-inf")
+        self._condition = _condition(True, EnforcementReason.BY_PROCESS, "")
         self._stop = threading.Event()
         self.verdict = Verdict()
         self.health: tuple[Health, ...] = ()
+        self.faults: dict[str, str] = {}
+        """Of devices that were found to have failed, by id: since this began to look."""
+        self.seen = Seen()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="police", daemon=True).start()
@@ -98,25 +142,36 @@ class Police:
         """The lease's processes that were seen to hold a device, wherever they have gone since."""
         return tuple(self._members.get(lease, ()))
 
+    def watched(self) -> None:
+        """Somebody asks how the devices are: they are looked at for a while also where no lease lives."""
+        self._watched_at = self._clock.monotonic()
+
     def step(self) -> None:
-        """One look, if any lease lives. Raises `LedgerUnavailable`."""
+        """One look, if any lease lives, or a look around is due. Raises `LedgerUnavailable`."""
         now = self._clock.monotonic()
         self._learn()
-        leased = {lease.device_id for lease in self._known.leases} & self._known.devices.keys()
-        if not leased:
+        gpus = self._known.devices.keys()
+        leased = {lease.device_id for lease in self._known.leases} & gpus
+        wanted_by_somebody = bool(leased) or now - self._watched_at < WATCHED_SECONDS
+        survey = bool(gpus) and wanted_by_somebody and now >= self._survey_at
+        if not leased and not survey:
             self._rest(now)
             return
         self._busy_at = now
         wanted = leased | self._astray
-        if now - self._others_at >= OTHERS_SECONDS:
+        if survey or now - self._others_at >= OTHERS_SECONDS:
             self._others_at = now
-            wanted |= self._known.devices.keys()
+            wanted |= gpus
         found = self._reader.look(sorted(wanted))
         if found is None:
             self.health = (_condition(False, EnforcementReason.UNAVAILABLE, "the driver does not answer"),)
             return
         self._looked = {**{id: held for id, held in self._looked.items() if id not in wanted}, **found}
-        self._decide(leased, now)
+        self._decide(leased, wanted, now)
+        if survey:
+            self._survey_at = now + (SURVEY_SECONDS if leased else 2 * SURVEY_SECONDS)
+            self._survey(now)
+        self.health = (self._condition, *self._conditions())
 
     def _run(self) -> None:
         while not self._stop.wait(policing.LOOK_SECONDS):
@@ -129,7 +184,7 @@ class Police:
     def _rest(self, now: float) -> None:
         self.verdict = Verdict()
         self._members, self._astray = {}, frozenset()
-        if now - self._busy_at > _IDLE_SECONDS:
+        if now - max(self._busy_at, self._watched_at) > _IDLE_SECONDS:
             self._reader.close()
 
     def _learn(self) -> None:
@@ -140,18 +195,25 @@ class Police:
         with self._database.read() as db:
             leases = records.leases(db, Moment.read(self._clock), records.LIVE)
             devices = {d.id: d for d in device_records.devices(db) if d.type == "gpu"}
-            rule = policy.read(db)
+            rule, faults, cleared = policy.read(db), node_watch.faults(db), node_watch.cleared(db)
             processes = [LeaseProcesses.load(db, lease.id) for lease in leases]
-        self._known = _Known(version, leases, devices, rule)
+        if cleared != self._known.cleared:
+            self.faults.clear()
+            self._lost_since.clear()
+        self._known = _Known(version, leases, devices, rule, faults, cleared)
         self._owners.learn(processes)
 
-    def _decide(self, leased: set[str], now: float) -> None:
+    def _decide(self, leased: set[str], looked: Iterable[str], now: float) -> None:
         holdings: dict[str, Holding] = {}
         members: dict[str, set[Identity]] = {}
         blind: list[str] = []
         silent = sorted(leased - self._looked.keys())
         astray: dict[str, set[str]] = {}
+        self._stray.clear()
         mapped = {id: self._map(id, held, members, now) for id, held in self._looked.items() if not held.lost}
+        self._unleased.look(self._stray, looked, now)
+        self._end_unleased(now)
+        self._note_lost(now)
         for id, by_lease in mapped.items():
             here = {lease.id: lease.memory_bytes for lease in self._known.leases if lease.device_id == id}
             if by_lease is None:
@@ -171,7 +233,7 @@ class Police:
         self._astray = frozenset(id for devices in astray.values() for id in devices)
         self._members = {id: frozenset(found) for id, found in members.items()}
         self._announce(self._judge.look(holdings, now), frozenset(holdings))
-        self.health = (self._condition(blind, silent),)
+        self._condition = self._how_policed(blind, silent)
 
     def _map(
         self, device: str, held: DeviceHeld, members: dict[str, set[Identity]], now: float
@@ -184,6 +246,8 @@ class Police:
             if owners is None:
                 strange.add(pid)
                 continue
+            if not owners and (proc := read(pid)) is not None and not is_ours(who := Identity(pid, proc.start)):
+                self._stray[device, who] = size
             for lease in self._meant(owners, device):
                 bytes_, count = found.get(lease, (0, 0))
                 found[lease] = bytes_ + size, count + 1
@@ -214,16 +278,75 @@ class Police:
             id: size if size > _TELL_ANEW * before.held.get(id, 0) else max(before.held[id], 1)
             for id, size in over.items()
         }
-        self.verdict = Verdict(held, end, judged)
-        if (held, end) != (before.held, before.end):
+        failed = {**self._known.faults, **self.faults}
+        lost = frozenset(lease.id for lease in self._known.leases if lease.device_id in failed)
+        self.verdict = Verdict(held, end, judged, lost)
+        if (held, end, lost) != (before.held, before.end, before.lost):
             self._wake()
+
+    def _note_lost(self, now: float) -> None:
+        """A device that its driver says is gone, twice in a row: it has failed."""
+        lost = {id for id, held in self._looked.items() if held.lost}
+        self._lost_since = {id: self._lost_since.get(id, now) for id in lost}
+        for id, since in self._lost_since.items():
+            if now - since >= policing.CONFIRM_SECONDS:
+                self.faults.setdefault(id, xid.fault(xid.OFF_THE_BUS))
+
+    def _survey(self, now: float) -> None:
+        """How all devices are, and who holds them without a lease."""
+        figures = self._reader.figures(sorted(self._known.devices), self._known.cleared)
+        if figures is None:
+            return
+        for id, found in figures.items():
+            errors = found.ecc_uncorrected or 0
+            text = found.fault or (f"{errors} uncorrectable memory errors (ECC)" if errors else "")
+            if text and (not found.fault.endswith(xid.FATAL[xid.OFF_THE_BUS]) or id in self._lost_since):
+                self.faults.setdefault(id, text)
+        held = {key: self._stray[key] for key in self._unleased.for_so_long(TOLD_SECONDS, now) & self._stray.keys()}
+        ignored = self._known.policy.unleased is Unleased.IGNORE
+        self.seen = Seen(figures, () if ignored else told(held))
+
+    def _end_unleased(self, now: float) -> None:
+        """Where the node's rule says so: SIGTERM, and some seconds later SIGKILL."""
+        if self._known.policy.unleased is not Unleased.END:
+            return
+        self._told_to_end = {who: at for who, at in self._told_to_end.items() if is_alive(who)}
+        for device, who in self._unleased.for_so_long(NOTICE_SECONDS, now) & self._stray.keys():
+            found = describe(device, who, self._stray[device, who])
+            if found is None or not may_end(found, self._known.policy):
+                continue
+            number = signal.SIGTERM if who not in self._told_to_end else signal.SIGKILL
+            if number is signal.SIGKILL and now - self._told_to_end[who] < KILL_SECONDS:
+                continue
+            if number is signal.SIGTERM:
+                self._told_to_end[who] = now
+                self._say(f"{found} holds {self._named(device)} without a lease: it is ended")
+            with suppress(PermissionError):
+                send(who, number)
+
+    def _conditions(self) -> Iterable[Health]:
+        failed = {**self._known.faults, **self.faults}
+        if failed:
+            text = "; ".join(f"{self._named(id)}: {why}" for id, why in sorted(failed.items()))
+            yield Health(NodeCondition.DEVICES_HEALTHY, False, EnforcementReason.DEVICE_FAILED, text)
+        elif self.seen.figures:
+            yield Health(NodeCondition.DEVICES_HEALTHY, True, EnforcementReason.HEALTHY, "no device has failed")
+        if self._known.policy.unleased is Unleased.IGNORE:
+            return
+        if not self.seen.unleased:
+            yield Health(NodeCondition.ONLY_LEASED, True, EnforcementReason.ALL_LEASED, "")
+            return
+        some = [f"{each} on {self._named(each.device_id)}" for each in self.seen.unleased[:_NAMED]]
+        more = len(self.seen.unleased) - len(some)
+        text = "; ".join(some) + (f"; and {more} more" if more else "")
+        yield Health(NodeCondition.ONLY_LEASED, False, EnforcementReason.UNLEASED_PROCESSES, text)
 
     def _rule(self, lease: Lease) -> Overuse:
         """What was said at the grant, or what its node does by now, whichever is stricter."""
         floor = self._known.policy.overuse
         return Overuse.END if Overuse.END in (lease.overuse, floor) else Overuse.REPORT
 
-    def _condition(self, blind: Sequence[str], silent: Sequence[str]) -> Health:
+    def _how_policed(self, blind: Sequence[str], silent: Sequence[str]) -> Health:
         if silent:
             named = ", ".join(self._named(id) for id in silent)
             text = f"no driver tells what processes hold of {named}: overuse there is not seen"

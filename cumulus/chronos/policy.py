@@ -1,49 +1,16 @@
-"""What a node does about overuse and about processes without a lease: its own setting, kept in its ledger.
+"""The row of the ledger that says what the node does about overuse and about processes without a lease.
 
-`chronos_cli policy` writes it, and so does the controller whose GPUNode says it; the monitor acts by it alone.
+Inside transactions of others, as `records`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
 
-from cumulus.resources.enforcement import Overuse, Unleased
+from cumulus.chronos.contract.policy import Policy, from_json, to_json
 
 _KEY = "policy"
-_EXCEPTION = re.compile(r"(user|program):[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
-_MOST_EXCEPTIONS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """`overuse` None: a lease of a part of a device ends, one of a whole device is reported."""
-
-    overuse: Overuse | None = None
-    unleased: Unleased = Unleased.REPORT
-    exceptions: tuple[str, ...] = ()
-    """`user:NAME`, `user:UID` or `program:NAME`: whose processes are never ended for want of a lease."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyChange:
-    """What is to be set; None leaves a part as it is."""
-
-    overuse: Overuse | None = None
-    unleased: Unleased | None = None
-    exceptions: tuple[str, ...] | None = None
-
-    def __bool__(self) -> bool:
-        return self != PolicyChange()
-
-    def applied(self, to: Policy) -> Policy:
-        given = {"overuse": self.overuse, "unleased": self.unleased, "exceptions": self.exceptions}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return replace(to, **changes)
 
 
 def read(db: sqlite3.Connection) -> Policy:
@@ -54,29 +21,3 @@ def read(db: sqlite3.Connection) -> Policy:
 
 def write(tx: sqlite3.Connection, policy: Policy) -> None:
     tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_KEY, json.dumps(to_json(policy))))
-
-
-def to_json(policy: Policy) -> dict[str, Any]:
-    return {
-        "overuse": policy.overuse and policy.overuse.value,
-        "unleasedProcesses": policy.unleased.value,
-        "exceptions": list(policy.exceptions),
-    }
-
-
-def from_json(said: Mapping[str, Any]) -> Policy:
-    """Raises KeyError, TypeError, ValueError."""
-    overuse = said["overuse"]
-    return Policy(
-        Overuse(overuse) if overuse else None, Unleased(said["unleasedProcesses"]), exceptions(*said["exceptions"])
-    )
-
-
-def exceptions(*given: str) -> tuple[str, ...]:
-    """The list, checked. Raises ValueError."""
-    for each in given:
-        if not _EXCEPTION.fullmatch(each):
-            raise ValueError(f"{each[:80]!r} is no exception: write user:alice, user:1001 or program:Xorg")
-    if len(given) > _MOST_EXCEPTIONS:
-        raise ValueError(f"{len(given)} exceptions are too many; at most {_MOST_EXCEPTIONS} are kept")
-    return tuple(dict.fromkeys(given))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease, LeaseState, Usage, wire
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Figures, Lease, LeaseState, Usage, wire
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.quantity import format_bytes, format_duration
 
@@ -86,6 +86,31 @@ def usage_table(rows: Sequence[tuple[Device, Usage, int]], out: TextIO) -> None:
                 str(count),
             )
             for device, usage, count in rows
+        ]
+    )
+
+
+def figures_table(devices: Sequence[Device], figures: Mapping[str, Figures], out: TextIO) -> None:
+    """How the devices are, of which a driver tells it."""
+    headings = (
+        Heading("DEVICE"), Heading("USED", "whole"), Heading("BUSY", "whole"), Heading("POWER", "whole", 3),
+        Heading("TEMPERATURE", "whole", 4), Heading("THROTTLED", "whole", 2), Heading("ECC", "whole", 5),
+        Heading("FAULT", "whole"),
+    )  # fmt: skip
+    Table(headings, out).write(
+        [
+            (
+                str(device.index),
+                "-" if found.used_bytes is None else format_bytes(found.used_bytes),
+                "-" if found.busy is None else f"{found.busy / 10:g}%",
+                "-" if found.power_watts is None else f"{found.power_watts:.0f} W",
+                "-" if found.temperature is None else f"{found.temperature} C",
+                ", ".join(found.throttling) or "-",
+                "-" if found.ecc_uncorrected is None else f"{found.ecc_uncorrected} uncorrected",
+                found.fault or "-",
+            )
+            for device in devices
+            if (found := figures.get(device.id)) is not None
         ]
     )
 

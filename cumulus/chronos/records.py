@@ -221,7 +221,10 @@ def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
     if before in (None, this):
         return
     holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
-    tx.execute("DELETE FROM meta WHERE key IN ('enforcement', 'health', 'policing', 'measured')")
+    tx.execute(
+        "DELETE FROM meta WHERE key IN"
+        " ('enforcement', 'health', 'policing', 'measured', 'seen', 'faults', 'faults-cleared')"
+    )
     tx.execute("DELETE FROM process")
     tx.execute("DELETE FROM session")
     tx.execute("DELETE FROM cgroup")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from cumulus.chronos.contract import Device, Lease, LeaseRequest
+from cumulus.chronos.contract.policy import Policy, PolicyChange
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.policy import Policy, PolicyChange
 from cumulus.errors import CumulusError, Forbidden, NoSuchLease
 
 

@@ -43,12 +43,19 @@ def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
 
 
 def stats(options: argparse.Namespace) -> int:
-    rows, used = _measured(_ledger(options))
+    ledger = _ledger(options)
+    rows, used = _measured(ledger)
+    seen = ledger.watched()
     if options.json:
         devices = [printers.usage_json(*row, used.devices.get(row[0].id)) for row in rows]
         _tell(options, node=_node(), devices=devices, leases=[printers.lease_usage_json(one) for one in used.leases])
     else:
         printers.usage_table(rows, sys.stdout)
+        if seen.figures:
+            print()
+            printers.figures_table([device for device, _, _ in rows], seen.figures, sys.stdout)
+        for process in seen.unleased:
+            print(f"{process} holds {format_bytes(process.memory_bytes)} of {process.device_id} without a lease")
         if used.leases:
             print()
             printers.lease_usage_table(used.leases, sys.stdout)
@@ -77,8 +84,13 @@ def devices(options: argparse.Namespace) -> int:
         ledger.rediscover()
     devices = ledger.devices() if options.json else _some_devices(ledger)
     if options.json:
-        conditions = [wire.health_json(condition) for condition in ledger.health()]
-        _tell(options, node=_node(), devices=[wire.device_json(d) for d in devices], conditions=conditions)
+        seen = ledger.watched()
+        _tell(
+            options, node=_node(), devices=[wire.device_json(d) for d in devices],
+            conditions=[wire.health_json(condition) for condition in ledger.health()],
+            figures={id: wire.figures_json(each) for id, each in seen.figures.items()},
+            unleased=[wire.unleased_json(process) for process in seen.unleased],
+        )  # fmt: skip
     else:
         printers.devices_table(devices, sys.stdout)
         for note in printers.size_notes(devices):
@@ -242,7 +254,7 @@ def prepare(options: argparse.Namespace) -> int:
 
 
 def policy(options: argparse.Namespace) -> int:
-    from cumulus.chronos import policy
+    from cumulus.chronos.contract import policy
 
     ledger = _ledger(options)
     change = policy.PolicyChange(options.overuse, options.unleased, options.exceptions)

@@ -6,11 +6,11 @@ from cumulus.machinery.informer import Change
 from cumulus.resources.key import Document
 
 _OWN = ("heartbeatTime", "devices")
-_OWN_OF_DEVICE = ("freeMemoryBytes", "freeCompute")
+_OWN_OF_DEVICE = ("freeMemoryBytes", "freeCompute", "figures")
 
 
 def matters_to_others(change: Change) -> bool:
-    """All but when it was last heard, and what is free of its devices, which the partitions tell."""
+    """All but when it was last heard, how its devices are, and what is free of them, which the partitions tell."""
     before = change.old
     return before is None or change.type == "DELETED" or _fields(before) != _fields(change.new)
 

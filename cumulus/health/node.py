@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cumulus.health.finding import Finding, Level
 from cumulus.lib import locks
 from cumulus.resources.quantity import format_bytes
+from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
 if TYPE_CHECKING:
     from cumulus.chronos.contract import Device
@@ -72,6 +73,34 @@ def devices() -> Iterator[Finding]:
         level: Level = "OK" if report.enforcement.value != "none" and not report.remedy else "WARN"
         text = f"device {each.index}: {report.enforcement.value}: {report.reason}"
         yield Finding(level, "enforcement", text, report.remedy)
+    yield from policing(local.default_home())
+
+
+def policing(home: Path) -> Iterator[Finding]:
+    """Whether overuse is seen, whether devices have failed, and who holds one without a lease, as the monitor says."""
+    from cumulus.chronos.local import LEDGER, Ledger
+
+    if not (home / LEDGER).exists():
+        return
+    opened = Ledger(home, start_monitor=False)
+    try:
+        conditions = {condition.type: condition for condition in opened.health()}
+    finally:
+        opened.close()
+    fixes = {
+        NodeCondition.POLICED: "see docs/enforcement.md; a lease of a whole device does not depend on it",
+        NodeCondition.DEVICES_HEALTHY: "reset or replace it; then run: chronos_cli devices --refresh",
+        NodeCondition.ONLY_LEASED: "ask whose it is; `chronos_cli policy --unleased End` ends such processes",
+    }
+    for kind, fix in fixes.items():
+        found = conditions.get(kind)
+        if found is None:
+            continue
+        total = found.reason == EnforcementReason.BY_DEVICE
+        level: Level = "OK" if found.status and not total else "WARN"
+        if kind == NodeCondition.DEVICES_HEALTHY and not found.status:
+            level = "FAIL"
+        yield Finding(level, "policing", found.message or found.reason, "" if level == "OK" else fix)
 
 
 def sizes(found: Sequence[Device], known: Sequence[Device]) -> Iterator[Finding]:

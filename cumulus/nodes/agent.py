@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cumulus.chronos.contract import Leases, NodeFacts
+from cumulus.chronos.contract import Leases, NodeFacts, PolicyChange
 from cumulus.chronos.contract.usage import DeviceUse
 from cumulus.machinery.cache import Reader, readable
 from cumulus.resources.node import GPUNode
@@ -27,6 +27,8 @@ class NodeAgent:
     """Asked for after the devices."""
     usage: Callable[[], Sequence[DeviceUse]] = lambda: ()
     """What leases use of the devices now. Raises ChronosError."""
+    set_policy: Callable[[PolicyChange], object] = lambda change: None
+    """Tell the node what it does about overuse and processes without a lease. Raises ChronosError."""
     close: Callable[[], None] = lambda: None
     """Calls that wait fail then, and so do later ones."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts, commands, wire
+from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts, PolicyChange, commands, wire
 from cumulus.chronos.contract.usage import DeviceUse, device_uses
 from cumulus.clock import parse_timestamp
 from cumulus.errors import LedgerUnavailable
@@ -49,7 +49,11 @@ class RemoteLeases:
             self._takes = frozenset(map(str, node.get("takes", ())))
             skew = None if self._clock.skew is None else round(self._clock.skew, 3)
             conditions = tuple(wire.read_health(fields) for fields in said.get("conditions", ()))
-            self._facts = NodeFacts(node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions)
+            figures = {str(id): wire.read_figures(fields) for id, fields in said.get("figures", {}).items()}
+            unleased = tuple(map(wire.read_unleased, said.get("unleased", ())))
+            self._facts = NodeFacts(
+                node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions, figures, unleased
+            )
             found = [wire.read_device(fields) for fields in said["devices"]]
         self._discovered = True
         return found
@@ -87,6 +91,11 @@ class RemoteLeases:
         said, _ = self._call(commands.prepare(id))
         with self._understanding():
             return {str(name): str(value) for name, value in said["variables"].items()}
+
+    def set_policy(self, change: PolicyChange) -> None:
+        """See `Ledger.set_policy`. Nothing happens where the Chronos there is older than that."""
+        if "policy" in self._takes:
+            self._call(commands.policy(change))
 
     def close(self) -> None:
         """Calls that wait fail, and so does every later one."""

@@ -29,7 +29,8 @@ def connector(home: Path, settings: SshSettings) -> Connect:
         link = connection(node.metadata.name, node.spec.ssh, home, settings.key_path)
         leases = RemoteLeases(link, command(node.spec.ssh, settings.chronos_path))
         return NodeAgent(
-            node.metadata.name, leases, runtimes=(), facts=lambda: leases.facts, usage=leases.usage, close=leases.close
+            node.metadata.name, leases, runtimes=(), facts=lambda: leases.facts, usage=leases.usage,
+            set_policy=leases.set_policy, close=leases.close,
         )  # fmt: skip
 
     return connect

@@ -43,6 +43,10 @@ class NodeCondition(StrEnum):
     CUDA_COUNTER = "CUDACounter"
     POLICED = "Policed"
     """Whether overuse of its devices is seen."""
+    DEVICES_HEALTHY = "DevicesHealthy"
+    """Whether none of its devices has failed."""
+    ONLY_LEASED = "OnlyLeased"
+    """Whether no process holds one of its devices without a lease."""
     TWIN = "Twin"
     """Another node counts its devices."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field
 
 from cumulus.resources.device import Device, Link, Slice
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.enforcement import Enforcement, Overuse, Unleased
 from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time
 from cumulus.resources.meta import Condition, Resource, condition
 from cumulus.resources.reasons import NodeCondition
@@ -48,10 +48,37 @@ class SshAddress(Model):
     )
 
 
+def _exception(value: str) -> str:
+    if not re.fullmatch(r"(user|program):[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", value):
+        raise ValueError(f"{value[:80]!r} is no exception: write user:alice, user:1001 or program:Xorg")
+    return value
+
+
+UnleasedException = Annotated[str, AfterValidator(_exception)]
+"""user:NAME, user:UID or program:NAME."""
+
+
 class GPUNodeSpec(Model):
     """What people set on a node."""
 
     unschedulable: bool = Field(False, description="Cordoned: nothing new is placed here.")
+    overuse: Overuse | None = Field(
+        None,
+        description="What the node does at least about leases whose processes hold more GPU memory than they lease. "
+        "End: kill them at once. Report: what the lease asks for. If left out: what `chronos_cli policy` says there; "
+        "at first, End for a part of a GPU and Report for a whole one.",
+    )
+    unleased_processes: Unleased | None = Field(
+        None,
+        description="What the node does about processes that hold a GPU without any lease: Ignore, Report (the "
+        "condition OnlyLeased), or End: those of people (uid 1000 and above) are ended. If left out: what "
+        "`chronos_cli policy` says there; at first, Report.",
+    )
+    unleased_exceptions: tuple[UnleasedException, ...] | None = Field(
+        None,
+        max_length=64,
+        description="Whose processes are never ended for want of a lease: user:NAME, user:UID or program:NAME.",
+    )
     ssh: SshAddress | None = Field(None, description="How to reach a node that runs no daemon.")
 
 
@@ -71,6 +98,29 @@ class DeviceLink(Model):
 
     over: Link = Field(description="NVLink, PCIeSwitch, HostBridge, NUMANode or System, from fast to slow.")
     devices: tuple[int, ...] = Field(description="The numbers of those devices.")
+
+
+class UnleasedProcess(Model):
+    """A process that holds memory of a device without any lease."""
+
+    pid: int = Field(description="Its number on the node.")
+    user: str = Field(description="Whose it is.")
+    program: str = Field("", description="What it calls itself.")
+    memory_bytes: int = Field(description="What it holds of the device, in bytes.")
+
+
+class DeviceFigures(Model):
+    """How a device is, as its driver says. What the driver does not tell is left out."""
+
+    used_memory_bytes: int | None = Field(None, description="Memory in use by all processes, in bytes.")
+    busy: int | None = Field(None, description="The part of the last moment with work, in thousandths.")
+    power_watts: float | None = Field(None, description="Power drawn now.")
+    temperature_celsius: int | None = Field(None, description="Temperature of the chip.")
+    throttling: tuple[str, ...] = Field(
+        (), description="Why it is slower than it could be: PowerCap, Thermal, PowerBrake, Hardware."
+    )
+    ecc_corrected: int | None = Field(None, description="Memory errors that were corrected, since the last reset.")
+    ecc_uncorrected: int | None = Field(None, description="Memory errors that were not, since the last reset.")
 
 
 class DeviceStatus(Model):
@@ -93,6 +143,14 @@ class DeviceStatus(Model):
     foreign_leases: tuple[ForeignLease, ...] = Field(
         (), description="Leases that somebody took on the node itself, without a GPUPartition."
     )
+    overused_memory_bytes: int = Field(
+        0, description="Memory that leases hold beyond their size. It is not free, whatever is leased."
+    )
+    unleased_processes: tuple[UnleasedProcess, ...] = Field(
+        (), description="Processes that hold memory of it without any lease: it is not free."
+    )
+    fault: str | None = Field(None, description="Why nothing new is placed on it: the device has failed.")
+    figures: DeviceFigures | None = Field(None, description="How it is, as its driver says.")
     platform_index: int = Field(-1, description="Its OpenCL platform's index on the node, -1 if it has none.")
     device_index: int = Field(-1, description="Its index within that platform, -1 if it has none.")
     links: tuple[DeviceLink, ...] = Field(
@@ -126,7 +184,9 @@ class GPUNodeStatus(Model):
 
     observed_generation: int = Field(0, description="The generation of the spec that the node acted on.")
     conditions: tuple[Condition, ...] = Field(
-        (), description="Ready, ContainersReady, MPSReady, OpenCLLayer, CUDACounter, Policed, Twin."
+        (),
+        description="Ready, ContainersReady, MPSReady, OpenCLLayer, CUDACounter, Policed, DevicesHealthy, OnlyLeased, "
+        "Twin.",
     )
     hostname: str = Field("", description="The machine's host name.")
     boot_id: str = Field("", description="Changes when the machine reboots.")

@@ -149,6 +149,7 @@ class SchedulingReason(StrEnum):
     NO_MATCHING_DEVICE = "NoMatchingDevice"
     ENFORCEMENT_TOO_WEAK = "EnforcementTooWeak"
     TOO_LARGE = "TooLarge"
+    DEVICE_FAILED = "DeviceFailed"
     NO_SUCH_NODE = "NoSuchNode"
     HOST_PORT_TAKEN = "HostPortTaken"
     RESERVED = "Reserved"
@@ -230,8 +231,8 @@ class ContainersReason(StrEnum):
 
 @unique
 class EnforcementReason(StrEnum):
-    """Reasons of a GPUNode's conditions MPSReady, OpenCLLayer, CUDACounter and Policed. The node's own Chronos sets
-    them."""
+    """Reasons of a GPUNode's conditions that its own Chronos sets: MPSReady, OpenCLLayer, CUDACounter, Policed,
+    DevicesHealthy and OnlyLeased."""
 
     ANSWERS = "Answers"
     NOT_NEEDED_YET = "NotNeededYet"
@@ -243,6 +244,10 @@ class EnforcementReason(StrEnum):
     FOUND = "Found"
     NOT_BUILT = "NotBuilt"
     LOADER_WITHOUT_LAYERS = "LoaderWithoutLayers"
+    HEALTHY = "Healthy"
+    DEVICE_FAILED = "DeviceFailed"
+    ALL_LEASED = "AllLeased"
+    UNLEASED_PROCESSES = "UnleasedProcesses"
     BY_PROCESS = "ByProcess"
     """The driver tells what each process holds."""
     BY_DEVICE = "ByDevice"

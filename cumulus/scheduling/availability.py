@@ -100,7 +100,10 @@ class Availability:
         self.slots: list[Slot] = []
         for name, node in self._nodes.items():
             self._slots[name] = []
+            failed = () if empty else {index for index, _ in node.faults}
             for device in node.devices:
+                if device.index in failed:
+                    continue
                 slot = Slot(len(self.slots), name, device, taken.get((name, device.index), []))
                 self.slots.append(slot)
                 self._slots[name].append(slot)

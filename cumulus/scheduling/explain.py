@@ -214,6 +214,12 @@ def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang, ports: tuple[int
     )  # fmt: skip
 
 
+_WITHOUT_TIME = {
+    ReturnsBy.OVERDUE: "its lease is over, its processes are being ended",
+    ReturnsBy.UNKNOWN: "nobody knows until when",
+}
+
+
 def _by_end(blocker: Hold) -> tuple[object, ...]:
     return (blocker.returns_at, blocker.node, blocker.device, blocker.lease, blocker.partition or ())
 
@@ -232,6 +238,8 @@ def _headline(about: Explanation) -> str:
         case State.NO_NODE:
             return f"no ready node could hold it ({_counts(about)})"
         case State.WAITING:
+            if any(blocker.returns_by is ReturnsBy.UNKNOWN for blocker in about.blockers):
+                return "waits for memory that is held without a lease: nobody can say until when"
             if about.earliest is None:
                 return "waits, too far back in the queue to say until when"
             wait = format_duration((about.earliest - about.now).total_seconds())
@@ -255,10 +263,7 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
     if about.blockers:
         yield "waits for:"
         for blocker in about.blockers[:limit]:
-            until = f"until {_utc(blocker.returns_at)} at the latest"
-            ends = (
-                "its lease is over, its processes are being ended" if blocker.returns_by is ReturnsBy.OVERDUE else until
-            )
+            ends = _WITHOUT_TIME.get(blocker.returns_by, f"until {_utc(blocker.returns_at)} at the latest")
             share = f"{format_bytes(blocker.memory_bytes)} and {blocker.compute / 10:g}% of device {blocker.device}"
             if blocker.ports:
                 share = f"{words_for_ports(blocker.ports)} and {share}"

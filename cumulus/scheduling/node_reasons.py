@@ -118,6 +118,9 @@ def _now(availability: Availability, node: Node, gang: Gang, demand: Demand, siz
         for slot in availability.on_node(node.name)
         if fit.device_mismatch(demand.filter, slot.device) is None and fit.too_large(demand, slot.device) is None
     ]
+    if len(slots) < size and node.faults:
+        said = "; ".join(f"device {index}: {why}" for index, why in node.faults)
+        return Reason(SchedulingReason.DEVICE_FAILED, f"what could hold it has failed: {said}")
     length = microseconds(gang.seconds)
     booked = availability.ports_booked(node.name, demand.ports, 0, length)
     if booked is not None:

@@ -25,6 +25,9 @@ OVERDUE = timedelta(seconds=10)
 """A share still taken after its lease's end is expected back within this, for its processes are being ended; if it is
 overdue for longer already, then within as long again, so that nobody waits for a stuck one for ever."""
 
+STRAY = timedelta(minutes=5)
+"""Memory that is held without a lease is planned to come back so much later, whenever that is asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -38,6 +41,8 @@ class Node:
     labels: Mapping[str, str]
     runtimes: tuple[str, ...]
     devices: tuple[Device, ...]
+    faults: tuple[tuple[int, str], ...] = ()
+    """Devices that have failed, by index, and why: they take nothing new."""
 
 
 class ReturnsBy(Enum):
@@ -46,6 +51,7 @@ class ReturnsBy(Enum):
     LEASE_END = "the end of its lease, and its grace"
     NOT_GRANTED = "the end of a lease that is yet to be granted, as if it were granted now"
     OVERDUE = "the end of its processes: its lease is over, but the node has not said that the share is free"
+    UNKNOWN = "nothing: no lease covers it, so that nobody knows when it is given back"
 
     @property
     def certain(self) -> bool:
@@ -74,10 +80,14 @@ class Hold:
     """What brings it back at that time."""
     ports: tuple[int, ...] = ()
     """Host ports of the node that go with it."""
+    stray: str = ""
+    """What it is, where no lease covers it."""
 
     @property
     def name(self) -> str:
-        """job default/train; partition default/p; lease 1a2b, made on the node."""
+        """job default/train; partition default/p; lease 1a2b, made on the node; or what holds without a lease."""
+        if self.stray:
+            return self.stray
         if self.job:
             return f"job {self.job}"
         if self.partition is not None:
@@ -180,6 +190,7 @@ class Assembler:
         holding = [claim for claim in claims if claim.holding]
         holds = [_hold(claim, now) for claim in holding]
         holds += _foreign_holds(nodes, {claim.uid for claim in holding}, now)
+        holds += _stray_holds(nodes, now)
         pending, incomplete = self._gangs(claims, now)
         return Snapshot(
             now=now,
@@ -230,6 +241,7 @@ def _node(node: GPUNode) -> Node:
         labels=dict(node.metadata.labels),
         runtimes=tuple(node.status.runtimes),
         devices=tuple(found.device for found in sorted(node.status.devices, key=lambda found: found.index)),
+        faults=tuple((found.index, found.fault) for found in node.status.devices if found.fault),
     )
 
 
@@ -265,6 +277,23 @@ def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: dateti
                     compute=lease.compute, returns_at=_expected(end, now), partition=None,
                     lease=lease.partition_id, job="", user=lease.user,
                     returns_by=_returns_by(lease.partition_id, end, now),
+                )  # fmt: skip
+
+
+def _stray_holds(nodes: Iterable[GPUNode], now: datetime) -> Iterable[Hold]:
+    """What is held of devices and covered by no lease: it is not free, whoever asks."""
+    for node in nodes:
+        for device in node.status.devices:
+            stray = [
+                (process.memory_bytes, f"process {process.pid} ({process.program}), without a lease,", process.user)
+                for process in device.unleased_processes
+            ]
+            if device.overused_memory_bytes:
+                stray.append((device.overused_memory_bytes, "what leases hold beyond their size", ""))
+            for size, what, user in stray:
+                yield Hold(
+                    node=node.metadata.name, device=device.index, memory_bytes=size, compute=0, returns_at=now + STRAY,
+                    partition=None, lease="", job="", user=user, returns_by=ReturnsBy.UNKNOWN, stray=what,
                 )  # fmt: skip
 
 

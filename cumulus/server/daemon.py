@@ -97,8 +97,8 @@ def run(settings: Settings) -> int:
         name = settings.node.name or node_name(home)
         agent = NodeAgent(
             name, ledger, labels=settings.node.labels,
-            facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__, conditions=ledger.health()),
-            usage=lambda: usage_of(ledger),
+            facts=lambda: _facts(ledger),
+            usage=lambda: usage_of(ledger), set_policy=ledger.set_policy,
         )  # fmt: skip
         backends: list[Backend] = [_process_backend(settings, name, ledger, blobs)]
         swarm = _swarm_backend(settings, store, lambda: manager.agents, blobs)
@@ -152,6 +152,14 @@ def _make_system_directories(home: Path) -> None:
             f"{error.filename} cannot be used: {error.strerror}",
             hint="the system daemon needs a writable disk",
         ) from None
+
+
+def _facts(ledger: Ledger) -> NodeFacts:
+    seen = ledger.watched()
+    return NodeFacts(
+        socket.gethostname(), boot_id(), __version__, conditions=ledger.health(), figures=seen.figures,
+        unleased=seen.unleased,
+    )  # fmt: skip
 
 
 def _open(home: Path) -> tuple[Store, DaemonLock]:

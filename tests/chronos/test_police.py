@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos.contract import EndReason, Lease, LeaseState
+from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.policy import PolicyChange
 from cumulus.lib import processes
-from cumulus.resources.enforcement import Overuse
+from cumulus.resources.enforcement import Overuse, Unleased
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 from tests.chronos.conftest import GIB, SLEEP, open_ledger, request, up
 from tests.standin_nvml import StandInNvml
@@ -172,6 +172,53 @@ def test_a_monitor_that_is_killed_amid_it_is_replaced_by_one_that_goes_on(
     os.kill(monitor, signal.SIGKILL)
     eventually(lambda: lease_of(ledger, "a").state is LeaseState.ENDED)
     assert process.wait(10) == -signal.SIGKILL
+
+
+def condition(ledger: Ledger, kind: NodeCondition) -> tuple[bool, str, str] | None:
+    found = next((each for each in ledger.health() if each.type == kind), None)
+    return None if found is None else (found.status, found.reason, found.message)
+
+
+def test_who_holds_a_gpu_without_a_lease_is_told_and_ended_only_where_an_admin_says_so(
+    ledger: Ledger, gpus: StandInNvml, run: Run
+) -> None:
+    stray = run("import ctypes; ctypes.CDLL(None).prctl(15, b'tr\\x1b[1main', 0, 0, 0);" + SLEEP)
+    up(stray)
+    gpus.say("GPU-a", f"held {stray.pid} {3 * GIB}", "busy 50", "power 300000", "temperature 61", "ecc 2 0")
+    seen = eventually(lambda: (ledger.watched().unleased and ledger.watched()) or None, within=20)
+    (process,) = seen.unleased
+    assert (process.device_id, process.pid, process.memory_bytes) == ("GPU-a", stray.pid, 3 * GIB)
+    assert process.program == "tr\\x1b[1main"
+    figures = seen.figures["GPU-a"]
+    assert (figures.busy, figures.power_watts, figures.temperature, figures.ecc_corrected) == (500, 300.0, 61, 2)
+    eventually(lambda: (condition(ledger, NodeCondition.ONLY_LEASED) or (True,))[0] is False)
+    assert str(stray.pid) in (condition(ledger, NodeCondition.ONLY_LEASED) or ("", "", ""))[2]
+    ledger.set_policy(PolicyChange(unleased=Unleased.IGNORE))
+    eventually(lambda: ledger.watched().unleased == (), within=30)
+    assert stray.poll() is None
+
+
+def test_a_gpu_that_fails_ends_its_leases_and_stays_so_until_an_administrator_looks(
+    ledger: Ledger, gpus: StandInNvml, run: Run
+) -> None:
+    process = held(ledger, run)
+    other = held(ledger, run, "b", device=1)
+    gpus.say("GPU-a", f"held {process.pid} {GIB}", "xid 13")
+    eventually(lambda: "GPU-a" in ledger.watched().figures)
+    assert ledger.watched().figures["GPU-a"].fault == ""
+    gpus.say("GPU-a", "lost")
+    eventually(lambda: lease_of(ledger, "a").end_reason is EndReason.LOST)
+    process.wait(10)
+    eventually(lambda: ledger.watched().figures["GPU-a"].fault == "Xid 79: it has fallen off the bus")
+    assert lease_of(ledger, "b").state is LeaseState.ACTIVE
+    assert other.poll() is None
+    gpus.say("GPU-a")
+    time.sleep(1)
+    assert ledger.watched().figures["GPU-a"].fault
+    ledger.rediscover()
+    eventually(lambda: not ledger.watched().figures["GPU-a"].fault)
+    gpus.say("GPU-b", "xid 95")
+    eventually(lambda: lease_of(ledger, "b").end_reason is EndReason.LOST)
 
 
 def policed(ledger: Ledger) -> tuple[bool, str] | None:

@@ -9,10 +9,11 @@ the node itself.
 """
 
 from cumulus.chronos.contract.lease import EndReason, Lease, LeaseRequest, Leases, LeaseState, Prepares, Usage
-from cumulus.chronos.contract.node import Health, NodeFacts
+from cumulus.chronos.contract.node import Figures, Health, NodeFacts, UnleasedProcess
+from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.resources.device import FULL_COMPUTE, Device
 
 __all__ = [
-    "FULL_COMPUTE", "Device", "EndReason", "Health", "Lease", "LeaseRequest", "LeaseState", "Leases",
-    "NodeFacts", "Prepares", "Usage",
+    "FULL_COMPUTE", "Device", "EndReason", "Figures", "Health", "Lease", "LeaseRequest", "LeaseState", "Leases",
+    "NodeFacts", "PolicyChange", "Prepares", "UnleasedProcess", "Usage",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 from decimal import Decimal
 
 from cumulus.chronos.contract.lease import LeaseRequest
+from cumulus.chronos.contract.policy import PolicyChange
 
 DEVICES = ("devices", "--json")
 STATS = ("stats", "--json")
@@ -45,6 +46,15 @@ def release(id: str, token: int | None) -> Sequence[str]:
 
 def prepare(id: str) -> Sequence[str]:
     return ("prepare", "--json", id)
+
+
+def policy(change: PolicyChange) -> Sequence[str]:
+    return (
+        "policy", "--json",
+        *((f"--overuse={change.overuse}",) if change.overuse else ()),
+        *((f"--unleased={change.unleased}",) if change.unleased else ()),
+        *((f"--except={','.join(change.exceptions)}",) if change.exceptions is not None else ()),
+    )  # fmt: skip
 
 
 def _token(token: int | None) -> Sequence[str]:

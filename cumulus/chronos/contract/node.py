@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,42 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """How a device is now; None where its driver does not tell."""
+
+    used_bytes: int | None = None
+    busy: int | None = None
+    """The part of the last moment in which it had work, in thousandths."""
+    power_watts: float | None = None
+    temperature: int | None = None
+    """Degrees Celsius."""
+    throttling: tuple[str, ...] = ()
+    """Why it runs slower than it could: PowerCap, Thermal, PowerBrake, Hardware."""
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    """Memory errors since the driver was started, or the device was reset."""
+    fault: str = ""
+    """Why nothing new may be placed there: the device has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnleasedProcess:
+    """A process that holds memory of a device without any lease."""
+
+    device_id: str
+    pid: int
+    uid: int
+    user: str
+    """Their name, or their number where they have none here."""
+    program: str
+    """What it calls itself, harmless to show."""
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.program}) of {self.user}"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What a node says of itself beside its devices; empty where it is not known."""
 
@@ -26,3 +63,6 @@ class NodeFacts:
     """Seconds by which its wall clock is ahead of ours, None where it is the same clock or was not measured."""
     conditions: tuple[Health, ...] = ()
     """Of what holds its jobs to their leases, as its monitor found it last."""
+    figures: Mapping[str, Figures] = field(default_factory=dict)
+    """By device id."""
+    unleased: tuple[UnleasedProcess, ...] = ()

@@ -11,7 +11,7 @@ from typing import Any
 
 from cumulus import errors
 from cumulus.chronos.contract.lease import EndReason, Lease, LeaseState
-from cumulus.chronos.contract.node import Health
+from cumulus.chronos.contract.node import Figures, Health, UnleasedProcess
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import ChronosError, CumulusError
 from cumulus.resources.device import Device, Link
@@ -57,6 +57,40 @@ def health_json(condition: Health) -> dict[str, Any]:
 
 def read_health(fields: Mapping[str, Any]) -> Health:
     return Health(fields["type"], bool(fields["status"]), fields["reason"], fields["message"])
+
+
+def figures_json(figures: Figures) -> dict[str, Any]:
+    return {
+        "usedBytes": figures.used_bytes,
+        "busy": figures.busy,
+        "powerWatts": figures.power_watts,
+        "temperature": figures.temperature,
+        "throttling": list(figures.throttling),
+        "eccCorrected": figures.ecc_corrected,
+        "eccUncorrected": figures.ecc_uncorrected,
+        "fault": figures.fault,
+    }
+
+
+def read_figures(fields: Mapping[str, Any]) -> Figures:
+    return Figures(
+        fields["usedBytes"], fields["busy"], fields["powerWatts"], fields["temperature"], tuple(fields["throttling"]),
+        fields["eccCorrected"], fields["eccUncorrected"], fields["fault"],
+    )  # fmt: skip
+
+
+def unleased_json(process: UnleasedProcess) -> dict[str, Any]:
+    return {
+        "deviceId": process.device_id, "pid": process.pid, "uid": process.uid, "user": process.user,
+        "program": process.program, "memoryBytes": process.memory_bytes,
+    }  # fmt: skip
+
+
+def read_unleased(fields: Mapping[str, Any]) -> UnleasedProcess:
+    return UnleasedProcess(
+        fields["deviceId"], int(fields["pid"]), int(fields["uid"]), str(fields["user"]), str(fields["program"]),
+        int(fields["memoryBytes"]),
+    )  # fmt: skip
 
 
 def device_json(device: Device) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
-from cumulus.chronos.contract import Lease, LeaseState
+from cumulus.chronos.contract import Figures, Lease, LeaseState, NodeFacts, PolicyChange
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE, OVERUSED_ON_NODE
 from cumulus.errors import (
@@ -35,7 +35,14 @@ from cumulus.resources.device import FULL_COMPUTE, Device, Slice
 from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.key import Key
 from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
-from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
+from cumulus.resources.node import (
+    DeviceFigures,
+    DeviceStatus,
+    ForeignLease,
+    GPUNode,
+    GPUNodeStatus,
+    UnleasedProcess,
+)
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.reasons import EnforcementReason, EventReason, NodeCondition, ReadyReason
@@ -101,6 +108,7 @@ class NodeReconciler:
         self._where: defaultdict[str, set[str]] = defaultdict(set)
         """Device to the nodes that ever had it, in this term."""
         self._began = clock.monotonic()
+        self._policies: dict[str, tuple[PolicyChange, str]] = {}
         self._throttles: defaultdict[str, Throttle] = defaultdict(
             lambda: Throttle(soon=SETTLE_SECONDS, interval=BUSY_LOOK_SECONDS, burst=BURST)
         )
@@ -131,6 +139,7 @@ class NodeReconciler:
         self._answered[agent.name] = self._clock.monotonic()
         if node is None:
             node = self._create(agent)
+        self._tell_policy(node, agent)
         own = self._own(agent.name, leases)
         status = observed(node, agent, devices, leases, own, self._clock.now())
         status = self._once(node, status)
@@ -143,11 +152,28 @@ class NodeReconciler:
         self._pass_on(agent.name, leases)
         return After(LOOK_SECONDS)
 
+    def _tell_policy(self, node: GPUNode, agent: NodeAgent) -> None:
+        """What the spec says of overuse, where it says anything and the node has not been told in this term."""
+        spec = node.spec
+        wanted = PolicyChange(spec.overuse, spec.unleased_processes, spec.unleased_exceptions)
+        if not wanted or self._policies.get(node.uid) == (wanted, node.status.boot_id):
+            return
+        try:
+            agent.set_policy(wanted)
+        except ChronosError:
+            # It is told at the next look: the node answers, and its ledger may be full.
+            return
+        self._policies[node.uid] = wanted, node.status.boot_id
+
     def _tell_of_problems(self, node: GPUNode, status: GPUNodeStatus) -> None:
         """An event where what holds jobs to their leases is not well any more, or had to be mended."""
         for found in status.conditions:
             old = condition(node.status.conditions, found.type)
-            changed = old is not None and (old.status, old.reason) != (found.status, found.reason)
+            changed = (
+                (old.status, old.reason) != (found.status, found.reason)
+                if old is not None
+                else found.type == NodeCondition.DEVICES_HEALTHY
+            )
             if found.type not in CONTROLLERS_CONDITIONS and changed and (found.status != "True" or _mended(found)):
                 self._recorder.record(node, "Warning", f"{found.type}{found.reason}", found.message, component=NAME)
 
@@ -321,7 +347,7 @@ def observed(
             "hostname": facts.hostname,
             "boot_id": facts.boot_id,
             "runtimes": agent.runtimes,
-            "devices": tuple(_device(device, leases, own) for device in devices),
+            "devices": tuple(_device(device, leases, own, facts) for device in devices),
             "heartbeat_time": moment,
             "chronos_version": facts.chronos_version,
             "clock_skew_seconds": facts.clock_skew,
@@ -352,10 +378,41 @@ def worth_writing(old: GPUNodeStatus, new: GPUNodeStatus) -> bool:
     skews = (old.clock_skew_seconds, new.clock_skew_seconds)
     if None not in skews and abs((skews[0] or 0.0) - (skews[1] or 0.0)) < SKEW_SECONDS:
         passing["clock_skew_seconds"] = new.clock_skew_seconds
+    if len(old.devices) == len(new.devices):
+        passing["devices"] = tuple(map(_steadied, old.devices, new.devices))
     if old.model_copy(update=passing) != new:
         return True
     age = parse_timestamp(new.heartbeat_time) - parse_timestamp(old.heartbeat_time)
     return not 0 <= age.total_seconds() < HEARTBEAT_SECONDS
+
+
+MEANINGFUL: Mapping[str, float] = {
+    "used_memory_bytes": 512 * 2**20, "busy": 200, "power_watts": 50, "temperature_celsius": 5, "ecc_corrected": 100,
+}  # fmt: skip
+"""By how much a figure must differ from what was written to be worth a write of its own."""
+
+
+def _steadied(old: DeviceStatus, new: DeviceStatus) -> DeviceStatus:
+    """The old one, with the new one's figures where nothing about them is worth a write."""
+    if old.figures is None or new.figures is None:
+        return old
+    update: dict[str, object] = {}
+    if all(_near(name, getattr(old.figures, name), getattr(new.figures, name)) for name in DeviceFigures.model_fields):
+        update["figures"] = new.figures
+    who = [(process.pid, process.user) for process in old.unleased_processes]
+    if who == [(process.pid, process.user) for process in new.unleased_processes] and all(
+        _near("used_memory_bytes", before.memory_bytes, after.memory_bytes)
+        for before, after in zip(old.unleased_processes, new.unleased_processes, strict=True)
+    ):
+        update["unleased_processes"] = new.unleased_processes
+    return old.model_copy(update=update)
+
+
+def _near(name: str, old: object, new: object) -> bool:
+    step = MEANINGFUL.get(name)
+    if step is None or not isinstance(old, int | float) or not isinstance(new, int | float):
+        return old == new
+    return abs(old - new) < step
 
 
 def _listed(leases: Sequence[Lease]) -> Sequence[Lease]:
@@ -391,13 +448,23 @@ def _age(node: GPUNode) -> tuple[str, str]:
     return node.metadata.creation_timestamp or "", node.metadata.name
 
 
-def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceStatus:
+def _device(device: Device, leases: Sequence[Lease], own: Set[str], facts: NodeFacts) -> DeviceStatus:
     taken = [lease for lease in leases if lease.device == device.index and lease.state is not LeaseState.ENDED]
     foreign = _listed(sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id))
     memory, compute = sum(lease.memory_bytes for lease in taken), sum(lease.compute for lease in taken)
-    return DeviceStatus.of(
+    over = sum(max(0, lease.held_bytes - lease.memory_bytes) for lease in taken)
+    unleased = tuple(
+        UnleasedProcess(
+            pid=process.pid, user=truncate(process.user, LONGEST_WORD), memory_bytes=process.memory_bytes,
+            program=truncate(process.program, LONGEST_WORD),
+        )
+        for process in facts.unleased if process.device_id == device.id
+    )[:MOST_LISTED]  # fmt: skip
+    strayed = over + sum(process.memory_bytes for process in unleased)
+    figures = facts.figures.get(device.id)
+    status = DeviceStatus.of(
         device,
-        free=Slice(device.memory_bytes - memory, FULL_COMPUTE - compute),
+        free=Slice(max(0, device.memory_bytes - memory - strayed), FULL_COMPUTE - compute),
         foreign_leases=tuple(
             ForeignLease(
                 partition_id=lease.id, memory_bytes=lease.memory_bytes, compute=lease.compute,
@@ -405,4 +472,20 @@ def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceSta
             )
             for lease in foreign
         ),
+    )  # fmt: skip
+    return status.model_copy(
+        update={
+            "overused_memory_bytes": over,
+            "unleased_processes": unleased,
+            "fault": (figures.fault or None) if figures is not None else None,
+            "figures": None if figures is None else _figures(figures),
+        }
+    )
+
+
+def _figures(found: Figures) -> DeviceFigures:
+    return DeviceFigures(
+        used_memory_bytes=found.used_bytes, busy=found.busy, power_watts=found.power_watts,
+        temperature_celsius=found.temperature, throttling=found.throttling, ecc_corrected=found.ecc_corrected,
+        ecc_uncorrected=found.ecc_uncorrected,
     )  # fmt: skip

@@ -114,6 +114,17 @@ def sections(node: Document, around: Surroundings) -> Iterator[Section]:
         Heading("DRIVER", yields=1),
     )  # fmt: skip
     yield Rows("Devices", headings, [_device(d) for d in devices(node)])
+    figures = [_figures(d) for d in devices(node) if d.get("figures") or d.get("fault")]
+    if figures:
+        yield Rows("Figures", ("DEVICE", "USED", "BUSY", "POWER", "TEMPERATURE", "THROTTLED", "ECC", "FAULT"), figures)
+    unleased = [
+        [str(d["index"]), str(process["pid"]), process.get("program") or NOTHING, process.get("user") or NOTHING,
+         format_bytes(process["memoryBytes"])]
+        for d in devices(node)
+        for process in d.get("unleasedProcesses") or ()
+    ]  # fmt: skip
+    if unleased:
+        yield Rows("Processes without a lease", ("DEVICE", "PID", "PROGRAM", "USER", "MEMORY"), unleased)
     foreign = [
         [str(d["index"]), lease["partitionId"], lease.get("user") or NOTHING, format_bytes(lease["memoryBytes"]),
          percent(lease["compute"]), until(lease["expiresAt"], now)]
@@ -123,6 +134,21 @@ def sections(node: Document, around: Surroundings) -> Iterator[Section]:
     if foreign:
         columns = ("DEVICE", "LEASE", "USER", "MEMORY", "COMPUTE", "ENDS IN")
         yield Rows("Leases made on the node itself", columns, foreign)
+
+
+def _figures(device: Document) -> list[str]:
+    found = device.get("figures") or {}
+    ecc = found.get("eccUncorrected")
+    return [
+        str(device.get("index", "?")),
+        NOTHING if found.get("usedMemoryBytes") is None else format_bytes(found["usedMemoryBytes"]),
+        NOTHING if found.get("busy") is None else percent(found["busy"]),
+        NOTHING if found.get("powerWatts") is None else f"{found['powerWatts']:.0f} W",
+        NOTHING if found.get("temperatureCelsius") is None else f"{found['temperatureCelsius']} °C",
+        ", ".join(found.get("throttling") or ()) or NOTHING,
+        NOTHING if ecc is None else f"{ecc} uncorrected",
+        device.get("fault") or NOTHING,
+    ]
 
 
 def _device(device: Document) -> list[str]:

@@ -73,15 +73,62 @@ def _of_nodes(nodes: Sequence[Document], now: datetime) -> Iterator[Metric]:
             try:
                 labels = (name, str(device["index"]))
                 size, free = device["memoryBytes"], device.get("freeMemoryBytes", 0)
+                stray = device.get("overusedMemoryBytes") or 0
+                stray += sum(process["memoryBytes"] for process in device.get("unleasedProcesses") or ())
                 part = (FULL_COMPUTE - device.get("freeCompute", 0)) / FULL_COMPUTE
             except MALFORMED:
                 continue
             described = (str(device.get(field) or "") for field in ("id", "name", "vendor", "enforcement"))
             info.add_metric((*labels, *described), 1.0)
             memory.add_metric(labels, size)
-            leased.add_metric(labels, size - free)
+            leased.add_metric(labels, max(0, size - free - stray))
             compute.add_metric(labels, part)
     yield from (ready, beat, info, memory, leased, compute)
+    yield from _of_figures(nodes)
+
+
+_FIGURES = {
+    "used_memory_bytes": ("usedMemoryBytes", "Memory in use by all processes, as the driver says.", 1.0),
+    "busy_ratio": ("busy", "Part of the last moment with work.", 1.0 / FULL_COMPUTE),
+    "power_watts": ("powerWatts", "Power drawn.", 1.0),
+    "temperature_celsius": ("temperatureCelsius", "Temperature of the chip.", 1.0),
+    "ecc_corrected_errors": ("eccCorrected", "Memory errors that were corrected, since the last reset.", 1.0),
+    "ecc_uncorrected_errors": ("eccUncorrected", "Memory errors that were not, since the last reset.", 1.0),
+}
+"""Metric's name, after cumulus_device_driver_: field of status.devices[].figures, help, factor."""
+
+
+def _of_figures(nodes: Sequence[Document]) -> Iterator[Metric]:
+    """How the devices are, as the nodes last said."""
+    families = {
+        name: GaugeMetricFamily(f"cumulus_device_driver_{name}", text, labels=_DEVICE)
+        for name, (_, text, _) in _FIGURES.items()
+    }
+    throttled = GaugeMetricFamily("cumulus_device_throttled", "1 for each reason.", labels=(*_DEVICE, "reason"))
+    failed = GaugeMetricFamily("cumulus_device_failed", "1 where it has failed.", labels=_DEVICE)
+    unleased = GaugeMetricFamily(
+        "cumulus_device_unleased_memory_bytes", "Memory that processes hold without a lease.", labels=_DEVICE
+    )
+    overused = GaugeMetricFamily(
+        "cumulus_device_overused_memory_bytes", "Memory that leases hold beyond their size.", labels=_DEVICE
+    )
+    for node in nodes:
+        for device in lookup(node, "status.devices") or ():
+            try:
+                labels = (str(node["metadata"]["name"]), str(device["index"]))
+                figures = device.get("figures")
+                failed.add_metric(labels, float(bool(device.get("fault"))))
+                held = sum(process["memoryBytes"] for process in device.get("unleasedProcesses") or ())
+                unleased.add_metric(labels, held)
+                overused.add_metric(labels, device.get("overusedMemoryBytes") or 0)
+                for name, (field, _, factor) in _FIGURES.items():
+                    if figures is not None and figures.get(field) is not None:
+                        families[name].add_metric(labels, figures[field] * factor)
+                for reason in (figures or {}).get("throttling") or ():
+                    throttled.add_metric((*labels, str(reason)), 1.0)
+            except MALFORMED:
+                continue
+    yield from (*families.values(), throttled, failed, unleased, overused)
 
 
 def _of_leases(partitions: Sequence[Document], now: datetime) -> Iterator[Metric]:

@@ -1,0 +1,107 @@
+"""Processes that hold a device without any lease: who they are, and what becomes of them where a node ends them.
+
+Pure but for what it reads of a process; `police` looks, and signals.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from cumulus.chronos.contract import UnleasedProcess
+from cumulus.chronos.contract.policy import Policy
+from cumulus.chronos.policing import ALLOWANCE_BYTES
+from cumulus.lib import printable, processes
+from cumulus.lib.processes import Identity
+from cumulus.resources.enforcement import Unleased
+
+TOLD_SECONDS = 2.5
+"""A process is told of once it has held a device for so long: many look what there is, and go."""
+
+NOTICE_SECONDS = 10.0
+"""A process that is to be ended gets SIGTERM after so long; `Partitioner`, say, asks for its lease within that."""
+
+KILL_SECONDS = 5.0
+"""And SIGKILL so much later."""
+
+FIRST_PERSON = 1000
+"""Users from this number on are people; those below are the system's own."""
+
+_MOST = 64
+_MPS = "nvidia-cuda-mps"
+
+
+@dataclass(slots=True)
+class UnleasedProcesses:
+    """Remembers since when each process has held which device."""
+
+    _since: dict[tuple[str, Identity], float] = field(default_factory=dict)
+
+    def look(self, found: Mapping[tuple[str, Identity], int], looked: Iterable[str], now: float) -> None:
+        """What processes without a lease hold of the devices that were `looked` at."""
+        seen = set(looked)
+        kept = {key: since for key, since in self._since.items() if key[0] not in seen or key in found}
+        self._since = {**dict.fromkeys(found, now), **kept}
+
+    def since(self, device: str, process: Identity) -> float:
+        return self._since[device, process]
+
+    def for_so_long(self, seconds: float, now: float) -> set[tuple[str, Identity]]:
+        return {key for key, since in self._since.items() if now - since >= seconds}
+
+
+def told(held: Mapping[tuple[str, Identity], int]) -> tuple[UnleasedProcess, ...]:
+    """Who they are, the largest first; without those of a device that together hold less than one context needs."""
+    by_device: dict[str, int] = {}
+    for (device, _), size in held.items():
+        by_device[device] = by_device.get(device, 0) + size
+    found = []
+    for (device, process), size in sorted(held.items(), key=lambda item: -item[1])[:_MOST]:
+        if by_device[device] > ALLOWANCE_BYTES and (who := describe(device, process, size)) is not None:
+            found.append(who)
+    return tuple(found)
+
+
+def describe(device: str, process: Identity, size: int) -> UnleasedProcess | None:
+    """None where it is gone."""
+    try:
+        uid = os.stat(f"/proc/{process.pid}").st_uid
+    except OSError:
+        return None
+    program = printable.one_line(processes.name(process.pid)) or "?"
+    return UnleasedProcess(device, process.pid, uid, _name(uid), program, size)
+
+
+def is_ours(process: Identity) -> bool:
+    """Whether it is MPS's own server, which holds a little for all leases. By its user too: a name is anybody's."""
+    try:
+        uid = os.stat(f"/proc/{process.pid}").st_uid
+    except OSError:
+        return False
+    return uid in (0, os.geteuid()) and processes.name(process.pid).startswith(_MPS)
+
+
+def may_end(process: UnleasedProcess, policy: Policy) -> bool:
+    """Whether the node's rule ends it: a person's, and no exception."""
+    if policy.unleased is not Unleased.END or process.uid < FIRST_PERSON:
+        return False
+    excepted = {f"user:{process.user}", f"user:{process.uid}", f"program:{_system_program(process.pid)}"}
+    return excepted.isdisjoint(policy.exceptions)
+
+
+def _system_program(pid: int) -> str:
+    """The name of the program's file, if it is root's; "" else. What a process calls itself may be any program's."""
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")
+        return os.path.basename(path) if os.stat(f"/proc/{pid}/exe").st_uid == 0 else ""
+    except OSError:
+        return ""
+
+
+def _name(uid: int) -> str:
+    try:
+        return printable.one_line(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return str(uid)
