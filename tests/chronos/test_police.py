@@ -185,6 +185,7 @@ def test_who_holds_a_gpu_without_a_lease_is_told_and_ended_only_where_an_admin_s
     stray = run("import ctypes; ctypes.CDLL(None).prctl(15, b'tr\\x1b[1main', 0, 0, 0);" + SLEEP)
     up(stray)
     gpus.say("GPU-a", f"held {stray.pid} {3 * GIB}", "busy 50", "power 300000", "temperature 61", "ecc 2 0")
+    ledger.grant(request("b", device=1))
     seen = eventually(lambda: (ledger.watched().unleased and ledger.watched()) or None, within=20)
     (process,) = seen.unleased
     assert (process.device_id, process.pid, process.memory_bytes) == ("GPU-a", stray.pid, 3 * GIB)
