@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.contract import Health, LeaseRequest, NodeFacts
+from cumulus.chronos.contract import Figures, Health, LeaseRequest, NodeFacts, PolicyChange, UnleasedProcess
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock, timestamp
 from cumulus.controllers.node import controller
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
 from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.enforcement import Overuse
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
@@ -90,6 +91,39 @@ def test_what_holds_jobs_on_a_node_is_told_as_its_conditions() -> None:
     told.clear()
     drive(world, daemon, until=lambda: shown("MPSReady") == "", within=15)
     assert shown("Ready") == "True Answers"
+
+
+def test_figures_are_written_when_they_change_by_much_and_who_has_no_lease_at_once() -> None:
+    leases = FakeLeases([fake_device(memory_bytes=100 * GIB)], FakeClock())
+    told: dict[str, object] = {}
+
+    def status(**figures: object) -> GPUNodeStatus:
+        agent = NodeAgent("n", leases, facts=lambda: NodeFacts(figures={"fake/0": Figures(**figures)}, **told))  # type: ignore[arg-type]
+        node = GPUNode(metadata=ObjectMeta(name="n"))
+        return controller.observed(node, agent, leases.devices(), leases.list(), set(), NOW)
+
+    before = status(temperature=60, busy=500)
+    assert not controller.worth_writing(before, status(temperature=63, busy=600))
+    assert controller.worth_writing(before, status(temperature=70, busy=500))
+    assert controller.worth_writing(before, status(temperature=60, busy=500, fault="Xid 79"))
+    told["unleased"] = (UnleasedProcess("fake/0", 12, 1000, "eve", "python", 30 * GIB),)
+    found = status(temperature=60, busy=500)
+    assert controller.worth_writing(before, found)
+    assert found.devices[0].free_memory_bytes == 70 * GIB
+
+
+def test_a_node_is_told_once_what_its_spec_says_of_overuse() -> None:
+    world = World()
+    told: list[PolicyChange] = []
+    world.agents[0] = NodeAgent("node-1", world.leases["node-1"], set_policy=told.append)
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: len(world.client.list(GPUNode)) == 1)
+    assert told == []
+    found = world.node()
+    spec = found.spec.model_copy(update={"overuse": "Report", "unleased_exceptions": ("user:ann",)})
+    world.client.update(found.replace(spec=spec))
+    settle(world, daemon, seconds=60)
+    assert told == [PolicyChange(Overuse.REPORT, None, ("user:ann",))]
 
 
 def test_a_device_of_another_size_is_told_once(tmp_path: Path) -> None:

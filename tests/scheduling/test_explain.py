@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 
 from cumulus.resources.meta import JOB_LABEL
-from cumulus.resources.node import GPUNode
+from cumulus.resources.node import GPUNode, UnleasedProcess
 from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling import explain as explaining
 from cumulus.scheduling.explain import Explanation, State, explain
 from cumulus.scheduling.snapshot import build
-from tests.scheduling.build import NOW, device, foreign, gang, held, node, pending
+from tests.scheduling.build import GI, NOW, device, foreign, gang, held, node, pending
 
 
 def told(nodes: Iterable[GPUNode], asked: GPUPartition, *others: GPUPartition) -> Explanation:
@@ -239,3 +239,23 @@ def test_replicas_that_need_a_port_of_each_node_say_so() -> None:
     assert reason.reason.message == (
         "has room for 1 of the gang's 3 replicas, not for all of it, since each needs host port 80 of a node"
     )
+
+
+def test_memory_that_no_lease_covers_is_not_free_and_says_whose_it_is() -> None:
+    stray = UnleasedProcess(pid=12, user="eve", program="python", memory_bytes=30 * GI)
+    held_by_nobody = [node("n1", device(unleased_processes=(stray,), overused_memory_bytes=GI))]
+    assert told(held_by_nobody, pending("p", "49Gi")).state is State.FITS
+    found = told(held_by_nobody, pending("p", "60Gi"))
+    assert found.headline == "waits for memory that is held without a lease: nobody can say until when"
+    lines = "\n".join(found.lines())
+    assert (
+        "process 12 (python), without a lease, of eve: 30Gi and 0% of device 0 of n1, nobody knows until when" in lines
+    )
+
+
+def test_a_device_that_failed_takes_nothing_new_and_is_the_reason() -> None:
+    failed = device(1, fault="Xid 79: it has fallen off the bus")
+    found = told([node("n1", device(0, 10), failed)], pending("p"))
+    assert (found.state, found.reasons[0].reason.code) == (State.NO_NODE, "DeviceFailed")
+    assert "device 1: Xid 79" in found.reasons[0].reason.message
+    assert told([node("n1", device(0), failed)], pending("p")).state is State.FITS
