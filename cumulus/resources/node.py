@@ -205,7 +205,9 @@ class GPUNode(Resource):
     """A machine with devices."""
 
     KIND: ClassVar[str] = "GPUNode"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(GPUNodeSpec.model_fields)
+    MUTABLE: ClassVar[frozenset[str]] = frozenset(
+        {"unschedulable", "ssh", "overuse", "unleasedProcesses", "unleasedExceptions"}
+    )
     NAMESPACED: ClassVar[bool] = False
 
     kind: Literal["GPUNode"] = Field("GPUNode", description="Always GPUNode.")

@@ -120,7 +120,7 @@ def test_a_node_is_told_once_what_its_spec_says_of_overuse() -> None:
     drive(world, daemon, until=lambda: len(world.client.list(GPUNode)) == 1)
     assert told == []
     found = world.node()
-    spec = found.spec.model_copy(update={"overuse": "Report", "unleased_exceptions": ("user:ann",)})
+    spec = found.spec.model_copy(update={"overuse": Overuse.REPORT, "unleased_exceptions": ("user:ann",)})
     world.client.update(found.replace(spec=spec))
     settle(world, daemon, seconds=60)
     assert told == [PolicyChange(Overuse.REPORT, None, ("user:ann",))]

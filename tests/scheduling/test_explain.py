@@ -248,9 +248,8 @@ def test_memory_that_no_lease_covers_is_not_free_and_says_whose_it_is() -> None:
     found = told(held_by_nobody, pending("p", "60Gi"))
     assert found.headline == "waits for memory that is held without a lease: nobody can say until when"
     lines = "\n".join(found.lines())
-    assert (
-        "process 12 (python), without a lease, of eve: 30Gi and 0% of device 0 of n1, nobody knows until when" in lines
-    )
+    who = "process 12 (python), without a lease, of eve"
+    assert f"{who}: 30Gi and 0% of device 0 of n1, nobody knows until when" in lines
 
 
 def test_a_device_that_failed_takes_nothing_new_and_is_the_reason() -> None:
