@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import cloudpickle
 from cumulus.backends.base import Call, Observed, Workload
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.run import Run
+from cumulus.backends.process.spawner import Spawned, Spawner
 from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.clock import SystemClock
 from cumulus.secrets import JobSecrets
@@ -43,6 +44,13 @@ class Clock(SystemClock):
         return super().now() + timedelta(seconds=self.passed)
 
 
+class _Absent(Spawner):
+    """Starts nothing and shows this process, which lives."""
+
+    def spawn(self, directory: str, environment: Mapping[str, str]) -> Spawned:
+        return Spawned(os.getpid(), os.pidfd_open(os.getpid()))
+
+
 class ProcessBed(Bed):
     def __init__(self, directory: Path, chronos_home: Path | None = None) -> None:
         self.directory = directory
@@ -54,16 +62,25 @@ class ProcessBed(Bed):
         self.token = f"{zlib.crc32(os.fsencode(directory)):08x}"
         self.clock = Clock()
         self.blobs = DirectoryBlobStore(directory / "blobs")
+        self.spawner: Spawner | None = None
         self.backend: ProcessBackend = self.open()
 
     def open(self) -> ProcessBackend:
         return ProcessBackend(
-            self.root, NODE, self.job_secrets, self.chronos_home, self.clock, environment=os.environ, blobs=self.blobs
-        )
+            self.root, NODE, self.job_secrets, self.chronos_home, self.clock, environment=os.environ, blobs=self.blobs,
+            spawner=self.spawner,
+        )  # fmt: skip
 
     def reopen(self) -> None:
         self.backend.close()
         self.backend = self.open()
+
+    def start_unsupervised(self, work: Workload) -> None:
+        """Start it in a backend whose supervisors never come."""
+        self.spawner = _Absent(str(self.root))
+        self.reopen()
+        self.spawner = None
+        self.backend.start(work)
 
     def workload(self, behaviour: Behaviour, *, job: str = "job", attempt: int = 1, replica: int = 0) -> Workload:
         heed = "" if behaviour.heeds_stop else "trap '' TERM; "
@@ -153,7 +170,8 @@ def job_processes(directory: Path) -> Sequence[int]:
     found = []
     for pid in processes_of(directory):
         with contextlib.suppress(OSError):
-            if b"supervisor.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if not any(program in command for program in (b"supervisor.py", b"fork_server.py")):
                 found.append(pid)
     return found
 

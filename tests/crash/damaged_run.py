@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.backends.process import layout, run
+from cumulus.backends.process import layout, spawner
 from cumulus.errors import BackendError
 from tests.backends.process_bed import ProcessBed
 from tests.crash.nonsense import VALUES, damage
@@ -41,7 +41,7 @@ def main(directory: Path, seed: int, examples: int) -> None:
         for call in (bed.backend.get, lambda _: bed.backend.start(hurt)):
             with suppress(BackendError):
                 call(hurt.name)
-        command = [sys.executable, "-I", "-S", "-X", "utf8", run.SUPERVISOR, str(place)]
+        command = [sys.executable, "-I", "-S", "-X", "utf8", spawner.SUPERVISOR, str(place)]
         subprocess.run(command, capture_output=True, timeout=30, check=False)
         assert (place / name).read_bytes() == damaged or name == layout.EXIT, said
     bed.close()

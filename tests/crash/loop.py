@@ -31,6 +31,8 @@ from tests.crash.jobs import SCRIPTS, Script, manifest, partition
 from tests.crash.world import World, kill
 from tests.waiting import poll
 
+_SUPERVISES = "fork_server.py"
+"""In the command line of a supervisor, and of what it was forked from."""
 MOST_UNFINISHED = 14
 SETTLE_SECONDS = 150.0
 KINDS_SECONDS = 100.0
@@ -155,14 +157,14 @@ class Round:
                 monitor = monitor_control.holder(self.world.chronos)
                 self._kill("monitor", monitor)
             else:
-                supervisors = [pid for pid, command in self.world.processes().items() if "supervisor.py" in command]
+                supervisors = [pid for pid, command in self.world.processes().items() if _SUPERVISES in command]
                 if supervisors:
                     self._kill("supervisor", self._supervisor(rng.choice(supervisors)))
 
     def _supervisor(self, pid: int) -> Identity | None:
         """It, and not what has its pid by now: who it is, and then again whether it is one."""
         found = _identity(pid)
-        return found if "supervisor.py" in self.world.processes().get(pid, "") else None
+        return found if _SUPERVISES in self.world.processes().get(pid, "") else None
 
     def _kill(self, kind: str, target: Identity | None) -> None:
         if target is not None and processes.send(target, signal.SIGKILL):

@@ -26,6 +26,7 @@ from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process import layout
 from cumulus.backends.process.ports import GangPorts
 from cumulus.backends.process.run import MAX_SPAWNS, Run
+from cumulus.backends.process.spawner import Spawner
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification, user_of
 from cumulus.backends.process.watch import Watcher, signal_process
 from cumulus.backends.rundir import calls
@@ -63,7 +64,8 @@ class ProcessBackend:
     `chronos_home` is the ledger that supervisors attach to; None for the ledger's default. `retention` says how
     much stays of the log of each run that is started from now on, `job_env` what every job gets beside its own
     variables. `environment` is the daemon's own: jobs get from it which drivers there are, and supervisors where they
-    find Python's libraries and the ledger; who only reads logs needs none. `blobs` are what calls are made of.
+    find Python's libraries and the ledger; who only reads logs needs none. `blobs` are what calls are made of, and
+    `spawner` starts supervisors.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class ProcessBackend:
         job_env: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         blobs: Blobs | None = None,
+        spawner: Spawner | None = None,
     ) -> None:
         self._root = os.path.abspath(root)
         self._node = node
@@ -88,6 +91,7 @@ class ProcessBackend:
         self._job_env = job_env
         self._environment = {} if environment is None else environment
         self._blobs = blobs
+        self._spawner = spawner or Spawner(self._root)
         self._mutex = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._subscribers: list[Callable[[str, str], None]] = []
@@ -271,6 +275,8 @@ class ProcessBackend:
         """See `Backend.subscribe`. A change is told within milliseconds."""
         self._subscribers.append(changed)
         self._watching()
+        with contextlib.suppress(OSError):  # The first start tries it again.
+            self._spawner.prepare(self._environment)
         for observed in self.list():
             if not observed.state.finished:
                 changed(observed.namespace, observed.job)
@@ -293,6 +299,7 @@ class ProcessBackend:
             watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.close()
+        self._spawner.close()
 
     def _create(self, workload: Workload, directory: str) -> None:
         """The run's directory with its specification, there as a whole or not at all."""
@@ -389,7 +396,7 @@ class ProcessBackend:
                 return  # Spawned a moment ago and not yet at its lock.
             if run.spawned < MAX_SPAWNS or run.started:
                 if run.may_spawn(self._clock):
-                    self._watching().add(name, run.spawn(self._clock, self._environment))
+                    self._watching().take(name, run.spawn(self._clock, self._environment, self._spawner))
             elif run.give_up(self._clock):
                 self._tell(run)
 

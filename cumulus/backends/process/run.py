@@ -16,6 +16,7 @@ from typing import Any
 from cumulus.backends.base import Observed, State
 from cumulus.backends.checkpoints import document_of, read_saved
 from cumulus.backends.process import layout
+from cumulus.backends.process.spawner import Spawned, Spawner
 from cumulus.backends.process.watch import signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.chronos.contract import variables
@@ -32,8 +33,7 @@ _STUCK = 10.0
 _SPAWN_PAUSE = 10.0
 """Seconds between supervisors after that, for a run that must be buried: its end cannot be written now, perhaps."""
 
-SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor.py")
-UPLOADING = os.path.join(os.path.dirname(SUPERVISOR), "uploading.py")
+UPLOADING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "uploading.py")
 _COPY_PAUSE = 60.0
 """Seconds between uploaders of a run that has ended."""
 _SUPERVISOR_BYTE, _BACKEND_BYTE = 0, 1
@@ -155,27 +155,13 @@ class Run:
         """Whether it is time for another supervisor."""
         return self.spawned < MAX_SPAWNS or clock.monotonic() >= self._spawned_at + _SPAWN_PAUSE
 
-    def spawn(self, clock: Clock, environment: Mapping[str, str]) -> int:
-        """Start a supervisor in a session of its own, with what it needs of the daemon's `environment`; its pid.
-        Harmless where one is there: it ends at once."""
+    def spawn(self, clock: Clock, environment: Mapping[str, str], spawner: Spawner) -> Spawned:
+        """Start a supervisor with what it needs of the daemon's `environment`. Harmless where one is there: it ends at
+        once."""
         self.spawned += 1
         self._spawned_at = clock.monotonic()
         os.utime(self._path(layout.LOCK))  # It has not had the time to show progress itself.
-        log = self._path(layout.SUPERVISOR_LOG)
-        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        return os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-X", "utf8", SUPERVISOR, self.directory],
-            self._environment(environment),
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, log, append, 0o600),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-            ],
-            setsid=True,
-            setsigmask=(),
-            setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
-        )
+        return spawner.spawn(self.directory, self._environment(environment))
 
     def copy_on(self, clock: Clock, environment: Mapping[str, str]) -> None:
         """Start another uploader where the one of this run was killed before it had copied all, by a restart of the

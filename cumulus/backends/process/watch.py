@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
+from cumulus.backends.process.spawner import Spawned
 from cumulus.lib.inotify import Inotify
 
 log = structlog.get_logger("cumulus.backends")
@@ -49,13 +50,20 @@ class Watcher:
             if (name, pid) in self._watched:
                 return True
             try:
-                descriptor = os.pidfd_open(pid)
+                self._add(name, pid, os.pidfd_open(pid))
             except ProcessLookupError:
                 return False
-            self._names[descriptor] = (name, pid)
-            self._watched.add((name, pid))
-            self._poll.register(descriptor, select.EPOLLIN)
             return True
+
+    def take(self, name: str, spawned: Spawned) -> None:
+        """Watch the end of a supervisor that was just started for the run `name`, and close its descriptor then."""
+        with self._mutex:
+            self._add(name, *spawned)
+
+    def _add(self, name: str, pid: int, descriptor: int) -> None:
+        self._names[descriptor] = (name, pid)
+        self._watched.add((name, pid))
+        self._poll.register(descriptor, select.EPOLLIN)
 
     def watches(self, name: str) -> bool:
         """Whether a supervisor of that run is known to live."""
@@ -93,7 +101,7 @@ class Watcher:
             name, pid = self._names.pop(descriptor)
             self._watched.discard((name, pid))
             self._poll.unregister(descriptor)
-            # Started by an earlier daemon, it is init's to reap.
+            # Unless it was started by this process itself, another one reaps it.
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
             os.close(descriptor)

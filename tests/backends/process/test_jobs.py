@@ -468,14 +468,9 @@ class TestStop:
         assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Stopped", 0)
         assert bed.log(work).endswith(b"saved\n")
 
-    def test_before_the_start_nothing_is_run(self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
-        from cumulus.backends.process.run import Run
-
-        spawn = Run.spawn
-        monkeypatch.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
-        bed.backend.start(work := bed.work("touch", "ran"))
+    def test_before_the_start_nothing_is_run(self, bed: ProcessBed) -> None:
+        bed.start_unsupervised(work := bed.work("touch", "ran"))
         bed.backend.stop(work.name, 5)
-        monkeypatch.setattr(Run, "spawn", spawn)
         bed.reopen()
         assert bed.finish(work).message == "stopped before it started"
         assert not (bed.run_directory(work) / "work").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from cumulus.backends.process import launch as launch_module
 from cumulus.backends.process import layout, supervisor
 from cumulus.backends.process.command import Command
 from cumulus.backends.process.run import MAX_SPAWNS, Run
+from cumulus.backends.process.spawner import Spawner
 from cumulus.errors import BackendError
 from cumulus.lib import processes
 from tests.backends.process_bed import ProcessBed, job_processes
@@ -189,16 +191,14 @@ def test_a_daemon_stopped_at_any_step_of_the_end_holds_up_no_other(bed: ProcessB
     assert step > 2
 
 
-def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path) -> None:
     """The command runs at most once, and the run always comes to an end that is true."""
-    spawn, ends = Run.spawn, set()
+    ends = set()
     killed, step = True, 0
     while killed:
         step += 1
         work = job(bed, ran, step)
-        with monkeypatch.context() as patched:
-            patched.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
-            bed.backend.start(work)
+        bed.start_unsupervised(work)
         bed.backend.close()  # It would reap the supervisor, a child of this process, before the test does.
         killed = killed_after(step, partial(_supervise, str(bed.run_directory(work))))
         bed.reopen()
@@ -206,7 +206,6 @@ def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path, monkeypatch
         ends.add(end.reason)
         assert end.reason in ("", "Lost"), end
         assert times(ran, step) == 1 if end.state is State.SUCCEEDED else times(ran, step) <= 1
-    assert Run.spawn is spawn
     assert step > 15
     assert ends == {"", "Lost"}
 
@@ -248,12 +247,13 @@ def test_daemons_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None
 
 def test_supervisors_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None:
     bed.backend.start(work := job(bed, ran, seconds=0.3))
-    run = bed.found(work)
-    others = [run.spawn(bed.clock, os.environ) for _ in range(5)]
+    spawner = Spawner(str(bed.root))
+    others = [spawner.spawn(bed.found(work).directory, os.environ) for _ in range(5)]
     assert bed.finish(work).state is State.SUCCEEDED
-    for pid in others:
-        with contextlib.suppress(ChildProcessError):  # The one that was first was the backend's to reap.
-            os.waitpid(pid, 0)
+    for _, descriptor in others:
+        assert select.select([descriptor], [], [], 60)[0]
+        os.close(descriptor)
+    spawner.close()
     assert times(ran) == 1
 
 
@@ -267,9 +267,8 @@ class TestLost:
                 time.sleep(0.01)
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
         monkeypatch.setattr(Command, "run", fail)
-        bed.backend.start(work := job(bed, ran, seconds=60))
+        bed.start_unsupervised(work := job(bed, ran, seconds=60))
         bed.backend.close()
         assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
         assert job_processes(bed.run_directory(work)) == []
@@ -284,9 +283,8 @@ class TestLost:
         def fail(spec: object) -> dict[str, str]:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
         monkeypatch.setattr(supervisor, "resolve_secrets", fail)
-        bed.backend.start(work := job(bed, ran))
+        bed.start_unsupervised(work := job(bed, ran))
         bed.backend.close()
         assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
         bed.reopen()
@@ -308,9 +306,8 @@ class TestLost:
                 Path(layout.STOP).touch()
             return pid, *others
 
-        monkeypatch.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
         monkeypatch.setattr(supervisor, "launch", launch_and_kill)
-        bed.backend.start(work := job(bed, ran))
+        bed.start_unsupervised(work := job(bed, ran))
         bed.backend.close()
         assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
         bed.reopen()
@@ -367,10 +364,9 @@ class TestLost:
         bed.reopen()
         assert bed.seen(work) == end
 
-    def test_a_supervisor_that_never_gets_there_is_given_up(
-        self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("cumulus.backends.process.run.SUPERVISOR", "/no/such/supervisor.py")
+    def test_a_supervisor_that_never_gets_there_is_given_up(self, bed: ProcessBed) -> None:
+        bed.spawner = Spawner(str(bed.root), "/no/such/supervisor.py", "/no/such/fork_server.py")
+        bed.reopen()
         _, end = bed.run("true")
         assert (end.state, end.reason) == (State.FAILED, "StartError")
         assert f"ended {MAX_SPAWNS} times before it could start the command" in end.message
