@@ -36,6 +36,8 @@ _LAST_SIGNAL = 5.0
 """Seconds before SIGKILL at which the stop signal is sent, if no checkpoint came."""
 _AFTER_SAVE = 2.0
 """Seconds that a program has to end once it has saved."""
+_EXITS = 1.0
+"""After so many of them it gets the stop signal."""
 _KILL_AGAIN = 0.05
 _HOLD = 0.05
 _CHUNK = 64 * 1024
@@ -111,7 +113,7 @@ class Command:
                 self._killed = True
                 process_tree.kill_all(os.getpid(), self._enclosure)
                 self._kill_at = now + _KILL_AGAIN
-            times = (next_look, self._kill_at, self._memory_look(next_memory), self._answer_look())
+            times = (next_look, self._kill_at, self._signal_at, self._memory_look(next_memory), self._answer_look())
             wake_at = min(t for t in times if t is not None)
             if self._wait(max(0.0, wake_at - time.monotonic())):
                 next_look = 0.0
@@ -203,12 +205,15 @@ class Command:
 
     def _saved_or_late(self, now: float) -> None:
         """The program has saved since it was asked, or has no more time for it: the grace is a limit, not a wait."""
-        if self._signal_at is not None:
-            self._signal_at = None
-            process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
         if self._checkpoint.answered and self._kill_at is not None and not self._saved:
             self._saved = True
             self._kill_at = min(self._kill_at, now + _AFTER_SAVE)
+            if self._signal_at is not None:
+                # It knows no signal: one would take from it the exit code with which it ends by itself.
+                self._signal_at = min(self._signal_at, now + _EXITS)
+        if self._signal_at is not None and now >= self._signal_at:
+            self._signal_at = None
+            process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
 
     def _begin_to_stop(self) -> None:
         """Called before the signal is sent: if the command has ended already, its exit code decides, not the stop."""
