@@ -44,10 +44,10 @@ def main() -> int:
     gc.collect()
     gc.freeze()  # Or the first collection of each supervisor would copy all that they share.
     while True:
-        ready, _, _ = select.select([channel, ended], [], [])
+        ready, _, _ = select.select([channel.fileno(), ended], [], [])
         if ended in ready:
             _reap(ended)
-        if channel in ready:
+        if channel.fileno() in ready:
             request = channel.recv(LARGEST)
             if not request:
                 return 0
