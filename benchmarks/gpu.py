@@ -27,6 +27,7 @@ from benchmarks.lease import stopped
 from cumulus.chronos import enforce
 from cumulus.chronos.contract import FULL_COMPUTE, Device, LeaseRequest, variables
 from cumulus.chronos.device import discover
+from cumulus.chronos.enforce import cuda_counter
 from cumulus.chronos.enforce.mps import Mps
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import InsufficientShare
@@ -69,6 +70,27 @@ for line in sys.stdin:
     print(json.dumps([product, rate(lambda: x.add_(1.0), 2 * 4 * 2**28 / 1e12)]), flush=True)
 """
 
+ALLOCATION = """
+import ctypes, json, sys, time
+lib, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
+lib.cuInit(0); lib.cuDeviceGet(ctypes.byref(device), 0)
+lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), device); lib.cuCtxSetCurrent(context)
+pointer = ctypes.c_uint64()
+def cost(count, size, allocate, free, *stream):
+    allocate, free, size = getattr(lib, allocate), getattr(lib, free), ctypes.c_size_t(size)
+    start = time.perf_counter()
+    for _ in range(count):
+        assert allocate(ctypes.byref(pointer), size, *stream) == 0
+        assert free(pointer, *stream) == 0
+    return (time.perf_counter() - start) / count * 1e6
+for line in sys.stdin:
+    print(json.dumps({"cuMemAlloc and cuMemFree of 32 MiB": cost(200, 32 << 20, "cuMemAlloc_v2", "cuMemFree_v2"),
+        "cuMemAlloc and cuMemFree of 4 KiB": cost(5000, 4096, "cuMemAlloc_v2", "cuMemFree_v2"),
+        "cuMemAllocAsync and cuMemFreeAsync of 1 MiB":
+            cost(5000, 1 << 20, "cuMemAllocAsync", "cuMemFreeAsync", None)}), flush=True)
+"""
+TURNS = 9
+
 
 def run() -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as directory:
@@ -79,8 +101,9 @@ def run() -> Iterator[Result]:
         yield from _many_live(Path(directory))
     with tempfile.TemporaryDirectory() as directory:
         yield from _many_processes(Path(directory))
-    with tempfile.TemporaryDirectory() as directory:
-        yield from _throughput(Path(directory))
+    for part in (_allocation, _throughput):
+        with tempfile.TemporaryDirectory() as directory:
+            yield from part(Path(directory))
 
 
 def request(id: str, seconds: float = 3600, *, device: int = 0, memory: int = 1, compute: int = 1) -> LeaseRequest:
@@ -274,12 +297,49 @@ def _most_at_once(intervals: list[tuple[float, float]]) -> int:
     return most
 
 
+# ---- allocating, counted ----
+
+
+def _allocation(directory: Path) -> Iterator[Result]:
+    gpu, (counter, why) = _gpu(), cuda_counter.find()
+    if gpu is None or counter is None:
+        yield LeftOut("allocating CUDA memory in a lease, counted", why if gpu else "there is no NVIDIA GPU")
+        return
+    with _ledger(directory, [gpu]) as ledger:
+        lease = ledger.grant(request("fifth", memory=gpu.memory_bytes // 5, compute=FULL_COMPUTE))
+        held = cuda_counter.CudaCounter().environment(lease, gpu, ledger.home)
+        try:
+            bare, counted = allocation_costs({}, variables.of_lease(lease, gpu) | held)
+        finally:
+            enforce.forget(lease.id, gpu, ledger.home)
+            ledger.release(lease.id)
+    for what, without in bare.items():
+        yield at_most(f"{what}, counted", counted[what], without + 1, 1.1, unit="us", peer_name="no lease, and 1 us")
+
+
+def allocation_costs(*environments: dict[str, str]) -> list[dict[str, float]]:
+    """For each environment microseconds of an allocation with its free: the least of several turns of two programs."""
+    started = [*enumerate(environments), *reversed([*enumerate(environments)])]
+    programs = [(index, _program(ALLOCATION, held)) for index, held in started]
+    least: list[dict[str, float]] = [{} for _ in environments]
+    try:
+        for _ in range(TURNS):
+            for index, program in programs:
+                for what, cost in _asked(program).items():
+                    least[index][what] = min(cost, least[index].get(what, cost))
+    finally:
+        for _, program in programs:
+            program.kill()
+            program.communicate()
+    return least
+
+
 # ---- throughput ----
 
 
 def _throughput(directory: Path) -> Iterator[Result]:
     names = ("bf16 matrix product of 8192³", "memory-bound kernel")
-    gpu = next((device for device in discover() if device.type == "gpu" and device.vendor.startswith("NVIDIA")), None)
+    gpu = _gpu()
     why = "there is no NVIDIA GPU" if gpu is None else "PyTorch is not installed" if not _has("torch") else ""
     if gpu is None or why:
         yield from (LeftOut(f"{name}, in a lease of the whole GPU", why) for name in names)
@@ -302,23 +362,13 @@ def _throughput(directory: Path) -> Iterator[Result]:
 
 def in_turn(*environments: dict[str, str]) -> list[list[list[float]]]:
     """For each environment the rates of its program, slice by slice: all live at once, and one at a time works."""
-    programs = [
-        subprocess.Popen(
-            [sys.executable, "-c", THROUGHPUT],
-            env=variables.merge(os.environ, held), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-        )
-        for held in environments
-    ]  # fmt: skip
+    programs = [_program(THROUGHPUT, held) for held in environments]
     rates: list[list[list[float]]] = [[] for _ in programs]
     try:
         for number in range(WARM_SLICES + SLICES):
             # Who begins alternates.
             for index in range(len(programs))[:: -1 if number % 2 else 1]:
-                stdin, stdout = programs[index].stdin, programs[index].stdout
-                assert stdin is not None
-                assert stdout is not None
-                stdin.write(b"go\n")
-                rates[index].append(json.loads(stdout.readline()))
+                rates[index].append(_asked(programs[index]))
     finally:
         for program in programs:
             program.kill()
@@ -327,6 +377,25 @@ def in_turn(*environments: dict[str, str]) -> list[list[list[float]]]:
 
 
 # ---- common ----
+
+
+def _gpu() -> Device | None:
+    return next((device for device in discover() if device.type == "gpu" and device.vendor.startswith("NVIDIA")), None)
+
+
+def _program(code: str, held: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Answers each line with one of JSON."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=variables.merge(os.environ, held), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+    )  # fmt: skip
+
+
+def _asked(program: subprocess.Popen[bytes]) -> Any:
+    assert program.stdin is not None
+    assert program.stdout is not None
+    program.stdin.write(b"go\n")
+    return json.loads(program.stdout.readline())
 
 
 class _ledger:

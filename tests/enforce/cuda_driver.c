@@ -43,6 +43,7 @@ struct block {
     int device, references, mappings;
 } *blocks;
 
+int standin_contexts(int device) { return retained[device] > 0; }
 u64 standin_held(int device) {
     pthread_mutex_lock(&guard);
     u64 bytes = held[device];
@@ -389,10 +390,14 @@ struct device {
 };
 static struct device all[DEVICES] = {{0}, {1}};
 
-static u64 held_on(int device) {
+static void *in_driver(const char *name) {
     void *cuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    u64 (*ask)(int) = cuda ? (u64(*)(int))dlsym(cuda, "standin_held") : NULL;
-    return ask ? ask(device) : 0;
+    return cuda ? dlsym(cuda, name) : NULL;
+}
+static u64 held_on(int device) {
+    u64 (*ask)(int) = (u64(*)(int))in_driver("standin_held");
+    int (*contexts)(int) = (int (*)(int))in_driver("standin_contexts");
+    return ask && contexts ? ask(device) + (contexts(device) ? CONTEXT : 0) : 0;
 }
 
 int nvmlInit_v2(void) { return 0; }
@@ -411,16 +416,16 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, struct device **device) {
     return 6;
 }
 int nvmlDeviceGetMemoryInfo(struct device *device, u64 *memory) {
-    (void)device;
-    memory[0] = memory[1] = GIB;
-    memory[2] = 0;
+    memory[0] = GIB;
+    memory[2] = held_on(device->number) + CONTEXT; /* and somebody else's */
+    memory[1] = GIB - memory[2];
     return 0;
 }
 int nvmlDeviceGetComputeRunningProcesses_v3(struct device *device, unsigned *count, char *processes) {
     memset(processes, 0, 48);
     *(unsigned *)processes = 1;
     *(unsigned *)(processes + 24) = (unsigned)getpid();
-    *(u64 *)(processes + 32) = held_on(device->number) + CONTEXT;
+    *(u64 *)(processes + 32) = held_on(device->number);
     *count = 2;
     return 0;
 }

@@ -49,9 +49,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory, counter: Path) -> Path:
 class Job:
     """A running cuda_job.py."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], *within: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-S", str(HERE / "cuda_job.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [*within, sys.executable, "-S", str(HERE / "cuda_job.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             bufsize=1, stderr=subprocess.PIPE, env={**os.environ, **environment},
         )  # fmt: skip
         self.pid = self._answer()["pid"]
@@ -380,6 +380,19 @@ def test_what_the_driver_holds_beside_counts_too(leased: Make) -> None:
     job.kill()
     other = lease.job()
     assert other("cuMemAlloc_v2", "out", 8 * MIB) == OK
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it needs root to make a PID namespace")
+def test_in_a_container_a_context_counts_by_what_the_device_holds_more(leased: Make) -> None:
+    """NVML names processes by numbers that are others' there. The bounds leave 64 MiB of the stand-in's 3."""
+    lease = leased(GIB)
+    libraries = f"{lease.driver}:{lease.driver}/nvml"
+    job = Job({**lease.environment, "LD_LIBRARY_PATH": libraries}, "unshare", "--pid", "--fork", "--kill-child")
+    lease.jobs.append(job)
+    assert lease.used() == 64 * MIB
+    assert job("cuMemAlloc_v2", "out", MIB) == OK
+    assert job("cuDevicePrimaryCtxReset_v2", 0) == OK
+    assert lease.used() == 0
 
 
 # ---- processes ----

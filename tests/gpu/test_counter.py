@@ -9,10 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from benchmarks.gpu import allocation_costs
 from cumulus.chronos import nvml
 from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.enforce import account, strength
@@ -94,7 +94,16 @@ def test_the_account_is_what_the_driver_says_that_the_processes_hold(
         assert abs(theirs - mine) < 8 * MIB
 
 
-PROGRAMS = {
+def test_a_graph_captured_with_cudamallocasync_works_without_a_lease(node: Node) -> None:
+    """The other side of the test below."""
+    program = node.start(
+        [sys.executable, str(HERE / "framework.py"), "torch_graphs_async"],
+        {"CHRONOS_MEMORY_BYTES": str(GIB), "PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"},
+    )
+    assert program.line(120.0)["works"]
+
+
+PROGRAMS: dict[str, dict[str, str]] = {
     "torch_eager": {},
     "torch_compile": {},
     "torch_graphs": {},
@@ -189,34 +198,18 @@ def test_nvidia_smi_in_a_job_tells_its_share(alone: Node) -> None:
     assert limit // 2 <= taken < limit // 2 + GIB // MIB
 
 
-COST = """
-import ctypes, json, sys, time
-lib, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
-lib.cuInit(0); lib.cuDeviceGet(ctypes.byref(device), 0)
-lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), device); lib.cuCtxSetCurrent(context)
-pointer = ctypes.c_uint64()
-def once(size, allocate, free, *stream):
-    assert getattr(lib, allocate)(ctypes.byref(pointer), ctypes.c_size_t(size), *stream) == 0
-    assert getattr(lib, free)(pointer, *stream) == 0
-def rate(count, *what):
-    start = time.perf_counter()
-    for _ in range(count):
-        once(*what)
-    return (time.perf_counter() - start) / count * 1e6
-for line in sys.stdin:
-    print(json.dumps([rate(300, 32 << 20, "cuMemAlloc_v2", "cuMemFree_v2"),
-                      rate(5000, 1 << 20, "cuMemAllocAsync", "cuMemFreeAsync", None)]), flush=True)
-"""
-
-
 def test_what_counting_costs(alone: Node, measured: Measured) -> None:
-    programs = [alone.python(COST, **some) for some in ({}, alone.lease("part", 0.2))]
-    best: list[list[Any]] = [[], []]
-    for _ in range(9):
-        for program, rates in zip(programs, best, strict=True):
-            program.tell("go")
-            rates.append(program.line())
-    for index, what in enumerate(("cuMemAlloc and cuMemFree of 32 MiB", "cuMemAllocAsync and cuMemFreeAsync of 1 MiB")):
-        bare, held = (min(rate[index] for rate in rates) for rates in best)
-        measured(f"{what}, us without and with the counter", f"{bare:.2f} {held:.2f}")
-        assert held < bare + 3
+    bare, held = allocation_costs({}, alone.lease("part", 0.2))
+    for what in bare:
+        measured(f"{what}, us without and with the counter", f"{bare[what]:.2f} {held[what]:.2f}")
+        assert held[what] < bare[what] * 1.1 + 1
+
+
+def test_in_a_container_a_context_counts_too(alone: Node, measured: Measured) -> None:
+    """In a PID namespace, where NVML does not name the process."""
+    lease = alone.lease("part", 0.2)
+    job = [sys.executable, "-S", str(HERE / "job.py"), "alloc", "device", str(MIB), "device", str(size_of(lease, 1.0))]
+    program = alone.start(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *job], lease)
+    assert [program.line()["outcome"] for _ in "12"] == ["ok", REFUSED]
+    measured("a context in a PID namespace counts, MiB", used(alone) // MIB - 1)
+    assert used(alone) > 65 * MIB

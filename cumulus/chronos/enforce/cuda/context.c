@@ -74,7 +74,11 @@ bool device_of_stream(CUstream stream, CUdevice *device) {
 /* ---- what the driver holds beside: contexts, loaded kernels, stacks, what it rounds up ---- */
 
 /* NVML tells what this process holds; what is not on the account is beside. Asked at a context's making and then at most
- * once a second, before memory is taken: an answer takes a third of a millisecond. */
+ * once a second, before memory is taken: an answer takes a third of a millisecond. In a container, whose processes NVML
+ * knows by other numbers, a context counts by how much more the device held once it was made: what neighbours did
+ * meanwhile is in that too, hence the bounds. */
+#define LEAST_CONTEXT (64ull << 20)
+#define MOST_CONTEXT (768ull << 20)
 #define LOOK_SECONDS 1
 #define INITIAL_PID_NAMESPACE 4026531836u /* include/linux/proc_ns.h: elsewhere NVML's process numbers are not ours */
 #define MAX_PROCESSES 1024
@@ -94,11 +98,11 @@ static uint64_t seconds(void) {
     return (uint64_t)now.tv_sec + 1;
 }
 
-/* The lease's device as NVML knows it; NULL where it can't say anything of this process. Under the guard. */
+/* The lease's device as NVML knows it, or NULL. Under the guard. */
 static NVdevice nvml_device(unsigned lease) {
     static NVdevice devices[MAX_LEASES];
     static bool asked[MAX_LEASES];
-    struct stat status;
+    static const char *const kinds[] = {"GPU", "MIG"};
     char text[UUID_TEXT];
     if (asked[lease]) return devices[lease];
     asked[lease] = true;
@@ -106,13 +110,18 @@ static NVdevice nvml_device(unsigned lease) {
     int (*begin)(void) = NVML(int, "nvmlInit_v2", (void));
     int (*by_uuid)(const char *, NVdevice *) =
         NVML(int, "nvmlDeviceGetHandleByUUID", (const char *, NVdevice *));
-    if (!u || stat("/proc/self/ns/pid", &status) || status.st_ino != INITIAL_PID_NAMESPACE || !begin || !by_uuid ||
-        begin() != NVML_SUCCESS)
-        return NULL;
-    snprintf(text, sizeof text, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
-             u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
-    if (by_uuid(text, &devices[lease]) != NVML_SUCCESS) devices[lease] = NULL;
-    return devices[lease];
+    if (!u || !begin || !by_uuid || begin() != NVML_SUCCESS) return NULL;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        snprintf(text, sizeof text, "%s-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", kinds[i],
+                 u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+        if (by_uuid(text, &devices[lease]) == NVML_SUCCESS) return devices[lease];
+    }
+    return devices[lease] = NULL;
+}
+
+static bool in_initial_namespace(void) {
+    struct stat status;
+    return stat("/proc/self/ns/pid", &status) == 0 && status.st_ino == INITIAL_PID_NAMESPACE;
 }
 
 static bool held_by_this_process(NVdevice device, uint64_t *bytes) {
@@ -120,7 +129,7 @@ static bool held_by_this_process(NVdevice device, uint64_t *bytes) {
     unsigned count = MAX_PROCESSES, pid = (unsigned)getpid();
     int (*ask)(NVdevice, unsigned *, NVprocess *) =
         NVML(int, "nvmlDeviceGetComputeRunningProcesses_v3", (NVdevice, unsigned *, NVprocess *));
-    if (!ask || ask(device, &count, processes) != NVML_SUCCESS) return false;
+    if (!ask || !in_initial_namespace() || ask(device, &count, processes) != NVML_SUCCESS) return false;
     *bytes = 0;
     bool found = false;
     for (unsigned i = 0; i < count; i++)
@@ -131,16 +140,40 @@ static bool held_by_this_process(NVdevice device, uint64_t *bytes) {
     return found;
 }
 
-static void look_now(unsigned lease) {
+/* What all processes hold of the lease's device; 0 where nobody says. */
+static uint64_t held_by_all(unsigned lease) {
+    NVmemory memory = {0};
+    int (*ask)(NVdevice, NVmemory *) = real_function(AT_nvmlDeviceGetMemoryInfo);
+    pthread_mutex_lock(&guard);
+    NVdevice device = nvml_device(lease);
+    pthread_mutex_unlock(&guard);
+    return device && ask && ask(device, &memory) == NVML_SUCCESS ? memory.used : 0;
+}
+
+/* False where NVML does not name this process. */
+static bool look_now(unsigned lease) {
     uint64_t holds = 0;
     pthread_mutex_lock(&guard);
     NVdevice device = nvml_device(lease);
-    if (device && held_by_this_process(device, &holds)) {
+    bool named = device && held_by_this_process(device, &holds);
+    if (named) {
         if (!beside[lease].leases) account_charge(1u << lease, &beside[lease]);
         account_settle(&beside[lease], beside[lease].bytes); /* nothing of a parent's */
         uint64_t counted = account_own(lease) - beside[lease].bytes;
         account_settle(&beside[lease], holds > counted ? holds - counted : 0);
     }
+    pthread_mutex_unlock(&guard);
+    return named;
+}
+
+static void estimate(unsigned lease, uint64_t before, uint64_t after) {
+    uint64_t more = after > before ? after - before : 0;
+    if (before == 0) return; /* nobody says */
+    if (more < LEAST_CONTEXT) more = LEAST_CONTEXT;
+    if (more > MOST_CONTEXT) more = MOST_CONTEXT;
+    pthread_mutex_lock(&guard);
+    if (!beside[lease].leases) account_charge(1u << lease, &beside[lease]);
+    account_settle(&beside[lease], beside[lease].bytes + more);
     pthread_mutex_unlock(&guard);
 }
 
@@ -154,15 +187,6 @@ void look_beside(lease_set leases) {
     }
 }
 
-static void context_changed(CUdevice device) {
-    lease_set leases = leases_of_device(device);
-    for (unsigned i = 0; i < accounts_count(); i++)
-        if (leases >> i & 1) {
-            looked[i] = seconds();
-            look_now(i);
-        }
-}
-
 /* ---- contexts ---- */
 
 #define MISSING(real)                                                                                                  \
@@ -170,35 +194,59 @@ static void context_changed(CUdevice device) {
 
 static CUcontext primary[MAX_DEVICES];
 
-static CUresult made(CUresult outcome, CUdevice device) {
-    if (outcome == CUDA_SUCCESS) context_changed(device);
-    return outcome;
+static unsigned first_of(lease_set leases) { return leases ? (unsigned)__builtin_ctz(leases) : 0; }
+
+static uint64_t before_context(CUdevice device) {
+    lease_set leases = leases_of_device(device);
+    return leases && !in_initial_namespace() ? held_by_all(first_of(leases)) : 0;
 }
 
+static void context_made(CUdevice device, uint64_t before) {
+    lease_set leases = leases_of_device(device);
+    for (unsigned i = 0; i < accounts_count(); i++) {
+        if (!(leases >> i & 1)) continue;
+        looked[i] = seconds();
+        if (!look_now(i)) estimate(i, before, held_by_all(i));
+    }
+}
+
+#define MAKE(name, device, ...)                                                                                        \
+    MISSING(REAL(name));                                                                                               \
+    uint64_t before = before_context(device);                                                                          \
+    CUresult outcome = REAL(name)(__VA_ARGS__);                                                                        \
+    if (outcome == CUDA_SUCCESS) context_made(device, before);                                                         \
+    return outcome
+
 EXPORTED CUresult cuCtxCreate(CUcontext *context, unsigned flags, CUdevice device) {
-    MISSING(REAL(cuCtxCreate));
-    return made(REAL(cuCtxCreate)(context, flags, device), device);
+    MAKE(cuCtxCreate, device, context, flags, device);
 }
 
 EXPORTED CUresult cuCtxCreate_v2(CUcontext *context, unsigned flags, CUdevice device) {
-    MISSING(REAL(cuCtxCreate_v2));
-    return made(REAL(cuCtxCreate_v2)(context, flags, device), device);
+    MAKE(cuCtxCreate_v2, device, context, flags, device);
 }
 
 EXPORTED CUresult cuCtxCreate_v3(CUcontext *context, void *affinity, int count, unsigned flags, CUdevice device) {
-    MISSING(REAL(cuCtxCreate_v3));
-    return made(REAL(cuCtxCreate_v3)(context, affinity, count, flags, device), device);
+    MAKE(cuCtxCreate_v3, device, context, affinity, count, flags, device);
 }
 
 EXPORTED CUresult cuCtxCreate_v4(CUcontext *context, void *parameters, unsigned flags, CUdevice device) {
-    MISSING(REAL(cuCtxCreate_v4));
-    return made(REAL(cuCtxCreate_v4)(context, parameters, flags, device), device);
+    MAKE(cuCtxCreate_v4, device, context, parameters, flags, device);
+}
+
+/* Where contexts are not told apart, those that are gone are not either: the next one counts anew. */
+static void context_gone(CUcontext context) {
+    forget_context(context);
+    if (in_initial_namespace()) return;
+    pthread_mutex_lock(&guard);
+    for (unsigned i = 0; i < accounts_count(); i++)
+        if (beside[i].leases) account_settle(&beside[i], 0);
+    pthread_mutex_unlock(&guard);
 }
 
 static CUresult destroy(CUcontext context, CUresult (*real)(CUcontext)) {
     MISSING(real);
     CUresult outcome = real(context);
-    if (outcome == CUDA_SUCCESS) forget_context(context);
+    if (outcome == CUDA_SUCCESS) context_gone(context);
     return outcome;
 }
 
@@ -207,11 +255,13 @@ EXPORTED CUresult cuCtxDestroy_v2(CUcontext context) { return destroy(context, r
 
 EXPORTED CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
     MISSING(REAL(cuDevicePrimaryCtxRetain));
-    CUresult outcome = REAL(cuDevicePrimaryCtxRetain)(context, device);
+    bool known = device >= 0 && device < MAX_DEVICES;
     /* Asked for often: it is made the first time. */
-    if (outcome == CUDA_SUCCESS && device >= 0 && device < MAX_DEVICES && primary[device] != *context) {
+    uint64_t before = known && !primary[device] ? before_context(device) : 0;
+    CUresult outcome = REAL(cuDevicePrimaryCtxRetain)(context, device);
+    if (outcome == CUDA_SUCCESS && known && primary[device] != *context) {
         primary[device] = *context;
-        context_changed(device);
+        context_made(device, before);
     }
     return outcome;
 }
@@ -226,7 +276,7 @@ static CUresult let_go(CUdevice device, CUresult (*real)(CUdevice)) {
         DRIVER(CUresult, "cuDevicePrimaryCtxGetState", (CUdevice, unsigned *, int *));
     if (outcome == CUDA_SUCCESS && device >= 0 && device < MAX_DEVICES && primary[device] && state &&
         state(device, &flags, &active) == CUDA_SUCCESS && !active) {
-        forget_context(primary[device]);
+        context_gone(primary[device]);
         primary[device] = NULL;
         pools_changed();
         pools_look();

@@ -293,10 +293,12 @@ static CUresult launch(int at, CUgraphexec graph, CUstream stream) {
     CUdevice device = 0;
     if (!real) return CUDA_ERROR_NOT_INITIALIZED;
     if (!graphs_allocate || is_captured(stream) || !device_of_stream(stream, &device)) return real(graph, stream);
+    lease_set leases = leases_of_device(device);
+    if (account_over(leases) && pools_trim() && account_over(leases)) return CUDA_ERROR_OUT_OF_MEMORY;
+    /* Not under the guard: a launch may wait for work that is queued, and that for another thread of the program. */
+    CUresult outcome = real(graph, stream);
     int mode = enter();
     pool *graphs = find(NULL, device);
-    bool over = graphs && account_over(graphs->held.leases) && trim_all() && account_over(graphs->held.leases);
-    CUresult outcome = over ? CUDA_ERROR_OUT_OF_MEMORY : real(graph, stream);
     if (graphs) look(graphs);
     leave(mode);
     return outcome;
