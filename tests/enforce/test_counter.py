@@ -51,8 +51,8 @@ class Job:
 
     def __init__(self, environment: dict[str, str], *within: str) -> None:
         self.process = subprocess.Popen(
-            [*within, sys.executable, "-S", str(HERE / "cuda_job.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            bufsize=1, stderr=subprocess.PIPE, env={**os.environ, **environment},
+            [*within, sys.executable, "-S", str(HERE / "cuda_job.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, bufsize=1, stderr=subprocess.PIPE, env={**os.environ, **environment},
         )  # fmt: skip
         self.pid = self._answer()["pid"]
 

@@ -153,7 +153,8 @@ def test_a_killed_daemon_is_seen_and_started_again(
     measured(f"control.log after the {which} was killed", log[-6:])
 
 
-def test_a_job_without_its_daemon_is_not_limited(node: Node) -> None:
+def test_a_job_without_its_daemon_is_limited_only_while_memory_is_counted(node: Node) -> None:
     lease = node.lease("small", 0.05)
     daemon(node, lease).stop()
-    assert node.outcome("device", node.part(HUGE), **lease) == "ok"
+    assert node.outcome("device", node.part(HUGE), **lease) == REFUSED
+    assert node.outcome("device", node.part(HUGE), **{**lease, PRELOAD: ""}) == "ok"
