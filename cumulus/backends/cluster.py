@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 RUNTIME = "container"
@@ -50,6 +51,15 @@ class Machine(Protocol):
     def labels(self) -> Mapping[str, str]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ProgramsAnswer:
+    """Whether programs of a machine's own disk run there: `why` not, "" where they do, and then for each user that was
+    asked about why not, in the same order."""
+
+    why: str
+    users: tuple[str, ...] = ()
+
+
 class Cluster(Protocol):
     """Raises `BackendError`, `NotOurs` where it belongs to another control plane."""
 
@@ -59,6 +69,10 @@ class Cluster(Protocol):
         ...
 
     def machines(self) -> Sequence[Machine]: ...
+
+    def programs(self, name: str, users: Sequence[tuple[str, int]]) -> ProgramsAnswer:
+        """`users`: names and numbers. The machine itself is asked."""
+        ...
 
     def tell(self, name: str, labels: Mapping[str, str]) -> None:
         """Make these the machine's labels that begin with `gpu.`; the others stay."""

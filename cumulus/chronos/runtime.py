@@ -14,6 +14,7 @@ their logs, so those stay under a second name: CHRONOS_HOME/slots says where (`c
 
 A container with a slot also says who submitted it. Unless that was an admin, it runs as them, without capabilities and
 ways to get any, in namespaces of its own; what it mounts is looked up as them, and lies where an administrator said.
+One of the host image gets the node's root: see `host_program`, which lies beside this file.
 Standard library only; other calls go to runc untouched.
 """
 
@@ -40,6 +41,11 @@ LEASES_VARIABLE = "CHRONOS_PARTITION_ID"
 SUBMITTER_VARIABLE = "CHRONOS_SUBMITTER"
 """Whom the container must run as, UID:GID:GROUP,…; UNCONFINED: it has what its job asks for. With a slot only."""
 UNCONFINED = "admin"
+HOST_PREFIX = "host:"
+"""What it begins with where the container is to have the node's root: host:NAME:UID. The daemon writes that variable to
+every container, so no job and no image can."""
+HOST_MARK = ".cumulus-host"
+"""The only file of the host image."""
 MOUNTS_VARIABLE = "CHRONOS_MOUNTS"
 """JSON: `targets`, the container's paths whose sources its submitter named, and the directories those are `under`."""
 
@@ -53,6 +59,8 @@ NVIDIA_LIBRARIES = "/usr/local/lib/chronos/nvidia"
 """Where a container finds the driver's libraries."""
 
 RUNC = "runc"
+PROGRAMS = "programs"
+"""A call of ours, not runc's: what the node says of those who want programs of its disk run."""
 
 _PCI = re.compile(r"pci-([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
 _AMD = "0x1002"
@@ -67,13 +75,14 @@ _NVIDIA_LIBRARY = re.compile(
 
 def main(arguments: Sequence[str]) -> int:
     """Prepare the bundle where a container is made, then become runc. Returns only where that fails."""
+    if list(arguments[:1]) == [PROGRAMS]:
+        print(_host_program().answer(arguments[1]))
+        return 0
     bundle = _bundle(arguments)
     home = Path(os.environ.get("CHRONOS_HOME", "/var/lib/chronos"))
     if bundle is not None:
         try:
-            confine(bundle / "config.json")
-            prepare(bundle / "config.json", home)
-            take_slot(bundle / "config.json", arguments[-1], home)
+            make(bundle, arguments[-1], home)
         except (OSError, ValueError, KeyError) as error:
             _say(f"chronos-runtime: {error}", arguments)
             return 1
@@ -86,6 +95,40 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         _say(f"chronos-runtime: {runc} cannot be run: {error.strerror}", arguments)
     return 127
+
+
+def make(bundle: Path, container: str, home: Path) -> None:
+    """All that is done before a container is made. Raises ValueError, OSError, KeyError where it may not be."""
+    path = bundle / "config.json"
+    config = json.loads(path.read_text())
+    given = _given(config)
+    submitter = given.get(SUBMITTER_VARIABLE, "")
+    marked = os.path.lexists(bundle / str((config.get("root") or {}).get("path", "")) / HOST_MARK)
+    program = None
+    if submitter.startswith(HOST_PREFIX):
+        if not marked or not given.get(SLOT_VARIABLE):
+            raise ValueError("a program of the node runs in the host image alone, for a job")
+        program = _host_program().program_of(config, submitter.removeprefix(HOST_PREFIX), given)
+    elif marked:
+        raise ValueError("the host image runs programs of the node for Cumulus alone: no container can be made of it")
+    else:
+        confine(path)
+    prepare(path, home, driver=program is None)
+    take_slot(path, container, home)
+    if program is not None:
+        config = json.loads(path.read_text())
+        _host_program().enter(config, program, home)
+        _replace(path, config)
+        _host_program().bind_root()
+
+
+def _host_program() -> Any:
+    """Loaded for those alone: every start of a container waits for this program's imports. -I has no directory of the
+    script's among those that modules are found in."""
+    sys.path.append(str(Path(__file__).resolve().parent))
+    import host_program  # type: ignore[import-not-found]
+
+    return host_program
 
 
 def take_slot(path: Path, container: str, home: Path) -> None:
@@ -193,14 +236,17 @@ def prepare(
     sys: Path = Path("/sys"),
     dev: Path = Path("/dev"),
     proc: Path = Path("/proc"),
+    *,
+    driver: bool = True,
 ) -> None:
-    """Add the leased devices to an OCI configuration (runtime-spec, config-linux.md). Raises OSError, ValueError."""
+    """Add the leased devices to an OCI configuration (runtime-spec, config-linux.md). `driver`: with NVIDIA's
+    libraries, which a program of the node finds itself. Raises OSError, ValueError."""
     config = json.loads(path.read_text())
     wanted = _wanted(config)
     if not wanted:
         return
     home = home or Path(os.environ.get("CHRONOS_HOME", "/var/lib/chronos"))
-    if any(_NVIDIA.fullmatch(id) for id in wanted):
+    if driver and any(_NVIDIA.fullmatch(id) for id in wanted):
         _add_driver(config, nvidia_libraries())
     linux = config.setdefault("linux", {})
     present = {device["path"] for device in linux.setdefault("devices", [])}

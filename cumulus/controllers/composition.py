@@ -51,6 +51,7 @@ def context_maker(
     blob_retention: float = 86400.0,
     sources: SourceRoom | None = None,
     checkpoint_bucket: str = "",
+    shared_directories: Sequence[str] = (),
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
 
@@ -60,7 +61,7 @@ def context_maker(
             backends={backend.runtime: backend for backend in backends}, cluster=cluster, cluster_user=cluster_user,
             policies=policies, owner=f"cumulus:{term.store_id}", placed=placed,
             blobs=blobs, blob_retention=blob_retention,
-            sources=sources, checkpoint_bucket=checkpoint_bucket,
+            sources=sources, checkpoint_bucket=checkpoint_bucket, shared_directories=tuple(shared_directories),
         )  # fmt: skip
 
     return context

@@ -47,6 +47,8 @@ class Context(BaseContext):
     """Seconds since its last use for which a blob is kept that no job names."""
     checkpoint_bucket: str = ""
     """Where jobs keep their checkpoints that name no place; "" for nowhere."""
+    shared_directories: tuple[str, ...] = ()
+    """Directories that are the same on all nodes, as an administrator says."""
     changed_leases: Channel = field(default_factory=Channel)
     """Partitions whose lease is not what their status says."""
     changed_jobs: Channel = field(default_factory=Channel)

@@ -18,6 +18,7 @@ from cumulus.backends.swarm.engine import Engine, each
 from cumulus.backends.swarm.images import Image
 from cumulus.backends.swarm.members import Member, distinct
 from cumulus.errors import CumulusError, UsageError
+from cumulus.lib import host_image
 from cumulus.nodes.workers import ConnectionShell
 from cumulus.resources.node import SshAddress
 
@@ -31,17 +32,17 @@ def push(
 ) -> Generator[ImageStep]:  # fmt: skip
     """See `service.swarm.Swarm.push_image`. Nodes without an address are reached as `user` at the Swarm's;
     `shell` reaches them."""
-    image = images.find(each(engine), name)
-    targets, left_out = _targets(engine, image, wanted, addresses, user)
+    image = None if name in (host_image.NAME, host_image.TAG) else images.find(each(engine), name)
+    targets, left_out = _targets(engine, "" if image is None else image.node_id, wanted, addresses, user)
     yield from left_out
     if targets:
         yield from _push_all(image, targets, {name: shell(name, ssh) for name, ssh in targets.items()}, every)
     else:
-        yield NobodyTakes(image.name)
+        yield NobodyTakes(name if image is None else image.name)
 
 
 def _targets(
-    engine: Engine, image: Image, wanted: Sequence[str], addresses: Mapping[str, SshAddress], user: str
+    engine: Engine, from_node: str, wanted: Sequence[str], addresses: Mapping[str, SshAddress], user: str
 ) -> tuple[Mapping[str, SshAddress], Sequence[NodeLeftOut]]:
     """Where to send it, and what there is to say of the other nodes."""
     members = {member.name: member for member in distinct([Member.read(found) for found in engine.nodes()])}
@@ -53,7 +54,7 @@ def _targets(
     for name, member in sorted(members.items()):
         if wanted and name not in wanted:
             continue
-        if member.id == image.node_id:
+        if member.id == from_node:
             said.append(NodeLeftOut(name, "the image is from its engine"))
         elif not wanted and not (member.answers and member.availability == "active"):
             why = f"its availability is {member.availability}" if member.answers else f"it is {member.state}"
@@ -64,13 +65,16 @@ def _targets(
 
 
 def _push_all(
-    image: Image, targets: Mapping[str, SshAddress], shells: Mapping[str, ConnectionShell], every: float
+    image: Image | None, targets: Mapping[str, SshAddress], shells: Mapping[str, ConnectionShell], every: float
 ) -> Generator[ImageStep]:
-    """Each node is told of when it is done."""
+    """Each node is told of when it is done. `image`: None for the host image, of which each node gets its own."""
     on_the_way: dict[str, int] = {}
+    title, size = (host_image.TAG, 0) if image is None else (image.name, image.size)
 
     def push_to(name: str) -> bool:
-        return images.push(image, shells[name], targets[name].user, lambda sent: on_the_way.update({name: sent}))
+        user = targets[name].user
+        fitting = images.host_image_for(shells[name], user) if image is None else image
+        return images.push(fitting, shells[name], user, lambda sent: on_the_way.update({name: sent}))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         names = {pool.submit(push_to, name): name for name in targets}
@@ -79,10 +83,10 @@ def _push_all(
             while left:
                 done, left = wait(left, every, FIRST_COMPLETED)
                 for future in done:
-                    yield _result(names[future], image, future)
+                    yield _result(names[future], title, future)
                     on_the_way.pop(names[future], None)
                 if on_the_way:
-                    yield ImageSending(dict(on_the_way), image.size)
+                    yield ImageSending(dict(on_the_way), size)
         finally:
             # Also where nobody waits for it any more: what is on its way is cut off then, and its node keeps nothing.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -90,8 +94,8 @@ def _push_all(
                 shell.close()
 
 
-def _result(name: str, image: Image, future: Future[bool]) -> ImageStep:
+def _result(name: str, image: str, future: Future[bool]) -> ImageStep:
     try:
-        return ImagePushed(name, image.name, future.result())
+        return ImagePushed(name, image, future.result())
     except CumulusError as error:
         return ImageFailed(name, error)

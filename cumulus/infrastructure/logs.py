@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cumulus import paths
 from cumulus.backends.base import Backend
+from cumulus.backends.rundir.layout import JOBS
 from cumulus.errors import NoLog
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
@@ -24,4 +25,10 @@ def log_reader(home: Path, job: Document, node: str) -> Backend:
         return reader(home)
     from cumulus.backends.process.backend import ProcessBackend
 
-    return ProcessBackend(directory, node, JobSecrets(paths.job_secrets_dir(home)))
+    here = ProcessBackend(directory, node, JobSecrets(paths.job_secrets_dir(home)))
+    if not (paths.swarm_dir(home) / JOBS / job["metadata"]["uid"]).exists():
+        return here
+    from cumulus.backends.programs import ProgramBackend
+    from cumulus.infrastructure.swarm import reader
+
+    return ProgramBackend(here, node, reader(home))

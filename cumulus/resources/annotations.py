@@ -9,6 +9,10 @@ KUBECTL_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 SUBMISSION = "cumulus.dev/submission"
 """Of a job that was submitted with an idempotency key: the key's hash. See `service.submissions`."""
 
+SAME_DIRECTORY = "cumulus.dev/same-directory"
+"""Of a job without an image: the nodes, with commas, on which its directory was found to be the same as where it was
+submitted. See `service.directories`."""
+
 SYNC_REQUESTED = "cumulus.dev/sync-requested"
 """Of a Source: another value has its repository asked at once."""
 APPROVED_BY = "cumulus.dev/approved-by"

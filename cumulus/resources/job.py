@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cumulus.lib import host_image
 from cumulus.resources.documents import lookup
 from cumulus.resources.enforcement import Enforcement, Overuse
 from cumulus.resources.fields import (
@@ -243,6 +244,12 @@ class GPUJobSpec(Model):
         if self.image is not None and self.call.environment is not None:
             message = "cannot be given together with image; put the packages into the image, or remove it"
             raise FieldError(("call", "environment"), message)
+
+    @rule
+    def _no_host_image(self) -> None:
+        if self.image is not None and host_image.is_named(self.image):
+            message = "is the image by which programs of a node's own disk are run; remove it, and give spec.command"
+            raise FieldError(("image",), message)
 
     @rule
     def _only_in_a_container(self) -> None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
+from cumulus.resources.annotations import SAME_DIRECTORY
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, JOB_LABEL, REPLICA_LABEL, ObjectMeta
-from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec
+from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec, Program
 from cumulus.resources.renewal import Renewal
 from cumulus.resources.submitter import submitter_annotations
 
@@ -83,8 +84,33 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         priority=job.spec.priority,
         runtime=runtime(job),
         host_ports=tuple(sorted(port.host_port for port in job.spec.ports)),
+        program=_program(job),
+        node=_kept_at(job),
         gang=gang,
     )
+
+
+def _program(job: GPUJob) -> Program | None:
+    spec = job.spec
+    if spec.image is not None:
+        return None
+    same_on = str(job.metadata.annotations.get(SAME_DIRECTORY, ""))
+    only_here = None
+    if spec.call is not None:
+        only_here = "a call without an image"
+    elif spec.checkpoint is not None and (spec.checkpoint.uri is not None or spec.checkpoint.from_ is not None):
+        only_here = "spec.checkpoint.uri and from without an image"
+    return Program(
+        directory=spec.working_dir, same_on=tuple(name for name in same_on.split(",") if name), only_here=only_here
+    )
+
+
+def _kept_at(job: GPUJob) -> str | None:
+    """The node whose disk has the job's checkpoint, where no other one sees it."""
+    asked, saved = job.spec.checkpoint, job.status.checkpoint
+    if job.spec.image is not None or asked is None or saved is None or (asked.path or "").startswith("/"):
+        return None
+    return saved.node or None
 
 
 def _base(name: str, length: int = NAME_LENGTH) -> str:

@@ -179,6 +179,32 @@ class DeviceStatus(Model):
         )  # fmt: skip
 
 
+class HostJobUser(Model):
+    """A user whose jobs without an image wait, or waited, and whether they can run on the node."""
+
+    name: str = Field(description="The user's name.")
+    uid: int = Field(description="The user's number on the daemon's machine.")
+    problem: str = Field("", description="Why no program runs as that user on the node; empty where it does.")
+
+
+class HostJobs(Model):
+    """Jobs without an image on a node other than the daemon's own machine."""
+
+    offered: bool = Field(description="Whether the node runs them.")
+    message: str = Field("", description="Why it does not.")
+    users: tuple[HostJobUser, ...] = Field((), description="What the node said of the users that it was asked about.")
+    shared: tuple[str, ...] = Field(
+        (), description="Directories that are the same there, as the daemon's setting jobs.shared says."
+    )
+
+    def problem_of(self, user: str) -> str | None:
+        """Why no program runs as the user NAME:UID, "" where it does; None where the node has not been asked."""
+        return next((each.problem for each in self.users if f"{each.name}:{each.uid}" == user), None)
+
+    def shares(self, directory: str) -> bool:
+        return any(directory == place or directory.startswith(f"{place.rstrip('/')}/") for place in self.shared)
+
+
 class GPUNodeStatus(Model):
     """What discovery and heartbeats found."""
 
@@ -192,6 +218,9 @@ class GPUNodeStatus(Model):
     boot_id: str = Field("", description="Changes when the machine reboots.")
     runtimes: tuple[Literal["process", "container"], ...] = Field(
         (), description="What can run here: process, container."
+    )
+    host_jobs: HostJobs | None = Field(
+        None, description="Of a node reached over SSH: whether jobs without an image run there, and whose."
     )
     devices: tuple[DeviceStatus, ...] = Field((), description="The devices, and what of each is free.")
     heartbeat_time: Time | None = Field(None, description="When the node last answered.")

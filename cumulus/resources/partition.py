@@ -32,6 +32,18 @@ class Gang(Model):
     )
 
 
+class Program(Model):
+    """Set by the job controller, for a job without an image: what a node must have on its disk."""
+
+    directory: Text | None = Field(None, description="The directory that it starts in, if it names one.")
+    same_on: tuple[Text, ...] = Field(
+        (), description="Nodes on which that directory was found to be the same as where the job was submitted."
+    )
+    only_here: Text | None = Field(
+        None, description="Why it runs on the daemon's own machine alone; left out where it does not."
+    )
+
+
 class GPUPartitionSpec(Model):
     """What share, of which device, for how long."""
 
@@ -69,6 +81,9 @@ class GPUPartitionSpec(Model):
     runtime: Literal["process", "container"] | None = Field(None, description="The runtime that the node must offer.")
     host_ports: tuple[HostPort, ...] = Field(
         (), description="Set by the job controller: ports of the node that the replica needs for itself."
+    )
+    program: Program | None = Field(
+        None, description="Set by the job controller, for a job without an image: what its node must have."
     )
     gang: Gang | None = Field(None, description="Set by the job controller.")
     until: Time | None = Field(

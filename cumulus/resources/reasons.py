@@ -145,6 +145,8 @@ class SchedulingReason(StrEnum):
     CORDONED = "Cordoned"
     OTHER_NODE = "OtherNode"
     RUNTIME_MISSING = "RuntimeMissing"
+    NOT_ON_NODE = "NotOnNode"
+    """What a job without an image needs is not on the node: its user, or its directory."""
     LABEL_MISMATCH = "LabelMismatch"
     NO_MATCHING_DEVICE = "NoMatchingDevice"
     ENFORCEMENT_TOO_WEAK = "EnforcementTooWeak"

@@ -33,6 +33,13 @@ class Filter:
     runtime: str = ""
     node: str = ""
     device: int = -1
+    user: str = ""
+    """NAME:UID of whom a program without an image runs as; "" for anything else."""
+    directory: str = ""
+    same_on: tuple[str, ...] = ()
+    """Nodes where that directory is known to be the same."""
+    only_here: str = ""
+    """Why it runs on the daemon's own machine alone."""
     avoid: tuple[int, ...] = ()
     """Devices of `node` that other members of the same group hold already."""
 
@@ -124,6 +131,10 @@ def claim_of(partition: GPUPartition) -> Claim:
 
 def _demand_of(partition: GPUPartition) -> Demand:
     spec, selector = partition.spec, partition.spec.selector
+    program, user = spec.program, ""
+    if program is not None:
+        submitter = Submitter.of(partition.metadata.annotations)
+        user = f"{submitter.name}:{submitter.uid}"
     return _demand(
         (selector.vendor or "").lower(),
         selector.name or "",
@@ -137,6 +148,10 @@ def _demand_of(partition: GPUPartition) -> Demand:
         spec.memory,
         spec.compute,
         spec.host_ports,
+        user,
+        (program and program.directory) or "",
+        program.same_on if program is not None else (),
+        (program and program.only_here) or "",
     )
 
 
@@ -154,6 +169,10 @@ def _demand(
     memory: str,
     compute: str | None,
     ports: tuple[int, ...],
+    user: str,
+    directory: str,
+    same_on: tuple[str, ...],
+    only_here: str,
 ) -> Demand:
     """One object for all equal demands: most partitions of a queue want the same."""
     return Demand(
@@ -167,6 +186,10 @@ def _demand(
             runtime=runtime,
             node=node,
             device=device,
+            user=user,
+            directory=directory,
+            same_on=same_on,
+            only_here=only_here,
         ),
         memory=parse_share(memory),
         compute=None if compute is None else parse_millis(compute),

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from cumulus.resources.device import Device, amounts_of
+from cumulus.resources.node import HostJobs
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.claim import Demand, Filter
@@ -40,14 +41,31 @@ def node_mismatch(wanted: Filter, node: Node) -> Reason | None:
         return Reason(SchedulingReason.OTHER_NODE, f"is asked of the node {wanted.node}")
     if wanted.runtime and wanted.runtime not in node.runtimes:
         offered = ", ".join(node.runtimes) or "none"
+        why = f": {node.host_jobs.message}" if wanted.user and node.host_jobs is not None else ""
         return Reason(
-            SchedulingReason.RUNTIME_MISSING, f"needs the runtime {wanted.runtime}, the node offers {offered}"
+            SchedulingReason.RUNTIME_MISSING, f"needs the runtime {wanted.runtime}, the node offers {offered}{why}"
         )
+    if wanted.user and node.host_jobs is not None and (problem := _not_on_node(wanted, node.name, node.host_jobs)):
+        return Reason(SchedulingReason.NOT_ON_NODE, problem)
     for key, value in wanted.node_labels:
         if node.labels.get(key) != value:
             there = f"{key}={node.labels[key]}" if key in node.labels else f"no label {key}"
             return Reason(SchedulingReason.LABEL_MISMATCH, f"needs the label {key}={value}, the node has {there}")
     return None
+
+
+def _not_on_node(wanted: Filter, name: str, there: HostJobs) -> str:
+    """Why a program without an image does not run on this node, which is not the daemon's own machine."""
+    if wanted.only_here:
+        return f"{wanted.only_here} runs on the daemon's own machine alone"
+    problem = there.problem_of(wanted.user)
+    if problem is None:
+        return f"the node has not yet said whether it knows the user {wanted.user.rpartition(':')[0]}"
+    if problem:
+        return problem
+    if wanted.directory and name not in wanted.same_on and not there.shares(wanted.directory):
+        return f"the directory {wanted.directory} is not known to be the same there"
+    return ""
 
 
 def device_mismatch(wanted: Filter, device: Device) -> Reason | None:

@@ -16,7 +16,7 @@ from functools import cached_property
 from cumulus.resources.device import Device
 from cumulus.resources.key import Key
 from cumulus.resources.meta import condition
-from cumulus.resources.node import GPUNode
+from cumulus.resources.node import GPUNode, HostJobs
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.reasons import NodeCondition
 from cumulus.scheduling.claim import Claim, Demand, claim_of
@@ -43,6 +43,8 @@ class Node:
     devices: tuple[Device, ...]
     faults: tuple[tuple[int, str], ...] = ()
     """Devices that have failed, by index, and why: they take nothing new."""
+    host_jobs: HostJobs | None = None
+    """Of a node that is not the daemon's own machine."""
 
 
 class ReturnsBy(Enum):
@@ -242,6 +244,7 @@ def _node(node: GPUNode) -> Node:
         runtimes=tuple(node.status.runtimes),
         devices=tuple(found.device for found in sorted(node.status.devices, key=lambda found: found.index)),
         faults=tuple((found.index, found.fault) for found in node.status.devices if found.fault),
+        host_jobs=node.status.host_jobs,
     )
 
 

@@ -49,6 +49,7 @@ class ControlPlane:
         blob_retention: float = 86400.0,
         sources: SourceRoom | None = None,
         checkpoint_bucket: str = "",
+        shared_directories: Sequence[str] = (),
     ) -> None:
         controllers = declared()
         informer = informer_for(store, controllers)
@@ -68,6 +69,7 @@ class ControlPlane:
                 backends, self._agents, cluster=cluster, cluster_user=cluster_user, policies=policies,
                 placed=nobody_told if metrics is None else metrics.starts.placed,
                 blobs=blobs, blob_retention=blob_retention, sources=sources, checkpoint_bucket=checkpoint_bucket,
+                shared_directories=shared_directories,
             ),
             clock=clock, identity=identity, ready=ready, on_problems=on_problems, workers=workers,
             stall_seconds=stall_seconds, instruments=None if metrics is None else metrics.controllers,

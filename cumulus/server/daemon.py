@@ -19,6 +19,7 @@ import structlog
 from cumulus import __version__, job_limit, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.backends.programs import ProgramBackend
 from cumulus.blob.base import BlobStore
 from cumulus.blob.opened import open_blobs
 from cumulus.chronos.contract import NodeFacts, variables
@@ -100,10 +101,11 @@ def run(settings: Settings) -> int:
             facts=lambda: _facts(ledger),
             usage=lambda: usage_of(ledger), set_policy=ledger.set_policy,
         )  # fmt: skip
-        backends: list[Backend] = [_process_backend(settings, name, ledger, blobs)]
+        process: Backend = _process_backend(settings, name, ledger, blobs)
         swarm = _swarm_backend(settings, store, lambda: manager.agents, blobs)
+        backends: list[Backend] = [process]
         if swarm is not None:
-            backends.append(swarm)
+            backends = [ProgramBackend(process, name, swarm), swarm]
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
@@ -116,6 +118,7 @@ def run(settings: Settings) -> int:
             metrics=metrics, policies=policies_of(settings.max_jobs),
             blobs=blobs, blob_retention=settings.blobs.retention, sources=sources.room,
             checkpoint_bucket="" if settings.bucket is None else settings.bucket.name,
+            shared_directories=settings.jobs.shared,
         )  # fmt: skip
         sources.start()
         try:

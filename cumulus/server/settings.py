@@ -216,6 +216,8 @@ class ChronosSettings(_Section):
 
 class JobSettings(_Section):
     env: Annotated[Mapping[str, str], BeforeValidator(_variables)] = {}
+    shared: Annotated[tuple[str, ...], BeforeValidator(_directories)] = ()
+    """Directories that are the same on all nodes: a job without an image may start in them anywhere."""
 
 
 class ContainerSettings(_Section):

@@ -37,6 +37,7 @@ def backend(settings: Settings, store: Store, agents: Agents, blobs: BlobStore) 
         store_id=lambda: store_id(store), instance=settings.swarm.instance, node_engine=nodes.engine,
         prepare=nodes.prepare, lease_end=nodes.lease_end, retention=settings.logs.retention,
         mounts=settings.containers.mounts, blobs=blobs, variables=settings.environment,
+        node_env=settings.jobs.env,
     )  # fmt: skip
 
 

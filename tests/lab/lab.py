@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from cumulus.lib import host_image
 from tests.lab import certificates, claim
 from tests.lab.node import LabError, Node, run, until, write_facts
 from tests.lab.sweep import sweep
@@ -184,6 +185,14 @@ class Lab:
         for node in self.nodes.values():
             node.docker("import", *arguments, str(archive), tag, timeout=300)
 
+    def load_host_image(self) -> None:
+        """Bring the image by which programs of a node's own disk run to every node."""
+        machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+        for node in self.nodes.values():
+            status, _, errors = node.fed("docker load", host_image.image(machine).archive)
+            if status != 0:
+                raise LabError(f"the host image is not loaded on {node.name}: {errors}")
+
     def down(self) -> None:
         """Remove everything."""
         for node in self.nodes.values():
@@ -225,6 +234,8 @@ class Lab:
         worker = root / "cumulus" / "nodes" / "worker"
         shutil.copy2(worker / "chronos-runtime", path.parent / "chronos-runtime")
         shutil.copy2(root / "cumulus" / "chronos" / "runtime.py", path.parent / "chronos_runtime.py")
+        for source in ("chronos/host_program.py", "lib/unix_user.py"):
+            shutil.copy2(root / "cumulus" / source, path.parent)
         (path.parent / "python").symlink_to(Path(sys.executable).resolve())
 
     def _start_sweeper(self) -> subprocess.Popen[bytes]:

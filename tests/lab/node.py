@@ -59,6 +59,11 @@ class Node:
         self._talks: list[subprocess.Popen[bytes]] = []
         directory.mkdir(parents=True)
         (directory / "chronos").mkdir()
+        (directory / "srv").mkdir(mode=0o755)
+        for name in ("etc", "etc-work"):
+            (directory / name).mkdir(mode=0o755)
+        for name in ("passwd", "group"):
+            shutil.copyfile(f"/etc/{name}", directory / "etc" / name)
         self._write_sshd_config()
 
     @property
@@ -69,6 +74,19 @@ class Node:
     def chronos_home(self) -> Path:
         """What is /var/lib/chronos on the node."""
         return self.directory / "chronos"
+
+    @property
+    def own(self) -> Path:
+        """What is /srv on the node, and on no other one."""
+        return self.directory / "srv"
+
+    def add_user(self, name: str, uid: int, gid: int | None = None) -> None:
+        """Let the node alone know that user."""
+        line = f"{name}:x:{uid}:{uid if gid is None else gid}::/srv:/bin/sh"
+        self.inside("sh", "-c", 'echo "$1" >> /etc/passwd', "sh", line)
+
+    def remove_user(self, name: str) -> None:
+        self.inside("sed", "-i", f"/^{name}:/d", "/etc/passwd")
 
     @property
     def cgroup(self) -> str:
@@ -252,13 +270,17 @@ class Node:
         self.is_cut = False
 
     def _prepare(self) -> None:
-        boot = self.directory / "boot_id"
+        own = self.directory
+        boot = own / "boot_id"
         boot.write_text(f"{uuid.uuid4()}\n")
         self.inside(
             "sh", "-ec",
-            f"hostname {self.name}; mount -t tmpfs tmpfs /run; mkdir -p /run/sshd /run/lock /var/lib/chronos;"
+            f"hostname {self.name}; mount -t tmpfs -o mode=755 tmpfs /run;"
+            "mkdir -p /run/sshd /run/lock /var/lib/chronos;"
             f"mount --bind {self.chronos_home} /var/lib/chronos; mount --bind {self.directory.parent}/shared /mnt;"
-            f"mount --bind {boot} /proc/sys/kernel/random/boot_id;"
+            f"mount --bind {boot} /proc/sys/kernel/random/boot_id; mount --bind {self.own} /srv;"
+            # Not a mount on each file: who changes the machine's list of users puts another one in its place.
+            f"mount -t overlay -o lowerdir=/etc,upperdir={own}/etc,workdir={own}/etc-work etc /etc;"
             f"ip addr add {self.address}/24 dev eth0; ip link set eth0 up; ip link set lo up",
         )  # fmt: skip
 

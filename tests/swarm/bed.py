@@ -152,6 +152,16 @@ class SwarmBed(Bed):
         engine.close()
 
 
+class ProgramBed(SwarmBed):
+    """Its workloads have no image: they are programs of their node's own disk."""
+
+    def work(self, *command: str, job: str = "job", attempt: int = 1, replica: int = 0, **more: Any) -> Workload:
+        return super().work(*command, job=job, attempt=attempt, replica=replica, **{"image": "", **more})
+
+    def call(self, *, job: str = "job") -> Workload:
+        return Bed.call(self, job=job)
+
+
 class Inside:
     """A shell on a node of the lab."""
 

@@ -52,6 +52,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         root = tmp_path_factory.mktemp("image")
         busybox(root)
         made.image(IMAGE, root)
+        made.load_host_image()
         shutil.rmtree(root)
         for name in made.nodes:
             made.manager.docker("node", "update", "--label-add", f"place={name}", name)

@@ -6,6 +6,7 @@ So a daemon that was killed between any two lines is continued by the next: it l
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,13 +16,14 @@ import structlog
 
 from cumulus.backends.base import Blobs, CallResult, Finding, Observed, State, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
-from cumulus.backends.swarm import spec
+from cumulus.backends.swarm import programs, spec
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.calls import TARGET, NodeCalls
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.job_log import JobLogs
 from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
+from cumulus.backends.swarm.node_engine import RunsPrograms
 from cumulus.backends.swarm.owner import Ownership
 from cumulus.backends.swarm.preparing import Preparing
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
@@ -44,7 +46,8 @@ class SwarmBackend:
     """`root` holds its records. `store_id` names the store that it works for, and raises `BackendError` while it has
     none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log,
     `mounts` from where containers of those who are no admins may mount, `timeouts` how long it waits before it gives
-    something up, `blobs` are what calls are made of, `variables` the daemon's environment.
+    something up, `blobs` are what calls are made of, `variables` the daemon's environment, `node_env` what programs of a
+    node have by default.
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
@@ -65,6 +68,7 @@ class SwarmBackend:
         timeouts: Timeouts = Timeouts(),
         blobs: Blobs | None = None,
         variables: Mapping[str, str] = {},
+        node_env: Mapping[str, str] | None = None,
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()
@@ -76,8 +80,9 @@ class SwarmBackend:
         )  # fmt: skip
         self.machines = Machines(self.members, self.ownership, node_engine)
         self._services = Services(
-            engine, self.members, secrets, self.ownership.instance, prepare, clock, retention, tuple(mounts)
-        )
+            engine, self.members, secrets, self.ownership.instance, prepare, clock, retention, tuple(mounts),
+            node_env or {},
+        )  # fmt: skip
         self._uploading = NodeUploading(node_engine, secrets, variables)
         self._preparing = Preparing()
         self._tasks = TaskReconciler(
@@ -86,6 +91,7 @@ class SwarmBackend:
         )  # fmt: skip
         self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, retention, timeouts)
         self._calls = NodeCalls(node_engine, blobs)
+        self._node_engine = node_engine
         self._mutex = threading.Lock()
         self._subscribers: list[Callable[[str, str], None]] = []
         self._findings: list[Finding] = []
@@ -100,6 +106,7 @@ class SwarmBackend:
         """See `Backend.start`. It is on this disk before the service is created, and created at most once. Where its
         checkpoint comes from elsewhere first, the service is created later."""
         spec.refuse_impossible(workload)
+        workload = programs.as_on_the_node(workload)
         self.ownership.instance()
         record = self._records.create(workload, noted(workload))
         if record is None:
@@ -179,7 +186,8 @@ class SwarmBackend:
 
     def purge(self, job_uid: str) -> None:
         """See `Backend.purge`."""
-        records = [record for record in self._records.of_job(job_uid) if not record.has(REMOVED)]
+        everything = self._records.of_job(job_uid)
+        records = [record for record in everything if not record.has(REMOVED)]
         if records:
             self.ownership.instance()
         for record in records:
@@ -189,7 +197,16 @@ class SwarmBackend:
             self._services.remove(record)
             self._calls.remove(record)
             self._live.pop(record.name, None)
+        self._remove_files(everything)
         self._records.purge(job_uid)
+
+    def knows(self, job_uid: str) -> bool:
+        """Whether it ran, or runs, something of that job. Asks nobody."""
+        return bool(self._records.of_job(job_uid))
+
+    def ran(self, job_uid: str, attempt: int, replica: int) -> bool:
+        """Whether it was told to start that replica. Asks nobody."""
+        return self._records.load(self._records.directory(job_uid, attempt, replica)) is not None
 
     def get(self, name: str) -> Observed | None:
         """See `Backend.get`. Raises `NodeUnreachable` while its node does not answer the manager."""
@@ -332,6 +349,15 @@ class SwarmBackend:
         log.warning("found in the Swarm", workload=record.name, reason=reason, message=message)
         with self._mutex:
             self._findings.append(Finding(start["namespace"], start["job"], start["job_uid"], reason, message))
+
+    def _remove_files(self, records: Sequence[Record]) -> None:
+        """Delete the directories of a job's programs on their nodes, as far as those answer."""
+        found = {(r.start["node"], r.start.get("program"), r.start["job_uid"]) for r in records}
+        for node, uid, job_uid in found:
+            engine = self._node_engine(node) if uid is not None else None
+            if isinstance(engine, RunsPrograms):
+                with contextlib.suppress(BackendError):
+                    engine.remove_program(uid, job_uid)
 
     def _poke(self) -> None:
         if self._watcher is not None:

@@ -18,6 +18,9 @@ _LONGEST_WORD = 300
 def place_of(workload: Workload) -> str:
     """Where the container's checkpoints are on its node, "" where they are on none of its mounts."""
     base, asked = workload.working_dir or "/", workload.checkpoint_path
+    if not workload.image:
+        # Nothing copies what a program of the node keeps on the node's own disk.
+        return ""
     if not asked or not (workload.working_dir or posixpath.isabs(asked)):
         # It begins where the image says.
         return ""
@@ -59,7 +62,7 @@ class NodeFiles:
             if known is not None and found[:2] == (known.step, known.time):
                 return self._with_upload(known)
             step, time, file = found
-            manifest = layout.Manifest.decode(self._engine.manifest(file), step)
+            manifest = layout.Manifest.decode(self._engine.manifest(self._container, file), step)
         except BackendError as error:
             raise CheckpointUnseen(str(error)) from error
         except layout.Damaged:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import posixpath
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cumulus.backends.base import Workload
@@ -22,6 +23,10 @@ NOBODYS_GROUP = 65534
 """The group of who has no account on the daemon's machine. Without one Docker takes root's."""
 
 
+WITHOUT_RIGHTS: Mapping[str, Any] = {"CapabilityDrop": ["ALL"], "Privileges": {"NoNewPrivileges": True}}
+"""Fields of a service's ContainerSpec. Engines before 27 know nothing of `NoNewPrivileges` there."""
+
+
 class Confinement(NamedTuple):
     """Whom a container's program runs as, and from where it mounts."""
 
@@ -31,11 +36,9 @@ class Confinement(NamedTuple):
     mounts: tuple[str, ...]
 
     def fields(self) -> dict[str, Any]:
-        """Those of a service's ContainerSpec. Engines before 27 know nothing of `NoNewPrivileges` there."""
-        return {
-            "User": f"{self.uid}:{self.gid}", "Groups": [str(group) for group in self.groups],
-            "CapabilityDrop": ["ALL"], "Privileges": {"NoNewPrivileges": True},
-        }  # fmt: skip
+        """Those of a service's ContainerSpec."""
+        groups = [str(group) for group in self.groups]
+        return {"User": f"{self.uid}:{self.gid}", "Groups": groups, **WITHOUT_RIGHTS}
 
 
 def confinement(workload: Workload, mounts: tuple[str, ...]) -> Confinement | None:

@@ -36,7 +36,7 @@ def engine_environment(
     gang, over which the job's own win."""
     variables = {**(gang or {}), **{e.name: e.value for e in workload.env if not e.secret}}
     variables.setdefault("PYTHONUNBUFFERED", "1")
-    variables |= _devices(workload)
+    variables |= devices(workload)
     variables = merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})
     fixed = job_environment(workload, workload.checkpoint_path, None, REQUEST)
     if workload.checkpointing is not None:
@@ -46,7 +46,7 @@ def engine_environment(
     return variables, _mounts({name: value for name, value in prepared.items() if name in variables})
 
 
-def _devices(workload: Workload) -> dict[str, str]:
+def devices(workload: Workload) -> dict[str, str]:
     """What the runtimes read. `void` keeps a container without such a lease from seeing any GPU, which with
     NVIDIA as the default runtime it would see all of (nvidia-container-toolkit#57)."""
     ids = [lease.device_id for lease in workload.leases]

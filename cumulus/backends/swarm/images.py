@@ -14,6 +14,7 @@ from typing import Any
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.shells import Feeds, NodeShell
 from cumulus.errors import BackendError, BackendRefused, ChronosError
+from cumulus.lib import host_image
 
 _SECONDS = 30.0
 _MAY_NOT = "permission denied"
@@ -72,7 +73,42 @@ def _image(engine: Engine, word: str, found: dict[str, Any], node_id: str) -> Im
     return Image(engine, name, str(found["Id"]), int(found.get("Size", 0)), platform, node_id)
 
 
-def push(image: Image, node: Feeds, user: str, sent: Callable[[int], None]) -> bool:
+@dataclass(frozen=True, slots=True)
+class HostImage:
+    """The host image for a platform: it is made here, and no engine has to have it."""
+
+    platform: str
+    name: str = host_image.TAG
+
+    @property
+    def id(self) -> str:
+        return self._made.id
+
+    @property
+    def size(self) -> int:
+        return len(self._made.archive)
+
+    def archive(self) -> Iterator[bytes]:
+        yield self._made.archive
+
+    @property
+    def _made(self) -> host_image.HostImage:
+        system, _, architecture = self.platform.partition("/")
+        try:
+            return host_image.image(architecture if system == "linux" else self.platform)
+        except ValueError as error:
+            raise BackendRefused(str(error)) from None
+
+
+def host_image_for(node: NodeShell, user: str) -> HostImage:
+    """The one that fits the node's engine. Raises `BackendError`."""
+    try:
+        return HostImage(_platform(node, _command(node, user)))
+    except ChronosError as error:
+        raise BackendError(str(error), hint=error.hint) from None
+
+
+def push(image: Image | HostImage, node: Feeds, user: str, sent: Callable[[int], None]) -> bool:
     """Bring the image to the node. False where it has it already. `user` is who we are there; `sent` is told how many
     bytes are on their way. Raises `BackendError`."""
     try:
@@ -83,7 +119,7 @@ def push(image: Image, node: Feeds, user: str, sent: Callable[[int], None]) -> b
         if _has(node, docker, image.id) == image.id:
             _checked(node, f"{docker} tag {image.id} {shlex.quote(image.name)}")
             return False
-        platform = _checked(node, f"{docker} version --format '{{{{.Server.Os}}}}/{{{{.Server.Arch}}}}'").strip()
+        platform = _platform(node, docker)
         if platform != image.platform:
             raise BackendRefused(f"the image is for {image.platform}, and the node is {platform}")
         status, output, errors = node.feed(f"{docker} load", _counted(image.archive(), sent))
@@ -95,6 +131,10 @@ def push(image: Image, node: Feeds, user: str, sent: Callable[[int], None]) -> b
     if _has(node, docker, image.name) in ("", before):
         raise BackendError(f"docker load says that it is done, and {image.name} is not there")
     return True
+
+
+def _platform(node: NodeShell, docker: str) -> str:
+    return _checked(node, f"{docker} version --format '{{{{.Server.Os}}}}/{{{{.Server.Arch}}}}'").strip()
 
 
 def _command(node: NodeShell, user: str) -> str:

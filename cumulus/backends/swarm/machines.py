@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cumulus.backends.cluster import ProgramsAnswer
 from cumulus.backends.swarm.members import Member, Members
+from cumulus.backends.swarm.node_engine import RunsPrograms
 from cumulus.backends.swarm.owner import Ownership
+from cumulus.backends.swarm.programs import image_id
 from cumulus.backends.swarm.task_reconciler import Engines
-from cumulus.errors import BackendError
+from cumulus.errors import BackendError, BackendRefused
+from cumulus.lib.printable import one_line
 
 
 class Machines:
@@ -25,6 +29,18 @@ class Machines:
     def machines(self) -> Sequence[Member]:
         self._ownership.instance()
         return self._members.all()
+
+    def programs(self, name: str, users: Sequence[tuple[str, int]]) -> ProgramsAnswer:
+        self._ownership.instance()
+        engine = self._node_engine(name)
+        if not isinstance(engine, RunsPrograms):
+            return ProgramsAnswer("it is not reached over SSH")
+        try:
+            image = image_id(self._members.named(name).architecture)
+            found = engine.programs(image, {"users": users})
+            return ProgramsAnswer("", tuple(one_line(str(why)) for why in found["users"]))
+        except BackendRefused as error:
+            return ProgramsAnswer(str(error))
 
     def tell(self, name: str, labels: Mapping[str, str]) -> None:
         self._ownership.instance()

@@ -40,6 +40,8 @@ class Member:
     labels: Mapping[str, str] = field(default_factory=dict)
     hostname: str = ""
     """As an object's name."""
+    architecture: str = ""
+    """As its kernel calls it."""
 
     @property
     def pinned(self) -> bool:
@@ -69,6 +71,7 @@ class Member:
             role=spec.get("Role", "worker"), engine=(description.get("Engine") or {}).get("EngineVersion", ""),
             message=status.get("Message", ""), labels=labels,
             updated=moment(node.get("UpdatedAt", "")),
+            architecture=(description.get("Platform") or {}).get("Architecture", ""),
         )  # fmt: skip
 
 

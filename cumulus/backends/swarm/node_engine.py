@@ -9,16 +9,17 @@ import os
 import shlex
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 from cumulus.backends.swarm.shells import Feeds, NodeShell, Relays
 from cumulus.checkpoint import layout
-from cumulus.chronos.contract.container import KEPT
+from cumulus.chronos.contract.container import FILES, KEPT, PRIVATE, PROGRAMS
 from cumulus.clock import timestamp
-from cumulus.errors import BackendError, ChronosError
+from cumulus.errors import BackendError, BackendRefused, ChronosError
+from cumulus.lib import host_image
 from cumulus.uploader.status import DIRECTORY, FILE
 
 _SECONDS = 20.0
@@ -72,7 +73,7 @@ class SeesFiles(Protocol):
         and where it is on the node. None where there is none, or where nobody can look. Raises `BackendError`."""
         ...
 
-    def manifest(self, file: str) -> bytes:
+    def manifest(self, id: str, file: str) -> bytes:
         """What is in it; nothing where it is no file any more. Raises `BackendError`."""
         ...
 
@@ -88,6 +89,24 @@ class SeesFiles(Protocol):
         """Write when so many seconds are over, as CLOCK_BOOTTIME of the node, into a file of a container that runs.
         Raises `BackendError`."""
         ...
+
+
+@runtime_checkable
+class RunsPrograms(Protocol):
+    """A `NodeEngine` of a node on which programs of its own disk may run. Every method raises `BackendError`."""
+
+    def programs(self, image: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the node's `chronos-runtime` answers: see `chronos.host_program.answer`. Raises `BackendRefused` where
+        it runs no programs: for want of that, or of the host image with that id."""
+        ...
+
+    def remove_program(self, uid: int, job_uid: str) -> None:
+        """Delete what that user's programs of the job left in directories of the job's own."""
+        ...
+
+
+PROGRAM = "cumulus.dev/program-of"
+"""On a container that has its node's own root: the number of the user whom it runs as."""
 
 
 @runtime_checkable
@@ -147,10 +166,11 @@ class ShellEngine:
         if found is None:
             return None
         find = (
-            f"timeout 10 find {found[1]} -mindepth 2 -maxdepth 2 -type f -path '*/step-????????????/{layout.MANIFEST}' "
+            f"timeout 10 find {found.place} -mindepth 2 -maxdepth 2 -type f "
+            f"-path '*/step-????????????/{layout.MANIFEST}' "
             "-printf '%C@ %p\\n' 2>/dev/null | sort -k 2 | tail -n 1"
         )
-        _, output, _ = self._sh(find)
+        _, output, _ = self._sh(found.command(find))
         at, _, file = output.removesuffix("\n").partition(" ")
         step = layout.step_of(os.path.basename(os.path.dirname(file)))
         try:
@@ -158,10 +178,12 @@ class ShellEngine:
         except ValueError:
             return None
 
-    def manifest(self, file: str) -> bytes:
+    def manifest(self, id: str, file: str) -> bytes:
+        found = self._on_node(id, file)
         # No link is followed, and nothing but a file is opened: the job wrote there what it liked.
         read = f"dd if={shlex.quote(file)} iflag=nofollow,nonblock,fullblock bs=1M count={_MANIFEST_MIB} status=none"
-        _, output, _ = self._sh(f"timeout 10 {read} | base64 -w 0")
+        command = f"timeout 10 {read} | base64 -w 0"
+        _, output, _ = self._sh(command if found is None else found.command(command))
         try:
             return base64.b64decode(output)
         except ValueError:
@@ -171,9 +193,8 @@ class ShellEngine:
         found = self._on_node(id, f"{path}/{DIRECTORY}/{FILE}")
         if found is None:
             return b""
-        file = found[1]
-        read = f"dd if={file} iflag=nofollow,nonblock,fullblock bs=64k count=1 status=none 2>/dev/null"
-        _, output, _ = self._sh(f"timeout 10 {read} | base64 -w 0")
+        read = f"dd if={found.place} iflag=nofollow,nonblock,fullblock bs=64k count=1 status=none 2>/dev/null"
+        _, output, _ = self._sh(found.command(f"timeout 10 {read} | base64 -w 0"))
         try:
             return base64.b64decode(output)
         except ValueError:
@@ -193,6 +214,9 @@ class ShellEngine:
     def _put(self, id: str, path: str, command: str) -> None:
         """What the command prints, as a file of the container."""
         directory, name = os.path.split(path)
+        if directory == PRIVATE:
+            self._put_private(id, path, command)
+            return
         script = (
             f'd=$(mktemp -d) && {command} > "$d/{name}" && chmod 644 "$d/{name}" && '
             f'docker cp "$d/{name}" {shlex.quote(f"{id}:{directory}/")}; s=$?; rm -rf "$d"; exit $s'
@@ -201,28 +225,61 @@ class ShellEngine:
         if status != 0:
             raise BackendError(f"docker on the node: {errors.strip()[:200]}")
 
+    def _put_private(self, id: str, path: str, command: str) -> None:
+        """The engine does not know the root that a program of the node has. In its /dev only root makes files."""
+        script = (
+            'pid=$(docker inspect --format "{{.State.Pid}}" "$1") && [ "$pid" -gt 0 ] && at="/proc/$pid/root$2" && '
+            f'mkdir -p "$(dirname "$at")" && {command} > "$at.new" && chmod 644 "$at.new" && mv "$at.new" "$at"'
+        )
+        status, _, errors = self._sh(_as_root(script, id, path))
+        if status != 0:
+            raise BackendError(f"nothing can be told to the program on its node: {errors.strip()[:200]}")
+
+    def programs(self, image: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        script = (
+            'r=$(docker info --format "{{with index .Runtimes .DefaultRuntime}}{{.Path}}{{end}}") || exit 3; '
+            'case "$r" in */chronos-runtime) ;; *) exit 4 ;; esac; '
+            'docker image inspect "$1" >/dev/null 2>&1 || exit 5; "$r" "$2" "$3" || exit 6'
+        )
+        status, output, errors = self._sh(_as_root(script, image, PROGRAMS, json.dumps(asked)))
+        if why := _WHY_NO_PROGRAMS.get(status):
+            raise BackendRefused(why)
+        try:
+            found: Mapping[str, Any] = json.loads(output)
+            return found
+        except ValueError:
+            raise BackendError(f"docker on the node: {errors.strip()[:200] or f'exit code {status}'}") from None
+
+    def remove_program(self, uid: int, job_uid: str) -> None:
+        place = shlex.quote(f"{FILES}/{uid}/{job_uid}")
+        status, _, errors = self._sh(_as_user(uid, f"timeout 600 rm -rf -- {place}"))
+        if status != 0:
+            raise BackendError(f"what a program left cannot be deleted: {errors.strip()[:200]}")
+
     def written(self, id: str, path: str) -> str | None:
         found = self._on_node(id, path)
         if found is None:
             return None
-        root, place = found
         # The last change (%C): a program cannot set it back.
-        find = f"timeout 10 find {place} -type f -printf '%C@\\n' 2>/dev/null | sort -n | tail -n 1"
-        status, output, _ = self._sh(f"[ -r {root} ] && {find}")
+        find = f"timeout 10 find {found.place} -type f -printf '%C@\\n' 2>/dev/null | sort -n | tail -n 1"
+        status, output, _ = self._sh(found.command(f"[ -r {found.root} ] && {find}"))
         if status != 0:
             return None
         return _moment(float(output)) if output.strip() else ""
 
-    def _on_node(self, id: str, path: str) -> tuple[str, str] | None:
-        """The mount that a path of the container lies on, and the path, both as the node has them and quoted."""
+    def _on_node(self, id: str, path: str) -> _Place | None:
+        """Where a path of the container is on the node."""
         container = self.container(id) or {}
+        user = ((container.get("Config") or {}).get("Labels") or {}).get(PROGRAM, "")
+        if user.isdecimal():
+            return _Place("/", shlex.quote(path), int(user))
         mounts = sorted(container.get("Mounts") or (), key=lambda mount: -len(mount["Destination"]))
         below = (m for m in mounts if f"{path}/".startswith(f"{m['Destination'].rstrip('/')}/"))
         mount = next(below, None)
         if mount is None:
             return None
         place = mount["Source"] + path[len(mount["Destination"].rstrip("/")) :]
-        return shlex.quote(mount["Source"]), shlex.quote(place)
+        return _Place(shlex.quote(mount["Source"]), shlex.quote(place))
 
     def put_call(self, name: str, archive: Iterator[bytes]) -> str:
         if not isinstance(self._shell, Feeds):
@@ -282,6 +339,33 @@ class ShellEngine:
             return self._shell.run(command, _SECONDS)
         except ChronosError as error:
             raise BackendError(str(error), hint=error.hint) from None
+
+
+class _Place(NamedTuple):
+    """The mount that a path lies on, and the path, both as the node has them and quoted; whom it is looked at as."""
+
+    root: str
+    place: str
+    user: int | None = None
+
+    def command(self, command: str) -> str:
+        return command if self.user is None else _as_user(self.user, command)
+
+
+def _as_user(uid: int, command: str) -> str:
+    """A shell command that runs as that user: paths that they may rename lead nowhere else."""
+    return _as_root(
+        'g=$(id -g "$1") && exec setpriv --reuid="$1" --regid="$g" --init-groups sh -c "$2"', str(uid), command
+    )
+
+
+_WHY_NO_PROGRAMS = {
+    3: "its engine does not answer",
+    4: "chronos-runtime is not its engine's default runtime (scripts/join-swarm.sh)",
+    5: f"it lacks the host image: cumulus cluster image push {host_image.NAME}",
+    6: "its chronos-runtime is older than this version (scripts/join-swarm.sh)",
+}
+"""By exit codes of the script."""
 
 
 def _as_root(script: str, *arguments: str) -> str:

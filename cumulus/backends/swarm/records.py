@@ -28,7 +28,7 @@ from cumulus.backends.base import Observed, State, Workload
 from cumulus.backends.checkpoints import Saved, read_saved
 from cumulus.backends.rundir import layout
 from cumulus.backends.rundir.documents import read_document, write_document
-from cumulus.backends.swarm import spec
+from cumulus.backends.swarm import programs, spec
 from cumulus.errors import BackendError
 from cumulus.lib.files import sync_directory, write_durably
 
@@ -97,14 +97,17 @@ class Records:
         """The workload's record, made now or before, with what is noted of its checkpoints. None where its run was
         removed, or its job purged."""
         leases = [asdict(lease) for lease in workload.leases]
+        program = programs.user_of(workload) if programs.is_program(workload) else None
+        path = workload.checkpoint_path if program is None else programs.checkpoint_path(workload, program)
         secrets = [[e.name, e.secret, e.key] for e in workload.env if e.secret]
         return self._create(
             {
                 "name": workload.name, "job_uid": workload.job_uid, "namespace": workload.namespace,
                 "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
                 "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
-                "checkpoint_path": workload.checkpoint_path, "asked": workload.checkpointing is not None,
+                "checkpoint_path": path, "asked": workload.checkpointing is not None,
                 "checkpoint": checkpoint, "call": _call(workload), "gang": len(workload.gang),
+                "program": None if program is None else program.uid,
             }
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 from cumulus.backends.base import LeaseRef, Workload
 from cumulus.backends.logs import LogRetention
 from cumulus.backends.redactor import Redactor
-from cumulus.backends.swarm import spec
+from cumulus.backends.swarm import programs, spec
 from cumulus.backends.swarm.confinement import confinement
 from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken
@@ -33,7 +33,7 @@ class Services:
 
     def __init__(
         self, engine: Engine, members: Members, secrets: JobSecrets, instance: Callable[[], str], prepare: Prepare,
-        clock: Clock, retention: LogRetention, mounts: tuple[str, ...],
+        clock: Clock, retention: LogRetention, mounts: tuple[str, ...], node_env: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
@@ -44,6 +44,7 @@ class Services:
         self._retention = retention
         self._mounts = mounts
         self._networks = Networks(engine, instance)
+        self._node_env = node_env
 
     def labels(self, job_uid: str = "") -> list[str]:
         """The labels of all services of ours, or of those of one job."""
@@ -55,18 +56,22 @@ class Services:
 
         Raises `NodeUnreachable` where its node does not answer the manager, `BackendRefused` where its name is taken,
         nothing holds it to all of its leases, or its submitter may not have what it asks for."""
-        confined = confinement(workload, self._mounts)
+        program = programs.user_of(workload) if programs.is_program(workload) else None
+        confined = None if program is not None else confinement(workload, self._mounts)
         member = self._members.named(workload.node)
         if not member.answers:
             raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm: {member.message}".rstrip(": "))
         prepared = [self._prepare(workload.node, lease) for lease in workload.leases]
+        image = self._engine.digest(workload.image) if program is None else programs.image_id(member.architecture)
         body = spec.service(
-            workload, instance=self._instance(), node_id=member.id, image=self._engine.digest(workload.image),
+            workload, instance=self._instance(), node_id=member.id, image=image,
             confined=confined, secrets=self._make_secrets(workload), prepared=_joined(prepared),
-            retention=self._retention, binds=binds, parts=self._networks.make(workload),
+            retention=self._retention, binds=binds, parts=self._networks.make(workload), program=program,
+            node_env=self._node_env,
         )  # fmt: skip
+        auth = registry_auth(workload.image) if program is None else ""
         with contextlib.suppress(NameTaken):
-            self._created(record, self._engine.create_service(body, registry_auth(workload.image)))
+            self._created(record, self._engine.create_service(body, auth))
             return
         if not self.known(record):
             raise BackendRefused(f"the name {body['Name']} is taken by a service that is not ours")

@@ -16,9 +16,11 @@ from typing import Any
 from cumulus.backends import gang
 from cumulus.backends.base import Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
-from cumulus.backends.swarm import confinement
+from cumulus.backends.swarm import confinement, programs
 from cumulus.backends.swarm.confinement import Confinement
 from cumulus.backends.swarm.environment import engine_environment
+from cumulus.backends.swarm.node_engine import PROGRAM
+from cumulus.backends.swarm.programs import ProgramUser
 from cumulus.errors import BackendRefused
 
 PREFIX = "cumulus.dev/"
@@ -73,8 +75,8 @@ def secret_name(workload_name: str, variable: str) -> str:
 
 def refuse_impossible(workload: Workload) -> None:
     """Raises `BackendRefused` where a container can never do what the workload asks."""
-    if not workload.image:
-        raise BackendRefused("a container needs an image", hint="give spec.image, or leave it to a process node")
+    if programs.is_program(workload):
+        programs.refuse_impossible(workload)
     if workload.working_dir and not posixpath.isabs(workload.working_dir):
         raise BackendRefused(f"working directory {workload.working_dir!r} must be absolute in a container")
     for text in (*workload.command, *workload.args, *(e.value for e in workload.env)):
@@ -103,40 +105,51 @@ def service(
     retention: LogRetention = DEFAULT_RETENTION,
     binds: Mapping[str, str] | None = None,
     parts: GangParts | None = None,
+    program: ProgramUser | None = None,
+    node_env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job,
     `confined` what an admin's container is not held to, `binds` where it sees what Cumulus put on its node: target ->
-    source; `parts` what joins it to its gang."""
+    source; `parts` what joins it to its gang. `program`: whom it runs as, where it has the node's own root; `node_env` what it has then by default."""
     own = labels(workload, instance)
-    environment, mounts = engine_environment(workload, prepared or {}, gang_variables(workload))
-    environment |= confinement.variables(workload, confined)
-    environment |= {f"{secret.name}_FILE": f"{SECRETS}/{secret.name}" for secret in secrets}
+    at = SECRETS
+    mounts: Sequence[Mapping[str, Any]] = _binds(binds or {})
+    if program is not None:
+        at = programs.SECRETS
+        own[PROGRAM] = str(program.uid)
+        environment = programs.environment(workload, program, prepared or {}, {**(node_env or {}), **gang_variables(workload)})
+    else:
+        environment, shown = engine_environment(workload, prepared or {}, gang_variables(workload))
+        environment |= confinement.variables(workload, confined)
+        mounts = [*_mounts(workload), *_shared_memory(workload, shown), *shown, *mounts]
+    environment |= {f"{secret.name}_FILE": f"{at}/{secret.name}" for secret in secrets}
     container: dict[str, Any] = {
         "Image": image,
         "Labels": own,
-        "Hostname": _hostname(workload),
         "Env": [f"{name}={value}" for name, value in sorted(environment.items())],
         "Init": True,
         "StopGracePeriod": max(1, round(workload.grace * _NANO)),
-        "Mounts": [*_mounts(workload), *_shared_memory(workload, mounts), *mounts, *_binds(binds or {})],
+        "Mounts": mounts,
     }
     command, arguments = list(workload.command), list(workload.args)
     if secrets and command:
-        command, arguments = [*_exporting(secrets), *command], []
+        command, arguments = [*_exporting(secrets, at), *command], []
     if command:
         container["Command"] = command
     if arguments:
         container["Args"] = arguments
-    if workload.working_dir:
-        container["Dir"] = workload.working_dir
+    if program is not None:
+        container |= {"User": str(program.uid), **confinement.WITHOUT_RIGHTS}
+    else:
+        container |= {"Hostname": _hostname(workload)} | ({"Dir": workload.working_dir} if workload.working_dir else {})
     if confined is not None:
         container |= confined.fields()
     elif workload.user_id is not None:
         container["User"] = str(workload.user_id)
     if secrets:
-        container["Secrets"] = [_secret_reference(secret) for secret in secrets]
+        container["Secrets"] = [_secret_reference(secret, at) for secret in secrets]
     if parts is not None:
-        file = {"Name": HOSTFILE, "UID": "0", "GID": "0", "Mode": 0o444}
+        file = {"Name": _hostfile(workload), "UID": "0", "GID": "0", "Mode": 0o444}
         container["Configs"] = [{"ConfigID": parts.hostfile, "ConfigName": parts.hostfile_name, "File": file}]
     body: dict[str, Any] = {
         "Name": service_name(workload.name),
@@ -179,7 +192,11 @@ def gang_variables(workload: Workload) -> dict[str, str]:
     if not workload.gang:
         return {}
     port = gang.port(workload) if workload.host_network else gang.PORT
-    return gang.gang_environment(workload, hosts(workload), port, HOSTFILE)
+    return gang.gang_environment(workload, hosts(workload), port, _hostfile(workload))
+
+
+def _hostfile(workload: Workload) -> str:
+    return programs.HOSTFILE if programs.is_program(workload) else HOSTFILE
 
 
 def stopped(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -246,17 +263,17 @@ def _published(port: int, host_port: int) -> dict[str, Any]:
     return {"Protocol": "tcp", "PublishMode": "host", "TargetPort": port, "PublishedPort": host_port}
 
 
-def _exporting(secrets: Sequence[SecretFile]) -> list[str]:
+def _exporting(secrets: Sequence[SecretFile], at: str) -> list[str]:
     """A shell that gives the command its secret variables: they are in no specification, and nothing that inspects
     the container shows them."""
     # All are read before any is set: PATH may be among them, by which cat is found.
-    read = "".join(f'_cumulus_{i}="$(cat {SECRETS}/{s.name})"; ' for i, s in enumerate(secrets))
+    read = "".join(f'_cumulus_{i}="$(cat {at}/{s.name})"; ' for i, s in enumerate(secrets))
     exports = "".join(f'{s.name}="$_cumulus_{i}"; export {s.name}; ' for i, s in enumerate(secrets))
     return ["/bin/sh", "-c", f'{read}{exports}exec "$@"', "sh"]
 
 
-def _secret_reference(secret: SecretFile) -> dict[str, Any]:
-    file = {"Name": f"{SECRETS}/{secret.name}", "UID": "0", "GID": "0", "Mode": 0o444}
+def _secret_reference(secret: SecretFile, at: str) -> dict[str, Any]:
+    file = {"Name": f"{at}/{secret.name}", "UID": "0", "GID": "0", "Mode": 0o444}
     return {"SecretID": secret.id, "SecretName": secret.secret_name, "File": file}
 
 

@@ -1,6 +1,20 @@
-"""What a container engine must know of `chronos-runtime`. That is one file, which stands alone on a worker, so that the
-names are written there."""
+"""What a container engine must know of `chronos-runtime`. That stands alone on a worker, so that the names are written
+there."""
 
-from cumulus.chronos.runtime import KEPT, MOUNTS_VARIABLE, SLOT_VARIABLE, SUBMITTER_VARIABLE, UNCONFINED
+from cumulus.chronos.host_program import FILES, PRIVATE, nonce_file
+from cumulus.chronos.host_program import VARIABLE as PROGRAM_VARIABLE
+from cumulus.chronos.runtime import (
+    HOST_MARK,
+    HOST_PREFIX,
+    KEPT,
+    MOUNTS_VARIABLE,
+    PROGRAMS,
+    SLOT_VARIABLE,
+    SUBMITTER_VARIABLE,
+    UNCONFINED,
+)
 
-__all__ = ["KEPT", "MOUNTS_VARIABLE", "SLOT_VARIABLE", "SUBMITTER_VARIABLE", "UNCONFINED"]
+__all__ = [
+    "FILES", "HOST_MARK", "HOST_PREFIX", "KEPT", "MOUNTS_VARIABLE", "PRIVATE", "PROGRAMS", "PROGRAM_VARIABLE",
+    "SLOT_VARIABLE", "SUBMITTER_VARIABLE", "UNCONFINED", "nonce_file",
+]  # fmt: skip

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from cumulus.chronos.contract import Figures, Lease, LeaseState, NodeFacts, PolicyChange
 from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.controllers.node.host_jobs import HostJobsOfNodes
 from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE, OVERUSED_ON_NODE
 from cumulus.errors import (
     AlreadyExists,
@@ -41,6 +42,7 @@ from cumulus.resources.node import (
     ForeignLease,
     GPUNode,
     GPUNodeStatus,
+    HostJobs,
     UnleasedProcess,
 )
 from cumulus.resources.partition import GPUPartition
@@ -91,11 +93,14 @@ class NodeReconciler:
         *,
         changed: Callable[[Request], None],
         offers: Callable[[str], tuple[str, ...] | None] = lambda name: (),
+        host_jobs: HostJobsOfNodes | None = None,
         clustered: bool = False,
     ) -> None:
         """`offers`: the runtimes that a node has beside its agent's; None: not known now, so it keeps what it has.
+        `host_jobs`: asks nodes with containers for jobs without an image.
         `clustered`: whether there is a cluster, which nodes that are deleted leave first."""
         self._clustered = clustered
+        self._host_jobs = host_jobs
         self._offers = offers
         self._reader = reader
         self._client = client
@@ -145,8 +150,10 @@ class NodeReconciler:
         status = self._once(node, status)
         offered = self._offers(agent.name)
         offered = node.status.runtimes if offered is None else offered
-        runtimes = (*agent.runtimes, *(r for r in offered if r not in agent.runtimes))
-        self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
+        host_jobs = self._jobs_of_host(node, agent, offered)
+        programs = ("process",) if host_jobs is not None and host_jobs.offered and "container" in offered else ()
+        runtimes = tuple(dict.fromkeys((*agent.runtimes, *programs, *(r for r in offered if r != "process"))))
+        self._write(node, status.model_copy(update={"runtimes": runtimes, "host_jobs": host_jobs}), agent)
         self._tell_of_problems(node, status)
         self._tell_of_sizes(node, status)
         self._pass_on(agent.name, leases)
@@ -164,6 +171,13 @@ class NodeReconciler:
             # It is told at the next look: the node answers, and its ledger may be full.
             return
         self._policies[node.uid] = wanted, node.status.boot_id
+
+    def _jobs_of_host(self, node: GPUNode, agent: NodeAgent, offered: Sequence[str]) -> HostJobs | None:
+        """What the node says of jobs without an image, where it would run them in containers."""
+        if self._host_jobs is None or "process" in agent.runtimes:
+            return None
+        known = node.status.host_jobs
+        return self._host_jobs.of(agent.name, known) if "container" in offered else known
 
     def _tell_of_problems(self, node: GPUNode, status: GPUNodeStatus) -> None:
         """An event where what holds jobs to their leases is not well any more, or had to be mended."""

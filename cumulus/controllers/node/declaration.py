@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
-from cumulus.backends.cluster import RUNTIME, runs_containers
+from cumulus.backends.cluster import RUNTIME, ProgramsAnswer, runs_containers
 from cumulus.controllers.context import Context
 from cumulus.controllers.node.controller import NAME, NodeReconciler
+from cumulus.controllers.node.host_jobs import (
+    OFFERS_HOST_JOBS,
+    WAITING_PROGRAMS,
+    HostJobsOfNodes,
+    new_program,
+    nodes_to_ask,
+)
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition_watches import (
     ACTIVE_ON_NODE,
@@ -32,11 +40,22 @@ def runtimes_of_cluster(context: Context, name: str) -> tuple[str, ...] | None:
         return None
 
 
+def programs_of_cluster(context: Context, name: str, users: Sequence[tuple[str, int]]) -> ProgramsAnswer | None:
+    """What the machine says of programs of its own disk; None where it cannot be asked."""
+    try:
+        return None if context.cluster is None else context.cluster.programs(name, users)
+    except BackendError:
+        return None
+
+
 def build(context: Context) -> NodeReconciler:
     return NodeReconciler(
         context.cache, context.client, context.agents, context.clock, context.recorder,
         changed=context.changed_leases.push,
         offers=lambda name: runtimes_of_cluster(context, name),
+        host_jobs=None if context.cluster is None else HostJobsOfNodes(
+            context.cache, partial(programs_of_cluster, context), context.clock, context.shared_directories
+        ),
         clustered=context.cluster is not None,
     )  # fmt: skip
 
@@ -63,9 +82,10 @@ CONTROLLERS = (
         resync=with_an_agent,
         watches=(
             Watch(GPUNode.KIND, itself, when=matters_to_others),
+            Watch(GPUPartition.KIND, nodes_to_ask, when=new_program),
             Watch(GPUPartition.KIND, node_of, when=lease_came_or_went, after=settle),
         ),
         sources=(from_others,),
-        indexes=(ON_NODE, ACTIVE_ON_NODE, OVERUSED_ON_NODE),
+        indexes=(ON_NODE, ACTIVE_ON_NODE, OVERUSED_ON_NODE, WAITING_PROGRAMS, OFFERS_HOST_JOBS),
     ),
 )

@@ -44,7 +44,9 @@ if { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; } && comman
 elif ! docker info --format '{{.DefaultRuntime}}' 2>/dev/null | grep -qx chronos; then
   runtime=chronos
   step "make Chronos' runtime Docker's default: it gives containers the GPUs they leased, and starts none twice"
-elif [ -e "$installed" ] && { ! cmp -s "$here/../../runtime.py" "$installed" ||
+elif [ -e "$installed" ] && { ! cmp -s "$here/../../chronos/runtime.py" "$installed" ||
+  ! cmp -s "$here/../../chronos/host_program.py" "$(dirname "$installed")/host_program.py" ||
+  ! cmp -s "$here/../../lib/unix_user.py" "$(dirname "$installed")/unix_user.py" ||
   ! cmp -s "$here/chronos-runtime" "$(dirname "$installed")/chronos-runtime"; }; then
   runtime=newer
   step "bring Chronos' runtime up to this version"
@@ -91,7 +93,8 @@ fi
 [ -z "$install" ] || apt-get install -y -q docker.io
 if [ "$runtime" = chronos ] || [ "$runtime" = newer ]; then
   install -D -m 755 "$here/chronos-runtime" /usr/local/lib/cumulus/chronos-runtime
-  install -m 644 "$here/../../runtime.py" "$installed"
+  install -m 644 "$here/../../chronos/host_program.py" "$here/../../lib/unix_user.py" "$(dirname "$installed")"
+  install -m 644 "$here/../../chronos/runtime.py" "$installed"
   for python in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
     # The program itself, not a shim that looks for it at each call.
     found=$("$python" -c 'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")' 2>/dev/null) || continue

@@ -1,0 +1,333 @@
+"""Jobs without an image on the Swarm's workers: programs of the node's own disk, as their submitter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.backends.base import Checkpointing, EnvVar, Mount, State, Workload
+from cumulus.backends.cluster import ProgramsAnswer
+from cumulus.errors import BackendRefused
+from cumulus.lib import host_image
+from tests import unix_users
+from tests.lab.lab import Lab
+from tests.lab.node import LabError, Node
+from tests.swarm.bed import IMAGE, SwarmBed
+from tests.swarm.control import controlled, job
+from tests.unix_users import User
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(unix_users.missing()), reason=unix_users.missing())]
+
+
+@pytest.fixture(scope="module")
+def users(swarm: Lab) -> Iterator[tuple[User, User]]:
+    """Of this machine. The nodes know them where a test says so."""
+    with unix_users.two_users() as found:
+        yield found
+
+
+@pytest.fixture
+def ann(users: tuple[User, User], swarm: Lab) -> Iterator[User]:
+    """Known to all nodes."""
+    yield from known(users[0], swarm)
+
+
+@pytest.fixture
+def bob(users: tuple[User, User], swarm: Lab) -> Iterator[User]:
+    yield from known(users[1], swarm)
+
+
+def known(user: User, lab: Lab) -> Iterator[User]:
+    for node in lab.nodes.values():
+        node.add_user(user.name, user.uid)
+    yield user
+    for node in lab.nodes.values():
+        node.remove_user(user.name)
+
+
+def program(bed: SwarmBed, user: User, script: str, *words: str, **more: Any) -> Workload:
+    """A workload of the user's without an image."""
+    fields = {"image": "", "submitter": user.name, "submitter_uid": user.uid, "submitter_admin": False, **more}
+    return bed.work("sh", "-c", script, "sh", *words, **fields)
+
+
+def said(bed: SwarmBed, work: Workload) -> str:
+    """What it printed; it has succeeded."""
+    bed.backend.start(work)
+    end = bed.finish(work)
+    log = bed.log(work).decode()
+    assert end.state is State.SUCCEEDED, (end.reason, end.message, log)
+    return log
+
+
+def test_a_program_of_the_nodes_disk_runs_as_its_submitter(bed: SwarmBed, ann: User) -> None:
+    (bed.lab.nodes["worker1"].own / "word").write_text("of worker1")
+    log = said(bed, program(
+        bed, ann,
+        'id -u; id -g; cat /srv/word; echo; hostname; pwd; umask; printf "%s\\n" "$HOME" "$USER" "$PATH" "$A";'
+        ' grep -E "^(CapEff|CapPrm|CapBnd|NoNewPrivs|Seccomp):" /proc/self/status; touch made && ls -l made',
+        env=(EnvVar("A", "b"),),
+    ))  # fmt: skip
+    lines = log.splitlines()
+    place = f"/var/lib/chronos/programs/{ann.uid}/uid-job/a1-r0/work"
+    assert lines[:9] == [str(ann.uid), str(ann.uid), "of worker1", "worker1", place, "0022", "/srv", ann.name, lines[8]]
+    assert lines[8].startswith("/usr/local/bin:/usr/bin:/bin")
+    assert lines[9] == "b"
+    facts = dict(line.split(":\t") for line in lines[10:15])
+    assert facts == {
+        "CapPrm": "0" * 16, "CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2",
+    }  # fmt: skip
+    assert ann.name in lines[15]
+
+
+def refused(bed: SwarmBed, work: Workload) -> str:
+    """Why its node did not start it."""
+    bed.backend.start(work)
+    end = bed.finish(work)
+    assert (end.state, end.reason) == (State.FAILED, "StartError"), (end, bed.log(work))
+    return end.message
+
+
+def test_two_users_beside_each_other(bed: SwarmBed, ann: User, bob: User) -> None:
+    """Neither sees the other's processes, files, or secrets."""
+    bed.secrets.set("key", "word", "hunter2")
+    script = 'echo "$WORD" > kept; sleep 30'
+    mine = program(bed, ann, script, job="mine", env=(EnvVar("WORD", secret="key", key="word"),))
+    bed.backend.start(mine)
+    bed.running(mine)
+    place = f"/var/lib/chronos/programs/{ann.uid}"
+    log = said(bed, program(
+        bed, bob, 'cat "$1"/uid-mine/a1-r0/work/kept; ls "$1"; ls /dev/cumulus; ps -e -o user= | sort | uniq -c;'
+        ' kill -9 -1 2>&1; true', place, job="other",
+    ))  # fmt: skip
+    assert "hunter2" not in log
+    assert log.count("Permission denied") == 2
+    assert "No such file or directory" in log
+    assert ann.name not in log
+    assert "root" not in log
+    assert bed.seen(mine).state is State.RUNNING
+    bed.backend.stop(mine.name, 0)
+    bed.finish(mine)
+
+
+@pytest.mark.parametrize(
+    ("name", "uid", "why"),
+    [
+        ("", 0, "this node has no user {name} with the number {uid}"),
+        ("{name}", 1, "the user {name} has the number 4100001 on this node, and {uid} where the job was submitted"),
+        ("stranger", 0, "the number {uid} is stranger's on this node, and not {name}'s"),
+    ],
+)
+def test_another_user_on_the_node_is_nobody(
+    bed: SwarmBed, users: tuple[User, User], name: str, uid: int, why: str
+) -> None:
+    user, node = users[0], bed.lab.nodes["worker1"]
+    name = name.format(name=user.name)
+    if name:
+        node.add_user(name, 4_100_001 if uid else user.uid)
+    try:
+        message = refused(bed, program(bed, user, "id"))
+    finally:
+        node.remove_user(name or "nobody-of-this-name")
+    assert why.format(name=user.name, uid=user.uid) in message
+
+
+def test_a_directory_that_is_not_there_or_not_theirs(bed: SwarmBed, ann: User) -> None:
+    closed = bed.lab.nodes["worker1"].own / "closed"
+    closed.mkdir(mode=0o700)
+    assert "/nowhere: No such file or directory" in refused(
+        bed, program(bed, ann, "pwd", working_dir="/nowhere", job="a")
+    )
+    assert not os.path.exists("/nowhere")
+    assert "/srv/closed: Permission denied" in refused(
+        bed, program(bed, ann, "pwd", working_dir="/srv/closed", job="b")
+    )
+    link = bed.lab.shared / f"link-{bed.instance}"
+    link.symlink_to("/root/made-by-runc")
+    message = refused(bed, program(bed, ann, "pwd", working_dir=f"/mnt/{link.name}/x", job="c"))
+    assert "/x: " in message
+    assert not os.path.exists("/root/made-by-runc")
+
+
+ATTACKS = r"""
+exec 2>&1
+python3 -c "import socket; socket.socket(socket.AF_UNIX).connect('/run/docker.sock')" 2>&1 | tail -n 1
+python3 -c "import os; print('made', os.mknod('device', 0o20666, os.makedev(1, 1)))" 2>&1 | tail -n 1
+head -c 1 /srv/device
+echo $(ls /dev)
+unshare -Ur true
+unshare -m true
+mount -t tmpfs tmpfs /mnt
+nsenter -t 1 -m true
+sudo -n id
+touch /run/x
+touch /etc/x
+echo processes $(ls -d /proc/[0-9]* | wc -l)
+grep -c . /sys/fs/cgroup/memory/tasks /sys/fs/cgroup/cgroup.procs
+echo 0 > /sys/fs/cgroup/memory/tasks
+ls /run/user /run/docker
+tr '\0' '\n' < /proc/self/environ | grep -E '^(CHRONOS_(SLOT|SUBMITTER|DEVICES)|LD_PRELOAD)='
+true
+"""
+
+
+def test_nothing_gets_it_out_of_its_container(bed: SwarmBed, ann: User) -> None:
+    """The engine, devices, namespaces, mounts, setuid programs, cgroups, and the variables that say who it is."""
+    node = bed.lab.nodes["worker1"]
+    seen = "cat /proc/self/mountinfo | wc -l; ls -A / /run /dev /srv /etc"
+    node.inside("sh", "-ec", "chmod 666 /run/docker.sock; mknod -m 666 /srv/device b 254 0; mkdir -p /run/user/1")
+    before = node.inside("sh", "-c", seen)
+    mine = {
+        "LD_PRELOAD": "", "CHRONOS_SUBMITTER": "host:root:0", "CHRONOS_PROGRAM": "{}", "CHRONOS_SLOT": "mine",
+        "CHRONOS_DEVICES": "pci-0000:00:00.0",
+    }  # fmt: skip
+    work = program(bed, ann, ATTACKS, env=tuple(EnvVar(name, value) for name, value in mine.items()))
+    try:
+        log = said(bed, work)
+    finally:
+        node.inside("sh", "-ec", "chmod 660 /run/docker.sock; rm /srv/device")
+    lines = log.splitlines()
+    assert lines[:4] == [
+        "ConnectionRefusedError: [Errno 111] Connection refused", "PermissionError: [Errno 1] Operation not permitted",
+        "head: cannot open '/srv/device' for reading: Operation not permitted",
+        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero",
+    ]  # fmt: skip
+    for word in (
+        "unshare: unshare failed: Operation not permitted", "nsenter: reassociate to namespace",
+        'sudo: The "no new privileges" flag is set', "touch: cannot touch '/run/x'", "touch: cannot touch '/etc/x'",
+    ):  # fmt: skip
+        assert word in log
+    assert "must be superuser to use mount" in log
+    assert "uid=0" not in log
+    assert int(next(line for line in lines if line.startswith("processes ")).split()[1]) < 8
+    assert lines[-4:] == [
+        "CHRONOS_DEVICES=", f"CHRONOS_SLOT={work.name}", f"CHRONOS_SUBMITTER=host:{ann.name}:{ann.uid}", "LD_PRELOAD=",
+    ]  # fmt: skip
+    assert node.inside("sh", "-c", seen) == before.replace("device\n", "")
+
+
+def test_the_host_image_is_for_nothing_else(bed: SwarmBed, ann: User) -> None:
+    """By another name too, and with what the daemon says of programs."""
+    node = bed.lab.nodes["worker1"]
+    node.docker("tag", host_image.TAG, "innocent:1")
+    work = bed.work("/bin/sh", image="innocent:1", job="tagged")
+    assert "no container can be made of it" in refused(bed, work)
+    env = (EnvVar("CHRONOS_SUBMITTER", f"host:{ann.name}:{ann.uid}"), EnvVar("CHRONOS_PROGRAM", "{}"))
+    plain = program(bed, ann, "cat /etc/shadow; ls /srv", image=IMAGE, env=env, job="plain")
+    bed.backend.start(plain)
+    assert bed.finish(plain).exit_code == 1
+    assert bed.log(plain).count(b"No such file") == 2
+    with pytest.raises(LabError, match="no container can be made of it"):
+        node.docker("run", "--rm", host_image.TAG, "/bin/sh")
+
+
+def test_what_the_node_mounts_later_is_seen_and_nothing_comes_back(bed: SwarmBed, ann: User) -> None:
+    work = program(bed, ann, "while [ ! -e /srv/later/on ]; do sleep 0.1; done; cat /srv/later/on; sleep 0.2")
+    node = bed.lab.nodes["worker1"]
+    node.inside("sh", "-ec", "mkdir -p /srv/later; mount --make-rshared /")
+    bed.backend.start(work)
+    bed.running(work)
+    node.inside("sh", "-ec", "mount -t tmpfs tmpfs /srv/later; echo seen > /srv/later/on")
+    assert bed.finish(work).state is State.SUCCEEDED
+    assert bed.log(work) == b"seen\n"
+    node.inside("umount", "/srv/later")
+    assert "/run/chronos-root" not in node.inside("cat", "/proc/self/mountinfo")
+
+
+def test_its_directories_checkpoint_and_mounts_are_its_users(bed: SwarmBed, ann: User) -> None:
+    shared = bed.lab.shared / f"data-{bed.instance}"
+    shared.mkdir()
+    os.chown(shared, ann.uid, ann.gid)
+    common: dict[str, Any] = {"checkpoint_path": "saved", "checkpointing": Checkpointing()}
+    script = 'echo kept > data/word; mkdir -p "$CUMULUS_CHECKPOINT_PATH"; echo 1 >> "$CUMULUS_CHECKPOINT_PATH/steps"'
+    mounts = (Mount(f"/mnt/{shared.name}", "data"),)
+    said(bed, program(bed, ann, script, mounts=mounts, **common))
+    assert (shared / "word").stat().st_uid == ann.uid
+    log = said(bed, program(bed, ann, 'cat "$CUMULUS_CHECKPOINT_PATH/steps"; pwd; ls', attempt=2, **common))
+    assert log.splitlines() == ["1", f"/var/lib/chronos/programs/{ann.uid}/uid-job/a2-r0/work"]
+    kept = bed.lab.nodes["worker1"].chronos_home / "programs" / str(ann.uid)
+    assert kept.stat().st_mode & 0o777 == 0o700
+    assert (kept / "uid-job").is_dir()
+    bed.backend.purge("uid-job")
+    assert not (kept / "uid-job").exists()
+
+
+def test_it_is_asked_for_a_checkpoint_and_told_its_lease(bed: SwarmBed, ann: User) -> None:
+    script = (
+        'trap : TERM; while [ ! -e "$CUMULUS_CHECKPOINT_REQUEST" ]; do sleep 0.1; done; '
+        'cat "$CUMULUS_CHECKPOINT_REQUEST"; exit 75'
+    )
+    work = program(bed, ann, script, checkpoint_path="saved", checkpointing=Checkpointing(), grace=10.0)
+    bed.backend.start(work)
+    bed.running(work)
+    bed.backend.stop(work.name, 10, "Suspended")
+    assert bed.finish(work).reason == "Stopped"
+    assert bed.log(work) == b"Suspended\n"
+
+
+def test_what_cannot_be_is_refused_at_once(bed: SwarmBed, ann: User) -> None:
+    for more, why in (
+        ({"submitter_uid": 0}, "root for admins alone"),
+        ({"submitter_uid": None}, "there is none"),
+        ({"submitter_uid": 4_100_001}, "no user with the number 4100001"),
+    ):
+        with pytest.raises(BackendRefused, match=why):
+            bed.backend.start(program(bed, ann, "id", **more))
+
+
+def test_roots_own_programs_have_no_capabilities_either(bed: SwarmBed) -> None:
+    log = said(bed, bed.work("sh", "-c", "id -u; grep CapEff /proc/self/status", image=""))
+    assert log.split() == ["0", "CapEff:", "0" * 16]
+
+
+def test_a_node_says_whom_it_runs_programs_of(bed: SwarmBed, ann: User) -> None:
+    machines, node = bed.backend.machines, bed.lab.nodes["worker2"]
+    assert machines.programs("worker2", [(ann.name, ann.uid), ("moon", 4_100_009)]) == ProgramsAnswer(
+        "", ("", "this node has no user moon with the number 4100009, who submitted the job")
+    )
+    without_host_image(node)
+    try:
+        assert machines.programs("worker2", []).why.startswith("it lacks the host image")
+    finally:
+        bed.lab.load_host_image()
+
+
+def without_host_image(node: Node) -> None:
+    """Containers of it that have ended go with their services, a moment later."""
+    eventually(lambda: node.shell(f"docker rmi {host_image.TAG}")[0] == 0, 60, "no container needs the host image")
+
+
+def without_image(name: str, script: str, node: str, **spec: Any) -> dict[str, Any]:
+    made = job(name, script, gpu={"selector": {"nodeLabels": {"place": node}}}, **spec)
+    del made["spec"]["image"]
+    return made
+
+
+def test_a_job_without_an_image_goes_to_a_worker(swarm: Lab, tmp_path: Path) -> None:
+    """Through the whole daemon; not before the worker has the host image, and `why` says so."""
+    without_host_image(swarm.workers[0])
+    with controlled(swarm, tmp_path) as control:
+        control.apply(without_image("there", "hostname; id -u; echo $CHRONOS_MEMORY_BYTES", "worker2"))
+        control.ok("wait", "gpujob/there", "--for=condition=Succeeded", "--timeout=100s")
+        lines = control.ok("logs", "there").splitlines()
+        assert lines[:2] == ["worker2", "0"]
+        assert int(lines[2]) > 0
+        control.apply(
+            without_image("later", "exit 3", "worker1"), without_image("lost", "pwd", "worker2", workingDir="/srv")
+        )
+        eventually(lambda: "lacks the host image" in control.ok("why", "gpujob/later"), 60, "why says what is missing")
+        assert "the directory /srv is not known to be the same there" in control.ok("why", "gpujob/lost")
+        pushed = control.ok("cluster", "image", "push", "cumulus-host", "--node", "worker1", "--node", "worker2")
+        assert sorted(pushed.splitlines()) == [
+            f"worker1: loaded {host_image.TAG}", f"worker2: has {host_image.TAG} already"
+        ]  # fmt: skip
+        control.ok("wait", "gpujob/later", "--for=condition=Failed", "--timeout=100s")
+        assert control.attempts("later")[0]["exitCode"] == 3
+        control.ok("delete", "job", "there", "later", "lost", "--yes")
+        files = swarm.nodes["worker2"].chronos_home / "programs" / "0"
+        eventually(lambda: not os.listdir(files), 30, "its directories are gone")
