@@ -7,10 +7,8 @@ registry is asked about. Nobody may name it in a job. Standard library only.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
-import tarfile
 from functools import cache
 from typing import NamedTuple
 
@@ -52,15 +50,18 @@ def image(architecture: str) -> HostImage:
 def is_named(image_name: str) -> bool:
     """Whether an image that somebody names is, or may be, this one: by its name at any registry, or by its id."""
     name, _, digest = image_name.strip().partition("@")
-    ids = [image(architecture).id.removeprefix("sha256:") for architecture in ARCHITECTURES]
-    last = name.rpartition("/")[2].partition(":")[0]
-    if last.lower() == NAME:
+    if name.rpartition("/")[2].partition(":")[0].lower() == NAME:
         return True
     found = [match[1] for match in map(_ID.fullmatch, (name, digest)) if match]
+    ids = [image(each).id.removeprefix("sha256:") for each in ARCHITECTURES] if found else []
     return any(id.startswith(each) for id in ids for each in found)
 
 
 def _tar(files: dict[str, bytes]) -> bytes:
+    # Loaded where the image is made: every command that reads a job loads this module.
+    import io
+    import tarfile
+
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in files.items():
