@@ -38,7 +38,8 @@ ID = host_image.image("arm64").id.removeprefix("sha256:")
     "name",
     [
         "cumulus-host", "cumulus-host:1", "cumulus-host:9", "docker.io/library/cumulus-host",
-        "localhost:5000/x/cumulus-host:1", "Cumulus-Host:1", "cumulus-host@sha256:" + "0" * 64, f"sha256:{ID}", ID, ID[:12], f"other@sha256:{ID}",
+        "localhost:5000/x/cumulus-host:1", "Cumulus-Host:1",
+        "cumulus-host@sha256:" + "0" * 64, f"sha256:{ID}", ID, ID[:12], f"other@sha256:{ID}",
     ],
 )  # fmt: skip
 def test_nobody_names_it_in_a_job(name: str) -> None:
