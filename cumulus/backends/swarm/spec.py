@@ -117,7 +117,9 @@ def service(
     if program is not None:
         at = programs.SECRETS
         own[PROGRAM] = str(program.uid)
-        environment = programs.environment(workload, program, prepared or {}, {**(node_env or {}), **gang_variables(workload)})
+        environment = programs.environment(
+            workload, program, prepared or {}, {**(node_env or {}), **gang_variables(workload)}
+        )
     else:
         environment, shown = engine_environment(workload, prepared or {}, gang_variables(workload))
         environment |= confinement.variables(workload, confined)
