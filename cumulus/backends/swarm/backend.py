@@ -46,8 +46,8 @@ class SwarmBackend:
     """`root` holds its records. `store_id` names the store that it works for, and raises `BackendError` while it has
     none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log,
     `mounts` from where containers of those who are no admins may mount, `timeouts` how long it waits before it gives
-    something up, `blobs` are what calls are made of, `variables` the daemon's environment, `node_env` what programs of a
-    node have by default.
+    something up, `blobs` are what calls are made of, `variables` the daemon's environment, `node_env` what programs of
+    a node have by default.
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
