@@ -110,7 +110,8 @@ def service(
 ) -> dict[str, Any]:
     """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job,
     `confined` what an admin's container is not held to, `binds` where it sees what Cumulus put on its node: target ->
-    source; `parts` what joins it to its gang. `program`: whom it runs as, where it has the node's own root; `node_env` what it has then by default."""
+    source; `parts` what joins it to its gang. `program`: whom it runs as, where it has the node's own root; `node_env`
+    what it has then by default."""
     own = labels(workload, instance)
     at = SECRETS
     mounts: Sequence[Mapping[str, Any]] = _binds(binds or {})
