@@ -29,13 +29,14 @@ _SETTLE_MILLISECONDS = 100
 """An editor writes a file in several steps."""
 
 
-def read(path: str, user: UnixUser | None, also: str = "") -> Held:
-    """The manifests below a directory and the file `also`, read as `user`. Raises SourceUnreadable."""
+def read(path: str, user: UnixUser | None, also: str = "", more: tuple[str, ...] = ()) -> Held:
+    """The manifests below a directory, files whose names end with one of `more`, and the file `also`, read as `user`.
+    Raises SourceUnreadable."""
     try:
         if user is None or user.uid == os.geteuid():
-            return directory.read(path, also)
+            return directory.read(path, also, more)
         # It begins as root, since another user may not be able to start this Python, and gives that up for good.
-        program = [sys.executable, "-I", directory.__file__, json.dumps(user), path, also]
+        program = [sys.executable, "-I", directory.__file__, json.dumps(user), path, also, *more]
         limits = Limits(_PATIENCE, output=2 * directory.MOST_BYTES)
         finished = run(program, user=None, environment={}, limits=limits)
     except (OverLimit, ValueError) as error:

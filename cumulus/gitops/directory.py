@@ -1,5 +1,5 @@
 """A directory of this machine. As a program it becomes another user, reads one, and writes what it found to stdout:
-`directory.py USER PATH ALSO`. Standard library only; run by path.
+`directory.py USER PATH ALSO MORE…`. Standard library only; run by path.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ class Held(NamedTuple):
     directories: tuple[str, ...]
 
 
-def read(path: str, also: str = "") -> Held:
-    """The manifests below a directory and the file `also`, whatever it is called. Hidden ones and symbolic links are
-    left out. Raises OSError, ValueError for a directory that holds too much."""
+def read(path: str, also: str = "", more: tuple[str, ...] = ()) -> Held:
+    """The manifests below a directory, files whose names end with one of `more`, and the file `also`, whatever it is
+    called. Hidden ones and symbolic links are left out. Raises OSError, ValueError for a directory that holds too
+    much."""
     found: dict[str, bytes] = {}
     directories: list[str] = []
     total = 0
     # The directory itself may be a link: its user wrote down its name.
     top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for name, data in _walk(top, "", also, directories):
+    for name, data in _walk(top, "", also, (*SUFFIXES, *more), directories):
         total += len(data)
         if len(found) >= MOST_FILES or total > MOST_BYTES:
             raise ValueError(f"holds more than {MOST_FILES:,} manifests or {MOST_BYTES // 2**20} MiB; split it")
@@ -57,7 +58,9 @@ def digest(files: dict[str, bytes]) -> str:
     return total.hexdigest()[:40]
 
 
-def _walk(directory: int, prefix: str, also: str, seen: list[str]) -> Iterator[tuple[str, bytes]]:
+def _walk(
+    directory: int, prefix: str, also: str, suffixes: tuple[str, ...], seen: list[str]
+) -> Iterator[tuple[str, bytes]]:
     """Closes the descriptor, and notes in `seen` where it was."""
     try:
         if prefix.count("/") > MOST_DEPTH:
@@ -72,8 +75,8 @@ def _walk(directory: int, prefix: str, also: str, seen: list[str]) -> Iterator[t
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    yield from _walk(os.open(name, flags, dir_fd=directory), f"{prefix}{name}/", also, seen)
-                elif stat.S_ISREG(status.st_mode) and (name.endswith(SUFFIXES) or prefix + name == also):
+                    yield from _walk(os.open(name, flags, dir_fd=directory), f"{prefix}{name}/", also, suffixes, seen)
+                elif stat.S_ISREG(status.st_mode) and (name.endswith(suffixes) or prefix + name == also):
                     if not f"{prefix}{name}".isprintable():
                         raise ValueError(f"holds the file {prefix + name!r}, whose name has control characters")
                     yield prefix + name, _content(name, directory, prefix)
@@ -108,12 +111,12 @@ def unpack(data: bytes) -> Held:
     return Held(found, tuple(directories))
 
 
-def main(user: str, path: str, also: str) -> None:
+def main(user: str, path: str, also: str, *more: str) -> None:
     found = UnixUser.read(json.loads(user))
     assert found is not None
     try:
         become(found)
-        sys.stdout.buffer.write(pack(read(path, also)))
+        sys.stdout.buffer.write(pack(read(path, also, more)))
     except (OSError, ValueError) as error:
         sys.exit(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -40,6 +41,20 @@ _READER = "reader"
 git would otherwise go and fetch it, one by one."""
 _FETCH = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc")
 _ALL = ("+HEAD:refs/cumulus/HEAD", "+refs/heads/*:refs/cumulus/refs/heads/*", "+refs/tags/*:refs/cumulus/refs/tags/*")
+_SETTINGS = {
+    "remote.origin.uploadpack": "git-upload-pack", "core.alternateRefsCommand": "true", "gpg.program": "gpg",
+    "gpg.openpgp.program": "gpg", "gpg.x509.program": "gpgsm", "gpg.ssh.program": "ssh-keygen",
+}  # fmt: skip
+_PROGRAMS = tuple(word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}"))
+"""The clone is the user's, who could name others there: they would run outside of any lease."""
+_OWN_LINE = re.compile(
+    r"\[core\]|\[extensions\]|\[remote \"origin\"\]|repositoryformatversion = \d|filemode = \w+|bare = true|"
+    r"objectformat = \w+|partialclone = origin|promisor = true|partialclonefilter = blob:none|"
+    r"fetch = \+refs/heads/\*:refs/remotes/origin/\*",
+    re.IGNORECASE,
+)
+"""Of the configuration that git writes here."""
+_MOST_CONFIG = 2**16
 _NO_SUCH_REF = 2
 """git ls-remote --exit-code."""
 
@@ -140,9 +155,9 @@ class Repository:
         """Whether `ancestor` is in the history of `commit`; False also where it is not known any more."""
         return self._git(["merge-base", "--is-ancestor", ancestor, commit], fails=True).code == 0
 
-    def files(self, tree: str, also: str = "") -> list[File]:
-        """The manifests below a tree, by path, and the file `also`, whatever it is called. Hidden ones, symbolic links
-        and submodules are left out."""
+    def files(self, tree: str, also: str = "", more: tuple[str, ...] = ()) -> list[File]:
+        """The manifests below a tree, by path, files whose names end with one of `more`, and the file `also`, whatever
+        it is called. Hidden ones, symbolic links and submodules are left out."""
         found = []
         for entry in self._git(["ls-tree", "-r", "-z", "--full-tree", tree]).output.split(b"\0"):
             about, _, name = entry.partition(b"\t")
@@ -151,7 +166,7 @@ class Repository:
             if not mode or not stat.S_ISREG(int(mode, 8)):
                 continue
             hidden = any(part.startswith(".") for part in path.split("/"))
-            if path != also and (hidden or not path.endswith(SUFFIXES)):
+            if path != also and (hidden or not path.endswith((*SUFFIXES, *more))):
                 continue
             if any(part in ("", ".", "..") for part in path.split("/")):
                 # Of a clone that somebody tampered with: git makes no such tree.
@@ -216,11 +231,32 @@ class Repository:
         """Delete the clone; the next fetch makes it anew."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
+    def _is_as_made(self) -> bool:
+        """Whether the clone's configuration is what git wrote: nothing in it names a program or another place."""
+        for place in (self._directory, self._directory / _READER):
+            if any(
+                os.path.lexists(place / name) for name in ("commondir", "config.worktree", "objects/info/alternates")
+            ):
+                return False
+            try:
+                descriptor = os.open(place / "config", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # It is being made.
+            except OSError:
+                return False
+            with open(descriptor, "rb") as file:
+                lines = file.read(_MOST_CONFIG).decode("utf-8", "replace").splitlines()
+            own = f"url = {self._url}"
+            if not all(line.strip() == own or _OWN_LINE.fullmatch(line.strip()) for line in lines if line.strip()):
+                return False
+        return True
+
     def _prepare(self) -> None:
         directory = self._directory
         try:
             if (directory / "config").exists() and (directory / _READER / "HEAD").exists():
-                if len(os.listdir(directory / "objects" / "pack")) <= 3 * MOST_PACKS:
+                packs = len(os.listdir(directory / "objects" / "pack"))
+                if packs <= 3 * MOST_PACKS and self._is_as_made():
                     return
                 self.drop()
             make_private(directory.parent, self._user)
@@ -337,8 +373,12 @@ class Repository:
         command = [
             "git", "--no-pager", "--no-replace-objects", *inside, "-c", "core.hooksPath=/dev/null", "-c",
             "credential.helper=", "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.fsmonitor=false", "-c",
-            "fetch.fsckObjects=true", "-c", "transfer.advertiseSID=false", *arguments,
+            "fetch.fsckObjects=true", "-c", "transfer.advertiseSID=false", *_PROGRAMS, *arguments,
         ]  # fmt: skip
+        if where and not self._is_as_made():
+            self.drop()
+            said = "somebody changed the configuration of the clone; it is made anew"
+            raise SourceUnreadable(SourceReason.FETCH_FAILED, said)
         environment = {
             "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_ATTR_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "/bin/false", "SSH_ASKPASS": "/bin/false",

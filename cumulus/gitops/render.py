@@ -1,7 +1,7 @@
-"""Manifests as kustomize makes them: run as the Source's user, without a network, with limits on time and size.
+"""Manifests as kustomize or helm make them: run as the Source's user, without a network, with limits on time and size.
 
-What a repository says decides what kustomize does, so it gets a copy of the manifests in a directory of its own, a
-network with nothing in it, and no variable of the daemon's.
+What a repository says decides what they do, so they get a copy of the files in a directory of its own, a network with
+nothing in it, and no variable of the daemon's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.programs import Limits, OverLimit, run
@@ -21,39 +22,71 @@ from cumulus.manifest import InvalidManifest, Position, Problem
 from cumulus.resources.reasons import SourceReason
 
 LIMITS = Limits(seconds=30.0, output=16 * 2**20, file=64 * 2**20)
-_PROGRAMS = (("kustomize", "build"), ("kubectl", "kustomize"))
 _CANNOT_RUN = (126, 127)
 
 
-def kustomize(
+class _Tool(NamedTuple):
+    """`programs`: those that do it, with their first words; `file`: what a folder needs that is rendered."""
+
+    programs: tuple[tuple[str, ...], ...]
+    file: str
+    suffixes: tuple[str, ...] = ()
+    """Of files that it reads beside manifests."""
+
+
+_TOOLS = {
+    "kustomize": _Tool((("kustomize", "build"), ("kubectl", "kustomize")), "kustomization.yaml"),
+    "helm": _Tool((("helm", "template"),), "Chart.yaml", (".tpl",)),
+}
+
+
+def suffixes(how: str | None) -> tuple[str, ...]:
+    """How the names of files end that rendering needs beside manifests."""
+    return _TOOLS[how].suffixes if how else ()
+
+
+def rendered(
+    how: str,
     files: Mapping[str, bytes],
     path: str,
     user: UnixUser | None,
     *,
+    name: str = "release",
+    namespace: str = "default",
     search: str = LOGIN_PATH,
     limits: Limits = LIMITS,
 ) -> dict[str, bytes]:
-    """What `kustomize build` makes of the folder `path` of the files, as one file. Raises InvalidManifest with what it
-    says is wrong, SourceUnreadable where it cannot be run here."""
-    program = _program(search)
-    name = os.path.join(path, "kustomization.yaml")
+    """What the program makes of the folder `path` of the files, as one file. `name`, `namespace`: of a release of helm.
+    Raises InvalidManifest with what it says is wrong, SourceUnreadable where it cannot be run here."""
+    tool = _TOOLS[how]
+    program = _program(tool, search)
+    told = os.path.join(path, tool.file)
     with tempfile.TemporaryDirectory(prefix="cumulus-render-", ignore_cleanup_errors=True) as directory:
         _write(Path(directory), files, user)
-        if not os.path.isdir(os.path.join(directory, path)):
+        folder = os.path.join(directory, path)
+        if not os.path.isdir(folder):
             raise InvalidManifest([Problem(Position(path or "."), "", "there is no such directory in the revision")])
-        command = [*_alone(user), *program, os.path.join(directory, path)]
+        words = [name, folder, "--namespace", namespace, "--no-hooks"] if how == "helm" else [folder]
         try:
-            done = run(command, user=None, environment={"HOME": directory, "PATH": search}, limits=limits)
+            done = run([*_alone(user), *program, *words], user=None, environment=_environment(search), limits=limits)
         except OverLimit as error:
-            raise InvalidManifest([Problem(Position(name), "", str(error))]) from None
+            raise InvalidManifest([Problem(Position(told), "", str(error))]) from None
         except OSError as error:
             raise _unusable(f"{error.filename} cannot be started: {error.strerror}") from None
         if done.code in _CANNOT_RUN or done.said.startswith(("unshare:", "setpriv:")):
             raise _unusable(truncate(one_line(done.said)))
         if done.code:
-            said = one_line(done.said.replace(directory, ".")) or f"kustomize ended with code {done.code}"
-            raise InvalidManifest([Problem(Position(name), "", truncate(said))])
-    return {f"{name} (rendered)": done.output}
+            said = one_line(done.said.replace(directory, ".")) or f"{how} ended with code {done.code}"
+            raise InvalidManifest([Problem(Position(told), "", truncate(said))])
+    return {f"{told} (rendered)": done.output}
+
+
+def _environment(search: str) -> dict[str, str]:
+    """No settings, plugins or caches: those in the repository would be its own."""
+    nowhere = "/nonexistent"
+    places = ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME",
+              "HELM_CACHE_HOME", "HELM_PLUGINS", "KUSTOMIZE_PLUGIN_HOME", "KUBECONFIG")  # fmt: skip
+    return {"PATH": search, **dict.fromkeys(places, nowhere)}
 
 
 def _write(place: Path, files: Mapping[str, bytes], user: UnixUser | None) -> None:
@@ -78,11 +111,13 @@ def _alone(user: UnixUser | None) -> Sequence[str]:
     return ("unshare", "--net", "--", "setpriv", *own, "--")
 
 
-def _program(search: str) -> Sequence[str]:
-    for program in _PROGRAMS:
+def _program(tool: _Tool, search: str) -> Sequence[str]:
+    for program in tool.programs:
         if shutil.which(program[0], path=search):
             return program
-    raise _unusable("neither kustomize nor kubectl is on the daemon's machine")
+    names = [program[0] for program in tool.programs]
+    lacks = f"neither {' nor '.join(names)} is" if len(names) > 1 else f"{names[0]} is not"
+    raise _unusable(f"{lacks} on the daemon's machine")
 
 
 def _unusable(why: str) -> SourceUnreadable:

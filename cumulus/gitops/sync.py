@@ -20,7 +20,10 @@ from cumulus.apply.plan import Result, immutable, plan
 from cumulus.apply.server_side import Applier
 from cumulus.clock import short_timestamp
 from cumulus.gitops.desired import Desired, on_change
+from cumulus.lib.printable import one_line
 from cumulus.manifest import Manifest, Problem
+from cumulus.resources.annotations import editors_of
+from cumulus.resources.field_managers import OF_SOURCES
 from cumulus.resources.key import Document, Key
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.source import (
@@ -32,13 +35,11 @@ from cumulus.resources.source import (
     PendingSync,
     Prune,
     Source,
-    field_manager,
 )
 from cumulus.store.base import Write
 
 _TOLD = 100
 """Objects that a pending sync names."""
-_PREFIX = field_manager("", "").partition("/")[0] + "/"
 
 Stored = Callable[[Key], Document | None]
 Claimed = Callable[[str, str, Key], bool]
@@ -370,9 +371,9 @@ def _lost(key: Key, live: Document, now: datetime) -> float:
 
 def _source_of(manager: str, operation: str) -> tuple[str, str] | None:
     """Namespace and name of the Source whose field manager it is."""
-    if operation != "Apply" or not manager.startswith(_PREFIX):
+    if operation != "Apply" or not manager.startswith(OF_SOURCES):
         return None
-    namespace, _, name = manager.removeprefix(_PREFIX).partition("/")
+    namespace, _, name = manager.removeprefix(OF_SOURCES).partition("/")
     return (namespace, name) if name else None
 
 
@@ -383,11 +384,17 @@ def sources_of(document: Document) -> set[tuple[str, str]]:
     return {source for source in sources if source is not None}
 
 
+def is_a_sources(owner: Owner) -> bool:
+    """Whether it is the field manager of a Source."""
+    return _source_of(owner.manager, owner.operation) is not None
+
+
 def _whose(result: Result, manager: str) -> str:
-    """Which fields are not as the source says, and who changed them."""
+    """Which fields are not as the source says, and who changed them: the person, where that is known."""
     assert result.before is not None
     assert result.after is not None
     before, after = ownership.of(result.before), ownership.of(result.after)
+    people = editors_of(result.before)
     parts = []
     taken: set[object] = set()
     for owner, owned in before.items():
@@ -397,5 +404,6 @@ def _whose(result: Result, manager: str) -> str:
         if lost:
             taken |= lost
             names = ", ".join(sorted(".".join(part.removeprefix("f:") for part in path) for path in lost)[:5])
-            parts.append(f"{names}, changed by {owner.manager}")
+            person = one_line(people.get(owner.manager, ""))
+            parts.append(f"{names}, changed by {f'{person} with ' if person else ''}{owner.manager}")
     return "; ".join(parts) or "fields that nobody owns now"

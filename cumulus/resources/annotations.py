@@ -1,5 +1,9 @@
 """Annotations that clients and the service keep on objects. Standard library only."""
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 """Of versions of `cumulus apply` from before there were managedFields, which say the same. It goes with the next
 change."""
@@ -19,3 +23,15 @@ APPROVED_BY = "cumulus.dev/approved-by"
 """Of a Source: who set spec.approve. The service writes it."""
 PINNED_BY = "cumulus.dev/pinned-by"
 """Of a Source: who set spec.pin. The service writes it."""
+EDITED_BY = "cumulus.dev/edited-by"
+"""Of an object of a Source: who set something of it by hand, by field manager. The service writes it."""
+
+
+def editors_of(document: Mapping[str, Any]) -> dict[str, str]:
+    """People by the field manager with which they set something; none where nobody knows."""
+    text = (document["metadata"].get("annotations") or {}).get(EDITED_BY)
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
+        return {}
+    return {str(manager): str(name) for manager, name in found.items()} if isinstance(found, dict) else {}

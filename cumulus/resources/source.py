@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic.alias_generators import to_camel
 
 from cumulus.lib.versions import check_range
+from cumulus.resources.field_managers import OF_SOURCES
 from cumulus.resources.fields import (
     AbsolutePath,
     Duration,
@@ -45,7 +46,7 @@ _RANGE = re.compile(r"[0-9A-Za-z.*^~<>=|, +-]{1,100}")
 
 def field_manager(namespace: str, name: str) -> str:
     """The name under which a Source owns fields."""
-    return f"source/{namespace}/{name}"
+    return f"{OF_SOURCES}{namespace}/{name}"
 
 
 def _ref(value: str) -> str:
@@ -155,7 +156,7 @@ class PruneLimit(Model):
     """How much may be deleted without being asked for. What is more waits for `cumulus source approve`."""
 
     count: int = Field(10, ge=0, description="Objects at most.")
-    percent: int = Field(100, ge=0, le=100, description="Of the Source's objects at most.")
+    percent: int = Field(50, ge=0, le=100, description="Of the Source's objects at most.")
     gpu_hours: float = Field(
         1.0,
         ge=0,
@@ -180,10 +181,11 @@ class SourceSpec(Model):
 
     git: GitSource | None = Field(None, description="A git repository.")
     directory: DirectorySource | None = Field(None, description="A directory of the daemon's machine.")
-    render: Literal["kustomize"] | None = Field(
+    render: Literal["kustomize", "helm"] | None = Field(
         None,
-        description="kustomize: the path is a kustomization, which may refer to other folders of the repository. It is "
-        "built on the daemon's machine, without a network. If left out: the manifests are taken as they are.",
+        description="kustomize: the path is a kustomization, which may refer to other folders of the repository. helm: "
+        "it is a chart, with its dependencies in charts/; the release has the Source's name. It is rendered on the "
+        "daemon's machine, without a network. If left out: the manifests are taken as they are.",
     )
     variables: Annotated[str, on_write(_repository_path)] | None = Field(
         None,
@@ -229,7 +231,9 @@ class SourceSpec(Model):
                 ("directory",), "cannot be given beside git: leave one of them out")  # fmt: skip
             raise FieldError(at, what)
         if self.render is not None and self.variables is not None:
-            raise FieldError(("variables",), "cannot be given beside render: kustomize has means of its own")
+            raise FieldError(
+                ("variables",), "cannot be given beside render: kustomize and helm have means of their own"
+            )
         for name in ("pin", "verify", "webhook"):
             if self.directory is not None and getattr(self, name) is not None:
                 raise FieldError((name,), "is of git: a directory has no commits")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from cumulus.resources.event import Event
 from cumulus.resources.key import Key
+from cumulus.service.identity import Identity
 from tests.gitops.cluster import ME, Cluster, Repo, job
+from tests.service.test_access import binding
 
 HOLD = {"suspend": "true"}
 A = Key("GPUJob", "default", "a")
@@ -45,6 +49,26 @@ def test_a_field_of_the_source_is_changed_back_once(cluster: Cluster, repo: Repo
     assert writes(cluster) == changed
     assert cluster.source().status.history[-1].result == "Corrected"
     assert any("spec.priority, changed by kubectl-edit" in message for message in events(cluster, "DriftFound"))
+
+
+def test_the_person_is_told_beside_the_program(cluster: Cluster, repo: Repo) -> None:
+    cluster.store.create(binding("admin", "User", "ann", "default", "ann"))
+    cluster.service.access.bindings_changed()
+    started(cluster, repo, "Report")
+    ann = Identity("ann", 1001)
+    forged = {"annotations": {"cumulus.dev/edited-by": '{"kubectl-edit": "bob"}'}}
+    cluster.service.objects.patch(
+        ann, A, {"spec": {"priority": 9}, "metadata": forged}, field_manager="kubectl-edit"
+    )  # fmt: skip
+    cluster.sync(seconds=60)
+    assert any("spec.priority, changed by ann with kubectl-edit" in told for told in events(cluster, "DriftFound"))
+    # What is changed back needs no name any more, and what belongs to no Source never had one.
+    cluster.change(drift="Correct")
+    cluster.sync()
+    assert cluster.get("a")["spec"]["priority"] == 5
+    cluster.service.objects.set_labels(ME, A, {"mine": "yes"})
+    names = cluster.get("a")["metadata"]["annotations"]["cumulus.dev/edited-by"]
+    assert json.loads(names) == {"cumulus": ME.name, "kubectl-edit": "ann"}
 
 
 def test_drift_is_only_reported(cluster: Cluster, repo: Repo) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,6 +205,77 @@ def test_addresses_of_machines_alone_are_refused(host: str, form: str, tmp_path:
     with pytest.raises(SourceUnreadable) as caught:
         read(opened(url, tmp_path), url, Credentials(key=b"k", known_hosts=b"h"))
     assert caught.value.reason == "AddressRefused"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [["169.254.169.254"], ["192.0.2.7", "169.254.169.254"], ["fe80::1%eth0"], ["192.0.0.192"], ["fd00:ec2::254"]],
+)
+@pytest.mark.parametrize("form", ["https://{}/r.git", "ssh://git@{}/r.git"])
+def test_names_of_such_addresses_are_refused(
+    found: list[str], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one of several addresses is good: which one is asked would be the name server's choice."""
+
+    def resolved(host: str, port: int, **how: object) -> list[tuple[object, ...]]:
+        assert host == "git.example.org"
+        return [(0, 0, 0, "", (address, port)) for address in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    monkeypatch.setattr("cumulus.gitops.git.run", lambda *asked, **how: pytest.fail("git was started"))
+    url = form.format("git.example.org")
+    with pytest.raises(SourceUnreadable, match="where only machines ask") as caught:
+        opened(url, tmp_path).look(GitSource(url=url), Credentials(key=b"k", known_hosts=b"h"))
+    assert caught.value.reason == "AddressRefused"
+
+
+EVIL = {
+    "uploadpack": '[remote "origin"]\n\tuploadpack = {}\n',
+    "another remote": '[remote "x"]\n\turl = /\n\tpromisor = true\n\tuploadpack = {}\n',
+    "alternates": "[core]\n\talternateRefsCommand = {}\n",
+    "gpg": "[gpg]\n\tprogram = {}\n",
+    "another url": '[remote "origin"]\n\turl = {}\n',
+    "included": "[include]\n\tpath = {}\n",
+}
+
+
+@pytest.mark.parametrize("what", EVIL)
+@pytest.mark.parametrize("place", ["", "reader"])
+def test_a_clone_that_its_user_changed_starts_no_program_and_is_made_anew(
+    content: Repo, tmp_path: Path, what: str, place: str
+) -> None:
+    script = tmp_path / "evil"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    script.chmod(0o755)
+    repository = opened(content.url, tmp_path)
+    assert "a.yaml" in read(repository, content.url)
+    with open(tmp_path / "1" / "clone.git" / place / "config", "a") as config:
+        config.write(EVIL[what].format(script))
+    with pytest.raises(SourceUnreadable, match="changed the configuration of the clone"):
+        repository.descends(content.head, content.head)
+    content.commit({"a.yaml": "new"})
+    assert read(repository, content.url)["a.yaml"] == b"new"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_programs_that_a_clone_names_are_not_the_ones_that_run(
+    content: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its user changes it between the look and the use."""
+    script = tmp_path / "evil"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    script.chmod(0o755)
+    repository = opened(content.url, tmp_path)
+    read(repository, content.url)
+    monkeypatch.setattr(Repository, "_is_as_made", lambda self: True)
+    for place in ("", "reader"):
+        with open(tmp_path / "1" / "clone.git" / place / "config", "a") as config:
+            config.write("".join(EVIL[what].format(script) for what in ("uploadpack", "alternates", "gpg")))
+    content.commit({"a.yaml": "new"})
+    assert read(repository, content.url)["a.yaml"] == b"new"
+    with pytest.raises(SourceUnreadable, match="is not signed"):
+        repository.verify(content.head, {"gpg-keys": b"none"}, tag=False)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.ssh

@@ -1,9 +1,11 @@
-"""Manifests that kustomize makes, in a room without a network. Most of it with a program that stands in for it."""
+"""Manifests that kustomize and helm make, in a room without a network. Most of it with programs that stand in for them:
+NOT TESTED: helm itself, which no package server here has."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,10 +25,10 @@ BASE = {
 }
 
 
-def stand_in(place: Path, script: str) -> str:
-    """The search path with a `kustomize` that is this shell script."""
+def stand_in(place: Path, script: str, name: str = "kustomize") -> str:
+    """The search path with a `kustomize`, or another program, that is this shell script."""
     place.mkdir()
-    program = place / "kustomize"
+    program = place / name
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     os.chmod(place.parent, 0o755)
@@ -36,7 +38,7 @@ def stand_in(place: Path, script: str) -> str:
 def test_its_output_is_what_is_applied(tmp_path: Path) -> None:
     search = stand_in(tmp_path / "bin", 'test "$1" = build || exit 3; cat "$2/../../base/a.yaml"')
     files = {name: text.encode() for name, text in BASE.items()}
-    (data,) = render.kustomize(files, "overlays/east", None, search=search).values()
+    (data,) = render.rendered("kustomize", files, "overlays/east", None, search=search).values()
     assert data.decode() == job("a", suspend="true")
 
 
@@ -52,29 +54,59 @@ def test_its_output_is_what_is_applied(tmp_path: Path) -> None:
 def test_what_goes_wrong_is_told(tmp_path: Path, script: str, told: str) -> None:
     search = stand_in(tmp_path / "bin", script)
     with pytest.raises(InvalidManifest) as caught:
-        render.kustomize({"a.yaml": b""}, "", None, search=search, limits=Limits(seconds=1, output=100_000))
+        render.rendered("kustomize", {"a.yaml": b""}, "", None, search=search, limits=Limits(seconds=1, output=100_000))
     assert told in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["../x.yaml", "/tmp/x.yaml", "a/../../x.yaml", "a//x.yaml"])
 def test_nothing_is_written_elsewhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidManifest, match="is no path of a file"):
-        render.kustomize({name: b""}, "", None, search=stand_in(tmp_path / "bin", "true"))
+        render.rendered("kustomize", {name: b""}, "", None, search=stand_in(tmp_path / "bin", "true"))
 
 
 def test_it_has_no_network_and_nothing_of_the_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_THE_DAEMON", "x")
     search = stand_in(tmp_path / "bin", "ls /sys/class/net >/dev/null; cat /proc/net/dev; env")
-    (data,) = render.kustomize({"a.yaml": b""}, "", None, search=search).values()
+    (data,) = render.rendered("kustomize", {"a.yaml": b""}, "", None, search=search).values()
     assert b"SECRET_OF_THE_DAEMON" not in data
     devices = [line.split(":")[0].strip() for line in data.decode().splitlines() if ":" in line and "bytes" not in line]
     assert [name for name in devices if name.isalnum() and not name.startswith("face")][:1] == ["lo"]
     assert "eth0" not in devices
 
 
+CHART = {
+    "charts/train/Chart.yaml": b"apiVersion: v2\nname: train\nversion: 0.1.0\n",
+    "charts/train/templates/job.yaml": job("a", suspend="true").encode(),
+    "charts/train/templates/_helpers.tpl": b'{{- define "x" -}}{{- end -}}',
+}
+
+
+def test_a_chart_is_rendered_with_helm(tmp_path: Path) -> None:
+    script = (
+        'test "$*" = "template team-1 $3 --namespace team --no-hooks" || { echo "asked: $*" >&2; exit 3; }\n'
+        'test -e "$3/templates/_helpers.tpl" || exit 4\n'
+        'test "$HOME$HELM_PLUGINS" = /nonexistent/nonexistent || exit 5\n'
+        'cat "$3/templates/job.yaml"'
+    )
+    search = stand_in(tmp_path / "bin", script, "helm")
+    found = render.rendered("helm", CHART, "charts/train", None, name="team-1", namespace="team", search=search)
+    assert found == {"charts/train/Chart.yaml (rendered)": job("a", suspend="true").encode()}
+    with pytest.raises(SourceUnreadable, match="helm is not on the daemon's machine"):
+        render.rendered("helm", CHART, "charts/train", None, search="/nowhere")
+
+
+def test_a_source_of_a_chart(cluster: Cluster, repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = stand_in(tmp_path / "bin", 'cat "$3"/templates/*.yaml', "helm")
+    monkeypatch.setattr("cumulus.controllers.source.controller.rendered", partial(render.rendered, search=search))
+    repo.commit({name: data.decode() for name, data in CHART.items()})
+    cluster.add(url=repo.url, path="charts/train", render="helm")
+    cluster.sync()
+    assert cluster.names() == ["a"], cluster.source().status
+
+
 def test_where_there_is_none_it_is_said() -> None:
     with pytest.raises(SourceUnreadable, match="neither kustomize nor kubectl"):
-        render.kustomize({"a.yaml": b""}, "", None, search="/nowhere")
+        render.rendered("kustomize", {"a.yaml": b""}, "", None, search="/nowhere")
 
 
 @pytest.mark.skipif(shutil.which("kubectl", path=LOGIN_PATH) is None, reason="NOT TESTED: kubectl is not installed")

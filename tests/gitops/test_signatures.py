@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,29 +108,86 @@ def test_a_signed_tag(cluster: Cluster, repo: Repo, ada: Signer) -> None:
     assert cluster.names() == ["a"]
 
 
-def test_gpg(cluster: Cluster, repo: Repo, tmp_path: Path) -> None:
-    home = tmp_path / "gnupg"
-    home.mkdir(mode=0o700)
-    environment = {"GNUPGHOME": str(home), "PATH": "/usr/bin:/bin"}
+class Gpg:
+    """A home of gpg's with one key, by Debian's gpg."""
 
-    def gpg(*arguments: str) -> bytes:
+    def __init__(self, home: Path, name: str) -> None:
+        self.home, self.name = home, f"{name}@example.org"
+        home.mkdir(mode=0o700)
+        self.environment = {"GNUPGHOME": str(home), "PATH": "/usr/bin:/bin"}
+        self("--passphrase", "", "--quick-generate-key", self.name, "ed25519", "sign", "never")
+        self.public = self("--armor", "--export").decode()
+
+    def __call__(self, *arguments: str, given: bytes = b"") -> bytes:
         return subprocess.run(
-            ["gpg", "--batch", "--quiet", *arguments], env=environment, capture_output=True, check=True
+            ["gpg", "--batch", "--quiet", *arguments],
+            env=self.environment,
+            input=given,
+            capture_output=True,
+            check=True,
         ).stdout
 
-    try:
-        gpg("--passphrase", "", "--quick-generate-key", "ada@example.org", "ed25519", "sign", "never")
-        keys = gpg("--armor", "--export").decode()
-        (repo.path / "a.yaml").write_text(job("a", **HOLD))
+    def commit(self, repo: Repo, name: str) -> None:
+        (repo.path / f"{name}.yaml").write_text(job(name, **HOLD))
         repo.git("add", "-A")
-        repo.git("config", "user.signingKey", "ada@example.org")
-        repo.git("commit", "-q", "-S", "-m", "signed", GNUPGHOME=str(home))
-    finally:
-        subprocess.run(["gpgconf", "--kill", "all"], env=environment, check=False)
-    JobSecrets(cluster.home / "job-secrets").of("default").set("signers", "gpg-keys", keys)
+        repo.git("config", "user.signingKey", self.name)
+        repo.git("commit", "-q", "-S", "-m", "signed", GNUPGHOME=str(self.home))
+
+    def revoked(self) -> str:
+        """The key as exported after it was revoked: gpg keeps a certificate for that beside each new key."""
+        (certificate,) = (self.home / "openpgp-revocs.d").glob("*.rev")
+        self("--import", given=certificate.read_text().replace(":-----BEGIN", "-----BEGIN").encode())
+        return self("--armor", "--export").decode()
+
+    def close(self) -> None:
+        subprocess.run(["gpgconf", "--kill", "all"], env=self.environment, check=False)
+
+
+@pytest.fixture
+def gpg(tmp_path: Path) -> Iterator[Callable[[str], Gpg]]:
+    if shutil.which("gpg") is None:
+        pytest.skip("NOT TESTED: gpg is not installed")
+    made: list[Gpg] = []
+    # Its agent's socket needs a short path.
+    with tempfile.TemporaryDirectory(prefix="gpg-") as short:
+
+        def make(name: str) -> Gpg:
+            made.append(Gpg(Path(short) / name, name))
+            return made[-1]
+
+        yield make
+        for each in made:
+            each.close()
+
+
+def test_gpg(cluster: Cluster, repo: Repo, gpg: Callable[[str], Gpg]) -> None:
+    ada, eve = gpg("ada"), gpg("eve")
+    ada.commit(repo, "a")
+    signers = JobSecrets(cluster.home / "job-secrets").of("default")
+    signers.set("signers", "gpg-keys", ada.public)
     cluster.add(url=repo.url, verify={"keys": "signers"})
     cluster.sync()
     assert cluster.names() == ["a"]
+    synced = cluster.source().status.synced
+    assert synced is not None
+    assert synced.signature == "Verified"
+    # Nobody's signature, and that of a good key which nobody named.
     repo.commit({"b.yaml": job("b", **HOLD)})
     cluster.sync()
     assert cluster.condition("Ready") == ("False", "NotVerified")
+    eve.commit(repo, "c")
+    cluster.sync()
+    assert cluster.condition("Ready") == ("False", "NotVerified")
+    assert cluster.names() == ["a"]
+    # A keyring of two.
+    signers.set("signers", "gpg-keys", ada.public + eve.public)
+    cluster.sync(seconds=120)
+    ada.commit(repo, "d")
+    cluster.sync()
+    assert cluster.names() == ["a", "b", "c", "d"]
+    # What was a good key once is none after it was revoked.
+    ada.commit(repo, "e")
+    signers.set("signers", "gpg-keys", ada.revoked())
+    cluster.sync()
+    assert cluster.condition("Ready") == ("False", "NotVerified")
+    assert "e" not in cluster.names()

@@ -19,7 +19,9 @@ from cumulus.resources.submitter import Submitter
 from cumulus.service.accounts import Accounts
 from cumulus.service.identity import Identity
 from cumulus.service.on_behalf import OnBehalf
+from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
+from tests.controllers.driver import settle
 from tests.gitops.cluster import Cluster, Repo, job
 from tests.service.test_access import binding
 
@@ -32,6 +34,13 @@ metadata: {name: mine, namespace: team}
 roleRef: {name: admin}
 subjects: [{kind: User, name: ann}]
 """
+
+
+def a_source(url: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "cumulus.dev/v1alpha1", "kind": "Source", "metadata": {"name": "cluster", "namespace": "default"},
+        "spec": {"git": {"url": url}},
+    }  # fmt: skip
 
 
 class FakeAccounts(Accounts):
@@ -137,6 +146,24 @@ def test_a_role_that_is_taken_away_stops_the_source(cluster: Cluster, repo: Repo
     assert cluster.condition("Synced") == ("False", "Refused")
 
 
+def test_a_role_that_comes_is_noticed_without_a_commit(cluster: Cluster, repo: Repo) -> None:
+    repo.commit({"a.yaml": job("a", suspend="true").replace("name: a\n", "name: a\n  namespace: team\n")})
+    accounts = FakeAccounts()
+    cluster.service = Service(lambda: cluster.store, cluster.home, cluster.world.clock, switches=False)
+    object.__setattr__(
+        cluster.room, "submitters", OnBehalf(cluster.store, cluster.world.clock, cluster.service.access, accounts)
+    )
+    cluster.room.submitters.user_of = lambda submitter: None  # type: ignore[method-assign]
+    cluster.store.create(binding("user", "User", "ann", "default", "here"))
+    cluster.service.objects.create(Identity("ann", 1001), a_source(repo.url))
+    cluster.sync()
+    assert cluster.condition("Synced") == ("False", "Refused")
+    cluster.store.create(binding("user", "User", "ann", "team", "there"))
+    settle(cluster.world, cluster.daemon, seconds=2.0)
+    assert cluster.condition("Synced") == ("True", "Synced")
+    assert cluster.names() == ["a"]
+
+
 @pytest.fixture
 def other() -> Identity:
     if os.geteuid() != 0:
@@ -161,8 +188,6 @@ def owned(place: Path, user: Identity) -> None:
 
 
 def test_git_and_directories_are_read_as_the_submitter(other: Identity, open_place: Path) -> None:
-    from cumulus.service.service import Service
-
     cluster = Cluster(open_place / "home")
     cluster.service = Service(
         lambda: cluster.store, cluster.home, cluster.world.clock, home_namespaces=True, switches=True

@@ -54,7 +54,7 @@ def add(
     webhook: Annotated[str, _option("The secret that the forge signs its calls with.", "SECRET")] = "",
     prune: Annotated[str, _option("Never, Confirm or Auto; Never if left out.", "WORD")] = "",
     variables: Annotated[str, _option("The file below the path with a line NAME=value each.", "FILE")] = "",
-    render: Annotated[str, _option("kustomize: the path is a kustomization.", "WORD")] = "",
+    render: Annotated[str, _option("kustomize or helm: what the path is.", "WORD")] = "",
     drift: Annotated[str, _option("Correct, Report or Off; Correct if left out.", "WORD")] = "",
     on_change: Annotated[str, _option("Recreate, Ignore or Fail; Recreate if left out.", "WORD")] = "",
     namespace: Namespace = "",

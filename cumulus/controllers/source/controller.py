@@ -21,7 +21,7 @@ from cumulus.gitops.desired import NOTHING, Desired, desired
 from cumulus.gitops.directory import digest
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.following import Busy, Seen, Where
-from cumulus.gitops.render import kustomize
+from cumulus.gitops.render import rendered, suffixes
 from cumulus.gitops.room import SourceRoom, secret
 from cumulus.gitops.sync import Facts, Plan, Step, item_key, make_plan
 from cumulus.lib.printable import one_line
@@ -124,7 +124,7 @@ class SourceReconciler:
         assert source.spec.directory is not None
         path, request = source.spec.directory.path, _request(source)
         try:
-            held = directories.read(path, user, source.spec.variables or "")
+            held = directories.read(path, user, source.spec.variables or "", suffixes(source.spec.render))
         except SourceUnreadable:
             self._room.directories.watch(request, path)
             raise
@@ -155,7 +155,7 @@ class SourceReconciler:
         where = Where(user, parse_url(git.url), tuple(wanted), namespace, git.credentials or "")
         # Where more than the tree counts: who signed it, and what it descends from.
         every = source.spec.verify is not None or source.status.pending_sync is not None
-        # A kustomization may refer to all of the repository.
+        # What is rendered may refer to all of the repository.
         path = "" if source.spec.render else git.path
         seen: Seen | None = self._room.following.follow(
             (namespace, source.metadata.name), where, path, parse_duration(git.interval), every=every
@@ -273,9 +273,9 @@ class SourceReconciler:
         namespace = source.metadata.namespace or ""
         variables = source.spec.variables or ""
         folder = source.spec.git.path if source.spec.git is not None else ""
-        rendered = folder or "." if source.spec.render else ""
+        made_from = f"{source.spec.render}:{folder}" if source.spec.render else ""
         # Of this Source alone: the clone is its submitter's, who could say that another's tree holds what it does not.
-        name = (source.uid, look.revision.tree, variables, rendered)
+        name = (source.uid, look.revision.tree, variables, made_from)
         if (known := self._desired.get(name)) is not None:
             self._desired.move_to_end(name)
             return known
@@ -284,10 +284,12 @@ class SourceReconciler:
             assert look.where is not None
             following = self._room.following
             with following.reading(look.where) as repository:
-                listed = repository.files(look.revision.tree, variables)
+                listed = repository.files(look.revision.tree, variables, suffixes(source.spec.render))
                 files = repository.read(listed, following.credentials(look.where)) if listed else {}
         if source.spec.render:
-            files = kustomize(files, folder, look.user)
+            files = rendered(
+                source.spec.render, files, folder, look.user, name=source.metadata.name, namespace=namespace
+            )
         found = desired(files, namespace, variables)
         self._desired[name] = found
         while len(self._desired) > 1 and sum(map(len, self._desired.values())) > _REMEMBERED:

@@ -14,6 +14,7 @@ from cumulus.machinery.reconcile import Request
 from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
+from cumulus.resources.reasons import SourceReason
 from cumulus.resources.registry import KINDS
 from cumulus.resources.source import ItemState, Source
 
@@ -66,6 +67,13 @@ def those_refused(change: Change, cache: Cache) -> Iterable[Request]:
     return [Request(s.metadata.namespace or "", s.metadata.name) for s in found if s.status.last_error is not None]
 
 
+def those_not_allowed(change: Change, cache: Cache) -> Iterable[Request]:
+    """Sources whose submitter may not do what they ask for: a role may have come."""
+    for source in cache.all(Source):
+        if any(condition.reason == SourceReason.REFUSED for condition in source.status.conditions):
+            yield Request(source.metadata.namespace or "", source.metadata.name)
+
+
 def its_sources(change: Change, cache: Cache) -> Iterable[Request]:
     found = sources_of(change.new) | sources_of(change.old or change.new)
     return [Request(*source) for source in sorted(found)]
@@ -92,6 +100,7 @@ CONTROLLERS = (
         watches=(
             Watch(Source.KIND, itself, when=wanted_anew),
             Watch(Source.KIND, those_refused, when=lets_go, after=SETTLE_SECONDS),
+            *(Watch(kind.name, those_not_allowed, after=SETTLE_SECONDS) for kind in KINDS if kind.grants),
             *(
                 Watch(kind.name, its_sources, when=concerns_a_source, after=SETTLE_SECONDS)
                 for kind in KINDS

@@ -11,7 +11,9 @@ from cumulus.clock import Clock, timestamp
 from cumulus.errors import Conflict, Forbidden, InvalidObject, NotFound
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import LONGEST_TEXT, truncate
+from cumulus.resources.annotations import EDITED_BY
 from cumulus.resources.documents import lookup
+from cumulus.resources.field_managers import OF_SOURCES
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import BY_NAME
@@ -99,7 +101,10 @@ class Guard:
         # Left out it is kept. One that is changed is refused at the store's door.
         kept = submitter_annotations(stored["metadata"].get("annotations"))
         given = submitter_annotations(document["metadata"].get("annotations"))
-        return replace(write, document=_signed(identity, kind, _submitted(document, kept | given), stored), uid=uid)
+        written = _signed(identity, kind, _submitted(document, kept | given), stored)
+        if write.verb == "update":
+            written = _edited(identity, written, stored)
+        return replace(write, document=written, uid=uid)
 
     def _check_submitter(self, identity: Identity, verb: str, key: Key, stored: Document) -> None:
         if refused := self.why_not_changed(identity, key, stored):
@@ -251,6 +256,18 @@ def _signed(identity: Identity, kind: Kind, document: Document, stored: Document
         if who:
             annotations[name] = who
     return {**document, "metadata": {**document["metadata"], "annotations": annotations}}
+
+
+def _edited(identity: Identity, document: Document, stored: Document) -> Document:
+    """An object of a Source with who sets what of it by hand."""
+    managers = (str(entry.get("manager", "")) for entry in stored["metadata"].get("managedFields") or ())
+    noted = any(EDITED_BY in (each["metadata"].get("annotations") or {}) for each in (document, stored))
+    if not noted and not any(manager.startswith(OF_SOURCES) for manager in managers):
+        return document
+    # Loaded where there is such an object.
+    from cumulus.gitops.editors import with_editor
+
+    return with_editor(identity.name, document, stored)
 
 
 def _submitted(document: Document, submitter: dict[str, Any]) -> Document:
