@@ -39,11 +39,13 @@ _LONGEST_SUBJECT = 200
 _READER = "reader"
 """A repository within the clone that has its objects and knows no server: what a clone lacks is missing there, where
 git would otherwise go and fetch it, one by one."""
-_FETCH = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc")
+_UPLOAD_PACK = "--upload-pack=git-upload-pack"
+"""Of several that the configuration names git takes the first, and so not one of ours."""
+_FETCH = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc", _UPLOAD_PACK)
 _ALL = ("+HEAD:refs/cumulus/HEAD", "+refs/heads/*:refs/cumulus/refs/heads/*", "+refs/tags/*:refs/cumulus/refs/tags/*")
 _SETTINGS = {
-    "remote.origin.uploadpack": "git-upload-pack", "core.alternateRefsCommand": "true", "gpg.program": "gpg",
-    "gpg.openpgp.program": "gpg", "gpg.x509.program": "gpgsm", "gpg.ssh.program": "ssh-keygen",
+    "core.alternateRefsCommand": "true", "gpg.program": "gpg", "gpg.openpgp.program": "gpg",
+    "gpg.x509.program": "gpgsm", "gpg.ssh.program": "ssh-keygen",
 }  # fmt: skip
 _PROGRAMS = tuple(word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}"))
 """The clone is the user's, who could name others there: they would run outside of any lease."""

@@ -51,6 +51,14 @@ class OnBehalf:
     def refusals(self, submitter: Submitter, manifests: Sequence[Manifest]) -> list[Problem]:
         """Each manifest that the person may not apply through a Source, and why."""
         identity = self._identity(submitter)
+        found = self._refusals(identity, manifests)
+        if not found:
+            return found
+        # What is remembered of roles may be older than the binding that made somebody ask again.
+        self._access.bindings_changed()
+        return self._refusals(identity, manifests)
+
+    def _refusals(self, identity: Identity, manifests: Sequence[Manifest]) -> list[Problem]:
         found = []
         may = cache(partial(self._access.may, identity, "patch"))
         is_admin = self._access.is_admin(identity)

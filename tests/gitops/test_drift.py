@@ -48,7 +48,9 @@ def test_a_field_of_the_source_is_changed_back_once(cluster: Cluster, repo: Repo
     cluster.sync(seconds=60)
     assert writes(cluster) == changed
     assert cluster.source().status.history[-1].result == "Corrected"
-    assert any("spec.priority, changed by kubectl-edit" in message for message in events(cluster, "DriftFound"))
+    assert any(
+        f"spec.priority, changed by {ME.name} with kubectl-edit" in message for message in events(cluster, "DriftFound")
+    )
 
 
 def test_the_person_is_told_beside_the_program(cluster: Cluster, repo: Repo) -> None:
@@ -79,7 +81,9 @@ def test_drift_is_only_reported(cluster: Cluster, repo: Repo) -> None:
     assert cluster.get("a")["metadata"]["generation"] == before
     assert cluster.condition("Synced") == ("False", "Drifted")
     assert cluster.source().status.counts.drifted == 1
-    assert any("spec.priority, changed by kubectl-edit" in message for message in events(cluster, "DriftFound"))
+    assert any(
+        f"spec.priority, changed by {ME.name} with kubectl-edit" in message for message in events(cluster, "DriftFound")
+    )
     # A new commit sets all fields.
     repo.commit({"b.yaml": job("b", **HOLD)})
     cluster.sync()

@@ -149,7 +149,7 @@ def test_a_role_that_is_taken_away_stops_the_source(cluster: Cluster, repo: Repo
 def test_a_role_that_comes_is_noticed_without_a_commit(cluster: Cluster, repo: Repo) -> None:
     repo.commit({"a.yaml": job("a", suspend="true").replace("name: a\n", "name: a\n  namespace: team\n")})
     accounts = FakeAccounts()
-    cluster.service = Service(lambda: cluster.store, cluster.home, cluster.world.clock, switches=False)
+    cluster.service = Service(lambda: cluster.store, cluster.home, cluster.world.clock, switches=True)
     object.__setattr__(
         cluster.room, "submitters", OnBehalf(cluster.store, cluster.world.clock, cluster.service.access, accounts)
     )
