@@ -88,6 +88,9 @@ class ConditionMet:
 
     key: Key
     deleted: bool
+    ended: str = ""
+    """How it ended, where its end was waited for, and whether it has failed."""
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from cumulus.apply import ownership
 from cumulus.apply.ownership import Owner
@@ -51,31 +52,48 @@ def apply(
     admit: Callable[[Sequence[Write]], Sequence[Write]] = lambda writes: writes,
     field_manager: str = CUMULUS,
     force_conflicts: bool = False,
+    recreate: Callable[[Document, Document], Sequence[Write]] | None = None,
     clock: Clock | None = None,
 ) -> list[Result]:
     """Make it so, and tell what happened to each object, in the manifests' order, pruned ones last.
 
     One transaction; with `dry_run` nothing is written. `admit` gives the writes as they are to be. `field_manager`
-    owns what is applied; with `force_conflicts` also what other managers own and has another value. Raises
+    owns what is applied; with `force_conflicts` also what other managers own and has another value. `recreate`: objects
+    whose immutable fields change are made anew, by the writes that it gives for the old and the new one, of which the
+    third creates; without it such a change is refused. Raises
     InvalidManifest with everything that forbids it, conflicts included, PruneRefused, Conflict if the objects keep
     changing, and what `admit` and the store raise.
     """
     now = short_timestamp((clock or SystemClock()).now())
-    by = Applier(ownership.check_manager(field_manager), now, force_conflicts)
+    by = Applier(ownership.check_manager(field_manager), now, force_conflicts, recreate is not None)
     for _ in range(ATTEMPTS):
         results = _planned(store, manifests, prune, by)
-        writes = admit([write for result in results if (write := result.write()) is not None])
-        if dry_run or not writes:
+        writes = list(admit([write for result in results if (write := result.write()) is not None]))
+        anew = [recreate(r.before or {}, r.after or {}) for r in results if recreate and r.action == "recreated"]
+        if dry_run or not (writes or anew):
             return results
         try:
-            written = iter(store.transact(writes, fence=fence))
+            answers = store.transact([*writes, *chain.from_iterable(anew)], fence=fence)
         except (AlreadyExists, Conflict, NotFound):
             continue
-        return [_written(result, next(written)) if result.write() is not None else result for result in results]
+        written, made = iter(answers), iter(_made(answers[len(writes) :], anew))
+        return [
+            replace(result, after=next(made)) if result.action == "recreated"
+            else _written(result, next(written)) if result.write() is not None else result
+            for result in results
+        ]  # fmt: skip
     raise Conflict(
         f"the objects kept changing while they were applied ({ATTEMPTS} attempts); nothing was applied",
         hint="apply again",
     )
+
+
+def _made(answers: Sequence[Document], anew: Sequence[Sequence[Write]]) -> Iterator[Document]:
+    """Each object that was made anew."""
+    start = 0
+    for writes in anew:
+        yield answers[start + 2]
+        start += len(writes)
 
 
 def _written(result: Result, document: Document) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cumulus.admission.admit import refusals
@@ -18,7 +18,7 @@ from cumulus.resources.kind import Kind
 from cumulus.store.base import Write
 from cumulus.store.codec import check_room
 
-Action = Literal["created", "configured", "unchanged", "pruned"]
+Action = Literal["created", "configured", "unchanged", "pruned", "recreated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Result:
         return f"{self.kind.qualified}/{self.key.name} {self.action}"
 
     def write(self) -> Write | None:
-        """What makes it so; it loses with `Conflict` or `NotFound` once the object is no more as it was read."""
+        """What makes it so, None where that is nothing or several; it loses with `Conflict` or `NotFound` once the
+        object is no more as it was read."""
         if self.action == "created":
             return Write("create", self.after)
         if self.action == "configured":
@@ -63,7 +64,8 @@ def plan(manifest: Manifest, live: Document | None, by: Applier) -> Result | lis
     except Rejected as rejected:
         return _does_not_fit(manifest, rejected)
     if immutable := change.immutable(manifest.kind):
-        return sorted(manifest.placed(immutable))
+        made = _creation(manifest, by) if by.recreate else sorted(manifest.placed(immutable))
+        return replace(made, action="recreated", before=live) if isinstance(made, Result) else made
     if manifest.printed and not change.difference:
         # An object as `get -o yaml` printed it asks for no change, so defaults and others' fields do not become the
         # user's.

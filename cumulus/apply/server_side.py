@@ -29,11 +29,13 @@ _SERVERS = SERVER_FIELDS - set(fieldset.USERS_METADATA)
 
 
 class Applier(NamedTuple):
-    """Who applies, when (RFC 3339) and how. `force`: take over what others own."""
+    """Who applies, when (RFC 3339) and how. `force`: take over what others own. `recreate`: make anew what cannot
+    become what is applied."""
 
     manager: str
     now: str
     force: bool = False
+    recreate: bool = False
 
 
 class Change(NamedTuple):

@@ -39,6 +39,10 @@ VERBS: dict[str, Verb] = {
     "extend": Verb("extend", "Lengthen the lease of a running job, if that moves nobody who waits."),
     "attach": Verb("run", "Follow a job until it is over, and end with its exit code."),
     "apply": Verb("apply", "Create or change objects from manifests."),
+    "create": Verb("create", "Create objects from manifests; none of them may be there."),
+    "replace": Verb("create", "Replace objects by manifests."),
+    "patch": Verb("create", "Change fields of an object by a patch."),
+    "edit": Verb("edit_object", "Edit an object in your editor."),
     "diff": Verb("apply", "Show what apply would change."),
     "get": Verb("get", "Show objects as a table, JSON, YAML or columns."),
     "describe": Verb("describe", "Show everything about an object, with its events."),
@@ -52,10 +56,12 @@ VERBS: dict[str, Verb] = {
     "resume": Verb("edit", "Let a suspended job run again."),
     "cordon": Verb("edit", "Stop placing new jobs on a node."),
     "uncordon": Verb("edit", "Place jobs on a node again."),
+    "drain": Verb("drain", "Stop placing jobs on a node, and wait until it is empty."),
     "node": Verb("node", "Add workers over SSH, set them up, drain and remove them."),
     "cluster": Verb("cluster", "Set up a Docker Swarm for jobs in containers."),
     "label": Verb("edit", "Set or remove labels."),
     "annotate": Verb("edit", "Set or remove annotations."),
+    "api-resources": Verb("api_resources", "List the kinds of objects."),
     "explain": Verb("explain", "Describe a kind's fields."),
     "source": Verb("source", "Keep the cluster equal to a git repository or a directory."),
     "lint": Verb("lint", "Check manifests without a cluster."),
@@ -72,36 +78,11 @@ VERBS: dict[str, Verb] = {
     "restore": Verb("backup", "Replace the store by a backup."),
     "completion": Verb("shell", "Print the completion script for a shell."),
     "version": Verb("shell", "Show versions."),
+    "help": Verb("help", "Show the help of a command."),
 }
 
 ON_LINUX = frozenset(("serve", "doctor", "restore"))
 """Verbs that look after this machine, or files of its daemon."""
-
-ELSEWHERE: dict[str, str] = {
-    **dict.fromkeys(("create", "replace", "patch"), "apply -f FILE"),
-    **dict.fromkeys(("srun", "launch"), "run -- PROGRAM"),
-    **dict.fromkeys(("sbatch", "submit"), "run -d -- PROGRAM"),
-    "sattach": "attach JOB",
-    **dict.fromkeys(("ps", "squeue", "ls", "list", "jobs", "status", "stat", "queue"), "get jobs"),
-    **dict.fromkeys(("sinfo", "nodes"), "get nodes"),
-    **dict.fromkeys(("cancel", "scancel", "rm", "kill"), "delete job NAME"),
-    **dict.fromkeys(("stop", "pause", "hold"), "suspend JOB"),
-    **dict.fromkeys(("start", "daemon", "up"), "serve"),
-    **dict.fromkeys(("show", "inspect"), "describe"),
-    "drain": "node drain NAME",
-    "init": "cluster init",
-    "secrets": "secret list",
-    **dict.fromkeys(("checkpoint", "ckpt", "saves"), "checkpoints JOB"),
-    "sources": "source list",
-    **dict.fromkeys(("validate", "kubeconform"), "lint DIRECTORY"),
-    **dict.fromkeys(("reconcile", "sync", "flux", "argocd"), "source sync NAME"),
-    "tokens": "token list",
-    "logout": "context delete NAME",
-    **dict.fromkeys(("contexts", "config"), "context list"),
-    "whoami": "auth whoami",
-    "config": "kubeconfig",
-}
-"""What other programs call it -> what does it here."""
 
 QUIET_INTERRUPT = 130
 BROKEN_PIPE = 141
@@ -197,7 +178,9 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in VERBS and not args[0].startswith("-"):
-            meant = ELSEWHERE.get(args[0].lower()) or "".join(nearest(args[0], VERBS))
+            from cumulus.cli import others_words
+
+            meant = others_words.meant(args, list(VERBS)) or "".join(nearest(args[0], VERBS))
             hint = f"did you mean `cumulus {meant}`?" if meant else "see `cumulus --help`"
             raise UsageError(f"there is no command {args[0]!r}", hint=hint)
         return super().resolve_command(ctx, args)
@@ -229,7 +212,8 @@ def load(name: str) -> Any:
     if app is None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         settings = {**_SETTINGS, "allow_interspersed_args": not verb.runs_a_program}
-        app.command(name, cls=LightCommand, short_help=verb.summary, context_settings=settings)(getattr(module, name))
+        run = getattr(module, name.replace("-", "_"))
+        app.command(name, cls=LightCommand, short_help=verb.summary, context_settings=settings)(run)
     command = typer.main.get_command(app)
     command.name = name
     return _with_help_in_lines(command)

@@ -57,6 +57,7 @@ class Tables:
         wide: bool = False,
         all_namespaces: bool = False,
         labels: bool = False,
+        label_columns: Sequence[str] = (),
         heading: bool = True,
         several: bool = False,
     ) -> None:
@@ -65,6 +66,7 @@ class Tables:
         self._wide = wide
         self._all = all_namespaces
         self._labels = labels
+        self._label_columns = label_columns
         self._heading = heading
         self._several = several
         self._tables: dict[str, Table] = {}
@@ -87,6 +89,7 @@ class Tables:
         if kind.named:
             headings.append("NAME")
         headings += [Heading(c.title, c.fit, c.yields) for c in columns]
+        headings += [key.rpartition("/")[2].upper() for key in self._label_columns]
         return [*headings, Heading("LABELS", "wrap")] if self._labels else headings
 
     def _row(self, kind: Kind, columns: Sequence[Column], document: Document, cells: Cells) -> list[str]:
@@ -98,6 +101,7 @@ class Tables:
         if UNKNOWN in shown:
             self._left_out.look(document)
         row += shown
+        row += [(metadata.get("labels") or {}).get(key, "") for key in self._label_columns]
         return [*row, labels_text(document)] if self._labels else row
 
 

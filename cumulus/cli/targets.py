@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cumulus.errors import UsageError
-from cumulus.resources.key import Document, Key
+from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
 from cumulus.resources.registry import KINDS, find_kind
@@ -56,6 +56,42 @@ def parse_one(words: Sequence[str], *, default: Kind) -> Target:
     if len(found) != 1 or found[0].name is None:
         raise UsageError("name exactly one object", hint="as NAME, KIND NAME or KIND/NAME")
     return found[0]
+
+
+def keys_in(files: Sequence[str], recursive: bool) -> list[Key]:
+    """The objects that the files hold. Raises InvalidManifest."""
+    if not files:
+        return []
+    from cumulus import manifest
+    from cumulus.cli import context
+
+    return [m.key for m in manifest.load(files, recursive=recursive, default_namespace=context.namespace())]
+
+
+def parse_some(words: Sequence[str], *, default: Kind) -> list[Target]:
+    """`NAME…` of the kind `default`, `KIND`, `KIND NAME…` or `KIND/NAME…`; without words all of the kind `default`.
+    Raises UsageError."""
+    if not words:
+        return [Target(default)]
+    if any("/" in word for word in words) or (words[0] in default.words and len(words) > 1):
+        return parse(words)
+    if len(words) == 1 and words[0] in default.words:
+        return [Target(default)]
+    return [Target(default, _name(word)) for word in words]
+
+
+def keys(client: Client, found: Sequence[Target], selection: Selection, *, several: bool) -> Iterator[Key]:
+    """The keys of what is named, or where `several` of all that the selection finds. Raises UsageError where the one is
+    meant and the other given."""
+    if several != any(target.name is None for target in found) or (several and any(t.name for t in found)):
+        raise UsageError(
+            "name objects, or give a kind with --all or a selector", hint="as in: NAME…, or -l team=vision"
+        )
+    for target in found:
+        if target.name is None:
+            yield from (key_of(item) for item in client.list(selection.query(target.kind)).items)
+        else:
+            yield key(target, selection.namespace or "default")
 
 
 def key(target: Target, namespace: str) -> Key:

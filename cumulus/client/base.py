@@ -103,13 +103,14 @@ class ObjectClient(Protocol):
     def apply(
         self, manifests: Sequence[Manifest], *,
         dry_run: bool = False, prune: str = "", prune_limit: int | None = None, field_manager: str = CUMULUS,
-        force_conflicts: bool = False,
+        force_conflicts: bool = False, recreate: bool = False,
     ) -> Sequence[Applied]:  # fmt: skip
         """Server-side apply of manifests, all in one transaction or none: what became of each, in their order, pruned
         ones last. With `dry_run` nothing is written.
 
         `prune`: a label selector; what matches it, was applied before by the same field manager and is in no manifest
         any more is deleted, at most `prune_limit` objects. `force_conflicts`: take over fields that other managers own.
+        `recreate`: make anew what has other immutable fields, as a rerun does.
         Raises InvalidManifest with everything that forbids it, conflicts included, PruneRefused, Conflict.
         """
         ...

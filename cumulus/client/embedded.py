@@ -114,11 +114,11 @@ class EmbeddedClient:
     def apply(
         self, manifests: Sequence[Manifest], *,
         dry_run: bool = False, prune: str = "", prune_limit: int | None = None, field_manager: str = CUMULUS,
-        force_conflicts: bool = False,
+        force_conflicts: bool = False, recreate: bool = False,
     ) -> Sequence[Applied]:  # fmt: skip
         return self._service.objects.apply(
             self._identity, manifests, dry_run=dry_run, prune=prune, prune_limit=prune_limit,
-            field_manager=field_manager, force_conflicts=force_conflicts,
+            field_manager=field_manager, force_conflicts=force_conflicts, recreate=recreate,
         )  # fmt: skip
 
     def source_diff(self, key: Key, manifests: Sequence[Manifest]) -> SourceDiff:

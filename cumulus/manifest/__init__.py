@@ -6,11 +6,11 @@
 
 from cumulus.manifest.check import Manifest, from_documents
 from cumulus.manifest.dump import dump, dump_all
-from cumulus.manifest.load import load, load_files, load_text
+from cumulus.manifest.load import load, load_files, load_text, plain_value
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
 from cumulus.resources.key import DEFAULT_NAMESPACE
 
 __all__ = [
     "DEFAULT_NAMESPACE", "InvalidManifest", "Manifest", "Position", "Problem", "dump", "dump_all", "from_documents",
-    "load", "load_files", "load_text",
+    "load", "load_files", "load_text", "plain_value",
 ]  # fmt: skip

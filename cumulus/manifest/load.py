@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cumulus.manifest.check import Manifest, check
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
-from cumulus.manifest.yaml_nodes import parse
-from cumulus.resources.key import DEFAULT_NAMESPACE, Key
+from cumulus.manifest.yaml_nodes import Node, parse
+from cumulus.resources.key import DEFAULT_NAMESPACE, NAME_LETTERS, Key
 
 MAX_FILE_BYTES = 4 * 2**20
 MAX_OBJECTS = 10_000
@@ -27,12 +28,14 @@ def load(
     namespace: str | None = None,
     default_namespace: str = DEFAULT_NAMESPACE,
     stdin: BinaryIO | None = None,
+    generate: bool = False,
 ) -> list[Manifest]:
     """The objects in files, directories (their .yaml, .yml and .json files by name, hidden ones left out) and "-",
     standard input.
 
     `recursive`: go into subdirectories too. `namespace`: for objects that name none; those that name another are
-    refused. None: objects that name none are in `default_namespace`. Raises InvalidManifest with every problem of every
+    refused. None: objects that name none are in `default_namespace`. `generate`: where metadata.generateName stands in
+    place of a name, it gets one that begins so. Raises InvalidManifest with every problem of every
     document.
     """
     sources = list(sources)
@@ -42,7 +45,7 @@ def load(
         for name, file in _files(str(source), recursive, problems):
             data = _read(name, file, stdin, problems)
             if data is not None:
-                found += _check_all(data, name, namespace, default_namespace, problems)
+                found += _check_all(data, name, namespace, default_namespace, problems, generate=generate)
     return _finish(found, problems, ", ".join(str(source) for source in sources))
 
 
@@ -54,6 +57,16 @@ def load_text(text: str | bytes, *, name: str = "manifest", namespace: str | Non
         problems.append(_too_large(name))
         return _finish([], problems, name)
     return _finish(_check_all(data, name, namespace, DEFAULT_NAMESPACE, problems), problems, name)
+
+
+def plain_value(text: str, *, name: str) -> Any:
+    """One JSON or YAML value, of whatever shape. Raises InvalidManifest."""
+    if len(text) > MAX_FILE_BYTES:
+        raise InvalidManifest([_too_large(name)])
+    documents, problems = parse(text, name)
+    if problems or len(documents) != 1:
+        raise InvalidManifest(sorted(problems) or [Problem(Position(name), "", "must hold one value")])
+    return documents[0].plain_value()
 
 
 def load_files(files: Mapping[str, bytes], *, default_namespace: str = DEFAULT_NAMESPACE) -> list[Manifest]:
@@ -150,13 +163,17 @@ def _read(name: str, file: Path | None, stdin: BinaryIO | None, problems: list[P
     return data
 
 
-def _check_all(data: bytes, name: str, namespace: str | None, default: str, problems: list[Problem]) -> list[Manifest]:
+def _check_all(
+    data: bytes, name: str, namespace: str | None, default: str, problems: list[Problem], *, generate: bool = False
+) -> list[Manifest]:
     text = _decoded(data, name, problems)
     if text is None:
         return []
     documents, found_wrong = parse(text, name)
     found: list[Manifest] = []
     for document in documents:
+        if generate:
+            _generate_names(document)
         for result in check(document, name, namespace, default=default):
             if isinstance(result, Manifest):
                 found.append(result)
@@ -164,6 +181,28 @@ def _check_all(data: bytes, name: str, namespace: str | None, default: str, prob
                 found_wrong.append(result)
     problems += sorted(found_wrong)
     return found
+
+
+def _generate_names(node: Node) -> None:
+    """Put names where generateName asks for them, in the document and in a List's items."""
+    if not isinstance(node.value, dict):
+        return
+    items = node.value.get("items")
+    for below in items.value if items is not None and isinstance(items.value, list) else ():
+        _generate_names(below)
+    metadata = node.value.get("metadata")
+    if metadata is None or not isinstance(metadata.value, dict):
+        return
+    prefix = metadata.value.get("generateName")
+    if prefix is None or not isinstance(prefix.value, str):
+        return
+    place = metadata.keys.pop("generateName")
+    del metadata.value["generateName"]
+    if "name" not in metadata.value and prefix.value:
+        ending = "".join(NAME_LETTERS[each % len(NAME_LETTERS)] for each in os.urandom(5))
+        name = f"{prefix.value[:248]}{ending}"
+        metadata.value["name"] = Node(name, prefix.line, prefix.column, text=name)
+        metadata.keys["name"] = place
 
 
 def _decoded(data: bytes, name: str, problems: list[Problem]) -> str | None:

@@ -103,6 +103,8 @@ class Kind:
     checked by a request of their own."""
     takes_over: frozenset[str] = frozenset()
     """Finalizers whose work an object does that is made in the place of one that is there."""
+    successor: Callable[[Document, Document], Document] | None = None
+    """What the new object is that takes the place of the first one. None: just as it is."""
     selected: frozenset[str] = frozenset()
     """Fields that our own code selects by: known to be there without the model, which takes long to load."""
     work: bool = False

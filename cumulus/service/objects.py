@@ -245,13 +245,14 @@ class Objects:
     def apply(
         self, identity: Identity, manifests: Sequence[Manifest], *,
         dry_run: bool = False, prune: str = "", prune_limit: int | None = None, field_manager: str = CUMULUS,
-        force_conflicts: bool = False,
+        force_conflicts: bool = False, recreate: bool = False,
     ) -> Sequence[Applied]:  # fmt: skip
         """Server-side apply of manifests, all in one transaction or none: what became of each, in their order, pruned
         ones last. With `dry_run` nothing is written.
 
         `prune`: a label selector; what matches it, was applied before by the same field manager and is in no manifest
         any more is deleted, at most `prune_limit` objects. `force_conflicts`: take over fields that other managers own.
+        `recreate`: make anew what has other immutable fields, as a rerun does.
         Raises InvalidManifest with everything that forbids it, conflicts included, PruneRefused, Conflict.
         """
         from cumulus.answers.objects import Applied
@@ -272,9 +273,14 @@ class Objects:
             results = apply(
                 self._store, manifests, dry_run=dry_run, prune=pruning, admit=partial(self._guard.checked, identity),
                 field_manager=field_manager, force_conflicts=force_conflicts, clock=self._clock,
+                recreate=partial(self._recreating, identity) if recreate else None,
             )  # fmt: skip
         self._access.bindings_changed()
         return [Applied(result.action, result.key, result.before, result.after) for result in results]
+
+    def _recreating(self, identity: Identity, old: Document, new: Document) -> Sequence[Write]:
+        successor = BY_NAME[old["kind"]].successor
+        return self._guard.replaced(identity, old, new if successor is None else successor(old, new))
 
     def delete(
         self, identity: Identity, key: Key, *, uid: str | None = None, resource_version: str | None = None,

@@ -65,6 +65,19 @@ class HasValue:
         return _over(document)
 
 
+class Finished:
+    """It is over, well or not."""
+
+    def __str__(self) -> str:
+        return "finished"
+
+    def met(self, document: Document | None, now: datetime) -> bool:
+        return document is not None and BY_NAME[document["kind"]].over(document)
+
+    def unreachable(self, document: Document | None) -> str:
+        return "it is gone" if document is None else ""
+
+
 class Created:
     def met(self, document: Document | None, now: datetime) -> bool:
         return document is not None
@@ -88,6 +101,10 @@ def parse_condition(text: str, kind: Kind) -> WaitCondition:
         return Deleted()
     if text == "create":
         return Created()
+    if text == "finished":
+        if not kind.final_phases:
+            raise UsageError(f"a {kind.name} does not finish", hint="wait for a condition, create or delete")
+        return Finished()
     if form == "condition" and rest:
         type, _, status = rest.partition("=")
         return HasCondition(_condition_type(type, kind), status or "True")
@@ -97,7 +114,8 @@ def parse_condition(text: str, kind: Kind) -> WaitCondition:
         return wanted
     raise UsageError(
         f"{text!r} is nothing to wait for",
-        hint="write --for=condition=NAME[=STATUS], --for=jsonpath='{.path}'=VALUE, --for=create or --for=delete",
+        hint="write --for=condition=NAME[=STATUS], --for=jsonpath='{.path}'=VALUE, --for=finished, --for=create "
+        "or --for=delete",
     )
 
 

@@ -16,7 +16,7 @@ from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Page, Query, Watch
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.selectors import Matcher
-from cumulus.service.wait_conditions import Created, Deleted, WaitCondition, parse_condition, summary
+from cumulus.service.wait_conditions import Created, Deleted, Finished, WaitCondition, parse_condition, summary
 
 STEP_SECONDS = 2.0
 """A caller hears at least so often that the wait goes on."""
@@ -131,7 +131,11 @@ class _Wait:
         if condition.met(document, self._clock.now()):
             self._open.pop(key, None)
             self._met.add(key)
-            yield ConditionMet(key, deletion)
+            ended = document if isinstance(condition, Finished) else None
+            yield ConditionMet(
+                key, deletion, ended=summary(ended, self._clock.now()) if ended is not None else "",
+                failed=ended is not None and BY_NAME[key.kind].failed(ended),
+            )  # fmt: skip
             return
         reason = condition.unreachable(document)
         if reason:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +44,8 @@ def test_what_is_over_can_not_be_suspended(store: SqliteStore, run: Run) -> None
     assert done.err == "error: gpujob/train is over (Failed) and cannot be suspended\n"
     assert run("suspend", "nope").code == 1
     assert run("suspend", "node/n").code == 2
-    assert run("suspend", "a", "b", "c").code == 2
+    assert run("suspend", "a", "node/n").code == 2
+    assert run("suspend").code == 2
 
 
 def test_cordon_and_uncordon(store: SqliteStore, run: Run) -> None:
@@ -138,3 +142,127 @@ def test_wrong_settings(store: SqliteStore, run: Run, setting: str, message: str
     done = run("rerun", "train", "--set", setting)
     assert done.code == 2
     assert message in done.err
+
+
+def test_several_at_once(store: SqliteStore, run: Run) -> None:
+    for name, team in (("a", "x"), ("b", "x"), ("c", "y")):
+        store.create(running(name, labels={"team": team}))
+    done = run("suspend", "a", "nope", "c")
+    assert done.code == 1
+    assert done.out == "gpujob.cumulus.dev/a suspended\ngpujob.cumulus.dev/c suspended\n"
+    assert "'nope' not found" in done.err
+    assert run("suspend", "-l", "team=x").out == (
+        "gpujob.cumulus.dev/a already suspended\ngpujob.cumulus.dev/b suspended\n"
+    )
+    assert run("resume", "--all").out.count("resumed") == 3
+    assert run("suspend", "a", "-l", "team=x").code == 2
+    assert "No resources found." in run("suspend", "-l", "team=z").err
+    assert run("label", "jobs", "-l", "team=x", "keep=yes").out.count("labeled") == 2
+    assert run("label", "job", "a", "c", "keep=no").code == 1
+    assert run("annotate", "jobs", "--all", "note=1").out.count("annotated") == 3
+    store.create(node("gpu-1"))
+    store.create(node("gpu-2"))
+    assert run("cordon", "gpu-1", "gpu-2").out.count("cordoned") == 2
+    assert run("uncordon", "--all").out.count("uncordoned") == 2
+
+
+PATCHED = "gpujob.cumulus.dev/train patched"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-p", "spec: {priority: 5}"], f"{PATCHED}\n"),
+        (["-p", '{"spec": {"priority": 0}}'], f"{PATCHED} (no change)\n"),
+        (["--type", "json", "-p", '[{"op": "add", "path": "/spec/priority", "value": 2}]'], f"{PATCHED}\n"),
+        (["-p", "spec: {priority: 5}", "--dry-run=server"], f"{PATCHED} (server dry run)\n"),
+    ],
+)
+def test_a_patch(home: Path, run: Run, tmp_path: Path, arguments: list[str], said: str) -> None:
+    run("create", "-f", written(tmp_path))
+    assert run("patch", "train", *arguments).out == said
+
+
+@pytest.mark.parametrize("arguments", [[], ["-p", "{"], ["-p", "{}", "--type", "strategic"], ["-p", "spec: {nope: 1}"]])
+def test_a_wrong_patch(store: SqliteStore, run: Run, arguments: list[str]) -> None:
+    store.create(job("train"))
+    assert run("patch", "train", *arguments).code in (1, 2)
+
+
+MANIFEST = """\
+apiVersion: cumulus.dev/v1alpha1
+kind: GPUJob
+metadata: {NAME}
+spec: {command: [WORD], gpu: {memory: 1Gi, duration: 1h}}
+"""
+
+
+def written(tmp_path: Path, name: str = "name: train", word: str = "a") -> str:
+    file = tmp_path / "job.yaml"
+    file.write_text(MANIFEST.replace("NAME", name).replace("WORD", word))
+    return str(file)
+
+
+def test_create_and_replace(home: Path, run: Run, tmp_path: Path) -> None:
+    assert run("create", "-f", written(tmp_path)).out == "gpujob.cumulus.dev/train created\n"
+    again = run("create", "-f", written(tmp_path))
+    assert (again.code, again.out) == (1, "")
+    assert "is there already" in again.err
+    names = {run("create", "-f", written(tmp_path, "generateName: sweep-"), "-o", "name").out for _ in range(3)}
+    assert len(names) == 3
+    assert all(re.fullmatch(r"gpujob\.cumulus\.dev/sweep-[a-z0-9]{5}\n", name) for name in names)
+    run("label", "job", "train", "a=b")
+    assert run("replace", "-f", written(tmp_path)).out == "gpujob.cumulus.dev/train replaced\n"
+    assert not json.loads(run("get", "job", "train", "-o", "json").out)["metadata"].get("labels")
+    assert run("replace", "-f", written(tmp_path, "name: nope")).code == 1
+
+
+@pytest.mark.parametrize("verb", ["apply", "replace"])
+def test_force_makes_it_anew(home: Path, run: Run, tmp_path: Path, verb: str) -> None:
+    run("apply", "-f", written(tmp_path))
+    before = json.loads(run("get", "job", "train", "-o", "json").out)
+    refused = run(verb, "-f", written(tmp_path, word="b"))
+    assert refused.code == 1
+    assert "is immutable" in refused.err
+    done = run(verb, "-f", written(tmp_path, word="b"), "--force")
+    assert (done.code, done.out) == (0, "gpujob.cumulus.dev/train recreated\n")
+    after = json.loads(run("get", "job", "train", "-o", "json").out)
+    assert after["spec"]["command"] == ["b"]
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    assert after["status"]["earlierRuns"][0]["uid"] == before["metadata"]["uid"]
+    word = "unchanged" if verb == "apply" else "replaced"
+    assert run(verb, "-f", written(tmp_path, word="b"), "--force").out == f"gpujob.cumulus.dev/train {word}\n"
+
+
+def edits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *programs: str) -> None:
+    """Each time the editor runs, the next sed program is done; the last one again and again."""
+    script = tmp_path / "editor.sh"
+    (tmp_path / "programs").write_text("".join(f"{program}\n" for program in programs))
+    script.write_text(
+        f'#!/bin/sh\ncd {tmp_path}\nprogram=$(head -n 1 programs)\nsed -i "$program" "$1"\n'
+        "[ $(wc -l < programs) = 1 ] || sed -i 1d programs\n"
+    )
+    script.chmod(0o755)
+    for name in ("CUMULUS_EDITOR", "KUBE_EDITOR", "VISUAL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("EDITOR", str(script))
+
+
+def test_edit(home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("create", "-f", written(tmp_path))
+    edits(monkeypatch, tmp_path, "s/priority: 0/priority: 7/")
+    assert run("edit", "train").out == "gpujob.cumulus.dev/train edited\n"
+    assert json.loads(run("get", "job", "train", "-o", "json").out)["spec"]["priority"] == 7
+    edits(monkeypatch, tmp_path, "s/x/x/")
+    assert "Edit cancelled" in run("edit", "train").err
+    # What is wrong is told in the file, which opens again.
+    edits(monkeypatch, tmp_path, "s/priority: 7/priority: many/", "s/priority: many/priority: 8/")
+    assert run("edit", "train").out == "gpujob.cumulus.dev/train edited\n"
+    edits(monkeypatch, tmp_path, "s/- a$/- b/", "s/x/x/")
+    refused = run("edit", "train")
+    assert (refused.code, refused.out) == (1, "")
+    assert "is immutable" in refused.err
+    edits(monkeypatch, tmp_path, "s/- a$/- b/")
+    assert run("edit", "train", "--force").out == "gpujob.cumulus.dev/train recreated\n"
+    monkeypatch.setenv("EDITOR", "/nowhere/editor")
+    assert "cannot be started" in run("edit", "train").err

@@ -58,6 +58,12 @@ def apply(
     namespace: Namespace = "",
     field_manager: FieldManager = CUMULUS,
     force_conflicts: ForceConflicts = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Make jobs anew whose immutable fields change; what runs is ended, old logs are kept."
+        ),
+    ] = False,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="name, json or yaml.")
     ] = "",
@@ -76,6 +82,7 @@ def apply(
       cumulus apply -f job.yaml --dry-run=server
       cumulus apply -f manifests/ --prune -l team=vision
       cumulus apply -f job.yaml --force-conflicts
+      cumulus apply -f job.yaml --force
       cumulus apply -f manifests/ --field-manager=ci
     """
     if dry_run not in ("server", "none"):
@@ -88,7 +95,7 @@ def apply(
     with context.client(create=not dry) as client:
         results = client.apply(
             manifests, dry_run=dry, prune=selector, prune_limit=limit, field_manager=field_manager,
-            force_conflicts=force_conflicts,
+            force_conflicts=force_conflicts, recreate=force,
         )  # fmt: skip
         _show(results, output, " (server dry run)" if dry else "")
         if dry:
@@ -154,15 +161,16 @@ def _source_diff(filename: Sequence[str] | None, namespace: str, source: str) ->
     return 1 if found.changes else 0
 
 
-def load(filename: Sequence[str] | None, recursive: bool, namespace: str) -> list[Manifest]:
+def load(filename: Sequence[str] | None, recursive: bool, namespace: str, *, generate: bool = False) -> list[Manifest]:
     """The manifests in the files given. Raises UsageError, InvalidManifest."""
     if not filename:
         raise UsageError("say what to read", hint="as in -f FILE, -f DIRECTORY or -f - for stdin")
     from cumulus import manifest
 
     return manifest.load(
-        filename, recursive=recursive, namespace=namespace or None, default_namespace=context.namespace()
-    )
+        filename, recursive=recursive, namespace=namespace or None, default_namespace=context.namespace(),
+        generate=generate,
+    )  # fmt: skip
 
 
 def _prune_limit(prune: bool, limit: str, selector: str) -> int | None:

@@ -52,6 +52,10 @@ def delete(
     ignore_not_found: Annotated[
         bool, typer.Option("--ignore-not-found", help="Do not fail if an object does not exist.")
     ] = False,
+    dry_run: Annotated[
+        str,
+        typer.Option("--dry-run", metavar="server|none", show_default=False, help="server: check, but delete nothing."),
+    ] = "none",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about nodes.")] = False,
 ) -> int:
     """Delete objects.
@@ -69,11 +73,14 @@ def delete(
       cumulus delete -f job.yaml
       cumulus delete jobs -l team=vision
       cumulus delete jobs --all --timeout=60s
+      cumulus delete jobs -l team=vision --dry-run=server
       cumulus delete job train --grace-period=5
       cumulus delete job train --no-wait
     """
     if cascade not in ("background", "orphan"):
         raise UsageError(f"there is no cascade {cascade!r}", hint="it is background or orphan")
+    if dry_run not in ("server", "none"):
+        raise UsageError(f"there is no dry run {dry_run!r}", hint="write --dry-run=server")
     seconds = options.seconds_of(timeout, "--timeout") if timeout else float("inf")
     grace = _grace(grace_period, now)
     several = bool(all or selector or field_selector)
@@ -88,6 +95,11 @@ def delete(
         own = [kind for document in found if (kind := BY_NAME[document["kind"]]).own_grace_period]
         if grace and own:
             raise UsageError(f"a {own[0].one} has its own grace period", hint="--grace-period and --now are for jobs")
+        if dry_run == "server":
+            for key in map(key_of, found):
+                client.delete(key, dry_run=True)
+                print(f"{_shown(key)} deleted (server dry run)")
+            return _missing(missing, ignore_not_found)
         _confirm_losses(client, found, ask=several and not yes)
         left = {}
         for key in map(key_of, found):
@@ -98,11 +110,14 @@ def delete(
             client, {d["metadata"]["uid"]: key_of(d).name for d in found if BY_NAME[d["kind"]].leaves_files}
         )
         _finish(client, left, wait, seconds, bool(timeout))
-    if ignore_not_found:
-        return 0
-    for error in missing:
+    return _missing(missing, ignore_not_found)
+
+
+def _missing(missing: Sequence[NotFound], ignore: bool) -> int:
+    """The exit code, with a line for each that is not there."""
+    for error in missing if not ignore else ():
         terminal.error(error)
-    return 1 if missing else 0
+    return 1 if missing and not ignore else 0
 
 
 def _grace(seconds: int | None, now: bool) -> int:

@@ -1,58 +1,85 @@
-"""Small changes to one object: suspend, resume, cordon, uncordon, label, annotate."""
+"""Small changes to objects: suspend, resume, cordon, uncordon, label, annotate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cumulus.cli import context, options, targets
-from cumulus.cli.targets import Target
-from cumulus.errors import UsageError
+from cumulus.cli import completion, context, options, targets, terminal
+from cumulus.cli.targets import Selection, Target
+from cumulus.errors import AlreadySet, Conflict, Forbidden, JobFinished, NotFound, UsageError
+from cumulus.resources.key import Key
 from cumulus.resources.kind import Kind
 from cumulus.resources.kinds import gpujob, gpunode
+from cumulus.resources.registry import BY_NAME
+
+if TYPE_CHECKING:
+    from cumulus.client.base import Client
 
 
-def suspend(words: options.JobWords, namespace: options.Namespace = "") -> None:
-    """Stop a job and give its lease back. Nothing of it runs until it is resumed.
+Some = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="JOB…", help="Jobs: NAME… or job/NAME….", autocompletion=completion.jobs, show_default=False
+    ),
+]
+SomeNodes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NODE…", help="Nodes: NAME… or node/NAME….", autocompletion=completion.nodes, show_default=False
+    ),
+]
+All = Annotated[bool, typer.Option("--all", help="All of them in the namespace.")]
+
+
+def suspend(
+    words: Some = None, selector: options.Labels = "", all: All = False, namespace: options.Namespace = ""
+) -> int:
+    """Stop jobs and give their leases back. Nothing of them runs until they are resumed.
 
     \b
     Examples:
       cumulus suspend train
-      cumulus suspend job/train -n research
+      cumulus suspend train eval -n research
+      cumulus suspend -l team=vision
     """
-    _suspend(words, namespace, suspended=True)
+    return _suspend(words or (), selector, all, namespace, suspended=True)
 
 
-def resume(words: options.JobWords, namespace: options.Namespace = "") -> None:
-    """Let a suspended job run again, as a new attempt.
+def resume(
+    words: Some = None, selector: options.Labels = "", all: All = False, namespace: options.Namespace = ""
+) -> int:
+    """Let suspended jobs run again, as a new attempt each.
 
     \b
     Examples:
       cumulus resume train
+      cumulus resume --all
     """
-    _suspend(words, namespace, suspended=False)
+    return _suspend(words or (), selector, all, namespace, suspended=False)
 
 
-def cordon(words: options.NodeWords) -> None:
-    """Stop placing new jobs on a node. What runs there goes on.
+def cordon(words: SomeNodes = None, selector: options.Labels = "", all: All = False) -> int:
+    """Stop placing new jobs on nodes. What runs there goes on.
 
     \b
     Examples:
       cumulus cordon gpu-3
+      cumulus cordon -l rack=7
     """
-    _cordon(words, unschedulable=True)
+    return _cordon(words or (), selector, all, unschedulable=True)
 
 
-def uncordon(words: options.NodeWords) -> None:
-    """Place jobs on a node again.
+def uncordon(words: SomeNodes = None, selector: options.Labels = "", all: All = False) -> int:
+    """Place jobs on nodes again.
 
     \b
     Examples:
       cumulus uncordon gpu-3
     """
-    _cordon(words, unschedulable=False)
+    return _cordon(words or (), selector, all, unschedulable=False)
 
 
 Pairs = Annotated[
@@ -64,21 +91,30 @@ Pairs = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Change a key that already has another value.")]
 
 
-def label(words: Pairs = None, overwrite: Overwrite = False, namespace: options.Namespace = "") -> None:
+def label(
+    words: Pairs = None, overwrite: Overwrite = False, selector: options.Labels = "", all: All = False,
+    namespace: options.Namespace = "",
+) -> int:  # fmt: skip
     """Set labels with KEY=VALUE, or remove them with KEY-.
 
     \b
     Examples:
       cumulus label job train team=vision
+      cumulus label job train eval team=vision
+      cumulus label jobs -l team=vision keep=yes
       cumulus label job/train team=audio --overwrite
       cumulus label node gpu-3 rack-
     """
     from cumulus.resources.fields import check_label_key, check_label_value
 
-    _set_pairs(words or (), namespace, overwrite, "labels", check_label_key, check_label_value)
+    pairs = _pairs(words or (), "labels", check_label_key, check_label_value)
+    return _set_pairs(words or (), pairs, namespace, selector, all, overwrite, "labels")
 
 
-def annotate(words: Pairs = None, overwrite: Overwrite = False, namespace: options.Namespace = "") -> None:
+def annotate(
+    words: Pairs = None, overwrite: Overwrite = False, selector: options.Labels = "", all: All = False,
+    namespace: options.Namespace = "",
+) -> int:  # fmt: skip
     """Set annotations with KEY=VALUE, or remove them with KEY-.
 
     \b
@@ -88,44 +124,70 @@ def annotate(words: Pairs = None, overwrite: Overwrite = False, namespace: optio
     """
     from cumulus.resources.fields import check_label_key
 
-    _set_pairs(words or (), namespace, overwrite, "annotations", check_label_key, str)
+    pairs = _pairs(words or (), "annotations", check_label_key, str)
+    return _set_pairs(words or (), pairs, namespace, selector, all, overwrite, "annotations")
 
 
-def _suspend(words: Sequence[str], namespace: str, *, suspended: bool) -> None:
-    target = _of_kind(words, gpujob.KIND)
-    word = "suspended" if suspended else "resumed"
+def _suspend(words: Sequence[str], selector: str, all: bool, namespace: str, *, suspended: bool) -> int:
+    done, kind = "suspended" if suspended else "resumed", gpujob.KIND
     with context.client() as client:
-        changed = client.suspend(targets.key(target, context.namespace(namespace)), suspended=suspended)
-        print(f"{target.kind.qualified}/{target.name} {word if changed else f'already {word}'}")
+        selection = Selection(context.namespace(namespace), selector)
+        found = _of_kind(words, kind)
+        code, changed = _each(
+            client, found, selection, bool(selector or all), done, f"already {done}",
+            lambda key: client.suspend(key, suspended=suspended),
+        )  # fmt: skip
         if changed:
             context.note_if_no_daemon("this takes effect", client)
+    return code
 
 
-def _cordon(words: Sequence[str], *, unschedulable: bool) -> None:
-    target = _of_kind(words, gpunode.KIND)
-    word = "cordoned" if unschedulable else "uncordoned"
+def _cordon(words: Sequence[str], selector: str, all: bool, *, unschedulable: bool) -> int:
+    done, kind = "cordoned" if unschedulable else "uncordoned", gpunode.KIND
     with context.client() as client:
-        changed = client.cordon(targets.key(target, "").name, unschedulable=unschedulable)
-    print(f"{target.kind.qualified}/{target.name} {word if changed else f'already {word}'}")
+        found = _of_kind(words, kind)
+        return _each(
+            client, found, Selection(None, selector), bool(selector or all), done, f"already {done}",
+            lambda key: client.cordon(key.name, unschedulable=unschedulable),
+        )[0]  # fmt: skip
 
 
-def _of_kind(words: Sequence[str], kind: Kind) -> Target:
-    target = targets.parse_one(words, default=kind)
-    if target.kind is not kind:
-        raise UsageError(f"this is for a {kind.name}, not for a {target.kind.name}")
-    return target
+def _each(
+    client: Client, found: Sequence[Target], selection: Selection, several: bool, done: str, otherwise: str,
+    change: Callable[[Key], bool],
+) -> tuple[int, int]:  # fmt: skip
+    """Change each, whatever becomes of the others. The exit code, and how many were changed."""
+    code = changed = seen = 0
+    for key in list(targets.keys(client, found, selection, several=several)):
+        seen += 1
+        try:
+            was = change(key)
+        except (NotFound, JobFinished, AlreadySet, Forbidden, Conflict) as error:
+            terminal.error(error)
+            code = 1
+            continue
+        changed += was
+        print(f"{BY_NAME[key.kind].qualified}/{key.name} {done if was else otherwise}", flush=True)
+    if several and not seen:
+        terminal.note("No resources found.")
+    return code, changed
 
 
-def _set_pairs(
-    words: Sequence[str],
-    namespace: str,
-    overwrite: bool,
-    field: Literal["labels", "annotations"],
-    check_key: Callable[[str], str],
-    check_value: Callable[[str], str],
-) -> None:
-    named = [word for word in words if "=" not in word and not word.endswith("-")]
-    given = [word for word in words if word not in named]
+def _of_kind(words: Sequence[str], kind: Kind) -> list[Target]:
+    found = targets.parse_some(words, default=kind)
+    if wrong := next((target for target in found if target.kind is not kind), None):
+        raise UsageError(f"this is for a {kind.name}, not for a {wrong.kind.name}")
+    return found
+
+
+def _is_pair(word: str) -> bool:
+    return "=" in word or word.endswith("-")
+
+
+def _pairs(
+    words: Sequence[str], field: str, check_key: Callable[[str], str], check_value: Callable[[str], str]
+) -> dict[str, str | None]:
+    given = [word for word in words if _is_pair(word)]
     if not given:
         raise UsageError(f"give {field} as KEY=VALUE, or KEY- to remove one")
     wanted: dict[str, str | None] = {}
@@ -135,13 +197,21 @@ def _set_pairs(
             wanted[check_key(key if equals else key.removesuffix("-"))] = check_value(value) if equals else None
         except ValueError as error:
             raise UsageError(str(error)) from None
+    return wanted
+
+
+def _set_pairs(
+    words: Sequence[str], wanted: Mapping[str, str | None], namespace: str, selector: str, all: bool, overwrite: bool,
+    field: Literal["labels", "annotations"],
+) -> int:  # fmt: skip
     with context.client() as client:
         change, done = {
             "labels": (client.set_labels, "labeled"),
             "annotations": (client.set_annotations, "annotated"),
         }[field]
-        for target in targets.parse(named):
-            if target.name is None:
-                raise UsageError("name the object", hint="as KIND NAME or KIND/NAME")
-            changed = change(targets.key(target, context.namespace(namespace)), wanted, overwrite=overwrite)
-            print(f"{target.kind.qualified}/{target.name} {done if changed else 'unchanged'}")
+        found = targets.parse([word for word in words if not _is_pair(word)])
+        selection = Selection(context.namespace(namespace), selector)
+        return _each(
+            client, found, selection, bool(selector or all), done, "unchanged",
+            lambda key: change(key, wanted, overwrite=overwrite),
+        )[0]  # fmt: skip

@@ -42,6 +42,21 @@ def get(
         str, typer.Option(metavar="PATH", help="Sort by a field, for example .metadata.name.", show_default=False)
     ] = "",
     show_labels: Annotated[bool, typer.Option("--show-labels", help="Add a column with the labels.")] = False,
+    label_columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label-columns",
+            "-L",
+            metavar="KEY",
+            show_default=False,
+            help="Add a column with the value of this label. May be given several times, or with commas.",
+        ),
+    ] = None,
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="Do not fail if an object does not exist.")
+    ] = False,
+    filename: options.Files = None,
+    recursive: options.Recursive = False,
     no_headers: options.NoHeaders = False,
     show_managed_fields: Annotated[
         bool, typer.Option("--show-managed-fields", help="With -o json and -o yaml: show who set which field.")
@@ -64,11 +79,13 @@ def get(
       cumulus get nodes -o custom-columns=NAME:.metadata.name,GPU:.status.devices[*].name
       cumulus get job train -o jsonpath='{.status.phase}'
       cumulus get all -w
+      cumulus get jobs -L team,rack
+      cumulus get -f job.yaml
       cumulus get --raw /readyz
     """
     if raw:
         return _raw(raw, words)
-    found = targets.parse(words or ())
+    found = targets.parse(words or ()) if not filename else _in_files(filename, recursive, words, namespace)
     kinds = [kind for kind, _ in by_kind(found)]
     order = sorting.parse_order(sort_by, kinds)
     selection = Selection(None if all_namespaces else context.namespace(namespace), selector, field_selector)
@@ -83,6 +100,7 @@ def get(
             wide=output == "wide",
             all_namespaces=all_namespaces,
             labels=show_labels,
+            label_columns=[key for given in label_columns or () for key in given.split(",") if key],
             heading=not no_headers,
             several=len(kinds) > 1,
         )
@@ -91,7 +109,17 @@ def get(
         )
         if watch:
             follow(client, found, selection, view)
-        return show(client, found, selection, view, order)
+        return show(client, found, selection, view, order, ignore=ignore_not_found)
+
+
+def _in_files(files: Sequence[str], recursive: bool, words: Sequence[str] | None, namespace: str) -> list[Target]:
+    """Raises UsageError, InvalidManifest."""
+    if words:
+        raise UsageError("give either -f or what to show, not both")
+    keys = targets.keys_in(files, recursive)
+    if other := [key for key in keys if key.namespace not in ("", context.namespace(namespace))]:
+        raise UsageError(f"{other[0]} is in another namespace", hint=f"give -n {other[0].namespace}")
+    return [Target(BY_NAME[key.kind], key.name) for key in keys]
 
 
 def _raw(path: str, words: Sequence[str] | None) -> int:
@@ -103,8 +131,11 @@ def _raw(path: str, words: Sequence[str] | None) -> int:
     return 0
 
 
-def show(client: Client, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None) -> int:
-    """Write what is there; the exit code."""
+def show(
+    client: Client, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None, *,
+    ignore: bool = False,
+) -> int:  # fmt: skip
+    """Write what is there; the exit code. `ignore`: what is not there is no failure."""
     code = shown = 0
     for kind, group in by_kind(found):
         documents: list[Document] = []
@@ -112,8 +143,9 @@ def show(client: Client, found: Sequence[Target], selection: Selection, view: Pr
             try:
                 documents.extend(targets.documents(client, target, selection))
             except NotFound as error:
-                terminal.error(error)
-                code = 1
+                if not ignore:
+                    terminal.error(error)
+                    code = 1
         documents = sorting.in_order(kind, documents, order)
         shown += len(documents)
         view.batch(kind, documents)
@@ -121,7 +153,7 @@ def show(client: Client, found: Sequence[Target], selection: Selection, view: Pr
     if isinstance(view, Documents):
         if code == 0 or shown:
             view.finish(single=single)
-    elif not shown and code == 0:
+    elif not shown and code == 0 and not ignore:
         terminal.note(_nothing(found, selection))
     if shown and any(target.kind.user_made for target in found):
         Freshness(client).look()

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from cumulus import __version__
-from cumulus.cli import context, options, terminal
-from cumulus.errors import CumulusError
+from cumulus.cli import context, terminal
+from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import safe_output
 
 
@@ -23,7 +23,9 @@ class Shell(StrEnum):
 
 
 def version(
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FORM", help="json", show_default=False)] = "",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FORM", help="json or yaml", show_default=False)
+    ] = "",
     client: Annotated[bool, typer.Option("--client", help="Ask no server.")] = False,
 ) -> int:
     """Show versions: of this command, of the server that commands ask, and why it is that one.
@@ -39,7 +41,8 @@ def version(
 
     from cumulus.resources.key import API_VERSION
 
-    options.check_json(output)
+    if output not in ("", "json", "yaml"):
+        raise UsageError(f"there is no output format {output!r} here", hint="the formats are json and yaml")
     found = {
         "cumulus": __version__,
         "apiVersion": API_VERSION,
@@ -52,6 +55,10 @@ def version(
         import json
 
         safe_output.block(sys.stdout, json.dumps(found, indent=4) + "\n")
+    elif output == "yaml":
+        from cumulus.cli import printers
+
+        safe_output.block(sys.stdout, printers.to_yaml(found) + "\n")
     else:
         width = max(map(len, found))
         for name, value in found.items():

@@ -21,6 +21,8 @@ from cumulus.resources.registry import BY_NAME
 if TYPE_CHECKING:
     from cumulus.client.base import Client
 
+FAILED = 3
+"""Exit code where what was waited for has ended, and not well."""
 _PATIENCE = 2.0
 """Seconds of waiting after which a missing daemon is worth a word: one may just be starting."""
 
@@ -33,7 +35,7 @@ def wait(
             "--for",
             metavar="GOAL",
             show_default=False,
-            help="condition=NAME[=STATUS], jsonpath='{.path}'[=VALUE], create or delete.",
+            help="condition=NAME[=STATUS], jsonpath='{.path}'[=VALUE], finished, create or delete.",
         ),
     ] = "",
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait at most; 0 looks once.")] = "30s",
@@ -42,11 +44,14 @@ def wait(
     all: Annotated[bool, typer.Option("--all", help="All objects of the kind, and at least one.")] = False,
     namespace: options.Namespace = "",
     all_namespaces: options.AllNamespaces = False,
-) -> None:
+    filename: options.Files = None,
+    recursive: options.Recursive = False,
+) -> int:
     """Wait for a condition or a field of objects, or until they are created or deleted.
 
     The exit code is 0 when it is true for all of them. It is 1 when the time is up, and at once when it cannot become
-    true any more, as for a job that has failed.
+    true any more, as for a job that has failed. `finished` waits for the end of jobs, good or bad: the exit code is 3
+    where one of them has failed.
 
     \b
     Examples:
@@ -54,8 +59,12 @@ def wait(
       cumulus wait node --all --for=condition=Ready
       cumulus wait jobs -l team=vision --for=jsonpath='{.status.phase}'=Running
       cumulus wait job/train --for=delete --timeout=60s
+      cumulus wait jobs --all --for=finished --timeout=8h
+      cumulus wait -f job.yaml --for=finished
     """  # fmt: skip
-    found = targets.parse(words or ())
+    if filename and words:
+        raise UsageError("give either -f or what to wait for, not both")
+    found = [] if filename else targets.parse(words or ())
     several = bool(all or selector or field_selector)
     if any(target.name is None for target in found) and not several:
         raise UsageError("name an object, or give --all or a selector", hint="as in: cumulus wait job/train …")
@@ -65,8 +74,10 @@ def wait(
         raise UsageError("say what to wait for", hint="as in --for=condition=Succeeded or --for=delete")
     seconds = options.seconds_of(timeout, "--timeout")
     selection = Selection(None if all_namespaces else context.namespace(namespace), selector, field_selector)
+    files = targets.keys_in(filename or (), recursive)
     with context.client(create=True) as client:
-        follow(client, wanted(found, selection), goal, seconds)
+        failed = follow(client, [*files, *wanted(found, selection)], goal, seconds)
+    return FAILED if failed else 0
 
 
 def wanted(found: Sequence[Target], selection: Selection) -> list[Key | Query]:
@@ -81,11 +92,13 @@ def wanted(found: Sequence[Target], selection: Selection) -> list[Key | Query]:
 def follow(
     client: Client, waited: Sequence[Key | Query], condition: str, seconds: float,
     uids: Mapping[Key, str] = MappingProxyType({}),
-) -> None:  # fmt: skip
-    """Print a line for each object as it gets there. Raises WaitTimedOut, ConditionUnreachable, NotFound."""
+) -> bool:  # fmt: skip
+    """Print a line for each object as it gets there; whether one of them has failed. Raises WaitTimedOut,
+    ConditionUnreachable, NotFound."""
     steps = client.wait(waited, condition, seconds=seconds, uids=uids)
     clock = SystemClock()
     patience = clock.monotonic() + min(_PATIENCE, seconds)
+    failed = False
     with Progress() as progress:
         for step in steps:
             if isinstance(step, StillWaiting):
@@ -94,5 +107,7 @@ def follow(
                     context.note_if_no_daemon("things change", client)
                     patience = float("inf")
             else:
-                word = "deleted" if step.deleted else "condition met"
+                word = "deleted" if step.deleted else step.ended or "condition met"
+                failed = failed or step.failed
                 print(f"{BY_NAME[step.key.kind].qualified}/{step.key.name} {word}", flush=True)
+    return failed

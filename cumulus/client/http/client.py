@@ -138,7 +138,7 @@ class HttpClient:
     def apply(
         self, manifests: Sequence[Manifest], *,
         dry_run: bool = False, prune: str = "", prune_limit: int | None = None, field_manager: str = CUMULUS,
-        force_conflicts: bool = False,
+        force_conflicts: bool = False, recreate: bool = False,
     ) -> Sequence[Applied]:  # fmt: skip
         from cumulus.answers.objects import Applied
 
@@ -146,7 +146,7 @@ class HttpClient:
         with _placed(manifests):
             return self._call(
                 "apply", list[Applied], manifests=sent, dry_run=dry_run, prune=prune, prune_limit=prune_limit,
-                field_manager=field_manager, force_conflicts=force_conflicts,
+                field_manager=field_manager, force_conflicts=force_conflicts, recreate=recreate,
             )  # fmt: skip
 
     def source_diff(self, key: Key, manifests: Sequence[Manifest]) -> SourceDiff:

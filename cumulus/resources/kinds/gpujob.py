@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from cumulus.calls.envelope import RUNNER
 from cumulus.clock import parse_timestamp, timestamp, to_the_second
+from cumulus.resources import reruns
 from cumulus.resources.columns import NOTHING, age, until
 from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
@@ -291,6 +292,7 @@ KIND = Kind(
     leaves_files=True,
     sealed=frozenset({"status.run", "status.earlierRuns"}),
     takes_over=frozenset({JOB_FINALIZER}),
+    successor=reruns.successor,
     blobs=job_blobs,
     lost_gpu_hours=lost_gpu_hours,
     conditions=tuple(JobCondition),

@@ -24,7 +24,7 @@ _MAX_BYTES = 32 * 2**20
 """Of all manifests together."""
 _ARGUMENTS: dict[str, Any] = {
     "manifests": list[Document], "dry_run": bool, "prune": str, "prune_limit": int | None,
-    "field_manager": str, "force_conflicts": bool,
+    "field_manager": str, "force_conflicts": bool, "recreate": bool,
 }  # fmt: skip
 
 

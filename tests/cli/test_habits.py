@@ -1,0 +1,94 @@
+"""What people type out of habit: -f and -L, help, api-resources, the end of jobs, dry runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cumulus.cli import others_words
+from cumulus.cli.main import VERBS
+from cumulus.store.sqlite import SqliteStore
+from tests.cli.conftest import Run
+from tests.documents import failed, job, node, running
+
+FILE = """\
+apiVersion: cumulus.dev/v1alpha1
+kind: GPUJob
+metadata: {name: train}
+spec: {command: ["true"], gpu: {memory: 1Gi, duration: 1h}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(FILE)
+    return str(path)
+
+
+def succeeded(name: str) -> dict[str, object]:
+    return job(name, status={"phase": "Succeeded", "conditions": [{"type": "Succeeded", "status": "True"}]})
+
+
+def test_the_end_of_jobs_good_or_bad(store: SqliteStore, run: Run, file: str) -> None:
+    store.create(succeeded("train"))
+    done = run("wait", "-f", file, "--for=finished")
+    assert (done.code, done.out) == (0, "gpujob.cumulus.dev/train Succeeded\n")
+    store.create(failed("bad"))
+    done = run("wait", "jobs", "--all", "--for=finished")
+    assert done.code == 3
+    assert "gpujob.cumulus.dev/bad Failed (Error: attempt 1 ended with exit code 3)\n" in done.out
+    store.create(running("busy"))
+    assert run("wait", "job/busy", "--for=finished", "--timeout=0").code == 1
+    assert run("wait", "node/gpu-1", "--for=finished").code == 2
+
+
+def test_objects_of_files_and_label_columns(store: SqliteStore, run: Run, file: str) -> None:
+    assert run("get", "-f", file).code == 1
+    assert run("get", "-f", file, "--ignore-not-found") == (0, "", "")
+    store.create(job("train", labels={"team": "x", "a.b/rack": "7"}))
+    lines = run("get", "-f", file, "-L", "team,a.b/rack").out.splitlines()
+    assert lines[0].split()[-2:] == ["TEAM", "RACK"]
+    assert lines[1].split()[-2:] == ["x", "7"]
+    assert run("get", "job", "train", "-f", file).code == 2
+
+
+def test_a_deletion_that_is_only_tried(store: SqliteStore, run: Run) -> None:
+    store.create(job("train"))
+    done = run("delete", "jobs", "--all", "--dry-run=server")
+    assert (done.code, done.out) == (0, "gpujob.cumulus.dev/train deleted (server dry run)\n")
+    assert run("get", "job", "train").code == 0
+    assert run("delete", "job", "nope", "--dry-run=server").code == 1
+
+
+def test_kinds_versions_and_help(store: SqliteStore, run: Run) -> None:
+    assert "gpujobs" in run("api-resources").out
+    assert "gpujobs.cumulus.dev\n" in run("api-resources", "-o", "name").out
+    assert "cumulus: " in run("version", "--client", "-o", "yaml").out
+    assert json.loads(run("version", "--client", "-o", "json").out)["apiVersion"] == "cumulus.dev/v1alpha1"
+    assert run("help", "node", "drain").out == run("node", "drain", "--help").out
+    assert run("help").out == run("--help").out
+    assert run("help", "nope").code == 2
+    store.create(node("gpu-1"))
+    assert run("drain", "gpu-1").out == "gpunode.cumulus.dev/gpu-1 drained\n"
+
+
+def test_each_suggestion_is_a_command_of_ours() -> None:
+    for theirs, ours in others_words._WORDS.items():
+        assert ours.split()[0] in VERBS, (theirs, ours)
+        assert theirs not in VERBS, theirs
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (["squeue", "-u", "me"], "get jobs"), (["sbatch", "x.sh"], "run -d -- PROGRAM"),
+        (["scancel", "7"], "delete job NAME"), (["sinfo"], "get nodes"), (["srun", "x"], "run -- PROGRAM"),
+        (["ps"], "get jobs"), (["kill", "x"], "delete job NAME --now"), (["sky", "launch"], "run -- PROGRAM"),
+        (["scontrol", "hold", "7"], "suspend JOB"), (["docker", "logs", "x"], "logs"), (["sky"], ""), (["xyzzy"], ""),
+    ],
+)  # fmt: skip
+def test_words_of_others(theirs: list[str], ours: str) -> None:
+    assert others_words.meant(theirs, list(VERBS)) == ours
