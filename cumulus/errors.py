@@ -61,6 +61,10 @@ class NotExtended(CumulusError):
     """The lease cannot be longer: others were told when they start, or there is none that runs."""
 
 
+class NotRunning(CumulusError):
+    """Nothing of the job runs that a program could be started beside, or that could be attached to."""
+
+
 class AlreadySet(CumulusError):
     """A label or annotation has another value, and overwriting was not asked for."""
 

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from cumulus.backends.checkpoints import Saved
 from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import SessionConnection
+from cumulus.lib.execution import Execution, ExecRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +277,11 @@ class Backend(Protocol):
     def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
         """A connection to a running call that is a session. Raises `SessionEnded` where it has not begun or is over,
         `BackendError` where its node does not answer."""
+        ...
+
+    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
+        """Start a program beside a running workload: where that is, as whom it runs, in its leases and its
+        environment. It ends with the workload. Raises `NotRunning`, `BackendError`."""
         ...
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

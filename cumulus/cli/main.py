@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "rerun": Verb("rerun", "Run a job again: make it anew under its name, and follow it."),
     "extend": Verb("extend", "Lengthen the lease of a running job, if that moves nobody who waits."),
     "attach": Verb("run", "Follow a job until it is over, and end with its exit code."),
+    "exec": Verb("exec", "Run a command beside a running job: a shell, say."),
     "apply": Verb("apply", "Create or change objects from manifests."),
     "create": Verb("create", "Create objects from manifests; none of them may be there."),
     "replace": Verb("create", "Replace objects by manifests."),
@@ -160,7 +161,10 @@ class LightCommand(TyperCommand):
             # Of another program's flags nothing is known.
             return list(super().parse_args(ctx, args))
         flags = {name: p for p in self.get_params(ctx) if getattr(p, "is_flag", False) for name in p.opts}
-        parsed: list[str] = super().parse_args(ctx, [arg for given in args for arg in _plain_flag(given, flags)])
+        # What follows is another program's, as in `cumulus exec`.
+        own = args.index("--") if "--" in args else len(args)
+        plain = [arg for given in args[:own] for arg in _plain_flag(given, flags)]
+        parsed: list[str] = super().parse_args(ctx, plain + args[own:])
         return parsed
 
 

@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     )
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
+    from cumulus.client.programs import RemoteProgram
     from cumulus.errors import InvalidObject
+    from cumulus.lib.execution import ExecRequest
     from cumulus.manifest import Manifest
 
 __all__ = [
@@ -209,6 +211,12 @@ class JobClient(Protocol):
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show, UsageError where an older version wrote the log without times.
         """
+        ...
+
+    def exec(self, key: Key, replica: int, asked: ExecRequest) -> RemoteProgram:
+        """Start a program beside the running replica of a job, as its submitter, in its leases and its environment. It
+        ends with the job, and where it is closed. Raises NotFound, Forbidden, NotRunning, BackendError, and
+        CumulusError where no daemon is asked."""
         ...
 
     def checkpoints(self, key: Key) -> JobCheckpoints:

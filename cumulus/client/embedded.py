@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from cumulus import paths
 from cumulus.client.connect import has_store
 from cumulus.daemon_lock import check_private, refuse_unread
-from cumulus.errors import StoreUnavailable, UsageError
+from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     )
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
+    from cumulus.client.programs import RemoteProgram
     from cumulus.errors import InvalidObject
+    from cumulus.lib.execution import ExecRequest
     from cumulus.manifest import Manifest
     from cumulus.resources.key import Document, Key
     from cumulus.resources.query import Page, Query, Watch
@@ -192,6 +194,11 @@ class EmbeddedClient:
             self._identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail, since=since,
             timestamps=timestamps, run=run,
         )  # fmt: skip
+
+    def exec(self, key: Key, replica: int, asked: ExecRequest) -> RemoteProgram:
+        raise CumulusError(
+            "a program beside a job is started by the daemon, and none is asked", hint="run: cumulus serve"
+        )
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:
         return self._service.nodes.cordon(self._identity, name, unschedulable=unschedulable)

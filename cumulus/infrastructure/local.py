@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
+    from cumulus.lib.execution import Execution, ExecRequest
     from cumulus.resources.key import Document
     from cumulus.service.infrastructure import CheckpointReader, LogReader, Swarm, Workers
 
@@ -39,6 +40,13 @@ class LocalInfrastructure:
         from cumulus.infrastructure.sessions import session
 
         return session(self._home, job, node)
+
+    def execution(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, asked: ExecRequest
+    ) -> Execution:
+        from cumulus.infrastructure.executions import execution
+
+        return execution(self._home, job, attempt, replica, node, where, asked)
 
     def missing_python(self, job: Document) -> str:
         from cumulus.infrastructure.pythons import missing_python

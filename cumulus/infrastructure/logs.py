@@ -13,8 +13,8 @@ from cumulus.resources.key import Document
 from cumulus.secrets import JobSecrets
 
 
-def log_reader(home: Path, job: Document, node: str) -> Backend:
-    """See `service.infrastructure.LogReaders`."""
+def log_reader(home: Path, job: Document, node: str, where: Document | None = None) -> Backend:
+    """See `service.infrastructure.LogReaders`. `where`: the GPUNode whose own engine it may ask."""
     container = lookup(job, "spec.image")
     directory = paths.swarm_dir(home) if container else paths.process_dir(home)
     if not directory.exists():
@@ -22,7 +22,7 @@ def log_reader(home: Path, job: Document, node: str) -> Backend:
     if container:
         from cumulus.infrastructure.swarm import reader
 
-        return reader(home)
+        return reader(home, where)
     from cumulus.backends.process.backend import ProcessBackend
 
     here = ProcessBackend(directory, node, JobSecrets(paths.job_secrets_dir(home)))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
+    from cumulus.lib.execution import Execution, ExecRequest
     from cumulus.resources.node import SshAddress
 
 
@@ -148,6 +149,13 @@ class Infrastructure(Protocol):
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         """A connection to the call of this job, which is a session. `node`: the GPUNode where it runs, as far as that
         is known. Raises SessionEnded where it has not begun or is over, BackendError where its node does not answer."""
+        ...
+
+    def execution(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, asked: ExecRequest
+    ) -> Execution:
+        """Start a program beside the replica of this job on that node; `where`: the GPUNode, as far as that is known.
+        Raises NotRunning, BackendError."""
         ...
 
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:

@@ -64,6 +64,10 @@ class Objects:
         redact = self.redacting(identity, key.kind)
         return found if redact is None else redact(found)
 
+    def why_not_entered(self, identity: Identity, stored: Document) -> str:
+        """See `Guard.why_not_entered`."""
+        return self._guard.why_not_entered(identity, stored)
+
     def why_not_changed(self, identity: Identity, key: Key) -> str:
         """Why the identity may not change or delete the object though their role allows it; "" where they may, and
         where there is none."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cumulus.service.checkpoints import Checkpoints
     from cumulus.service.descriptions import Descriptions
     from cumulus.service.extensions import Extensions
+    from cumulus.service.exec import Exec
     from cumulus.service.identity import Identity
     from cumulus.service.infrastructure import Infrastructure
     from cumulus.service.jobs import Jobs
@@ -172,6 +173,12 @@ class Service:
         from cumulus.service.logs import Logs
 
         return Logs(self.access, self.objects, self.infrastructure.log_reader, self.is_served)
+
+    @cached_property
+    def exec(self) -> Exec:
+        from cumulus.service.exec import Exec
+
+        return Exec(self.access, self.objects, self.infrastructure)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

@@ -20,8 +20,10 @@ from cumulus.calls.outcome import RETURNED, Outcome
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.chronos.contract import EndReason
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import BackendError, BackendRefused, ChronosError
+from cumulus.errors import BackendError, BackendRefused, ChronosError, NotRunning
+from cumulus.lib.execution import Execution, ExecRequest
 from cumulus.resources.reasons import AttemptReason
+from cumulus.testing.execution import FakeExecution
 from cumulus.testing.faults import Faults
 from cumulus.testing.leases import FakeLeases
 
@@ -255,6 +257,17 @@ class FakeBackend:
 
     def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
         raise SessionEnded("the session has not begun, or has ended")
+
+    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
+        """See `FakeExecution`."""
+        with self._lock, self.faults.around("exec", job_uid):
+            self._settle()
+            for run in self._kept.values():
+                work = run.workload
+                if (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica):
+                    if run.state(self._clock.monotonic()) is State.RUNNING:
+                        return FakeExecution(asked)
+            raise NotRunning("its program has not started yet or has ended")
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         self._subscribers.append(changed)

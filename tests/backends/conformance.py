@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ import pytest
 
 from cumulus.backends.base import Backend, Observed, State, Workload
 from cumulus.calls.session import SessionEnded
-from cumulus.errors import BackendError
+from cumulus.errors import BackendError, NotRunning
+from cumulus.lib.execution import Execution, ExecRequest
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Bed(ABC):
     def call(self, *, job: str = "job") -> Workload:
         """A workload that is a call: it returns the text "returned"."""
         pytest.skip("its workloads are no calls")
+
+    def beside(self, code: int) -> tuple[str, ...]:
+        """A command that writes hello, then what it reads, and ends with the code."""
+        return "sh", "-c", 'echo "$0"; cat; exit "$1"', "hello", str(code)
 
     @abstractmethod
     def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
@@ -215,6 +222,26 @@ class BackendConformance:
         with pytest.raises(SessionEnded):
             bed.backend.session(work.job_uid, work.attempt, work.replica)
 
+    def test_programs_run_beside_a_running_one(self, bed: Bed) -> None:
+        bed.running(work := bed.start(Behaviour(seconds=60)))
+        made = [
+            bed.backend.exec(work.job_uid, 1, 0, ExecRequest(bed.beside(code), stdin=stdin))
+            for code, stdin in ((0, False), (7, True))
+        ]
+        os.write(made[1].stdin, b"input\n")
+        made[1].close_stdin()
+        assert [ended(each) for each in made] == [(0, b"hello\n"), (7, b"hello\ninput\n")]
+        assert bed.seen(work).state is State.RUNNING
+        bed.backend.stop(work.name, 0)
+        bed.finish(work)
+
+    def test_nothing_runs_beside_what_does_not_run(self, bed: Bed) -> None:
+        with pytest.raises((NotRunning, BackendError)):
+            bed.backend.exec("nobody", 1, 0, ExecRequest(bed.beside(0)))
+        bed.finish(work := bed.start(Behaviour()))
+        with pytest.raises(NotRunning):
+            bed.backend.exec(work.job_uid, 1, 0, ExecRequest(bed.beside(0)))
+
     def test_subscribers_hear_of_the_start_and_of_the_end(self, bed: Bed) -> None:
         heard: list[tuple[str, str]] = []
         bed.backend.subscribe(lambda namespace, job: heard.append((namespace, job)))
@@ -224,3 +251,13 @@ class BackendConformance:
         heard.clear()
         bed.backend.stop(work.name, 0)
         bed.until(lambda: heard and bed.seen(work).state.finished)
+
+
+def ended(made: Execution) -> tuple[int | None, bytes]:
+    """How a program that was started beside a workload ends, and what it has written."""
+    assert select.select([made.done], [], [], 30)[0]
+    code = made.exit().code
+    os.set_blocking(made.stdout, True)
+    written = b"".join(iter(lambda: os.read(made.stdout, 65536), b""))
+    made.close()
+    return code, written

@@ -39,6 +39,9 @@ class FakeBed(Bed):
             self.clock.advance(0.05)
         raise AssertionError(f"not within {within} s")
 
+    def beside(self, code: int) -> tuple[str, ...]:
+        return "hello", str(code)
+
     def reopen(self) -> None:
         """The fake's workloads live as long as the object: there is nothing to open anew."""
 

@@ -34,12 +34,14 @@ from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.session import SessionConnection, connect
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable, NoLog
+from cumulus.lib.execution import Execution, ExecRequest
 from cumulus.nodes.address import Address
 from cumulus.resources.key import Document
 from cumulus.resources.node import SshAddress
 from cumulus.service.identity import Identity
 from cumulus.service.infrastructure import CheckpointReader, LogReader, StoreId
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.execution import FakeExecution
 from tests.documents import NOW
 
 ME = Identity("tester", 0)
@@ -196,6 +198,8 @@ class FakeInfrastructure:
     swarm: FakeSwarm = field(default_factory=FakeSwarm)
     checkpoints: FakeCheckpoints = field(default_factory=FakeCheckpoints)
 
+    executions: list[tuple[str, int, int, str, ExecRequest]] = field(default_factory=list)
+    """What was started beside which attempt and replica, on which node."""
     session_directory: str = ""
     """Where a session's socket is, "" where none runs."""
 
@@ -204,6 +208,12 @@ class FakeInfrastructure:
 
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         return connect(self.session_directory or "/nowhere")
+
+    def execution(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, asked: ExecRequest
+    ) -> Execution:
+        self.executions.append((job["metadata"]["name"], attempt, replica, node, asked))
+        return FakeExecution(asked)
 
     @cached_property
     def blobs(self) -> BlobStore:

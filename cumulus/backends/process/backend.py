@@ -23,7 +23,7 @@ import structlog
 from cumulus.backends import gang
 from cumulus.backends.base import Blobs, CallResult, Observed, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
-from cumulus.backends.process import layout
+from cumulus.backends.process import execution, layout
 from cumulus.backends.process.ports import GangPorts
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.spawner import Spawner
@@ -36,8 +36,9 @@ from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.backends.variables import CHECKPOINT_PATH
 from cumulus.calls.session import SessionConnection, SessionEnded, connect
 from cumulus.clock import Clock, SystemClock
-from cumulus.errors import BackendError, BackendRefused
+from cumulus.errors import BackendError, BackendRefused, NotRunning
 from cumulus.lib.delete_tree import delete_tree, delete_tree_as
+from cumulus.lib.execution import Execution, ExecRequest
 from cumulus.lib.files import sync_directory, write_durably
 from cumulus.lib.unix_user import UnixUser
 from cumulus.runner.build import ensure_runner
@@ -250,6 +251,14 @@ class ProcessBackend:
             if not call:
                 raise SessionEnded("the job is no call, so there is no session")
             return connect(call["directory"], os.geteuid() if user is None else user.uid)
+
+    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
+        """See `Backend.exec`."""
+        run = self._made(job_uid, attempt, replica, "run")
+        with _translated("start a program beside a workload"):
+            if run.finished:
+                raise NotRunning("its program has ended")
+            return execution.begin(run.directory, asked)
 
     def _made(self, job_uid: str, attempt: int, replica: int, what: str) -> Run:
         directory = self._path(run_directory(job_uid, attempt, replica))

@@ -22,6 +22,7 @@ from cumulus.lib import processes
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
+    from cumulus.backends.process.execs import Execs
     from cumulus.backends.process.lease_guard import LeaseGuard
 
 _LOOK = 1.0
@@ -63,9 +64,11 @@ class Command:
         log: LogWriter,
         leases: LeaseGuard,
         checkpoint: CheckpointWatch,
+        execs: Execs,
         enclosure: str = "",
     ) -> None:
         """`enclosure` is the cgroup that the command was put into, "" for none."""
+        self._execs = execs
         self._checkpoint = checkpoint
         self._spec = spec
         self._pid = pid
@@ -91,6 +94,7 @@ class Command:
         self._poll = select.poll()
         self._poll.register(output, select.POLLIN)
         self._poll.register(wake, select.POLLIN)
+        execs.watch(self._poll)
 
     def run(self) -> End:
         """Until the command and everything it started are gone."""
@@ -104,6 +108,7 @@ class Command:
                 self._look_for_stop()
                 next_look = now + _LOOK
             self._checkpoint.look(now)
+            self._execs.look(now)
             if self._checkpoint.answered or (self._signal_at is not None and now >= self._signal_at):
                 self._saved_or_late(now)
             if self._spec["memory_bytes"] and now >= next_memory:
@@ -113,7 +118,10 @@ class Command:
                 self._killed = True
                 process_tree.kill_all(os.getpid(), self._enclosure)
                 self._kill_at = now + _KILL_AGAIN
-            times = (next_look, self._kill_at, self._signal_at, self._memory_look(next_memory), self._answer_look())
+            times = (
+                next_look, self._kill_at, self._signal_at, self._memory_look(next_memory), self._answer_look(),
+                self._execs.next_look,
+            )  # fmt: skip
             wake_at = min(t for t in times if t is not None)
             if self._wait(max(0.0, wake_at - time.monotonic())):
                 next_look = 0.0
@@ -121,7 +129,8 @@ class Command:
         return self._end(_kernel_oom_kills() > oom_kills)
 
     def abandon(self) -> None:
-        """End whatever the command left running, and close its log."""
+        """End whatever the command left running, and what runs beside it, and close its log."""
+        self._execs.close()
         while self._reap():
             layout.show_progress()
             process_tree.kill_all(os.getpid(), self._enclosure)
@@ -147,7 +156,7 @@ class Command:
             if descriptor == self._wake:
                 signalled = True
                 self._take_signals()
-            else:
+            elif not self._execs.attend(descriptor):
                 copied = True
                 self._copy()
         if not copied:
@@ -197,11 +206,12 @@ class Command:
         now = time.monotonic()
         if reason:
             self._checkpoint.ask(now, reason)
-        below = processes.descendants(os.getpid())
+        below = self._own_processes()
         if self._checkpoint.asked and self._checkpoint.saved is not None and not any(map(catches_sigterm, below)):
             self._signal_at = self._kill_at - min(_LAST_SIGNAL, (self._kill_at - now) / 2)
             return
         process_tree.send(below, signal.SIGTERM)
+        self._execs.hang_up()
 
     def _saved_or_late(self, now: float) -> None:
         """The program has saved since it was asked, or has no more time for it: the grace is a limit, not a wait."""
@@ -225,7 +235,13 @@ class Command:
         """SIGTERM to this process: a person or the system ends the run. (The monitor signals what is below.)"""
         self._begin_to_stop()
         self._kill_at = time.monotonic() + float(self._spec["grace"])
-        process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
+        process_tree.send(self._own_processes(), signal.SIGTERM)
+        self._execs.hang_up()
+
+    def _own_processes(self) -> list[int]:
+        """Those of the command: what was started beside it is not told by the signal that it stops."""
+        beside = self._execs.members()
+        return [pid for pid in processes.descendants(os.getpid()) if pid not in beside]
 
     def _is_ending(self) -> bool:
         """The command is gone: whether what it left may use the grace period, to write a checkpoint perhaps.
@@ -234,7 +250,8 @@ class Command:
         if self._kill_at is None and self._leases.ended():
             # The monitor kills after the lease's grace: this is for the case that there is none.
             self._kill_at = time.monotonic() + float(self._spec["grace"]) + _MONITOR_FIRST
-        return self._kill_at is not None
+        # A shell beside it keeps no job alive.
+        return self._kill_at is not None and bool(self._own_processes())
 
     def _check_memory(self) -> None:
         limit = self._spec["memory_bytes"]
@@ -255,6 +272,8 @@ class Command:
             if pid == self._pid:
                 self._status = os.waitstatus_to_exitcode(status)
                 self._gone_at = _CLOCK.monotonic()
+            else:
+                self._execs.reaped(pid, status)
 
     def _end(self, kernel_oom: bool) -> End:
         status = self._status or 0

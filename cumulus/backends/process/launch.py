@@ -13,7 +13,7 @@ import signal
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from cumulus.backends.process import rlimits
 from cumulus.backends.rundir.documents import NO_ROOM
@@ -24,6 +24,11 @@ _OOM_SCORE_ADJUST = b"500"
 """When the machine runs out of memory, the kernel takes the job before its supervisor or the daemon."""
 
 _STEPS = ("limits", "directory", "exec")
+EXEC_STEP = 2
+
+
+_VERDICT = struct.Struct("ii")
+"""The step that failed, and the error's number."""
 
 
 class StartFailed(Exception):
@@ -47,14 +52,21 @@ def resolve_secrets(spec: dict[str, Any]) -> dict[str, str]:
     return values
 
 
-def launch(
-    spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str, str]
-) -> tuple[int, int, Callable[[], str]]:
+class Launched(NamedTuple):
+    """A command that waits before its exec: its pid, the readable end of its output, its environment, and what lets it
+    go: that returns "" once it runs, else why it could not, and raises BrokenPipeError where its process was killed
+    before."""
+
+    pid: int
+    output: int
+    environment: dict[str, str]
+    release: Callable[[], str]
+
+
+def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str, str]) -> Launched:
     """Fork the command's process, with the variables by which its leases are enforced, and hold it before exec.
 
-    Returns its pid, the readable end of its output, and what lets it go: that returns "" once it runs, else why it
-    could not, and raises BrokenPipeError where its process was killed before. Raises StartFailed where it cannot be
-    started at all, and OSError where the disk is full.
+    Raises StartFailed where it cannot be started at all, and OSError where the disk is full.
     """
     user = UnixUser.read(spec.get("user"))
     directory = _prepare_directory(spec) if user is None else _prepare_directory_as(user, spec)
@@ -78,9 +90,9 @@ def launch(
         answer = os.read(verdict, 8)
         os.close(verdict)
         shown = {**environment, **dict.fromkeys(secrets, "from a secret")}
-        return _explain(answer, spec["command"][0], directory, shown) if answer else ""
+        return explain(*_VERDICT.unpack(answer), spec["command"][0], directory, shown) if answer else ""
 
-    return pid, output, release
+    return Launched(pid, output, environment, release)
 
 
 def _prepare_directory(spec: dict[str, Any]) -> str:
@@ -165,12 +177,29 @@ def _become(
     spec: dict[str, Any], user: UnixUser | None, directory: str, environment: dict[str, str], gate: int, output: int,
     verdict: int,
 ) -> NoReturn:  # fmt: skip
-    """In the child, after fork: everything up to exec. Only ever leaves by exec or _exit."""
-    step = 0
+    """In the child, after fork. Only ever leaves by exec or _exit."""
+
+    def failed(step: int, number: int) -> None:
+        os.write(verdict, _VERDICT.pack(step, number))
+
     try:
         os.setpgid(0, 0)
         if not os.read(gate, 1):
             os._exit(127)  # The supervisor died before the start was durable: nothing was started.
+        streams = os.open(os.devnull, os.O_RDONLY), output, output
+        become_program(spec, user, directory, spec["command"], environment, streams, failed)
+    finally:
+        os._exit(127)
+
+
+def become_program(
+    spec: dict[str, Any], user: UnixUser | None, directory: str, command: list[str], environment: dict[str, str],
+    streams: tuple[int, int, int], failed: Callable[[int, int], None],
+) -> None:  # fmt: skip
+    """Make this process, a fork, that program of the run: everything up to exec. Returns only where that fails, after
+    it called `failed` with the step and the error's number."""
+    step = 0
+    try:
         _limit(spec)
         # After the limits, which root sets, and before anything that the user named. No no_new_privs: a job may do what
         # its user may do in a shell, as with cron and Slurm, and a setuid program stays in the job's cgroup.
@@ -179,19 +208,15 @@ def _become(
         step = 1
         os.chdir(directory)
         os.umask(0o022 if user is None else user.umask)
-        step = 2
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        step = EXEC_STEP
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
         for number in (*_RESET, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execvpe(spec["command"][0], spec["command"], environment)
+        os.execvpe(command[0], command, environment)
     except BaseException as error:
-        code = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
-        os.write(verdict, struct.pack("ii", step, code))
-    finally:
-        os._exit(127)
+        failed(step, error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL)
 
 
 _RESET = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -205,8 +230,8 @@ def _limit(spec: dict[str, Any]) -> None:
         os.sched_setaffinity(0, spec["cpus"])
 
 
-def _explain(answer: bytes, program: str, directory: str, environment: dict[str, str]) -> str:
-    step, number = struct.unpack("ii", answer)
+def explain(step: int, number: int, program: str, directory: str, environment: dict[str, str]) -> str:
+    """Why the program could not be started, by where it failed and the error's number."""
     reason = os.strerror(number)
     if _STEPS[step] == "limits":
         return f"its limits could not be set: {reason}"

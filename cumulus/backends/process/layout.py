@@ -13,6 +13,7 @@ ROOT/jobs/JOB_UID/aN-rM/  one run (see `rundir.layout` for what all backends sha
     stop.json             a request to end, with its grace, when that is over (CLOCK_BOOTTIME), and why
     checkpoint.json       the job's newest checkpoint, as its supervisor saw it
     uploader              locked by the process that copies its checkpoints elsewhere, which notes there that it has
+    execs                 the socket at which the supervisor starts programs beside the command
     exit.json             the end; written once, durable, then never changed
     work/                 its working directory, where the job names none
     hostfile              of a gang: its hosts
@@ -55,6 +56,9 @@ UPLOADER, UPLOADER_LOG = "uploader", "uploader.log"
 CALL, ENVIRONMENTS = "call", "environments"
 REQUEST = "checkpoint-request"
 HOSTFILE = "hostfile"
+EXECS = "execs"
+MOST_ASKED = 2**17
+"""Bytes of a request to start a program there."""
 
 
 def files_of(root: str, uid: int) -> str:

@@ -28,6 +28,7 @@ from cumulus.backends.logs import LogWriter
 from cumulus.backends.process import layout, process_tree
 from cumulus.backends.process.checkpointing import CheckpointWatch
 from cumulus.backends.process.command import Command, End
+from cumulus.backends.process.execs import Execs
 from cumulus.backends.process.launch import StartFailed, Unreachable, launch, resolve_secrets
 from cumulus.backends.process.lease_guard import LeaseGuard, LeaseRefused
 from cumulus.backends.redactor import Redactor
@@ -111,8 +112,9 @@ class _Supervision:
                 uploading.prepare(lambda: self._check(leases), lambda line: _say(log, line))
             if spec.get("call"):
                 spec = {**spec, "command": self._prepare_call(log, leases)}
-            pid, output, release = launch(spec, secrets, hold.variables)
-            enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, pid) else ""
+            started = launch(spec, secrets, hold.variables)
+            enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, started.pid) else ""
+            execs = Execs(spec, started.environment, enclosure)
             self._started_at = timestamp(self._clock.now())
             write_document(
                 layout.STARTED,
@@ -135,10 +137,12 @@ class _Supervision:
             # The command waits at its gate and ends with this process.
             reason = AttemptReason.LOST if error.errno in NO_ROOM else AttemptReason.START_ERROR
             return End(None, reason, f"it could not be started: {error.strerror}")
-        command = Command(spec, pid, output, wake, log, leases, self._checkpoint, enclosure)
+        command = Command(
+            spec, started.pid, started.output, wake, log, leases, self._checkpoint, execs, enclosure
+        )  # fmt: skip
         leases.begin()
         try:
-            failure = release()
+            failure = started.release()
         except BrokenPipeError:
             command.abandon()
             return self._killed_at_the_gate(leases)

@@ -34,6 +34,7 @@ from cumulus.backends.swarm.watch import Watcher
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused, CumulusError, NodeUnreachable, NotOurs
+from cumulus.lib.execution import Execution, ExecRequest
 from cumulus.lib.state_id import Place, find
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import EventReason
@@ -288,6 +289,10 @@ class SwarmBackend:
         last = max(runs, key=lambda run: (run.start["attempt"], -run.start["replica"]))
         kept = last.start["checkpoint"]
         return last.start["node"], kept["place"], UnixUser.read(kept["user"]) or user_seen(runs)
+
+    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
+        """See `Backend.exec`."""
+        raise BackendRefused("no program can be started in a container yet")
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""

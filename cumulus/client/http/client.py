@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.client.endpoint import Endpoint
+    from cumulus.client.programs import RemoteProgram
+    from cumulus.lib.execution import ExecRequest
     from cumulus.manifest import Manifest
 
 T = TypeVar("T")
@@ -258,6 +260,18 @@ class HttpClient:
             return self._steps("logs", LogPiece, resumable=True, follow=True, **given, **position)
 
         return followed(self._connection, open, attempt, tail)
+
+    def exec(self, key: Key, replica: int, asked: ExecRequest) -> RemoteProgram:
+        from cumulus.client.http.programs import PROTOCOL, HttpProgram
+
+        given: dict[str, object] = {"stdout": "true", "stderr": "true", "command": asked.command}
+        if asked.stdin:
+            given["stdin"] = "true"
+        if asked.terminal:
+            given |= {"tty": "true", "term": asked.terminal}
+        path = f"{_pod_path(key, replica)}/exec?{urlencode(given, doseq=True)}"
+        made, _ = self._connection.websocket(path, (PROTOCOL,))
+        return HttpProgram(made, self._connection.where)
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:
         return self._call("cordon", bool, name=name, unschedulable=unschedulable)
@@ -496,6 +510,11 @@ def _path(kind: Kind, namespace: str | None, name: str = "") -> str:
     """`namespace` None: all of them."""
     scope = f"/namespaces/{quote(namespace, safe='')}" if kind.namespaced and namespace is not None else ""
     return f"/apis/{API_VERSION}{scope}/{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+
+def _pod_path(key: Key, replica: int) -> str:
+    namespace = quote(key.namespace or DEFAULT_NAMESPACE, safe="")
+    return f"/api/v1/namespaces/{namespace}/pods/{quote(f'{key.name}-{replica}', safe='')}"
 
 
 def _url(path: str, given: Mapping[str, object]) -> str:

@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cumulus.client.http.errors import ServerUnavailable, error_of
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import ssl
 
     from cumulus.client.endpoint import Endpoint
+    from cumulus.client.http.websocket import WebSocket
 
 T = TypeVar("T")
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -104,6 +105,23 @@ class Connection:
         self._reached = True
         made = Stream(sock, response, self._streams.discard)
         self._streams.add(made)
+        return made
+
+    def websocket(self, path: str, protocols: Sequence[str]) -> tuple[WebSocket, str]:
+        """A WebSocket over a connection of its own, and its subprotocol. Raises as `call` does."""
+        from cumulus.client.http.websocket import opened
+
+        connection = self._connect()
+        sock = connection.sock
+        host = "localhost" if self.endpoint.kind == "unix" else self.endpoint.address.removeprefix("https://")
+        try:
+            made = opened(sock, path, {"Host": host, **self._headers(JSON)}, protocols, self.where)
+        except BaseException:
+            connection.close()
+            raise
+        # The WebSocket closes it.
+        connection.sock = None
+        self._reached = True
         return made
 
     def again(self, open: Callable[[], T]) -> T:

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cumulus.lib import unix_socket
 from cumulus.lib.unix_socket import Peer
+from cumulus.server.http.tunnel import TAKE_OVER, Tunnel
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle, Transport
@@ -94,6 +95,8 @@ class Connection(HttpToolsProtocol):
         self._body_bytes = 0
         self._in_headers = False
         self._timers: dict[str, TimerHandle] = {}
+        self._tunnel: Tunnel | None = None
+        """Of a request that asks for an upgrade: what comes after it is no HTTP."""
         self.timeout_keep_alive = self._limits.idle_seconds  # type: ignore[assignment]
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -115,9 +118,19 @@ class Connection(HttpToolsProtocol):
         if self._source is not None:
             self._all.give_back(self._source)
             self._source = None
+        if self._tunnel is not None:
+            self._tunnel.end()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        if self._tunnel is not None:
+            self._tunnel.end()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
+            return
+        if self._tunnel is not None:
+            self._tunnel.feed(data)
             return
         self._header_bytes += len(data)
         super().data_received(data)
@@ -135,7 +148,14 @@ class Connection(HttpToolsProtocol):
         self._in_headers = False
         self._header_bytes = self._body_bytes = 0
         self._disarm("headers")
+        upgrades = self.parser.should_upgrade() and self._get_upgrade() == b"websocket"
+        if upgrades:
+            self._tunnel = Tunnel(self.transport, self.flow)
+            self.scope[TAKE_OVER] = self._take_over  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+        if upgrades:
+            # Also where it is refused: what follows cannot be told from what belongs to it.
+            self.cycle.keep_alive = False
         self._arm("body", self._limits.body_seconds)
 
     def on_body(self, body: bytes) -> None:
@@ -155,6 +175,15 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._disarm("stalled")
+
+    def _take_over(self, head: bytes) -> Tunnel:
+        """Answer the request that asks for an upgrade with this, and leave the connection to its handler."""
+        assert self._tunnel is not None
+        self.cycle.response_started = self.cycle.response_complete = True
+        self._disarm("body")
+        self.flow.resume_reading()
+        self.transport.write(head)
+        return self._tunnel
 
     def _arm(self, name: str, seconds: float, *, again: bool = True) -> None:
         if again or name not in self._timers:

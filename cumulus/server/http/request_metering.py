@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from cumulus.server.http.tunnel import TAKE_OVER, TAKEN_OVER
 from cumulus.service.access.matrix import RESOURCES
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class RequestMetering:
             finally:
                 verb, resource = _verb(scope), _resource(scope)
                 # A client that went before the answer began is a 499, as nginx has it.
-                self._metrics.total.labels(verb, resource, str(code or 499)).inc()
+                self._metrics.total.labels(verb, resource, str(code or (101 if TAKEN_OVER in scope else 499))).inc()
                 if verb not in ("WATCH", "CONNECT"):
                     self._metrics.seconds.labels(verb, resource).observe(perf_counter() - started)
 
@@ -54,7 +55,7 @@ def _verb(scope: Scope) -> str:
     asked = query.split(b"&")
     if any(value in asked for value in (b"watch=true", b"watch=1")):
         return "WATCH"
-    if b"follow=true" in asked:
+    if b"follow=true" in asked or TAKE_OVER in scope:
         return "CONNECT"
     return scope["method"] if scope["method"] in _METHODS else _OTHER
 

@@ -28,6 +28,7 @@ CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
     (errors.Conflict, 409, "Conflict"),
     (errors.JobFinished, 409, "Conflict"),
     (errors.NotExtended, 409, "Conflict"),
+    (errors.NotRunning, 409, "Conflict"),
     (errors.NodeRefused, 409, "Conflict"),
     (errors.Expired, 410, "Expired"),
     (errors.InvalidObject, 422, "Invalid"),

@@ -118,6 +118,21 @@ class Guard:
         whose = one_line(found.name) or "the daemon's own user"
         return f"it is {whose}'s: only they and an admin may change it"
 
+    def why_not_entered(self, identity: Identity, stored: Document) -> str:
+        """Why the identity may not run programs beside this job, whatever their role; "" where they may.
+
+        They would run as its submitter, so an admin of one namespace may not: what that user may do on the nodes is no
+        namespace's to give. Into the jobs of root and of the daemon's own user only these two come."""
+        if _is_mine(identity, stored) or identity.uid in (0, self._access.rules.uid):
+            return ""
+        found = Submitter.of(stored["metadata"].get("annotations"))
+        whose = one_line(found.name) or "the daemon's own user"
+        if not found.name or found.uid in (0, self._access.rules.uid):
+            return f"it runs as {whose}, and nobody else may start a program there"
+        if self._access.is_admin(identity):
+            return ""
+        return f"it is {whose}'s: only they and an admin of all namespaces may start a program there"
+
     def _check_own(self, identity: Identity, key: Key, verb: str, document: Document, stored: Document) -> None:
         """Owners and finalizers decide what is deleted, and what a controller takes for its own."""
         if self._access.is_admin(identity, key.namespace):

@@ -14,6 +14,8 @@ from cumulus.resources.registry import KINDS
 from cumulus.resources.roles import Role
 
 READ = ("get", "list", "watch")
+CONNECT = ("get", "create")
+"""What Kubernetes' clients ask for where a connection is made."""
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
 
 
@@ -52,6 +54,7 @@ OTHERS: tuple[Resource, ...] = (
     Resource("events", "", True, _all(READ, Role.VIEWER)),
     Resource("pods", "", True, _all(READ, Role.VIEWER)),
     Resource("pods/log", "", True, {"get": Role.VIEWER}),
+    Resource("pods/exec", "", True, _all(CONNECT, Role.USER)),
     Resource("nodes", "", False, _all(READ, _ANYBODY)),
     Resource("namespaces", "", False, _all((*READ, "create", "update", "patch"), _ANYBODY)),
     Resource("systemsecrets", GROUP, False, _all(("list", *WRITE), Role.ADMIN)),
@@ -69,7 +72,7 @@ OTHERS: tuple[Resource, ...] = (
     Resource("selfsubjectreviews", "authentication.k8s.io", False, {"create": _ANYBODY}),
 )
 """`tokens` are those of others: each user makes, lists and revokes their own. `gpujobs/call` is what a call gave back,
-for its submitter alone; `blobs` are each user's own, and may be made by those who may make jobs somewhere."""
+for its submitter alone; `pods/exec` is for the submitter of the job and admins, see `Guard.why_not_entered`; `blobs` are each user's own, and may be made by those who may make jobs somewhere."""
 
 RESOURCES: tuple[Resource, ...] = (*(resource for kind in KINDS for resource in _of(kind)), *OTHERS)
 

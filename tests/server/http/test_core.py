@@ -213,7 +213,7 @@ class TestPods:
         assert served.store.revision() == 1
 
     def test_what_is_yet_to_come_says_so(self, served: Served) -> None:
-        for what in ("exec", "attach", "portforward"):
+        for what in ("attach", "portforward"):
             answer = served.ask("POST", f"{PODS}/train-0/{what}")
             assert (answer.code, answer.json["kind"]) == (501, "Status")
             assert "is reserved" in answer.json["message"]

@@ -66,6 +66,8 @@ def requests(resource: Resource, verb: str, document: dict[str, Any] | None) -> 
     collection = f"{root}/namespaces/team/{plural}" if resource.namespaced else f"{root}/{plural}"
     # A pod's name is its job's with a number.
     one = f"{collection}/{'x-0' if plural == 'pods' else 'x'}{'/' + below if below else ''}"
+    if verb == "create" and below:
+        collection = one
     body = document if document is not None else {"metadata": {"name": "x"}}
     if resource.name == "selfsubjectaccessreviews":
         body = {"spec": {"nonResourceAttributes": {"path": "/x", "verb": "get"}}}

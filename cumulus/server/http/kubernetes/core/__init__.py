@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cumulus.server.http.kubernetes.core import events, logs, namespaces, nodes, pods, secrets
+from cumulus.server.http.kubernetes.core import events, exec, logs, namespaces, nodes, pods, secrets
 
-ROUTES = (*events.ROUTES, *namespaces.ROUTES, *nodes.ROUTES, *pods.ROUTES, *logs.ROUTES, *secrets.ROUTES)
+ROUTES = (*events.ROUTES, *namespaces.ROUTES, *nodes.ROUTES, *pods.ROUTES, *exec.ROUTES, *logs.ROUTES, *secrets.ROUTES)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cumulus.server.api import Api
     from cumulus.service.identity import Identity
 
-RESERVED = ("attach", "exec", "portforward")
+RESERVED = ("attach", "portforward")
 """Subresources that are yet to come."""
 
 

@@ -1,0 +1,54 @@
+"""A program that is started beside a running job: what is asked for, and the near ends of its streams.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class ExecRequest(NamedTuple):
+    """What to start. With a `terminal`, the name of its kind as in TERM, all three streams are one terminal."""
+
+    command: tuple[str, ...]
+    stdin: bool = False
+    """Without it, standard input is empty."""
+    terminal: str = ""
+    columns: int = 0
+    rows: int = 0
+
+
+class Exit(NamedTuple):
+    """How a program ended: 128+N for signal N; None where it ended with what it ran beside, or nobody saw it."""
+
+    code: int | None
+    message: str = ""
+    """Why it never started, or was ended."""
+
+
+class Execution(Protocol):
+    """A started program. The descriptors never block; -1 stands for one that there is not."""
+
+    stdin: int
+    stdout: int
+    """With a terminal the same descriptor as `stdin`, or another of the same terminal."""
+    stderr: int
+    done: int
+    """Becomes readable when the program has ended. What it wrote is in the streams then."""
+
+    def exit(self) -> Exit:
+        """How it ended; once `done` is readable."""
+        ...
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Of its terminal; without one nothing happens."""
+        ...
+
+    def close_stdin(self) -> None:
+        """Nothing more comes: the program reads the end of its input."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the program. Where it runs it gets SIGHUP, and SIGKILL some seconds later."""
+        ...

@@ -1,0 +1,173 @@
+"""Kubernetes' channels in a WebSocket: each message begins with the number of the stream that it belongs to.
+
+`v5.channel.k8s.io` can close one stream alone, which is how a program learns of the end of its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import orjson
+
+from cumulus.server.http.status import failure
+
+if TYPE_CHECKING:
+    from cumulus.lib.execution import Execution, Exit
+    from cumulus.server.http.websocket import WebSocket
+
+V5, V4 = "v5.channel.k8s.io", "v4.channel.k8s.io"
+STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
+_CHUNK = 2**15
+
+
+class Channels:
+    """Carries the streams of a program over a WebSocket, until one of the two has ended."""
+
+    def __init__(self, websocket: WebSocket, execution: Execution, *, closes: bool) -> None:
+        """`closes`: whether the protocol can close one stream."""
+        self._websocket = websocket
+        self._execution = execution
+        self._closes = closes
+        self._ended = asyncio.Event()
+        """The program has ended: what is in its streams now is all."""
+
+    async def talk(self) -> None:
+        """Returns once the client has it all, or has gone."""
+        outputs = [(STDOUT, self._execution.stdout), (STDERR, self._execution.stderr)]
+        # The first message tells that the program was started.
+        await self._websocket.send(bytes([STDOUT]))
+        ends = asyncio.ensure_future(self._end([each for each in outputs if each[1] >= 0]))
+        others = [asyncio.ensure_future(each) for each in (self._receive(), self._websocket.stay_awake())]
+        try:
+            await asyncio.wait([ends, *others], return_when=asyncio.FIRST_COMPLETED)
+            if ends.done():
+                code = ends.result()
+                for each in others:
+                    each.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+                await self._tell(code)
+                await self._websocket.close()
+        except ConnectionError:
+            pass
+        finally:
+            for each in (ends, *others):
+                each.cancel()
+            await asyncio.gather(ends, *others, return_exceptions=True)
+
+    async def _end(self, outputs: list[tuple[int, int]]) -> Exit:
+        copying = [asyncio.ensure_future(self._copy(channel, stream)) for channel, stream in outputs]
+        try:
+            await until_readable(self._execution.done)
+            ended = self._execution.exit()
+            self._ended.set()
+            await asyncio.gather(*copying)
+            return ended
+        finally:
+            for each in copying:
+                each.cancel()
+
+    async def _copy(self, channel: int, stream: int) -> None:
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            while True:
+                over = self._ended.is_set()
+                try:
+                    data = os.read(stream, _CHUNK)
+                except BlockingIOError:
+                    if over:
+                        return
+                    come = asyncio.ensure_future(until_readable(stream))
+                    await asyncio.wait([come, ended], return_when=asyncio.FIRST_COMPLETED)
+                    come.cancel()
+                    await asyncio.gather(come, return_exceptions=True)
+                    continue
+                except OSError:
+                    # How a terminal says that its other end is closed.
+                    return
+                if not data:
+                    return
+                await self._websocket.send(bytes([channel]) + data)
+        finally:
+            ended.cancel()
+
+    async def _receive(self) -> None:
+        while (message := await self._websocket.receive()) is not None:
+            if not message:
+                continue
+            channel, data = message[0], message[1:]
+            if channel == STDIN and data:
+                await self._write(data)
+            elif channel == RESIZE:
+                self._resize(data)
+            elif channel == CLOSE and self._closes and data[:1] == bytes([STDIN]):
+                self._execution.close_stdin()
+
+    async def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view and self._execution.stdin >= 0:
+            try:
+                view = view[os.write(self._execution.stdin, view) :]
+            except BlockingIOError:
+                await until_writable(self._execution.stdin)
+            except OSError:
+                # Nobody reads it any more: the program may go on all the same.
+                self._execution.close_stdin()
+
+    def _resize(self, data: bytes) -> None:
+        try:
+            size = json.loads(data)
+            self._execution.resize(int(size["Width"]), int(size["Height"]))
+        except (ValueError, KeyError, TypeError, OverflowError):
+            # What is no size changes none.
+            pass
+
+    async def _tell(self, ended: Exit) -> None:
+        if ended.message:
+            channel = STDERR if self._execution.stderr >= 0 else STDOUT
+            await self._websocket.send(bytes([channel]) + f"{ended.message}\r\n".encode())
+        await self._websocket.send(bytes([ERROR]) + orjson.dumps(status_of(ended)))
+
+
+def status_of(ended: Exit) -> dict[str, object]:
+    """What the error channel says at the end."""
+    if ended.code == 0:
+        return {"metadata": {}, "status": "Success"}
+    if ended.code is None:
+        return failure(500, "InternalError", ended.message or "nobody saw how the program ended")
+    message = f"command terminated with non-zero exit code {ended.code}"
+    return {
+        "metadata": {}, "status": "Failure", "message": message, "reason": "NonZeroExitCode",
+        "details": {"causes": [{"reason": "ExitCode", "message": str(ended.code)}]},
+    }  # fmt: skip
+
+
+async def until_readable(descriptor: int) -> None:
+    """One task at a time for each descriptor."""
+    loop = asyncio.get_running_loop()
+    await _ready(loop.add_reader, loop.remove_reader, descriptor)
+
+
+async def until_writable(descriptor: int) -> None:
+    """One task at a time for each descriptor."""
+    loop = asyncio.get_running_loop()
+    await _ready(loop.add_writer, loop.remove_writer, descriptor)
+
+
+async def _ready(
+    add: Callable[..., None], remove: Callable[[int], bool], descriptor: int
+) -> None:
+    ready = asyncio.get_running_loop().create_future()
+
+    def set_ready() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    add(descriptor, set_ready)
+    try:
+        await ready
+    finally:
+        remove(descriptor)

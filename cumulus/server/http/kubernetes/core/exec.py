@@ -1,0 +1,62 @@
+"""`pods/exec`: a program beside the one of a pod, over a WebSocket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+
+from cumulus.errors import NotFound, UsageError
+from cumulus.lib.execution import ExecRequest
+from cumulus.lib.printable import one_line
+from cumulus.resources.key import Key
+from cumulus.server.http.api import api_of, identity_of
+from cumulus.server.http.kubernetes.channels import V4, V5, Channels
+from cumulus.server.http.kubernetes.core.pods import CONTAINER, VIEW, job_of
+from cumulus.server.http.kubernetes.requests import flag
+from cumulus.server.http.websocket import WebSocketResponse, protocol_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+TERMINAL = "xterm"
+"""What a terminal is where the client does not say: as in a container."""
+_LONGEST_TERMINAL = 64
+
+
+async def exec(request: Request) -> Response:
+    api, identity = api_of(request), identity_of(request)
+    key, replica = replica_of(request, "pods/exec")
+    protocol = protocol_of(request, (V5, V4))
+    given = request.query_params
+    terminal = _terminal(given.get("term", "")) if flag(request, "tty") else ""
+    asked = ExecRequest(tuple(given.getlist("command")), flag(request, "stdin"), terminal)
+    execution = await api.call(api.service.exec.exec, identity, key, replica, asked)
+    return WebSocketResponse(
+        protocol, lambda made: Channels(made, execution, closes=protocol == V5).talk(), execution.close
+    )
+
+
+def replica_of(request: Request, resource: str) -> tuple[Key, int]:
+    """The job and the replica of the pod in the path, for who may connect to it. Raises Forbidden, NotFound,
+    UsageError."""
+    namespace, name = request.path_params["namespace"], request.path_params["name"]
+    api_of(request).service.access.check(identity_of(request), "create", resource, namespace, name, group="")
+    if (container := request.query_params.get("container", "")) not in ("", CONTAINER):
+        raise UsageError(f"container {one_line(container)} is not valid for pod {one_line(name)}: it is {CONTAINER}")
+    found = job_of(name)
+    if found is None:
+        raise NotFound(f'pods "{one_line(name)}" not found')
+    return Key(VIEW.stored, namespace, found[0]), found[1]
+
+
+def _terminal(name: str) -> str:
+    if not name:
+        return TERMINAL
+    if len(name) > _LONGEST_TERMINAL or not name.isascii() or not name.isprintable() or " " in name:
+        raise UsageError(f"{one_line(name)[:80]!r} is no kind of terminal, as TERM names it")
+    return name
+
+
+ROUTES = (Route("/api/v1/namespaces/{namespace}/pods/{name}/exec", exec, methods=["GET", "POST"]),)

@@ -1,0 +1,78 @@
+"""Programs beside a running job: who may start one, and beside which attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from cumulus.errors import Forbidden, NotFound, NotRunning, UsageError
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document, Key
+from cumulus.resources.registry import BY_NAME
+from cumulus.service.access.access import Access
+from cumulus.service.identity import Identity
+from cumulus.service.objects import Objects
+from cumulus.service.wait_conditions import phase_summary
+
+if TYPE_CHECKING:
+    from cumulus.lib.execution import Execution, ExecRequest
+    from cumulus.service.infrastructure import Infrastructure
+
+
+class _Running(NamedTuple):
+    """A replica that runs: its attempt, and its node."""
+
+    job: Document
+    attempt: int
+    node: str
+    where: Document | None
+
+
+class Exec:
+    """Each method is for the job's submitter and admins, and written to the audit log. Raises NotFound, Forbidden,
+    NotRunning, BackendError, and UsageError for a replica that there is not."""
+
+    def __init__(self, access: Access, objects: Objects, infrastructure: Infrastructure) -> None:
+        self._access = access
+        self._objects = objects
+        self._infrastructure = infrastructure
+
+    def exec(self, identity: Identity, key: Key, replica: int, asked: ExecRequest) -> Execution:
+        """Start a program as the job's submitter, in its leases and its environment."""
+        if not asked.command or not asked.command[0]:
+            raise UsageError("there is no command to run", hint="cumulus exec JOB -- COMMAND")
+        if any("\0" in word for word in asked.command):
+            raise UsageError("the command holds a NUL character, which no program can be given")
+        with self._entered(identity, "pods/exec", key, replica) as found:
+            return self._infrastructure.execution(found.job, found.attempt, replica, found.node, found.where, asked)
+
+    @contextmanager
+    def _entered(self, identity: Identity, resource: str, key: Key, replica: int) -> Iterator[_Running]:
+        if not BY_NAME[key.kind].leaves_files:
+            raise UsageError(f"only jobs run programs, not a {key.kind}")
+        pod = f"{key.name}-{replica}"
+        self._access.check(identity, "create", resource, key.namespace, pod, group="")
+        job = self._objects.get(identity, key)
+        if refused := self._objects.why_not_entered(identity, job):
+            self._access.audit.tell(identity, "create", resource, key.namespace, pod, "Forbidden")
+            raise Forbidden(f"you can't enter gpujob/{key.name}", hint=refused)
+        with self._access.audit.doing(identity, [("create", resource, key.namespace, pod)]):
+            yield self._running(identity, job, replica)
+
+    def _running(self, identity: Identity, job: Document, replica: int) -> _Running:
+        name = f"gpujob/{job['metadata']['name']}"
+        replicas = lookup(job, "spec.replicas") or 1
+        if not 0 <= replica < replicas:
+            raise UsageError(f"{name} has {replicas} replicas, counted from 0: there is no replica {replica}")
+        attempts = lookup(job, "status.attempts") or []
+        last = attempts[-1] if attempts else {}
+        if not last.get("startTime") or last.get("endTime"):
+            raise NotRunning(f"{name} does not run: {phase_summary(job)}")
+        nodes = last.get("nodes") or [last.get("node", "")]
+        node = str(nodes[min(replica, len(nodes) - 1)])
+        try:
+            where = self._objects.get(identity, Key("GPUNode", "", node))
+        except NotFound:
+            where = None
+        return _Running(job, last["number"], node, where)
