@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from cumulus.backends.checkpoints import Saved
 from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import SessionConnection
-from cumulus.lib.execution import Execution, ExecRequest
+from cumulus.lib.execution import ExecRequest, Execution
 
 
 @dataclass(frozen=True, slots=True)

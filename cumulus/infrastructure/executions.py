@@ -6,8 +6,7 @@ from pathlib import Path
 
 from cumulus.errors import NoLog, NotRunning
 from cumulus.infrastructure.logs import log_reader
-from cumulus.lib.execution import Execution, ExecRequest
-from cumulus.resources.documents import lookup
+from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.resources.key import Document
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
-    from cumulus.lib.execution import Execution, ExecRequest
+    from cumulus.lib.execution import ExecRequest, Execution
     from cumulus.resources.key import Document
     from cumulus.service.infrastructure import CheckpointReader, LogReader, Swarm, Workers
 

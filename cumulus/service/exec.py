@@ -16,7 +16,7 @@ from cumulus.service.objects import Objects
 from cumulus.service.wait_conditions import phase_summary
 
 if TYPE_CHECKING:
-    from cumulus.lib.execution import Execution, ExecRequest
+    from cumulus.lib.execution import ExecRequest, Execution
     from cumulus.service.infrastructure import Infrastructure
 
 

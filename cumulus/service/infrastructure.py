@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
-    from cumulus.lib.execution import Execution, ExecRequest
+    from cumulus.lib.execution import ExecRequest, Execution
     from cumulus.resources.node import SshAddress
 
 

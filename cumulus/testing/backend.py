@@ -21,7 +21,7 @@ from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.chronos.contract import EndReason
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError, NotRunning
-from cumulus.lib.execution import Execution, ExecRequest
+from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.resources.reasons import AttemptReason
 from cumulus.testing.execution import FakeExecution
 from cumulus.testing.faults import Faults
@@ -264,9 +264,9 @@ class FakeBackend:
             self._settle()
             for run in self._kept.values():
                 work = run.workload
-                if (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica):
-                    if run.state(self._clock.monotonic()) is State.RUNNING:
-                        return FakeExecution(asked)
+                same = (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica)
+                if same and run.state(self._clock.monotonic()) is State.RUNNING:
+                    return FakeExecution(asked)
             raise NotRunning("its program has not started yet or has ended")
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

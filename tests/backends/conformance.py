@@ -15,7 +15,7 @@ import pytest
 from cumulus.backends.base import Backend, Observed, State, Workload
 from cumulus.calls.session import SessionEnded
 from cumulus.errors import BackendError, NotRunning
-from cumulus.lib.execution import Execution, ExecRequest
+from cumulus.lib.execution import ExecRequest, Execution
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.session import SessionConnection, connect
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable, NoLog
-from cumulus.lib.execution import Execution, ExecRequest
+from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.nodes.address import Address
 from cumulus.resources.key import Document
 from cumulus.resources.node import SshAddress

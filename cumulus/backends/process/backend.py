@@ -38,7 +38,7 @@ from cumulus.calls.session import SessionConnection, SessionEnded, connect
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused, NotRunning
 from cumulus.lib.delete_tree import delete_tree, delete_tree_as
-from cumulus.lib.execution import Execution, ExecRequest
+from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.lib.files import sync_directory, write_durably
 from cumulus.lib.unix_user import UnixUser
 from cumulus.runner.build import ensure_runner

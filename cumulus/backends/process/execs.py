@@ -6,8 +6,8 @@ A connection to the socket in the run's directory is one program:
     daemon -> supervisor   {"command": […], "terminal": TERM or ""}, and with it its streams: three, or one terminal
     supervisor -> daemon   [exit code, message], once it has ended
 
-Where the daemon closes the connection before that, or dies, the program gets SIGHUP, and SIGKILL a little later. With the
-program whatever it started ends, and with the command all of them. Standard library only.
+Where the daemon closes the connection before that, or dies, the program gets SIGHUP, and SIGKILL a little later. With
+the program whatever it started ends, and with the command all of them. Standard library only.
 """
 
 from __future__ import annotations

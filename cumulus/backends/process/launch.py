@@ -90,7 +90,10 @@ def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str,
         answer = os.read(verdict, 8)
         os.close(verdict)
         shown = {**environment, **dict.fromkeys(secrets, "from a secret")}
-        return explain(*_VERDICT.unpack(answer), spec["command"][0], directory, shown) if answer else ""
+        if not answer:
+            return ""
+        step, number = _VERDICT.unpack(answer)
+        return explain(step, number, spec["command"][0], directory, shown)
 
     return Launched(pid, output, environment, release)
 

@@ -34,7 +34,7 @@ from cumulus.backends.swarm.watch import Watcher
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused, CumulusError, NodeUnreachable, NotOurs
-from cumulus.lib.execution import Execution, ExecRequest
+from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.lib.state_id import Place, find
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import EventReason

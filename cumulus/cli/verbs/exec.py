@@ -19,9 +19,7 @@ Words = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
-Replica = Annotated[
-    int, typer.Option("--replica", metavar="N", min=0, help="Beside which replica of a gang.")
-]
+Replica = Annotated[int, typer.Option("--replica", metavar="N", min=0, help="Beside which replica of a gang.")]
 
 
 def exec(

@@ -1,4 +1,4 @@
-"""The client's side of a WebSocket: asks for one, and then messages both ways over the same connection, in one thread."""
+"""The client's side of a WebSocket: asks for one, then messages both ways over the same connection, in one thread."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Connection(HttpToolsProtocol):
         upgrades = self.parser.should_upgrade() and self._get_upgrade() == b"websocket"
         if upgrades:
             self._tunnel = Tunnel(self.transport, self.flow)
-            self.scope[TAKE_OVER] = self._take_over  # type: ignore[typeddict-unknown-key]
+            self.scope[TAKE_OVER] = self._take_over  # type: ignore[literal-required]
         super().on_headers_complete()
         if upgrades:
             # Also where it is refused: what follows cannot be told from what belongs to it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -90,10 +91,8 @@ class WebSocket:
     async def _close(self, content: bytes) -> None:
         if self._closed:
             return
-        try:
+        with contextlib.suppress(ConnectionError):
             await self._send(websocket.CLOSE, content)
-        except ConnectionError:
-            pass
         self._closed = True
 
     async def _send(self, kind: int, data: bytes) -> None:
@@ -138,7 +137,7 @@ class WebSocketResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            given = {name: value for name, value in scope["headers"]}
+            given = dict(scope["headers"])
             answer = websocket.accepted(given[b"sec-websocket-key"].decode("latin-1"))
             # For who counts answers.
             scope[TAKEN_OVER] = True

@@ -72,7 +72,8 @@ OTHERS: tuple[Resource, ...] = (
     Resource("selfsubjectreviews", "authentication.k8s.io", False, {"create": _ANYBODY}),
 )
 """`tokens` are those of others: each user makes, lists and revokes their own. `gpujobs/call` is what a call gave back,
-for its submitter alone; `pods/exec` is for the submitter of the job and admins, see `Guard.why_not_entered`; `blobs` are each user's own, and may be made by those who may make jobs somewhere."""
+for its submitter alone; `blobs` are each user's own, and may be made by those who may make jobs somewhere. `pods/exec`
+is for the submitter of the job, and for admins (see `Guard.why_not_entered`)."""
 
 RESOURCES: tuple[Resource, ...] = (*(resource for kind in KINDS for resource in _of(kind)), *OTHERS)
 

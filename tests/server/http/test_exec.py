@@ -188,7 +188,7 @@ CHANNELS = st.lists(
         st.tuples(st.sampled_from([0, 1, 4, 255]), st.binary(max_size=20)).map(
             lambda pair: websocket.frame(websocket.BINARY, bytes([pair[0]]) + pair[1], mask=True)
         ),
-        st.sampled_from([b'\4{"Width":1e99,"Height":-1}', b'\4[]', b'\4{"Width":70000,"Height":2}']).map(
+        st.sampled_from([b'\4{"Width":1e99,"Height":-1}', b"\4[]", b'\4{"Width":70000,"Height":2}']).map(
             lambda data: websocket.frame(websocket.BINARY, data, mask=True)
         ),
         st.binary(max_size=30),

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -32,7 +32,7 @@ class Channels:
         self._websocket = websocket
         self._execution = execution
         self._closes = closes
-        self._ended = asyncio.Event()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """The program has ended: what is in its streams now is all."""
 
     async def talk(self) -> None:
@@ -46,53 +46,42 @@ class Channels:
             await asyncio.wait([ends, *others], return_when=asyncio.FIRST_COMPLETED)
             if ends.done():
                 code = ends.result()
-                for each in others:
-                    each.cancel()
-                await asyncio.gather(*others, return_exceptions=True)
+                await _cancelled(others)
                 await self._tell(code)
                 await self._websocket.close()
         except ConnectionError:
             pass
         finally:
-            for each in (ends, *others):
-                each.cancel()
-            await asyncio.gather(ends, *others, return_exceptions=True)
+            await _cancelled([ends, *others])
 
     async def _end(self, outputs: list[tuple[int, int]]) -> Exit:
         copying = [asyncio.ensure_future(self._copy(channel, stream)) for channel, stream in outputs]
         try:
             await until_readable(self._execution.done)
             ended = self._execution.exit()
-            self._ended.set()
+            self._ended.set_result(None)
             await asyncio.gather(*copying)
             return ended
         finally:
-            for each in copying:
-                each.cancel()
+            await _cancelled(copying)
 
     async def _copy(self, channel: int, stream: int) -> None:
-        ended = asyncio.ensure_future(self._ended.wait())
-        try:
-            while True:
-                over = self._ended.is_set()
-                try:
-                    data = os.read(stream, _CHUNK)
-                except BlockingIOError:
-                    if over:
-                        return
-                    come = asyncio.ensure_future(until_readable(stream))
-                    await asyncio.wait([come, ended], return_when=asyncio.FIRST_COMPLETED)
-                    come.cancel()
-                    await asyncio.gather(come, return_exceptions=True)
-                    continue
-                except OSError:
-                    # How a terminal says that its other end is closed.
+        while True:
+            # What is there now is all, if the program had ended before this look.
+            ended = self._ended.done()
+            try:
+                data = os.read(stream, _CHUNK)
+            except BlockingIOError:
+                if ended:
                     return
-                if not data:
-                    return
-                await self._websocket.send(bytes([channel]) + data)
-        finally:
-            ended.cancel()
+                await until_readable(stream, self._ended)
+                continue
+            except OSError:
+                # How a terminal says that its other end is closed.
+                return
+            if not data:
+                return
+            await self._websocket.send(bytes([channel]) + data)
 
     async def _receive(self) -> None:
         while (message := await self._websocket.receive()) is not None:
@@ -145,29 +134,40 @@ def status_of(ended: Exit) -> dict[str, object]:
     }  # fmt: skip
 
 
-async def until_readable(descriptor: int) -> None:
-    """One task at a time for each descriptor."""
+async def until_readable(descriptor: int, other: asyncio.Future[None] | None = None) -> None:
+    """Or until the other future is done. One task at a time for each descriptor."""
     loop = asyncio.get_running_loop()
-    await _ready(loop.add_reader, loop.remove_reader, descriptor)
+    await _ready(loop.add_reader, loop.remove_reader, descriptor, other)
 
 
 async def until_writable(descriptor: int) -> None:
     """One task at a time for each descriptor."""
     loop = asyncio.get_running_loop()
-    await _ready(loop.add_writer, loop.remove_writer, descriptor)
+    await _ready(loop.add_writer, loop.remove_writer, descriptor, None)
 
 
 async def _ready(
-    add: Callable[..., None], remove: Callable[[int], bool], descriptor: int
+    add: Callable[..., None], remove: Callable[[int], bool], descriptor: int, other: asyncio.Future[None] | None
 ) -> None:
     ready = asyncio.get_running_loop().create_future()
 
-    def set_ready() -> None:
+    def set_ready(*_: object) -> None:
         if not ready.done():
             ready.set_result(None)
 
     add(descriptor, set_ready)
+    if other is not None:
+        other.add_done_callback(set_ready)
     try:
         await ready
     finally:
         remove(descriptor)
+        if other is not None:
+            other.remove_done_callback(set_ready)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel them, and wait until they have let go of what they hold."""
+    for each in tasks:
+        each.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,155 @@
+"""`cumulus exec` on the real daemon, in pipes and at a terminal; kubectl's own on the same job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.commands import CUMULUS
+from tests.e2e.conftest import Machine, manifest, serving
+from tests.server.http.kubectl import KUBECTL, MISSING
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.daemon
+
+PROMPT = r"[$#] "
+BASH = ("bash", "--norc", "--noprofile", "-i")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """One daemon and one job for all of these tests."""
+    with serving(Machine(tmp_path_factory.mktemp("exec") / "m")) as made:
+        made.apply(manifest("train", "echo begun; exec sleep 600", duration="10m"))
+        made.ok("wait", "job/train", "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
+        yield made
+
+
+def ran(machine: Machine, *words: str, given: str | bytes = "", **more: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [CUMULUS, *words], env=machine.env | more, input=given if isinstance(given, bytes) else given.encode(),
+        capture_output=True, timeout=90, check=False,
+    )  # fmt: skip
+
+
+def typing(machine: Machine, *words: str, **more: str) -> pexpect.spawn:
+    """A command at a terminal of its own."""
+    made = pexpect.spawn(
+        CUMULUS, list(words), env={**machine.env, "TERM": "xterm", **more}, timeout=60, dimensions=(30, 110)
+    )
+    made.delaybeforesend = None
+    return made
+
+
+def end(made: pexpect.spawn) -> int:
+    made.expect(pexpect.EOF)
+    made.close()
+    return made.exitstatus if made.exitstatus is not None else 128 + made.signalstatus
+
+
+def children(machine: Machine) -> list[str]:
+    """The command lines of all processes of the job."""
+    marks = {b"CUMULUS_JOB=train", os.fsencode(f"CHRONOS_HOME={machine.directory}/chronos")}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if marks <= set((process / "environ").read_bytes().split(b"\0")):
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+    return found
+
+
+def test_output_input_and_exit_code(machine: Machine) -> None:
+    script = 'echo "$CUMULUS_JOB ${CHRONOS_MEMORY_BYTES:+leased}"; echo problem >&2; exit 3'
+    done = ran(machine, "exec", "train", "--", "sh", "-c", script)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"train leased\n", b"problem\n")
+    data = os.urandom(2_000_000)
+    done = ran(machine, "exec", "-i", "job/train", "--", "cat", given=data)
+    assert (done.returncode, done.stdout == data) == (0, True)
+    assert ran(machine, "exec", "train", "--", "no-such-program").returncode == 127
+    for words, code, said in (
+        (("exec", "train"), 2, "no command"), (("exec",), 2, "name a job"), (("exec", "nobody", "id"), 1, "not found"),
+        (("exec", "train", "--replica", "3", "--", "id"), 2, "no replica 3"),
+        (("exec", "-t", "train", "id"), 2, "terminal"),
+    ):  # fmt: skip
+        done = ran(machine, *words)
+        assert (done.returncode, said in done.stderr.decode()) == (code, True), done
+    assert ran(machine, "--offline", "exec", "train", "--", "true").returncode == 1
+
+
+def test_a_killed_client_leaves_nothing(machine: Machine) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen(
+            [sys.executable, CUMULUS, "exec", "train", "--", "sh", "-c", "echo up; sleep 4321 & sleep 4322"],
+            env=machine.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        assert any("4321" in line for line in children(machine))
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        eventually(lambda: children(machine) == ["sleep 600"], what="only the job's own program is left")
+
+
+def test_a_shell_at_a_terminal(machine: Machine) -> None:
+    shell = typing(machine, "exec", "-it", "train", "--", *BASH)
+    shell.expect(PROMPT)
+    shell.sendline("echo $TERM $(stty size) $((40+2)) $CUMULUS_JOB")
+    shell.expect("xterm 30 110 42 train")
+    shell.setwinsize(40, 90)
+    eventually(lambda: (shell.sendline("stty size"), shell.expect(["40 90", "30 110"]))[1] == 0)
+    # Ctrl-C goes to what runs there, and job control works.
+    shell.sendline("echo going; sleep 5432")
+    shell.expect("going\r\n")
+    eventually(lambda: any("5432" in line for line in children(machine)))
+    shell.sendintr()
+    shell.sendline("echo code $?")
+    shell.expect("code 130")
+    shell.sendline("sleep 5433")
+    eventually(lambda: any("5433" in line for line in children(machine)))
+    shell.send("\x1a")
+    shell.expect("Stopped")
+    shell.sendline("kill -9 %1; wait; exit 9")
+    assert end(shell) == 9
+    eventually(lambda: children(machine) == ["sleep 600"])
+
+
+def test_a_closed_terminal_ends_the_shell(machine: Machine) -> None:
+    shell = typing(machine, "exec", "-it", "train", "--", *BASH)
+    shell.expect(PROMPT)
+    shell.sendline("echo going; sleep 6543")
+    shell.expect("going\r\n")
+    eventually(lambda: any("6543" in line for line in children(machine)))
+    shell.close(force=True)
+    eventually(lambda: children(machine) == ["sleep 600"])
+
+
+@pytest.mark.skipif(KUBECTL is None, reason=MISSING)
+def test_kubectl(machine: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(eventually(lambda: machine.run("kubeconfig").stdout, what="it answers over TLS"))
+    kubectl = [str(KUBECTL), f"--kubeconfig={file}", f"--cache-dir={tmp_path}"]
+
+    def run(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*kubectl, *words], input=given, capture_output=True, timeout=60, check=False)
+
+    done = run("exec", "-i", "train-0", "--", "sh", "-c", "cat; echo $CUMULUS_JOB >&2; exit 5", given=b"in")
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[0]) == (5, b"in", b"train")
+    (tmp_path / "there").write_bytes(data := os.urandom(300_000))
+    done = run("cp", str(tmp_path / "there"), f"train-0:{tmp_path}/back")
+    assert done.returncode == 0, done
+    assert (tmp_path / "back").read_bytes() == data
+    done = run("cp", f"train-0:{tmp_path}/back", str(tmp_path / "again"))
+    assert (done.returncode, (tmp_path / "again").read_bytes()) == (0, data), done
+    shell = pexpect.spawn(kubectl[0], [*kubectl[1:], "exec", "-it", "train-0", "--", *BASH], timeout=60)
+    shell.expect(PROMPT)
+    shell.sendline("tty; exit 4")
+    shell.expect("/dev/pts/")
+    assert end(shell) == 4
