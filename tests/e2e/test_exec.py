@@ -116,7 +116,10 @@ def test_a_shell_at_a_terminal(machine: Machine) -> None:
     eventually(lambda: any("5433" in line for line in children(machine)))
     shell.send("\x1a")
     shell.expect("Stopped")
-    shell.sendline("kill -9 %1; wait; exit 9")
+    shell.sendline("fg")
+    shell.expect("sleep 5433\r\n")
+    shell.sendintr()
+    shell.sendline("exit 9")
     assert end(shell) == 9
     eventually(lambda: children(machine) == ["sleep 600"])
 
