@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cumulus.backends.base import Backend, CallResult, Observed, Workload
 from cumulus.calls.session import SessionConnection
+from cumulus.lib.execution import ExecRequest, Execution
 
 
 class Elsewhere(Backend, Protocol):
@@ -86,6 +87,10 @@ class ProgramBackend:
     def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
         """See `Backend.session`."""
         return self._of(job_uid, attempt, replica).session(job_uid, attempt, replica)
+
+    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
+        """See `Backend.exec`."""
+        return self._of(job_uid, attempt, replica).exec(job_uid, attempt, replica, asked)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. The other backend is subscribed to for itself."""

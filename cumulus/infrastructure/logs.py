@@ -31,4 +31,4 @@ def log_reader(home: Path, job: Document, node: str, where: Document | None = No
     from cumulus.backends.programs import ProgramBackend
     from cumulus.infrastructure.swarm import reader
 
-    return ProgramBackend(here, node, reader(home))
+    return ProgramBackend(here, node, reader(home, where))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from cumulus.service.calls import Calls
     from cumulus.service.checkpoints import Checkpoints
     from cumulus.service.descriptions import Descriptions
-    from cumulus.service.extensions import Extensions
     from cumulus.service.exec import Exec
+    from cumulus.service.extensions import Extensions
     from cumulus.service.identity import Identity
     from cumulus.service.infrastructure import Infrastructure
     from cumulus.service.jobs import Jobs

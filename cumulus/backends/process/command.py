@@ -223,7 +223,8 @@ class Command:
                 self._signal_at = min(self._signal_at, now + _EXITS)
         if self._signal_at is not None and now >= self._signal_at:
             self._signal_at = None
-            process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
+            process_tree.send(self._own_processes(), signal.SIGTERM)
+            self._execs.hang_up()
 
     def _begin_to_stop(self) -> None:
         """Called before the signal is sent: if the command has ended already, its exit code decides, not the stop."""
