@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEDGER", "Ledger", "default_home", "discover", "enforcement_of", "ensure_running", "explain_none", "hold_to",
-    "running", "settled", "usage_of",
+    "preload", "running", "settled", "usage_of",
 ]  # fmt: skip
 
 
@@ -32,6 +32,11 @@ def enforcement_of(device: Device, home: Path) -> Report:
     from cumulus.chronos import enforce
 
     return enforce.strength(device, home)
+
+
+def preload() -> None:
+    """Load what `hold_to` needs, for a process that forks those who call it."""
+    import cumulus.chronos.enforce  # noqa: F401
 
 
 def hold_to(lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import select
@@ -26,7 +25,7 @@ if __name__ == "__main__":
     # Run by path: neither site-packages nor the working directory is on sys.path (-I -S).
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
-from cumulus.backends.process import layout, supervisor
+from cumulus.backends.process import layout, lease_guard, supervisor
 
 LARGEST = 2**18
 """Bytes of a request."""
@@ -35,8 +34,8 @@ LARGEST = 2**18
 def main() -> int:
     """Answer requests until the backend is gone."""
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    # What attaches to the leases, which each supervisor would load in a child of its own.
-    importlib.import_module("cumulus.chronos.local")
+    # Attaches to the leases and holds programs to them: each supervisor would load that in a child of its own.
+    lease_guard.preload()
     channel = socket.socket(fileno=0)
     ended, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
+def preload() -> None:
+    """Load what `LeaseGuard.attach` needs, for a process that forks supervisors."""
+    from cumulus.chronos import local
+
+    local.preload()
+
+
 class LeaseRefused(Exception):
     """The command must not be started; `end` says why."""
 

@@ -23,7 +23,12 @@ from tests.waiting import eventually
 def fork_servers(bed: ProcessBed) -> list[int]:
     """Those that are this process's children: supervisors were forked from them."""
     found = [processes.read(pid) for pid in processes_of(bed.root.parent)]
-    return [each.pid for each in found if each is not None and each.parent == os.getpid()]
+    return [
+        each.pid
+        for each in found
+        if each is not None and each.parent == os.getpid()
+        and b"fork_server.py" in Path(f"/proc/{each.pid}/cmdline").read_bytes()
+    ]  # fmt: skip
 
 
 def ended(spawned: Spawned) -> bool:
