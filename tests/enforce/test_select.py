@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,21 @@ def test_the_counter_alone_guards_an_nvidia_gpu_and_what_is_missing_beside_it_is
     assert given["OPENCL_LAYERS"], "one account for both"
     (condition,) = [each for each in enforce.health([H100], tmp_path) if each.type == "CUDACounter"]
     assert (condition.status, condition.reason) == (True, "Found")
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes the account another user's")
+def test_another_users_job_gets_libraries_that_it_can_reach(
+    counter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries of these tests lie in a directory that is root's alone."""
+    monkeypatch.setenv(variables.CUDA_COUNTER, str(counter))
+    given = enforce.environment(replace(make_lease("a", MIB), device_id=H100.id), H100, tmp_path, 65534)
+    for name in ("LD_PRELOAD", "OPENCL_LAYERS"):
+        library = Path(given[name])
+        assert library.parent == Path(given["CHRONOS_ACCOUNT"])
+        assert library.stat().st_mode & 0o777 == 0o755
+    assert Path(given["LD_PRELOAD"]).read_bytes() == counter.read_bytes()
 
 
 @pytest.mark.usefixtures("built")

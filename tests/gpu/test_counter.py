@@ -4,21 +4,25 @@ together are held to it. Without MPS where not said otherwise, so that the count
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 import pytest
 
-from benchmarks.gpu import allocation_costs
+from benchmarks.gpu import allocation_costs, in_turn
 from cumulus.chronos import nvml
 from cumulus.chronos.contract.variables import MPS_MODE, PRELOAD
 from cumulus.chronos.enforce import account, strength
+from cumulus.clock import SystemClock
 from cumulus.resources.enforcement import Enforcement
 
-from .conftest import GIB, HERE, PAGE, Node, memory_used, until
+from .conftest import GIB, HERE, PAGE, Node, Program, memory_used, until
 from .test_opencl import do, start
 
 Measured = Callable[[str, object], None]
@@ -214,3 +218,55 @@ def test_in_a_container_a_context_counts_too(alone: Node, measured: Measured) ->
     assert [program.line()["outcome"] for _ in "12"] == ["ok", REFUSED]
     measured("a context in a PID namespace counts, MiB", used(alone) // MIB - 1)
     assert used(alone) > 65 * MIB
+
+
+def test_counting_costs_no_throughput(alone: Node, measured: Measured) -> None:
+    lease = alone.lease("all", 1.0)
+    sides = in_turn({**lease, PRELOAD: ""}, lease)
+    bare, counted = ([median(rates) for rates in zip(*side, strict=True)] for side in sides)
+    measured("TFLOP/s and TB/s, not counted and counted", [f"{rate:.3f}" for rate in (*bare, *counted)])
+    for without, within in zip(bare, counted, strict=True):
+        assert within >= 0.99 * without
+
+
+@pytest.mark.parametrize("name", ["torch_eager", "jax", "cupy"])
+def test_a_small_lease_without_mps_has_room_for_the_context(alone: Node, name: str, measured: Measured) -> None:
+    """A context is larger there, and the framework's own limit refuses."""
+    program = alone.start([sys.executable, str(HERE / "framework.py"), name], alone.lease("small", 0.05))
+    answer = program.line(120.0)
+    measured(f"{name} in 5 % without MPS", (answer["held"], answer["outcome"]))
+    assert (answer["works"], answer["outcome"]) == (True, "refused")
+    assert answer["held"] >= 13
+
+
+def test_after_random_kills_the_drivers_books_and_ours_agree(alone: Node, measured: Measured) -> None:
+    """Of as many seconds as PROPERTY_SECONDS says."""
+    choose, clock = random.Random(), SystemClock()
+    lease = alone.lease("part", 0.2)
+    end = clock.monotonic() + float(os.environ.get("PROPERTY_SECONDS", "12"))
+    programs: list[Program] = []
+    kills = 0
+    while clock.monotonic() < end:
+        if len(programs) == 4:
+            programs.pop(choose.randrange(4)).kill()
+            kills += 1
+        words = [word for _ in "123" for word in (choose.choice(KINDS[:3]), PAGE * choose.randrange(1, 1000))]
+        programs.append(alone.cuda("alloc", *words, **lease))
+        if choose.random() < 0.7:  # else it is killed at whatever it does
+            assert {programs[-1].line()["outcome"] for _ in "123"} <= {"ok", REFUSED}
+    for program in programs:
+        with suppress(AssertionError):
+            while program.line(1.0):
+                pass
+    clock.sleep(1.2)
+    assert all(program.alive() for program in programs), "each looks anew at what it holds"
+    driver = nvml.read_utilization()[alone.gpu.id].processes
+    counted = account.used("part", alone.home)
+    pids = [program.process.pid for program in programs]
+    measured(
+        f"after {kills} kills, the driver's and our MiB",
+        [(driver[p].memory_bytes / MIB, counted[p] / MIB) for p in pids],
+    )
+    assert set(counted) == set(pids)
+    assert all(abs(driver[pid].memory_bytes - counted[pid]) < 3 * MIB for pid in pids)
+    assert sum(counted.values()) <= int(lease["CHRONOS_MEMORY_BYTES"])

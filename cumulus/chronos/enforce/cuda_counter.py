@@ -41,7 +41,8 @@ class CudaCounter:
         library, _ = find() if self.covers(device) else (None, "")
         if library is None:
             return {}
-        return {PRELOAD: str(library), ACCOUNT: str(account.open_account(lease, device, home, user=user))}
+        place = account.open_account(lease, device, home, user=user)
+        return {PRELOAD: str(LIBRARY.shown(library, place, user)), ACCOUNT: str(place)}
 
     def update(self, lease: Lease, home: Path) -> None:
         account.update(lease, home)

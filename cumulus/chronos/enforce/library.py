@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from cumulus.errors import LedgerUnavailable
+from cumulus.lib.files import replacing
 
 PLACES = (Path(__file__).parent / "lib", Path("/usr/local/lib/cumulus"), Path("/usr/lib/cumulus"))
 """Where a library is looked for that no variable names: in the package first."""
@@ -34,9 +38,29 @@ class Library:
                 return (None, problem) if problem else (path.absolute(), "")
         return None, f"{named} is not there" if named else f"the {self.what} is not built"
 
+    def shown(self, library: Path, place: Path, user: int | None) -> Path:
+        """Where a job of that user finds the library: a copy in `place`, where not everybody reaches it. Raises
+        `LedgerUnavailable`."""
+        if user is None or _reached_by_all(library):
+            return library
+        copy = place / self.file
+        try:
+            if not copy.exists():
+                with replacing(str(copy), durable=False) as file:
+                    os.fchmod(file.fileno(), 0o755)
+                    file.write(library.read_bytes())
+        except OSError as error:
+            raise LedgerUnavailable(f"{copy}: {error.strerror}") from error
+        return copy
+
     def _problem(self, path: Path) -> str:
         try:
             library = ctypes.CDLL(str(path.absolute()))
         except OSError as error:
             return f"the {self.what} can't be loaded: {error}"
         return "" if hasattr(library, self.symbol) else f"{path} is not the {self.what}"
+
+
+def _reached_by_all(path: Path) -> bool:
+    found = path.resolve()
+    return bool(found.stat().st_mode & 0o004) and all(place.stat().st_mode & 0o001 for place in found.parents)

@@ -45,7 +45,7 @@ class OpenClLayer:
         if library is None:
             return {}
         place = account.open_account(lease, device, home, user=user)
-        variables = {OPENCL_LAYERS: str(library), ACCOUNT: str(place)}
+        variables = {OPENCL_LAYERS: str(LIBRARY.shown(library, place, user)), ACCOUNT: str(place)}
         if better := loader.better_loader(loader.loaders()):
             variables["LD_LIBRARY_PATH"] = str(_alone(better, place))
         return variables
