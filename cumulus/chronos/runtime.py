@@ -248,6 +248,7 @@ def prepare(
     home = home or Path(os.environ.get("CHRONOS_HOME", "/var/lib/chronos"))
     if driver and any(_NVIDIA.fullmatch(id) for id in wanted):
         _add_driver(config, nvidia_libraries())
+        _preload_nothing_in_musl(config, path.parent)
     linux = config.setdefault("linux", {})
     present = {device["path"] for device in linux.setdefault("devices", [])}
     rules = linux.setdefault("resources", {}).setdefault("devices", [])
@@ -328,6 +329,15 @@ def _add_driver(config: dict[str, Any], libraries: dict[str, str]) -> None:
     paths = [variable.partition("=")[2] for variable in env if variable.startswith("LD_LIBRARY_PATH=")]
     env[:] = [variable for variable in env if not variable.startswith("LD_LIBRARY_PATH=")]
     env.append(f"LD_LIBRARY_PATH={':'.join([NVIDIA_LIBRARIES, *filter(None, paths)])}")
+
+
+def _preload_nothing_in_musl(config: dict[str, Any], bundle: Path) -> None:
+    """An image with musl instead of glibc runs no CUDA, and no program at all where the CUDA counter is preloaded."""
+    root = bundle / (config.get("root") or {}).get("path", "rootfs")
+    if not any(root.glob("lib/ld-musl-*")) or any(root.glob("lib*/ld-linux-*")):
+        return
+    env = config["process"]["env"]
+    env[:] = [variable for variable in env if not variable.startswith("LD_PRELOAD=")]
 
 
 def _wanted(config: dict[str, Any]) -> Sequence[str]:

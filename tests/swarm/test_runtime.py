@@ -119,6 +119,26 @@ def test_an_nvidia_gpu_is_found_by_its_uuid_and_the_driver_comes_along(tmp_path:
     assert made["process"]["env"][-1] == f"LD_LIBRARY_PATH={runtime.NVIDIA_LIBRARIES}:/job"
 
 
+@pytest.mark.parametrize(
+    ("loaders", "preloads"),
+    [
+        (["lib64/ld-linux-x86-64.so.2"], True),
+        (["lib/ld-musl-x86_64.so.1"], False),
+        (["lib/ld-musl-x86_64.so.1", "lib64/ld-linux-x86-64.so.2"], True),
+        ([], True),
+    ],
+)
+def test_the_counter_is_not_preloaded_into_images_with_musl(
+    tmp_path: Path, nvidia: dict[str, Path], loaders: list[str], preloads: bool
+) -> None:
+    path = config(tmp_path, "LD_PRELOAD=/counter.so", f"NVIDIA_VISIBLE_DEVICES={UUIDS[0]}")
+    for loader in loaders:
+        (tmp_path / "rootfs" / loader).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "rootfs" / loader).touch()
+    runtime.prepare(path, **nvidia)
+    assert ("LD_PRELOAD=/counter.so" in json.loads(path.read_text())["process"]["env"]) is preloads
+
+
 def test_all_of_nvidias_gpus_are_no_lease(tmp_path: Path, nvidia: dict[str, Path]) -> None:
     """Images of CUDA set `all` of themselves."""
     for value in ("all", "void", ""):
