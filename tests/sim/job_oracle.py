@@ -103,6 +103,8 @@ class JobOracle:
             raise Violation(
                 "ahead of the truth", f"{name}: Lost, but no workload of attempt {attempt['number']} was lost"
             )
+        if reason == "Overused" and not any(_overused(run) for run in runs):
+            raise Violation("ahead of the truth", f"{name}: Overused, but no workload of the attempt was")
         if reason == "Error":
             codes = [run.script.exit_code for run in runs if failed_itself(run)]
             if attempt.get("exitCode") not in codes:
@@ -143,11 +145,17 @@ class JobOracle:
             raise Violation("ahead of the truth", f"{name} is {phase}, but attempt {attempts[-1]['number']} goes on")
         if phase == "Failed" and not attempts:
             raise Violation("ahead of the truth", f"{name} is Failed without an attempt")
-        failed = {run.workload.attempt for run in sim.backend.by_job.get(uid, ()) if failed_itself(run)}
+        runs = sim.backend.by_job.get(uid, ())
+        failed = {run.workload.attempt for run in runs if failed_itself(run) or _overused(run)}
         if status.get("failures", 0) > len(failed):
             raise Violation(
                 "ahead of the truth", f"{name}: {status.get('failures')} failures, but {len(failed)} attempts failed"
             )
+
+
+def _overused(run: _Run) -> bool:
+    """Whether it was ended since it held more than it leased, or never ran for that."""
+    return run.broken_reason == "Overused" if run.broken else run._stop is not None and run._stop[1] == "Overused"
 
 
 def _job_line(status: Doc) -> str:

@@ -144,7 +144,7 @@ MUTANTS = (
         "late-start-blamed",
         "a start that came after its lease's end is taken for the job's failure",
         FakeBackend._attach,
-        "if EndReason.EXPIRED in ended:",
+        "if (why := next((reason for reason in _ENDS if reason in ended), None)) is not None:",
         "if False:",
     ),
     Mutant(

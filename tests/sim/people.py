@@ -44,6 +44,8 @@ class Model:
         self.specs: dict[str, dict[str, Any]] = {}
         """uid -> spec, of everything that people ever made."""
         self.foreign = 0
+        self.overused: set[str] = set()
+        """uids of jobs whose programs took more than was leased, if they had a lease: their end depends on when."""
         self._waiting: dict[str, deque[Action]] = {}
 
     def act(self, action: Action) -> None:
@@ -130,6 +132,19 @@ class Model:
             return "has no partition"
         self._client.delete(live[-1])
         return live[-1].metadata.name
+
+    def _overuse(self, action: Action, fields: dict[str, Any]) -> str:
+        """Its processes take more than it leased: their node sees to that alone, reachable or not."""
+        job = self._client.get(GPUJob, NAMESPACE, action.name)
+        self.overused.add(job.uid)
+        for partition in self._client.list(GPUPartition):
+            if any(owner.uid == job.uid for owner in partition.metadata.owner_references) and partition.status.node:
+                try:
+                    self._sim.leases[partition.status.node].overuse(partition.uid, partition.status.memory_bytes + 1)
+                except ChronosError:
+                    continue
+                return partition.metadata.name
+        return "has no lease"
 
     def _cordon(self, action: Action, fields: dict[str, Any]) -> str:
         node = self._client.get(GPUNode, "", action.name)

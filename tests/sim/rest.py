@@ -81,6 +81,8 @@ def expected(wanted: Wanted, sim: Simulation) -> set[str]:
     assert program is not None
     finished = _finished(wanted, sim)
     phases = {finished}
+    if wanted.uid in sim.model.overused and finished != "Pending":
+        phases |= {"Succeeded", "Failed"}
     if spec.get("suspend"):
         phases |= {"Suspended"}
     if spec.get("ttlAfterFinished") and finished in ("Succeeded", "Failed"):

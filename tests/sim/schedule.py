@@ -36,7 +36,8 @@ class Program:
 
 @dataclass(frozen=True)
 class Action:
-    """One thing that a person does at `at`. `verb`: create, partition, change, delete, release, cordon, lease."""
+    """One thing that a person does at `at`. `verb`: create, partition, change, delete, release, overuse, cordon,
+    lease."""
 
     at: float
     verb: str
@@ -127,7 +128,21 @@ def generate(seed: int) -> Schedule:
     skews = tuple(round(rng.uniform(-worst, worst), 1) for _ in range(daemons + nodes))
     moments = [action.at for action in actions]
     faults = [_fault(rng, nodes, moments) for _ in range(rng.choice((0, 1, 2, 3, 5, 8, 12)))]
+    actions = tuple(sorted((*actions, *_overuses(seed, actions)), key=lambda action: action.at))
     return Schedule(seed, nodes, devices, daemons, sluggish, skews, actions, tuple(sorted(faults, key=lambda f: f.at)))
+
+
+def _overuses(seed: int, actions: tuple[Action, ...]) -> list[Action]:
+    """In some worlds a job takes more of a GPU than it leased. By chance of its own: the rest of the world stays."""
+    rng = random.Random(f"overuse {seed}")
+    created = [action for action in actions if action.verb == "create"]
+    if rng.random() > 0.15:
+        return []
+    return [
+        Action(round(action.at + rng.uniform(0, 8), 3), "overuse", action.name)
+        for action in created
+        if rng.random() < 0.5
+    ]
 
 
 def _actions(rng: random.Random, nodes: int, devices: int) -> tuple[Action, ...]:
