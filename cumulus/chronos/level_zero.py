@@ -10,7 +10,7 @@ import ctypes
 from typing import Any
 
 LIBRARY = "libze_loader.so.1"
-_PCI_PROPERTIES, _PROCESS_STATE, _MEMORY_STATE = 0x2, 0x15, 0x1E
+_PCI_PROPERTIES, _PROCESS_STATE, _MEMORY_STATE = 0x2, 0x16, 0x1E
 """Of zes_structure_type_t."""
 
 

@@ -49,7 +49,7 @@ often while none does and somebody asks."""
 WATCHED_SECONDS = 30.0
 """For so long after somebody asked."""
 
-OTHERS_SECONDS = 1.0
+OTHERS_SECONDS = 0.5
 """How often devices are looked at on which no lease lives, while one does on another: its job may have gone there."""
 
 _BOOKS_SECONDS = 3.0
