@@ -36,7 +36,11 @@ if child == 0:
 print(child, flush=True)
 time.sleep(60)
 """
-ANOTHERS = "import os, sys; os.environ.clear(); os.execve(sys.executable, [sys.executable, '-S', '-c', %r], {%r: 'b'})"
+ANOTHERS = """
+import os, sys
+home = os.environ["CHRONOS_HOME"]
+os.execve(sys.executable, [sys.executable, "-S", "-c", %r], {%r: "b", "CHRONOS_HOME": home})
+"""
 
 
 @pytest.fixture
