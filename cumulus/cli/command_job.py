@@ -55,6 +55,7 @@ class Wanted(NamedTuple):
     export: str = ""
     retry: int = 0
     checkpoint: str = ""
+    queue: str = ""
 
 
 class Made(NamedTuple):
@@ -80,6 +81,8 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
     spec["gpu"] = gpu
     if wanted.replicas > 1:
         spec["replicas"] = wanted.replicas
+    if wanted.queue:
+        spec["queue"] = wanted.queue
     if wanted.retry:
         spec["retry"] = {"limit": wanted.retry}
     if wanted.checkpoint:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         WorkerAnswer,
         WorkerFound,
     )
+    from cumulus.answers.queue import Line
     from cumulus.answers.secrets import SecretKey
     from cumulus.answers.sources import SourceDiff
     from cumulus.answers.swarm import (
@@ -196,6 +197,14 @@ class JobClient(Protocol):
 
     def why(self, key: Key) -> Why:
         """Why a job or partition is not running, or how it is. Raises NotFound, InvalidObject, UsageError."""
+        ...
+
+    def line(self, queue: str = "") -> Line:
+        """Who waits in the queue, or in all of them, when each starts, and who holds shares. Raises NotFound."""
+        ...
+
+    def forecast(self, document: Document) -> str:
+        """When a job that is not made yet would start, in one sentence. Raises what `create` would."""
         ...
 
     def logs(

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         WaitStep,
         Why,
     )
+    from cumulus.answers.queue import Line
     from cumulus.answers.secrets import SecretKey
     from cumulus.answers.server import ApiAddress, ServerState
     from cumulus.answers.sources import SourceDiff
@@ -169,6 +170,12 @@ class EmbeddedClient:
 
     def why(self, key: Key) -> Why:
         return self._service.explanations.why(self._identity, key)
+
+    def line(self, queue: str = "") -> Line:
+        return self._service.explanations.line(self._identity, queue)
+
+    def forecast(self, document: Document) -> str:
+        return self._service.explanations.forecast(self._identity, document)
 
     def checkpoints(self, key: Key) -> JobCheckpoints:
         return self._service.checkpoints.list(self._identity, key)

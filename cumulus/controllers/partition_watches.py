@@ -85,6 +85,11 @@ def changes_the_queue(change: Change) -> bool:
     return _phase(change.new) in _ENDED or change.respecified
 
 
+def became_active(change: Change) -> bool:
+    """Its lease has just been granted."""
+    return _phase(change.new) == PartitionPhase.ACTIVE and _phase(change.old) != PartitionPhase.ACTIVE
+
+
 def lease_came_or_went(change: Change) -> bool:
     """It has just become Active, or ended."""
     new = _phase(change.new)

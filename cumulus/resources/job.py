@@ -22,6 +22,7 @@ from cumulus.resources.fields import (
     FieldError,
     MemoryShare,
     Model,
+    Name,
     NodePath,
     SecretName,
     Size,
@@ -214,6 +215,9 @@ class GPUJobSpec(Model):
     priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(
         0, description="Jobs with a higher priority are placed first."
     )
+    queue: Name | None = Field(
+        None, description="The queue that it is submitted to. If left out, the one of its user: see Queue."
+    )
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="What happens when an attempt fails.")
     active_deadline: Duration | None = Field(
         None,
@@ -376,6 +380,12 @@ RUNNING_PHASES = frozenset({JobPhase.RUNNING, JobPhase.CHECKPOINTING})
 """Those in which processes of the job run."""
 
 
+class JobPromise(Model):
+    """What a waiting job was promised."""
+
+    start_by: Time = Field(description="It gets its shares by then at the latest.")
+
+
 class GPUJobStatus(Model):
     """What the controllers observed."""
 
@@ -390,6 +400,11 @@ class GPUJobStatus(Model):
         None,
         description="The attempt that will follow the one that runs. It is queued before that one's lease ends, and "
         "starts when that one has ended.",
+    )
+    promise: JobPromise | None = Field(
+        None,
+        description="When it starts at the latest, while it waits. It only moves earlier; where it must move later, an "
+        "event names the cause.",
     )
     checkpoint: SavedCheckpoint | None = Field(None, description="The newest whole checkpoint.")
     failures: int = Field(0, description="Attempts that count against retry.limit.")

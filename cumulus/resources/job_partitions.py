@@ -82,6 +82,7 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         min_enforcement=job.spec.min_enforcement,
         placement=job.spec.placement,
         priority=job.spec.priority,
+        queue=job.spec.queue,
         runtime=runtime(job),
         host_ports=tuple(sorted(port.host_port for port in job.spec.ports)),
         program=_program(job),

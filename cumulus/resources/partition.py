@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement, Overuse
-from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Text, Time
+from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Name, Text, Time
 from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
 from cumulus.resources.placement import Placement
@@ -78,6 +78,9 @@ class GPUPartitionSpec(Model):
         description="Pack: use a device that is in use already, so that whole devices stay free. Spread: use the node "
         "that is least loaded.",
     )
+    queue: Name | None = Field(
+        None, description="The queue that it is submitted to. If left out, the one of its user: see Queue."
+    )
     runtime: Literal["process", "container"] | None = Field(None, description="The runtime that the node must offer.")
     host_ports: tuple[HostPort, ...] = Field(
         (), description="Set by the job controller: ports of the node that the replica needs for itself."
@@ -112,6 +115,14 @@ class PartitionPhase(StrEnum):
         return self in (PartitionPhase.EXPIRED, PartitionPhase.RELEASED, PartitionPhase.FAILED)
 
 
+class Promise(Model):
+    """What the scheduler keeps for a partition that waits."""
+
+    start_by: Time = Field(description="It gets its share by then at the latest.")
+    node: str = Field(description="The node where a share is kept for it. It may start elsewhere.")
+    device: int = Field(description="The index of the device there.")
+
+
 class GPUPartitionStatus(Model):
     """Where it was bound and what lease it holds."""
 
@@ -121,6 +132,11 @@ class GPUPartitionStatus(Model):
     node: str = Field("", description="The node it was bound to.")
     device: int | None = Field(None, description="The index of its device on that node.")
     device_name: str = Field("", description="The name of its device.")
+    queue: str | None = Field(None, description="The queue that its use is counted for, where there are queues.")
+    share: int | None = Field(
+        None, description="What is counted for it: the larger part of memory and compute, in thousandths of the device."
+    )
+    promise: Promise | None = Field(None, description="When it starts at the latest, while it waits.")
     partition_id: str = Field("", description="The id of the lease in the node's ledger.")
     memory_bytes: int = Field(0, description="The memory leased, in bytes.")
     compute: int = Field(0, description="The compute leased, in thousandths of the device.")

@@ -165,6 +165,12 @@ class SchedulingReason(StrEnum):
     WAITING_FOR_SHARE = "WaitingForShare"
     TOO_MANY_JOBS = "TooManyJobs"
     """As many jobs run as the daemon's setting allows."""
+    QUEUE_LIMIT = "QueueLimit"
+    """Its queue, or its user there, holds as much as the queue allows."""
+    QUEUE_CLOSED = "QueueClosed"
+    """It is not one of the hours in which jobs of its queue start."""
+    NO_QUEUE = "NoQueue"
+    """Its queue is gone."""
 
 
 @unique
@@ -320,6 +326,8 @@ class EventReason(StrEnum):
     """Somebody else changed a field of a Source."""
     HISTORY_REWRITTEN = "HistoryRewritten"
     """A branch does not descend from what was synced."""
+    PROMISE_MOVED = "PromiseMoved"
+    """A job starts later than it was promised."""
     NOT_READY = "NotReady"
     DEVICE_RESIZED = "DeviceResized"
     ENGINE_STOPPED = "EngineStopped"

@@ -7,11 +7,11 @@ from cumulus.lib.suggest import nearest
 from cumulus.resources.documents import json_type
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import event, gpujob, gpunode, gpupartition, lease, rolebinding, source
+from cumulus.resources.kinds import event, gpujob, gpunode, gpupartition, lease, queue, queueusage, rolebinding, source
 
 KINDS: tuple[Kind, ...] = (
     gpujob.KIND, gpupartition.KIND, gpunode.KIND, event.KIND, lease.KIND, rolebinding.KIND, rolebinding.CLUSTER_KIND,
-    source.KIND,
+    source.KIND, queue.KIND, queueusage.KIND,
 )  # fmt: skip
 
 BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}
@@ -24,7 +24,6 @@ _NO_KINDS = {
     "deployment": "what runs is a job: see `cumulus get jobs`",
     "namespace": "a namespace need not be made: give one with -n NAME",
     "ns": "a namespace need not be made: give one with -n NAME",
-    "queue": "jobs and partitions wait by themselves: see `cumulus get jobs,partitions` and `cumulus why JOB`",
     "device": "devices are shown with their node: see `cumulus describe node NAME`",
     "gpu": "devices are shown with their node: see `cumulus describe node NAME`",
     "log": "see `cumulus logs JOB`",

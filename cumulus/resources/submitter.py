@@ -12,7 +12,9 @@ SUBMITTER_UID = "cumulus.dev/submitter-uid"
 """Annotation: that user's number on this machine, where there is one."""
 SUBMITTER_ADMIN = "cumulus.dev/submitter-admin"
 """Annotation, "true": that user was an admin everywhere, so containers may have what their spec asks for."""
-SUBMITTER_ANNOTATIONS = (SUBMITTER, SUBMITTER_UID, SUBMITTER_ADMIN)
+QUEUE = "cumulus.dev/queue"
+"""Annotation of what waits for a share: the queue that it was submitted to, where there are queues."""
+SUBMITTER_ANNOTATIONS = (SUBMITTER, SUBMITTER_UID, SUBMITTER_ADMIN, QUEUE)
 """Written by the service when an object is made; nobody changes them after that."""
 
 

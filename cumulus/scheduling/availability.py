@@ -1,7 +1,8 @@
 """What is free of each device during one cycle, now and later, indexed so that a best fit needs no scan.
 
 `place` takes shares and makes reservations here. Within a cycle shares are only ever taken, never given back:
-what did not fit once does not fit later, and the earliest start of anything only moves back.
+what did not fit once does not fit later, and the earliest start of anything only moves back. A reservation that was
+promised is the one thing that may be lifted, for the gang that it is kept for, before any other is considered.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class Slot:
     def reserve(self, start: int, length: int, memory: int, compute: int, gang: str) -> None:
         self.timeline.take(start, length, memory, compute)
         self.reserved.append(gang)
+
+    def lift(self, start: int, length: int, memory: int, compute: int, gang: str) -> None:
+        self.timeline.take(start, length, -memory, -compute)
+        self.reserved.remove(gang)
 
 
 class Offer(NamedTuple):
@@ -176,6 +181,13 @@ class Availability:
         """Keep a share from `start` for `length` microseconds for a gang that waits."""
         slot.reserve(start, length, memory, compute, gang)
         self.reservations += 1
+
+    def lift(self, slot: Slot, start: int, length: int, memory: int, compute: int, gang: str) -> None:
+        """Give back what `reserve` kept."""
+        slot.lift(start, length, memory, compute, gang)
+        self.reservations += 1
+        for pool in self._pools.values():
+            pool.forget(slot)
 
     def _matching(self, wanted: Filter) -> Iterator[Slot]:
         names = [wanted.node] if wanted.node else list(self._nodes)
@@ -301,6 +313,12 @@ class Pool:
         for entry in seen:
             heapq.heappush(heap, entry)
         return best
+
+    def forget(self, slot: Slot) -> None:
+        """Something of the slot was given back: what was known of its earliest starts is not so any more."""
+        if slot.order in self._keys:
+            for heap in self._first.values():
+                heapq.heappush(heap, (0, slot.order))
 
     def arrivals(self, demand: Demand, length: int) -> list[tuple[int, Offer]]:
         """The earliest start of one share on each slot, in order, with how many such the whole device can give."""

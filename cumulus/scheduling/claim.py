@@ -17,7 +17,7 @@ from cumulus.resources.meta import JOB_LABEL, OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase, start_within
 from cumulus.resources.placement import Placement
 from cumulus.resources.quantity import Share, parse_bytes, parse_duration, parse_millis, parse_share
-from cumulus.resources.submitter import Submitter
+from cumulus.resources.submitter import QUEUE, Submitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Filter:
     """Why it runs on the daemon's own machine alone."""
     avoid: tuple[int, ...] = ()
     """Devices of `node` that other members of the same group hold already."""
+    without: tuple[str, ...] = ()
+    """Globs on names of devices of which its queue may have no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,15 @@ class Demand:
     """Thousandths; None for the memory's share of the device."""
     ports: tuple[int, ...] = ()
     """Host ports of the node that its group needs for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What a partition that waits was promised, and where its share is kept."""
+
+    start_by: datetime
+    node: str
+    device: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,10 @@ class Claim:
     lease: str
     owner: str = ""
     """uid of the job that made it: what others call a gang of theirs makes it no part of the job's."""
+    queue: str = ""
+    """The queue that it was submitted to, or that its use counts for; empty for none."""
+    held_since: datetime | None = None
+    promise: Promised | None = None
 
     @property
     def path(self) -> str:
@@ -126,7 +141,15 @@ def claim_of(partition: GPUPartition) -> Claim:
         expires_at=datetime.fromisoformat(status.expires_at) if status.expires_at is not None else None,
         lease=status.partition_id,
         owner="" if owner is None else owner.uid,
+        queue=status.queue or metadata.annotations.get(QUEUE, ""),
+        held_since=datetime.fromisoformat(status.activated_at) if status.activated_at else None,
+        promise=_promised(partition),
     )
+
+
+def _promised(partition: GPUPartition) -> Promised | None:
+    given = partition.status.promise
+    return None if given is None else Promised(datetime.fromisoformat(given.start_by), given.node, given.device)
 
 
 def _demand_of(partition: GPUPartition) -> Demand:

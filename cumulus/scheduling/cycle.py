@@ -29,6 +29,13 @@ to other seats or an earlier start, the same holds of those. QED.
 
 Without the premises `explain` says "is expected": for gangs ahead may start elsewhere, or leave, and free seats earlier
 or later than was planned; and a gang of different members is placed by a search that is cut short.
+
+Promises that are kept
+----------------------
+Where there are queues, who goes first changes with what was used, so (1) does not hold. There a promise is written
+down: the time, and the seats. `promises` (see there) puts all of them back before anybody else is considered, urgent
+bands apart; each is lifted only for its own gang, which takes what is better or puts it back. So a promise given stands
+whatever the order says later, under (2) and (3) alone.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -49,7 +56,9 @@ from cumulus.scheduling.claim import Filter
 from cumulus.scheduling.equivalence import KnownMisfits, Uniform, uniform_shape
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.promises import TURNOVER, Moved, Promises
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Snapshot
+from cumulus.scheduling.usage import share_of
 
 RESERVATION_DEPTH = 8
 """Gangs with the same filters that get a reservation in one cycle. One would do against starvation; a few more
@@ -75,6 +84,10 @@ class Binding:
     memory_bytes: int
     compute: int
     enforcement: Enforcement
+    queue: str = ""
+    """The queue that the gang was submitted to."""
+    share: int = 0
+    """The larger part of memory and compute, in thousandths of the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +142,8 @@ class CycleResult:
     refusals: tuple[Refusal, ...]
     victims: tuple[Hold, ...] = ()
     """Shares that the preemption policy wants back. With the default there are none, and no controller takes one."""
+    moved: tuple[Moved, ...] = ()
+    """Promises that were given, moved or withdrawn."""
 
 
 def place(snapshot: Snapshot, policies: Policies = DEFAULT) -> CycleResult:
@@ -142,7 +157,7 @@ def place(snapshot: Snapshot, policies: Policies = DEFAULT) -> CycleResult:
     for gang in cycle.queue:
         if not cycle.bind(gang):
             cycle.refuse(gang)
-    return CycleResult(tuple(cycle.bindings), tuple(cycle.refusals), tuple(cycle.victims))
+    return CycleResult(tuple(cycle.bindings), tuple(cycle.refusals), tuple(cycle.victims), tuple(cycle.promises.moved))
 
 
 class Cycle:
@@ -160,8 +175,12 @@ class Cycle:
         self._snapshot = snapshot
         self._policies = policies
         self._position = 0
-        self._bound: set[str] = set()
-        """The jobs that were bound."""
+        self._gate = policies.admission.begin(snapshot)
+        self._asked: Gang | None = None
+        """The gang that `bind` was last asked for, as it was admitted."""
+        self._last_reserved: tuple[int, list[Seat]] = (0, [])
+        self._bound: list[tuple[str, tuple[str, int]]] = []
+        self.promises = Promises(snapshot, self.availability, policies.promises, self._gate)
         self._alike: set[tuple[int, float]] = set()
         """Gangs of one, as (demand's identity, seconds), whose like was refused: no more than a look for each of
         thousands that ask for the same."""
@@ -176,9 +195,15 @@ class Cycle:
     def bind(self, gang: Gang) -> bool:
         """Bind the next gang of the queue if it fits now."""
         self._position += 1
-        self.not_admitted = self._policies.admission.refusal(gang, self._snapshot, self._bound)
-        if self.not_admitted is not None:
+        if gang.promised is not None and self._policies.promises:
+            self.promises.put_back(self._taken(), self._earliest)
+            return self._bind_promised(gang)
+        admitted = self._gate.admit(gang)
+        if isinstance(admitted, Reason):
+            self.not_admitted = admitted
             return False
+        self.not_admitted = None
+        self._asked = gang = admitted
         alone = _alone(gang)
         if alone in self._alike:
             return False
@@ -191,14 +216,35 @@ class Cycle:
             if alone is not None:
                 self._alike.add(alone)
             return False
+        self._take(gang, seats, length)
+        self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+        return True
+
+    def _bind_promised(self, gang: Gang) -> bool:
+        """As `bind`. What was kept for the gang is lifted, until `refuse` keeps something for it again. Others'
+        promises stand around it, so nothing is learnt here for those who come later."""
+        admitted = self.promises.admitted[gang.name]
+        if isinstance(admitted, Reason):
+            self.not_admitted = admitted
+            return False
+        self.not_admitted = None
+        self._asked = gang = admitted
+        self.promises.lift(gang)
+        self._not_before.clear()
+        length = microseconds(gang.seconds)
+        seats = assign(self.availability, gang, 0, length)
+        if seats is None:
+            return False
+        self._take(gang, seats, length)
+        self.promises.kept_word(gang)
+        return True
+
+    def _take(self, gang: Gang, seats: list[Seat], length: int) -> None:
         for member, seat in zip(gang.members, seats, strict=True):
             self.availability.take(seat.slot, length, seat.memory, seat.compute)
             if member.demand.ports:
                 self.availability.book_ports(seat.slot.node, 0, length, member.demand.ports, gang.name)
             self.bindings.append(_binding(gang, member, seat))
-        if gang.job and gang.job not in self._snapshot.running_jobs:
-            self._bound.add(gang.job)
-        return True
 
     def refuse(self, gang: Gang) -> Refusal:
         """Let the gang that `bind` was last asked for wait, with a reservation if few of its kind have one."""
@@ -207,18 +253,26 @@ class Cycle:
             self.refusals.append(refusal)
             return refusal
         self.victims.extend(self._policies.preemption.victims(gang, self._snapshot))
-        alone = _alone(gang)
+        asked = self._asked if self._asked is not None and self._asked.name == gang.name else gang
+        if gang.promised is not None and self._policies.promises:
+            self._reserved[_filters(gang)] += 1
+            refusal = Refusal(gang, self._position, self._keep(asked), hopeless=False)
+            self.refusals.append(refusal)
+            return refusal
+        alone = _alone(asked)
         if alone is not None and (known := self._settled.get(alone)) is not None:
             refusal = Refusal(gang, self._position, None, known)
             self.refusals.append(refusal)
             return refusal
         reservation = None
-        filters = frozenset(member.demand.filter for member in gang.members)
+        filters = _filters(asked)
         depth = RESERVATION_DEPTH if self.availability.work < RESERVATION_WORK else 1
-        if self._reserved[filters] < depth and not self._hopeless.covers(gang, 0):
-            reservation = self.reserve(gang)
+        if self._reserved[filters] < depth and not self._hopeless.covers(asked, 0):
+            reservation = self.reserve(asked)
             self._reserved[filters] += reservation is not None
-        hopeless = self._hopeless.covers(gang, 0)
+            if reservation is not None and self._policies.promises:
+                self.promises.give(asked, *self._last_reserved, self._taken())
+        hopeless = self._hopeless.covers(asked, 0)
         if alone is not None and reservation is None and (hopeless or self._reserved[filters] >= depth):
             self._settled[alone] = hopeless
         refusal = Refusal(gang, self._position, reservation, hopeless)
@@ -227,16 +281,24 @@ class Cycle:
 
     def reserve(self, gang: Gang) -> Reservation | None:
         """Keep the earliest start that the gang can have; None where no ready node could ever hold it."""
-        length = microseconds(gang.seconds)
+        length = microseconds(gang.seconds) + (TURNOVER if self._policies.promises else 0)
         found = self._earliest(gang, length)
         if found is None:
             self._hopeless.add(gang, 0)
             return None
-        start, seats = found
+        start, seats = self._last_reserved = found
         for member, seat in zip(gang.members, seats, strict=True):
             self.availability.reserve(seat.slot, start, length, seat.memory, seat.compute, gang.name)
             if member.demand.ports:
                 self.availability.book_ports(seat.slot.node, start, length, member.demand.ports, gang.name)
+        return self._reservation(gang, start, seats)
+
+    def _keep(self, gang: Gang) -> Reservation | None:
+        """What is kept for a gang that was promised a start and cannot have it yet."""
+        kept = self.promises.keep(gang, self._earliest(gang, microseconds(gang.seconds) + TURNOVER))
+        return None if kept is None else self._reservation(gang, kept.start, kept.seats)
+
+    def _reservation(self, gang: Gang, start: int, seats: Sequence[Seat]) -> Reservation:
         return Reservation(
             gang=gang.name,
             start=self._snapshot.now + timedelta(microseconds=start),
@@ -245,6 +307,12 @@ class Cycle:
                 for member, seat in zip(gang.members, seats, strict=True)
             ),
         )
+
+    def _taken(self) -> Sequence[tuple[str, tuple[str, int]]]:
+        """Who was bound in this cycle, and where."""
+        new = self.bindings[len(self._bound) :]
+        self._bound += [(binding.gang, (binding.node, binding.device)) for binding in new]
+        return self._bound
 
     def _earliest(self, gang: Gang, length: int) -> tuple[int, list[Seat]] | None:
         pools = {self.availability.pool(member.demand.filter) for member in gang.members}
@@ -267,6 +335,10 @@ class Cycle:
         if found is not None and shape is not None:
             self._not_before[shape, length] = found[0]
         return found
+
+
+def _filters(gang: Gang) -> frozenset[Filter]:
+    return frozenset(member.demand.filter for member in gang.members)
 
 
 def _alone(gang: Gang) -> tuple[int, float] | None:
@@ -340,4 +412,5 @@ def _binding(gang: Gang, member: Member, seat: Seat) -> Binding:
     return Binding(
         partition=member.partition, uid=member.uid, gang=gang.name, node=seat.slot.node, device=device.index,
         device_name=device.name, memory_bytes=seat.memory, compute=seat.compute, enforcement=device.enforcement,
+        queue=gang.queue, share=share_of(seat.memory, seat.compute, device.memory_bytes),
     )  # fmt: skip

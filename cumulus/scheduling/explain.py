@@ -12,14 +12,16 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from cumulus.resources.key import Key
-from cumulus.resources.quantity import format_bytes, format_duration
+from cumulus.resources.quantity import Share, format_bytes, format_duration
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling import linking
 from cumulus.scheduling.assign import assign
 from cumulus.scheduling.availability import Availability
+from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.cycle import Binding, Cycle, Refusal, Reservation, microseconds
 from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
+from cumulus.scheduling.forecast import expected_starts
 from cumulus.scheduling.node_reasons import NodeReason, node_reasons, words_for_ports
 from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, ReturnsBy, Snapshot
@@ -70,6 +72,12 @@ class Explanation:
     """Where it goes, when it fits."""
     linked: str = ""
     """How the devices are linked to which it goes, for people."""
+    expected: datetime | None = None
+    """When it starts if leases end as early as their like did before."""
+    notes: tuple[str, ...] = ()
+    """What gives it its place, where there are queues."""
+    instead: tuple[str, ...] = ()
+    """What it could ask for instead to start now: a lease of 20m; half of the share."""
 
     @property
     def headline(self) -> str:
@@ -102,25 +110,60 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
     if cycle.not_admitted is not None:
         return _not_admitted(snapshot, gang, cycle.not_admitted)
     reasons = node_reasons(snapshot, cycle.availability, gang)
+    instead = _instead(cycle, gang) if policies.promises else ()
     ahead = _competitors(cycle, gang)
     reservation, far_back = _reserve_in_turn(cycle, gang, ahead)
     state = State.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
     blockers = _blockers(snapshot, cycle, reservation) if reservation else ()
+    if policies.promises:
+        earliest = gang.promised or (None if reservation is None else reservation.start)
+        certain = gang.promised is not None
+    else:
+        earliest = reservation.start if reservation else None
+        certain = reservation is not None and not ahead and _is_bound_to_be(gang, blockers)
     return Explanation(
         gang=gang.name,
         state=state,
         now=snapshot.now,
         reasons=reasons,
         blockers=blockers,
-        earliest=reservation.start if reservation else None,
-        certain=reservation is not None
-        and not ahead
-        and uniform_shape(gang) is not None
-        and all(blocker.returns_by.certain for blocker in blockers),
+        earliest=earliest,
+        certain=certain,
+        expected=expected_starts(snapshot, policies, position).get(gang.name) if policies.promises else None,
+        notes=tuple(policies.note(snapshot, gang)),
+        instead=instead,
         position=position,
         queue=len(snapshot.pending),
         ahead=tuple(f"job {r.gang.job}" if r.gang.job else r.gang.name for r in ahead),
     )
+
+
+def _is_bound_to_be(gang: Gang, blockers: tuple[Hold, ...]) -> bool:
+    """Whether a reservation is a promise, where nothing joins the queue before the gang."""
+    return uniform_shape(gang) is not None and all(blocker.returns_by.certain for blocker in blockers)
+
+
+def _instead(cycle: Cycle, gang: Gang) -> tuple[str, ...]:
+    """A shorter lease, or a smaller share, with which a gang that has just been refused would start now."""
+    found = []
+    for part in (0.75, 0.5, 0.25, 0.1, 0.05):
+        if assign(cycle.availability, gang, 0, microseconds(gang.seconds * part)) is not None:
+            found.append(f"a lease of {format_duration(gang.seconds * part)}")
+            break
+    for numerator, words in ((2, "half of the share"), (4, "a quarter of the share"), (8, "an eighth of the share")):
+        members = tuple(replace(member, demand=_smaller(member.demand, numerator)) for member in gang.members)
+        if assign(cycle.availability, replace(gang, members=members), 0, microseconds(gang.seconds)) is not None:
+            found.append(words)
+            break
+    return tuple(found)
+
+
+def _smaller(demand: Demand, by: int) -> Demand:
+    share = demand.memory
+    fraction = None if share.fraction is None else share.fraction / by
+    size = None if share.size is None else max(1, share.size // by)
+    compute = None if demand.compute is None else max(1, demand.compute // by)
+    return replace(demand, memory=Share(fraction, size), compute=compute)
 
 
 def _incomplete(snapshot: Snapshot, gang: Incomplete) -> Explanation:
@@ -244,6 +287,10 @@ def _headline(about: Explanation) -> str:
                 return "waits, too far back in the queue to say until when"
             wait = format_duration((about.earliest - about.now).total_seconds())
             when = f"{_utc(about.earliest)} (in {wait})"
+            sooner = about.expected is not None and about.expected < about.earliest - timedelta(minutes=1)
+            if sooner and about.expected is not None:
+                expected = _utc(about.expected)
+                return f"is expected to start at {expected}, {'at the latest' if about.certain else 'else'} by {when}"
             return f"starts by {when} at the latest" if about.certain else f"is expected to start by {when}"
 
 
@@ -260,6 +307,9 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
     if about.state in (State.FITS, State.WAITING):
         ahead = f", behind {_some(about.ahead, limit)}" if about.ahead else ""
         yield f"place {about.position} of {about.queue} in the queue{ahead}"
+    yield from about.notes
+    if about.instead:
+        yield f"would start now with {' or '.join(about.instead)}"
     if about.blockers:
         yield "waits for:"
         for blocker in about.blockers[:limit]:

@@ -78,6 +78,8 @@ def device_mismatch(wanted: Filter, device: Device) -> Reason | None:
         return Reason(
             SchedulingReason.NO_MATCHING_DEVICE, f"device {device.index} holds another share of the same replica"
         )
+    if any(fnmatchcase(device.name, glob) for glob in wanted.without):
+        return Reason(SchedulingReason.QUEUE_LIMIT, f"its queue may have no more of {device.name}")
     if wanted.type and device.type != wanted.type:
         return Reason(SchedulingReason.NO_MATCHING_DEVICE, f"selector type {wanted.type} does not match {device.type}")
     if wanted.vendor and not _is_vendor(wanted.vendor, device.vendor):

@@ -6,13 +6,17 @@ Each is a protocol with today's behaviour as its default. Policies are pure: wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cumulus.resources.device import Device
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
+
+Taken = tuple[Device, int, int]
+"""A share that was given in a cycle: its device, bytes, thousandths of compute."""
 
 
 class QueueOrder(Protocol):
@@ -24,12 +28,24 @@ class QueueOrder(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """What one cycle lets through. It is told what the cycle gives, so that it can count."""
+
+    def admit(self, gang: Gang) -> Gang | Reason:
+        """The gang, perhaps kept off some devices, where it may be placed now; else why it may not: then it waits
+        without a reservation."""
+        ...
+
+    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+        """The gang got these shares, or was promised them."""
+        ...
+
+
 class QueueAdmission(Protocol):
     """Who may be placed at all, whatever is free: a quota, a closed queue."""
 
-    def refusal(self, gang: Gang, snapshot: Snapshot, bound: Collection[str]) -> Reason | None:
-        """Why the gang may not be placed now: it waits without a reservation. None where it may. `bound`: the jobs that
-        this cycle has given shares to, which the snapshot does not have."""
+    def begin(self, snapshot: Snapshot) -> Gate:
+        """The gate of one cycle."""
         ...
 
 
@@ -52,8 +68,14 @@ class PriorityThenAge:
 class AdmitAll:
     """Whoever waits may be placed."""
 
-    def refusal(self, gang: Gang, snapshot: Snapshot, bound: Collection[str]) -> Reason | None:
-        return None
+    def begin(self, snapshot: Snapshot) -> Gate:
+        return self
+
+    def admit(self, gang: Gang) -> Gang | Reason:
+        return gang
+
+    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+        pass
 
 
 class MostJobs:
@@ -62,12 +84,51 @@ class MostJobs:
     def __init__(self, most: int) -> None:
         self._most = most
 
-    def refusal(self, gang: Gang, snapshot: Snapshot, bound: Collection[str]) -> Reason | None:
-        running = snapshot.running_jobs
-        if not gang.job or gang.job in running or len(running) + len(bound) < self._most:
-            return None
+    def begin(self, snapshot: Snapshot) -> Gate:
+        return _JobGate(self._most, set(snapshot.running_jobs))
+
+
+class _JobGate:
+    def __init__(self, most: int, jobs: set[str]) -> None:
+        self._most = most
+        self._jobs = jobs
+
+    def admit(self, gang: Gang) -> Gang | Reason:
+        if not gang.job or gang.job in self._jobs or len(self._jobs) < self._most:
+            return gang
         what = f"{self._most} job{'s run' if self._most > 1 else ' runs'}"
         return Reason(SchedulingReason.TOO_MANY_JOBS, f"{what}, as many as MAX_CONCURRENT_JOBS allows")
+
+    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+        if gang.job:
+            self._jobs.add(gang.job)
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """Whom both admit."""
+
+    first: QueueAdmission
+    second: QueueAdmission
+
+    def begin(self, snapshot: Snapshot) -> Gate:
+        if isinstance(self.first, AdmitAll):
+            return self.second.begin(snapshot)
+        return _BothGates(self.first.begin(snapshot), self.second.begin(snapshot))
+
+
+class _BothGates:
+    def __init__(self, first: Gate, second: Gate) -> None:
+        self._first = first
+        self._second = second
+
+    def admit(self, gang: Gang) -> Gang | Reason:
+        found = self._first.admit(gang)
+        return found if isinstance(found, Reason) else self._second.admit(found)
+
+    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+        self._first.take(gang, shares)
+        self._second.take(gang, shares)
 
 
 class PreemptNone:
@@ -84,6 +145,13 @@ class Policies:
     order: QueueOrder = field(default_factory=PriorityThenAge)
     admission: QueueAdmission = field(default_factory=AdmitAll)
     preemption: Preemption = field(default_factory=PreemptNone)
+    promises: int = 0
+    """How many gangs are promised a start that is kept from cycle to cycle. 0: what a cycle reserves it forgets, and
+    the order must not change with time."""
+    lasts: Callable[[str, str, str], float | None] = lambda queue, user, job: None
+    """The part of its lease that a job (queue, user, namespace/name) is expected to hold; None where nobody knows."""
+    note: Callable[[Snapshot, Gang], Sequence[str]] = lambda snapshot, gang: ()
+    """What `explain` says of a gang's place beyond the queue itself."""
 
 
 DEFAULT = Policies()

@@ -19,7 +19,7 @@ from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode, HostJobs
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.reasons import NodeCondition
-from cumulus.scheduling.claim import Claim, Demand, claim_of
+from cumulus.scheduling.claim import Claim, Demand, Promised, claim_of
 
 OVERDUE = timedelta(seconds=10)
 """A share still taken after its lease's end is expected back within this, for its processes are being ended; if it is
@@ -84,6 +84,10 @@ class Hold:
     """Host ports of the node that go with it."""
     stray: str = ""
     """What it is, where no lease covers it."""
+    queue: str = ""
+    """The queue that it counts for; empty for none."""
+    since: datetime | None = None
+    """When its lease was granted."""
 
     @property
     def name(self) -> str:
@@ -111,6 +115,7 @@ class Member:
     demand: Demand
     group: int
     """Members of one group go to distinct devices of one node."""
+    promise: Promised | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,11 @@ class Gang:
     """Over the least loaded nodes, instead of packed. A gang of different members is packed all the same."""
     started: bool = False
     """Some members are bound already, as after a crash amid the writing: the rest goes first."""
+    queue: str = ""
+    """The queue that it was submitted to; empty for none."""
+
+    promised: datetime | None = None
+    """When it starts at the latest, where all its members were told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +264,8 @@ def _hold(claim: Claim, now: datetime) -> Hold:
     return Hold(
         node=claim.node, device=claim.device, memory_bytes=claim.memory_bytes, compute=claim.compute,
         returns_at=_expected(end, now), partition=claim.partition, lease=claim.lease, job=claim.job, user=claim.user,
-        returns_by=_returns_by(claim.lease, end, now), ports=claim.demand.ports,
+        returns_by=_returns_by(claim.lease, end, now), ports=claim.demand.ports, queue=claim.queue,
+        since=claim.held_since,
     )  # fmt: skip
 
 
@@ -317,6 +328,7 @@ def _gang(name: str, pending: list[Claim], bound: list[Claim], now: datetime) ->
     members = [_member(claim, places.get(claim.group, [])) for claim in pending]
     members.sort(key=lambda member: (member.group, member.partition))
     first = pending[0]
+    promises = [member.promise.start_by for member in members if member.promise is not None]
     return Gang(
         name=name,
         members=tuple(members),
@@ -327,6 +339,8 @@ def _gang(name: str, pending: list[Claim], bound: list[Claim], now: datetime) ->
         user=first.user,
         spread=first.spread,
         started=bool(bound),
+        queue=first.queue,
+        promised=max(promises) if len(promises) == len(members) else None,
     )
 
 
@@ -336,7 +350,7 @@ def _member(claim: Claim, places: list[tuple[str, int]]) -> Member:
         avoid = tuple(sorted(device for _, device in places))
         # Its host ports are held with those places already.
         demand = replace(demand, filter=replace(demand.filter, node=places[0][0], avoid=avoid), ports=())
-    return Member(partition=claim.partition, uid=claim.uid, demand=demand, group=claim.group)
+    return Member(claim.partition, claim.uid, demand, claim.group, claim.promise)
 
 
 def _hold_order(hold: Hold) -> tuple[object, ...]:

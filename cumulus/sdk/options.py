@@ -51,6 +51,8 @@ class CallOptions(TypedDict, total=False):
     checkpoint: bool | str | Mapping[str, Any]
     """Where the call keeps checkpoints, so that it goes on in a new lease: True, a path, an s3:// or file:// URI, or
     the fields of spec.checkpoint."""
+    queue: str
+    """The queue that the call is submitted to; else the one of its user."""
 
 
 _SIGNATURES: WeakKeyDictionary[Callable[..., Any], inspect.Signature | None] = WeakKeyDictionary()
@@ -140,6 +142,8 @@ def job(
             raise UsageError(f"env={env!r} is no mapping", hint='write env={"NAME": "value"}')
         texts = {_text("env", key): _text(f"env[{key!r}]", value) for key, value in env.items()}
         spec["env"] = [{"name": key, "value": value} for key, value in texts.items()]
+    if (queue := options.get("queue")) is not None:
+        spec["queue"] = _text("queue", queue)
     if retries := whole("retries", options.get("retries", 0), least=0):
         spec["retry"] = {"limit": retries}
     if (checkpoint := options.get("checkpoint")) not in (None, False):

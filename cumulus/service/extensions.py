@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from cumulus import job_limit
 from cumulus.answers.objects import Extended
 from cumulus.clock import Clock, parse_timestamp, timestamp, to_the_second
 from cumulus.errors import Conflict, Forbidden, InvalidObject, NotExtended, UsageError
@@ -15,17 +14,22 @@ from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.resources.quantity import format_duration
+from cumulus.resources.quantity import format_duration, parse_duration
 from cumulus.resources.query import Query
+from cumulus.resources.queue import Queue
+from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.registry import BY_NAME
+from cumulus.resources.submitter import QUEUE
 from cumulus.scheduling import extension
 from cumulus.scheduling.extension import Moved
-from cumulus.scheduling.policy import policies_of
+from cumulus.scheduling.policy import Policies
 from cumulus.scheduling.snapshot import Snapshot, build
 from cumulus.service import audit
 from cumulus.service.access.access import Access
+from cumulus.service.access.queues import queues as queues_of
 from cumulus.service.identity import Identity
 from cumulus.service.objects import ATTEMPTS, Objects
+from cumulus.service.placement import policies
 from cumulus.store.base import Store, Write
 from cumulus.store.client import Client
 
@@ -57,6 +61,7 @@ class Extensions:
         with self._access.audit.doing(identity, [audit.change("update", "gpujobs/lease", key)], dry_run=dry_run):
             for _ in range(ATTEMPTS):
                 held = self._held(job)
+                self._check_longest(job, held, seconds)
                 self._check_promises(key, [key_of(each) for each in held], seconds)
                 writes = [Write("update", _longer(each, seconds)) for each in held]
                 try:
@@ -88,7 +93,7 @@ class Extensions:
 
     def _check_promises(self, key: Key, held: Sequence[Key], seconds: float) -> None:
         """Raises NotExtended."""
-        snapshot, policies = self._snapshot(), policies_of(job_limit.recall(self._home))
+        snapshot, policies = self._snapshot(), self._policies()
         late = extension.moved(snapshot, held, seconds, policies)
         if not late:
             return
@@ -100,6 +105,26 @@ class Extensions:
             f"gpujob/{key.name} cannot have {format_duration(seconds)} more: {told}{more}",
             hint=f"{offer} moves nobody: cumulus extend {key.name} {offer}" if offer else None,
         )
+
+    def _policies(self) -> Policies:
+        client, damaged = Client(self._store), list[InvalidObject]()
+        queues = client.list(Queue, damaged=damaged.append)
+        usages = client.list(QueueUsage, damaged=damaged.append) if queues else []
+        return policies(self._home, queues, usages)
+
+    def _check_longest(self, job: Document, held: Sequence[Document], seconds: float) -> None:
+        """Raises NotExtended where the lease would be longer than its queue allows."""
+        name = lookup(job, "metadata.annotations") or {}
+        queue = queues_of(self._store).get(str(name.get(QUEUE) or ""))
+        longest = lookup(queue or {}, "spec.maxDuration")
+        for each in held if longest else ():
+            since = parse_timestamp(lookup(each, "status.startedAt"))
+            until = parse_timestamp(str((_longer(each, seconds)["spec"])["until"]))
+            if (until - since).total_seconds() > parse_duration(longest):
+                raise NotExtended(
+                    f"gpujob/{job['metadata']['name']} cannot have {format_duration(seconds)} more: its queue allows "
+                    f"leases of {longest}"
+                )
 
     def _snapshot(self) -> Snapshot:
         """As the scheduler has it: without what is damaged."""

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cumulus import job_limit
 from cumulus.answers.objects import Why
+from cumulus.answers.queue import Line
 from cumulus.clock import Clock, to_the_second
-from cumulus.errors import InvalidObject, UsageError
+from cumulus.errors import InvalidObject, NotFound, UsageError
 from cumulus.resources import job_partitions, reruns, retries
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
@@ -27,14 +27,19 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import format_duration
 from cumulus.resources.query import Query
+from cumulus.resources.queue import Queue
+from cumulus.resources.queue_names import DEFAULT_QUEUE
+from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.reasons import JobCondition, JobReason, PartitionCondition
 from cumulus.resources.registry import BY_NAME
 from cumulus.scheduling import linking
 from cumulus.scheduling.explain import Explanation, explain
-from cumulus.scheduling.policy import policies_of
-from cumulus.scheduling.snapshot import build
+from cumulus.scheduling.policy import Policies
+from cumulus.scheduling.snapshot import Snapshot, build
 from cumulus.service.identity import Identity
+from cumulus.service.line import line
 from cumulus.service.objects import Objects
+from cumulus.service.placement import policies
 from cumulus.service.redaction import Redaction
 from cumulus.service.wait_conditions import phase_summary
 from cumulus.store.base import Store
@@ -62,9 +67,30 @@ class Explanations:
         return Why(tuple(asked.answer()), _over(document), tuple(asked.damaged))
 
     def _asked(self, identity: Identity, document: Document) -> _Question:
+        return _Question(self._store, document, self._reading(identity))
+
+    def _reading(self, identity: Identity) -> _Reading:
         tell = partial(self._redaction.problem, identity)
         ids = self._redaction.sees(identity, "")
-        return _Question(self._store, document, self._clock.now(), tell, ids=ids, max_jobs=job_limit.recall(self._home))
+        return _Reading(self._store, self._clock.now(), tell, self._home, ids=ids)
+
+    def line(self, identity: Identity, queue: str = "") -> Line:
+        """Who waits in the queue, or in all of them, and who holds shares. Everybody may ask. Raises NotFound."""
+        read = self._reading(identity)
+        known = {found.metadata.name for found in read.all(Queue)}
+        if queue and queue not in known and not (known and queue == DEFAULT_QUEUE):
+            raise NotFound(f"there is no queue {queue}", hint="see `cumulus get queues`")
+        return line(read.snapshot(), read.policies(), queue, ids=read.ids)
+
+    def forecast(self, identity: Identity, document: Document) -> str:
+        """When a job that is not made yet would start, in one sentence. Raises what its creation would raise."""
+        made = self._objects.create(identity, document, dry_run=True)
+        job = decode(GPUJob, made)
+        read = self._reading(identity)
+        wanted = _to_be(job)
+        snapshot = read.snapshot(wanted)
+        found = explain(snapshot, wanted[0].key, read.policies())
+        return "" if found is None else found.headline
 
     def waiting_lines(self, identity: Identity, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
         """Of a pending job or partition: when it starts, who is in the way, and each node's reason; or why it is not in
@@ -80,23 +106,60 @@ class Explanations:
         return tuple(found.lines()) if found is not None else ()
 
 
-class _Question:
-    """About one document, as of `now`. `tell` words what is wrong with another; `ids`: whether leases that were made on
-    a node are named."""
+class _Reading:
+    """What the scheduler would see `now`. `tell` words what is wrong with an object; `ids`: whether leases that were
+    made on a node are named."""
 
     def __init__(
-        self, store: Store, document: Document, now: datetime,
-        tell: Callable[[Document, InvalidObject], InvalidObject], *, ids: bool, max_jobs: int | None,
+        self, store: Store, now: datetime, tell: Callable[[Document, InvalidObject], InvalidObject], home: Path, *,
+        ids: bool,
     ) -> None:  # fmt: skip
-        self._ids = ids
-        self._max_jobs = max_jobs
+        self.ids = ids
+        self.now = now
+        self.damaged: list[InvalidObject] = []
+        self._home = home
         self._store = store
         self._tell = tell
+
+    def all(self, model: type[R]) -> list[R]:
+        """Of a kind, without those that are damaged."""
+        found = []
+        for document in self._store.list(Query(model.KIND)).items:
+            try:
+                found.append(decode(model, document))
+            except InvalidObject as error:
+                self.damaged.append(self._tell(document, error))
+        return found
+
+    def snapshot(self, more: Sequence[GPUPartition] = (), partitions: Sequence[GPUPartition] | None = None) -> Snapshot:
+        """With partitions that are not stored yet; `partitions`: those that are, where they were read already."""
+        there = self.all(GPUPartition) if partitions is None else partitions
+        snapshot = build(self.all(GPUNode), [*there, *more], self.now)
+        if self.ids:
+            return snapshot
+        anonymous = (replace(hold, lease="") if hold.partition is None else hold for hold in snapshot.holds)
+        return replace(snapshot, holds=tuple(anonymous))
+
+    def policies(self) -> Policies:
+        """Those of the daemon that places."""
+        queues = self.all(Queue)
+        return policies(self._home, queues, self.all(QueueUsage) if queues else ())
+
+
+class _Question:
+    """About one document, as of what was read."""
+
+    def __init__(self, store: Store, document: Document, read: _Reading) -> None:
+        self._read = read
+        self._store = store
         self._document = document
-        self._now = now
+        self._now = read.now
         self._title = f"{document['kind'].lower()}/{document['metadata']['name']}"
         self.of_job = document["kind"] == GPUJob.KIND
-        self.damaged: list[InvalidObject] = []
+
+    @property
+    def damaged(self) -> list[InvalidObject]:
+        return self._read.damaged
 
     def answer(self) -> Iterator[str]:
         if self._document["metadata"].get("deletionTimestamp"):
@@ -111,7 +174,8 @@ class _Question:
 
         Raises InvalidObject where it is damaged itself; as the scheduler does, it leaves out others that are.
         """
-        nodes, partitions = self._all(GPUNode), self._all(GPUPartition)
+        partitions = self._read.all(GPUPartition)
+        more: list[GPUPartition] = []
         key = key_of(self._document)
         if self.of_job:
             job = decode(GPUJob, self._document)
@@ -120,24 +184,9 @@ class _Question:
             if not pending:
                 if any(not p.status.phase.ended for p in mine):
                     return None
-                pending = _to_be(job)
-                partitions += pending
+                pending = more = _to_be(job)
             key = pending[0].key
-        snapshot = build(nodes, partitions, self._now)
-        if not self._ids:
-            anonymous = (replace(hold, lease="") if hold.partition is None else hold for hold in snapshot.holds)
-            snapshot = replace(snapshot, holds=tuple(anonymous))
-        return explain(snapshot, key, policies_of(self._max_jobs))
-
-    def _all(self, model: type[R]) -> list[R]:
-        """Of a kind, without those that are damaged."""
-        found = []
-        for document in self._store.list(Query(model.KIND)).items:
-            try:
-                found.append(decode(model, document))
-            except InvalidObject as error:
-                self.damaged.append(self._tell(document, error))
-        return found
+        return explain(self._read.snapshot(more, partitions), key, self._read.policies())
 
     def _job(self) -> Iterator[str]:
         job, now = self._document, self._now

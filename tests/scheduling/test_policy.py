@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cumulus.resources.key import Key
@@ -11,7 +11,7 @@ from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling.cycle import Cycle, place
 from cumulus.scheduling.explain import State, explain
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import DEFAULT, Policies, policies_of
+from cumulus.scheduling.policy import DEFAULT, Gate, Policies, Taken, policies_of
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot, build
 from tests.scheduling.build import NOW, held, node, pending
 
@@ -28,8 +28,14 @@ class Closed:
 
     name: str
 
-    def refusal(self, gang: Gang, snapshot: Snapshot, bound: Collection[str]) -> Reason | None:
-        return Reason("OverQuota", "the quota is used up") if gang.name == self.name else None
+    def begin(self, snapshot: Snapshot) -> Gate:
+        return self
+
+    def admit(self, gang: Gang) -> Gang | Reason:
+        return Reason("OverQuota", "the quota is used up") if gang.name == self.name else gang
+
+    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+        pass
 
 
 @dataclass(frozen=True)

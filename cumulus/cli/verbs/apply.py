@@ -15,7 +15,7 @@ from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
-    from cumulus.client.base import Applied
+    from cumulus.client.base import Applied, Client
     from cumulus.manifest import Manifest
 
 Namespace = Annotated[
@@ -99,6 +99,7 @@ def apply(
         )  # fmt: skip
         _show(results, output, " (server dry run)" if dry else "")
         if dry:
+            _tell_starts(client, results)
             return
         pruned = [r.before for r in results if r.action == "pruned" and r.before and BY_NAME[r.key.kind].leaves_files]
         files.tell_of_loss(client, {job["metadata"]["uid"]: job["metadata"]["name"] for job in pruned})
@@ -199,6 +200,13 @@ def _show(results: Sequence[Applied], output: str, suffix: str) -> None:
         return
     for result in results:
         print(f"{BY_NAME[result.key.kind].qualified}/{result.key.name}" if output == "name" else f"{result}{suffix}")
+
+
+def _tell_starts(client: Client, results: Sequence[Applied]) -> None:
+    """When the jobs that would be made would start."""
+    for result in results:
+        if result.action == "created" and result.after is not None and BY_NAME[result.key.kind].owns:
+            terminal.note(f"{result.key.name} {client.forecast(result.after)}.")
 
 
 def _print(diff: str) -> None:

@@ -6,13 +6,14 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from cumulus.cli import attached, command_job, context, options, targets, terminal
 from cumulus.cli.command_job import Shell, Wanted
-from cumulus.errors import CumulusError, UsageError
+from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib import safe_output
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.kinds import gpujob
@@ -103,6 +104,10 @@ def run(
             help="Where it saves. When its lease is over, it goes on from there in the next.",
         ),
     ] = "",
+    queue: Annotated[
+        str,
+        typer.Option("--queue", metavar="QUEUE", show_default=False, help="The queue to wait in. If left out, yours."),
+    ] = "",
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not follow it; print its name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job that would be made.")] = False,
     output: Annotated[
@@ -137,7 +142,7 @@ def run(
     wanted = Wanted(
         tuple(words or ()), gpu, compute, _count(gpus, "--gpus", 1), duration, name,
         _count(replicas, "--replicas", 1), image, tuple(_variables(env or (), env_file or ())), export,
-        _count(retry, "--retry", 0), checkpoint,
+        _count(retry, "--retry", 0), checkpoint, queue,
     )  # fmt: skip
     made = command_job.job_of(wanted, shell, context.namespace(namespace), command_job.random_ending())
     job = made.job
@@ -147,6 +152,7 @@ def run(
     if dry_run:
         _tell(wanted, made.secret)
         _print(job, output)
+        _tell_start(job)
         return None
     uid = _submit(job)
     _tell(wanted, made.secret)
@@ -197,6 +203,14 @@ def _submit(job: Document) -> str:
         except KeyboardInterrupt:
             terminal.note(f"{title} may have been made: see `cumulus get job {job['metadata']['name']}`.")
             raise
+
+
+def _tell_start(job: Document) -> None:
+    """When the job would start, where somebody can say."""
+    with context.client(quiet=True) as client, suppress(StoreUnavailable):
+        if context.endpoint().kind == "embedded" and client.server_state().pid is None:
+            return
+        terminal.note(f"It {client.forecast(job)}.")
 
 
 def _tell(wanted: Wanted, secret: Sequence[str]) -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         WaitStep,
         Why,
     )
+    from cumulus.answers.queue import Line
     from cumulus.answers.secrets import SecretKey
     from cumulus.answers.server import ApiAddress, ServerState
     from cumulus.answers.sources import SourceDiff
@@ -219,6 +220,14 @@ class HttpClient:
         from cumulus.answers.objects import Why
 
         return self._read("why", Why, key=key)
+
+    def line(self, queue: str = "") -> Line:
+        from cumulus.answers.queue import Line
+
+        return self._read("line", Line, queue=queue)
+
+    def forecast(self, document: Document) -> str:
+        return self._read("forecast", str, document=document)
 
     def checkpoints(self, key: Key) -> JobCheckpoints:
         from cumulus.answers.checkpoints import JobCheckpoints

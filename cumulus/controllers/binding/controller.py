@@ -14,11 +14,13 @@ from itertools import groupby
 import structlog
 
 from cumulus.clock import Clock, timestamp
+from cumulus.controllers.binding.promised import by_partition, tell_of_late
 from cumulus.controllers.context import Placed, nobody_told
 from cumulus.controllers.partition_watches import LIVE
 from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.finalizers import with_finalizer
@@ -26,11 +28,17 @@ from cumulus.resources.key import Key
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import FINALIZER, GPUPartition, PartitionPhase
+from cumulus.resources.queue import Queue
+from cumulus.resources.queue_names import DEFAULT_QUEUE
+from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.reasons import PartitionCondition, PartitionReason
 from cumulus.scheduling.claim import Claim, claim_of
 from cumulus.scheduling.cycle import Binding, Cycle, Refusal
+from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.node_reasons import Explainer, NodeReason
 from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.promises import Moved
+from cumulus.scheduling.queues import Accounts, Book, Tree
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
 from cumulus.store.base import Query, Write
 from cumulus.store.client import Client
@@ -73,9 +81,11 @@ class Unplaced:
 class BindingReconciler:
     def __init__(
         self, reader: Reader, client: Client, clock: Clock, policies: Policies = DEFAULT,
-        placed: Placed = nobody_told,
+        placed: Placed = nobody_told, recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         self._placed = placed
+        self._recorder = recorder
+        self._tree: tuple[object, Tree] = ((), Tree(()))
         self._reader = reader
         self._client = client
         self._clock = clock
@@ -105,17 +115,31 @@ class BindingReconciler:
         self._refresh()
         claims = (claim for _, claim in self._claims.values())
         snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
-        cycle = Cycle(snapshot, self._policies)
+        book = self._book()
+        cycle = Cycle(snapshot, with_queues(self._policies, book))
         unplaced, refusals, young = self._place(snapshot, cycle)
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
-        bound = self._bind_all(list(_gangs(cycle.bindings)))
+        bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))
         self._placed(cycle.bindings, refusals, snapshot.now)
-        told = self._refuse(unplaced)
-        if not (bound and told):
+        told = self._refuse(unplaced, cycle.promises.moved)
+        if not (bound and told) or cycle.promises.unsettled:
             # The change that made it stale need not be one that wakes this controller, as that of a label.
             return After(VISIBLE_WITHIN)
-        return After(EXPLAINED_AFTER) if young or self._explain_from else Done()
+        waits = [EXPLAINED_AFTER] if young or self._explain_from else []
+        opens = book.tree.opens_at(snapshot.now)
+        waits += [(opens - snapshot.now).total_seconds()] if opens is not None else []
+        return After(min(waits)) if waits else Done()
+
+    def _book(self) -> Book:
+        """The queues, and what was used before. Empty where there are no queues."""
+        queues = self._reader.all(Queue)
+        if not queues:
+            return Book(Tree(()), Accounts(()))
+        versions = tuple((queue.uid, queue.metadata.generation) for queue in queues)
+        if self._tree[0] != versions:
+            self._tree = (versions, Tree(queues))
+        return Book(self._tree[1], Accounts(self._reader.all(QueueUsage)))
 
     def _refresh(self) -> None:
         """Bring the claims up to the reader's view; only what changed is decoded."""
@@ -160,7 +184,7 @@ class BindingReconciler:
         self._explain_from = last if len(unplaced) == EXPLAINED_PER_PASS else 0
         return unplaced, refusals, young
 
-    def _bind_all(self, gangs: Sequence[Sequence[Binding]]) -> bool:
+    def _bind_all(self, gangs: Sequence[Sequence[Binding]], *, counts: bool) -> bool:
         """Write bindings, each gang's all or none. False where a partition changed meanwhile.
 
         Many gangs share a transaction, since each costs a sync to disk; where one of them is stale, the rest is
@@ -169,21 +193,22 @@ class BindingReconciler:
         stale = False
         for start in range(0, len(gangs), GANGS_PER_WRITE):
             some = gangs[start : start + GANGS_PER_WRITE]
-            if not self._bind(some):
-                written = [self._bind([gang]) for gang in some] if len(some) > 1 else [False]
+            if not self._bind(some, counts=counts):
+                written = [self._bind([gang], counts=counts) for gang in some] if len(some) > 1 else [False]
                 stale = stale or not all(written)
         return not stale
 
-    def _bind(self, gangs: Sequence[Sequence[Binding]]) -> bool:
+    def _bind(self, gangs: Sequence[Sequence[Binding]], *, counts: bool) -> bool:
         writes = []
         for binding in (binding for gang in gangs for binding in gang):
             partition = self._partition(binding.partition)
             if partition is None or partition.status.phase is not PartitionPhase.PENDING:
                 return False
-            writes += self._binding(binding, partition)
+            writes += self._binding(binding, partition, counts=counts)
         return self._write_all(writes, alone=len(gangs) == 1)
 
-    def _binding(self, binding: Binding, partition: GPUPartition) -> list[Write]:
+    def _binding(self, binding: Binding, partition: GPUPartition, *, counts: bool) -> list[Write]:
+        """`counts`: there are queues, so that its use is counted for one."""
         now = timestamp(self._clock.now())
         status = partition.status.model_copy(
             update={
@@ -198,6 +223,9 @@ class BindingReconciler:
                 "memory_bytes": binding.memory_bytes,
                 "compute": binding.compute,
                 "enforcement": binding.enforcement,
+                "queue": (binding.queue or DEFAULT_QUEUE) if counts else None,
+                "share": binding.share if counts else None,
+                "promise": None,
             }
         )
         document = partition.replace(status=status).to_json()
@@ -206,23 +234,31 @@ class BindingReconciler:
         # Whatever holds a lease is kept until the node has confirmed its end.
         return [Write("update", with_finalizer(document, FINALIZER)), Write("status", unversioned(document))]
 
-    def _refuse(self, unplaced: Iterable[Unplaced]) -> bool:
-        """Say on each waiting partition why, where what is to be said changed. False where one changed meanwhile."""
+    def _refuse(self, unplaced: Iterable[Unplaced], moved: Sequence[Moved]) -> bool:
+        """Say on each waiting partition why, and what it was promised, where that changed. False where one changed
+        meanwhile."""
         now = timestamp(self._clock.now())
+        why = {member.partition: item for item in unplaced for member in item.gang.members}
+        promised = by_partition(moved)
         writes = []
-        for item in unplaced:
-            for member in item.gang.members:
-                partition = self._partition(member.partition)
-                if partition is None or partition.status.phase is not PartitionPhase.PENDING:
-                    continue
+        for key in dict.fromkeys((*why, *promised)):
+            partition = self._partition(key)
+            if partition is None or partition.status.phase is not PartitionPhase.PENDING:
+                continue
+            update: dict[str, object] = {}
+            if (item := why.get(key)) is not None:
                 old = condition(partition.status.conditions, PartitionCondition.BOUND)
-                if old is not None and (old.status, old.reason, old.message) == ("False", item.reason, item.message):
-                    continue
-                conditions = condition_set(
-                    partition.status.conditions, now, PartitionCondition.BOUND, False, item.reason, item.message
-                )
-                status = partition.status.model_copy(update={"conditions": conditions})
+                if old is None or (old.status, old.reason, old.message) != ("False", item.reason, item.message):
+                    update["conditions"] = condition_set(
+                        partition.status.conditions, now, PartitionCondition.BOUND, False, item.reason, item.message
+                    )
+            if key in promised and promised[key] != partition.status.promise:
+                update["promise"] = promised[key]
+            if update:
+                status = partition.status.model_copy(update=update)
                 writes.append(Write("status", partition.replace(status=status).to_json()))
+        if self._recorder is not None:
+            tell_of_late(moved, self._reader, self._recorder, NAME)
         if not writes or self._write_all(writes, alone=len(writes) == 1):
             return True
         told = [self._write_all([write], alone=True) for write in writes] if len(writes) > 1 else [False]

@@ -8,33 +8,58 @@ from __future__ import annotations
 from cumulus.controllers.binding.controller import NAME, QUEUE, BindingReconciler
 from cumulus.controllers.context import Context
 from cumulus.controllers.node_watches import matters_to_others
-from cumulus.controllers.partition_watches import LIVE, changes_the_queue
+from cumulus.controllers.partition_watches import LIVE, became_active, changes_the_queue
 from cumulus.machinery.cache import Cache
 from cumulus.machinery.controller import Controller, Watch
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
+from cumulus.resources.queue import Queue
+from cumulus.resources.queue_usage import QueueUsage
 
 
 def the_queue(change: Change, cache: Cache) -> tuple[Request]:
     return (QUEUE,)
 
 
+def the_queue_of_promises(change: Change, cache: Cache) -> tuple[Request, ...]:
+    """Where there are queues: a lease whose end is known now lets others be promised what follows it."""
+    return (QUEUE,) if cache.keys(Queue.KIND) else ()
+
+
 def rest(reconciler: BindingReconciler, request: Request) -> float:
     return reconciler.rest
+
+
+def rules_changed(change: Change) -> bool:
+    """A queue came, went, or has other rules."""
+    return change.respecified
+
+
+def nobody(change: Change, cache: Cache) -> tuple[Request, ...]:
+    """Of use for the next cycle, whenever it is: the share that came free with it wakes the controller."""
+    return ()
 
 
 CONTROLLERS = (
     Controller[Context, BindingReconciler](
         name=NAME,
         build=lambda context: BindingReconciler(
-            context.cache, context.client, context.clock, context.policies, placed=context.placed
+            context.cache,
+            context.client,
+            context.clock,
+            context.policies,
+            placed=context.placed,
+            recorder=context.recorder,
         ),
         resync=lambda context: (QUEUE,),
         watches=(
             Watch(GPUPartition.KIND, the_queue, when=changes_the_queue, after=rest),
+            Watch(GPUPartition.KIND, the_queue_of_promises, when=became_active, after=rest),
             Watch(GPUNode.KIND, the_queue, when=matters_to_others, after=rest),
+            Watch(Queue.KIND, the_queue, when=rules_changed, after=rest),
+            Watch(QueueUsage.KIND, nobody),
         ),
         indexes=(LIVE,),
     ),

@@ -34,7 +34,7 @@ from cumulus.controllers.job.view import (
 from cumulus.controllers.partition_facts import over_by_time
 from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.resources import job_partitions, retries
-from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase, JobPromise
 from cumulus.resources.job_call import CallStatus
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -85,7 +85,7 @@ def plan(view: View) -> JobPlan:
     seen = job.status.model_copy(update={"observed_generation": job.metadata.generation or 0})
     if seen.phase.finished:
         return JobPlan(seen)
-    seen = seen.model_copy(update={"checkpoint": saved_checkpoint(view)})
+    seen = seen.model_copy(update={"checkpoint": saved_checkpoint(view), "promise": None})
     view = replace(view, job=job.replace(status=seen))
     attempt = seen.live_attempt
     made = _waiting(view) if attempt is None else _during(view, attempt)
@@ -196,6 +196,8 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Job
         bound = condition(unbound.status.conditions, PartitionCondition.BOUND)
         reason, message = (bound.reason, bound.message) if bound is not None else (JobReason.QUEUED, "")
         waiting = job_status.waiting(status, reason, message, view.now)
+        if unbound.status.promise is not None:
+            waiting = waiting.model_copy(update={"promise": JobPromise(start_by=unbound.status.promise.start_by)})
         return JobPlan(waiting, update=_reprioritized(job, held), wake=wake)
     active = all(p.status.phase is PartitionPhase.ACTIVE for p in held)
     running = active and all(runs(r, job.status.phase) for r in view.replicas)

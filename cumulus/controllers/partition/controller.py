@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.clock import Clock, to_the_second
+from cumulus.controllers.partition import accounting
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.controllers.partition.plan import Answer, GrantRefused, NodeGone, PartitionPlan, Unreachable
 from cumulus.errors import (
@@ -56,6 +58,7 @@ class PartitionReconciler:
         self._recorder = recorder
         self._owner = owner
         self._waited_for = waited_for
+        self._counting = threading.Lock()
 
     def reconcile(self, request: Request) -> Result:
         try:
@@ -140,14 +143,29 @@ class PartitionReconciler:
             if changed:
                 status = Write("status", partition.replace(status=plan.status).to_json())
                 writes = [status, Write("update", unversioned(document))]
-            write_with_events(self._client, writes, events)
+            self._transact(partition, plan, writes, events, ended=ended)
         elif changed:
-            write_with_events(self._client, [Write("status", partition.replace(status=plan.status).to_json())], events)
+            writes = [Write("status", partition.replace(status=plan.status).to_json())]
+            self._transact(partition, plan, writes, events, ended=ended)
         if plan.status.phase is PartitionPhase.ACTIVE and partition.status.phase is not PartitionPhase.ACTIVE:
             name = f" ({plan.status.device_name})" if plan.status.device_name else ""
             message = f"leased device {plan.status.device}{name} of {plan.status.node}"
             self._recorder.record(partition, "Normal", EventReason.LEASED, message, component=NAME)
         return Done() if plan.wake is None or finish else After(plan.wake)
+
+    def _transact(
+        self, partition: GPUPartition, plan: PartitionPlan, writes: Sequence[Write], events: Sequence[Write], *,
+        ended: bool,
+    ) -> None:  # fmt: skip
+        """Write; the end of a lease together with what it adds to the use of its queue."""
+        if not ended or not partition.status.queue:
+            write_with_events(self._client, writes, events)
+            return
+        with self._counting:
+            counted = accounting.entry(
+                self._client, self._reader, partition, plan.status, plan.ended_at, self._clock.now()
+            )
+            write_with_events(self._client, [*writes, *([counted] if counted else [])], events)
 
     def _end_event(self, partition: GPUPartition, status: GPUPartitionStatus) -> Write:
         """What is said of its end: its condition, so that no way to end is silent."""

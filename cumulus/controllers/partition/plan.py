@@ -6,7 +6,7 @@ written only when the node has confirmed that the share is free, or when a perso
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
@@ -63,6 +63,8 @@ class PartitionPlan:
     status: GPUPartitionStatus
     finish: bool = False
     wake: float | None = None
+    ended_at: str = ""
+    """When the node saw the lease end, by its own clock; "" where it did not say."""
 
 
 def releasing(partition: GPUPartition, owner: GPUJob | None, now: datetime) -> bool:
@@ -233,7 +235,8 @@ def _ended(partition: GPUPartition, lease: Lease, now: datetime) -> PartitionPla
     known = _granted(partition, lease)
     conditions = _with_overuse(known.conditions, lease, timestamp(now))
     known = known.model_copy(update={"conditions": conditions})
-    return _end(partition.replace(status=known), phase, reason, _why(lease), now)
+    plan = _end(partition.replace(status=known), phase, reason, _why(lease), now)
+    return replace(plan, ended_at=lease.ended_at)
 
 
 _ENDS = {

@@ -290,7 +290,7 @@ KIND = Kind(
     related=Related("Partitions", lambda job: Query(_OWNS, owner_uid=job["metadata"]["uid"])),
     sections=sections,
     leaves_files=True,
-    sealed=frozenset({"status.run", "status.earlierRuns"}),
+    sealed=frozenset({"status.run", "status.earlierRuns", "status.promise"}),
     takes_over=frozenset({JOB_FINALIZER}),
     successor=reruns.successor,
     blobs=job_blobs,

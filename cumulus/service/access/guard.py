@@ -16,9 +16,10 @@ from cumulus.resources.documents import lookup
 from cumulus.resources.field_managers import OF_SOURCES
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
+from cumulus.resources.kinds import queue as queue_kind
 from cumulus.resources.registry import BY_NAME
-from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
-from cumulus.service.access import bindings
+from cumulus.resources.submitter import QUEUE, SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
+from cumulus.service.access import bindings, queues
 from cumulus.service.access.access import Access, refusal
 from cumulus.service.access.matrix import find
 from cumulus.service.identity import Identity
@@ -45,6 +46,7 @@ class Guard:
         """The writes with who submitted what, and after them events that tell submitters who else changed something of
         theirs. Raises Forbidden where one of them is not allowed, NotFound."""
         told: list[Write] = []
+        self._check_trees(writes)
         return [self._checked(identity, write, told) for write in writes] + told
 
     def replaced(self, identity: Identity, old: Document, new: Document, *, keeps: bool = False) -> list[Write]:
@@ -70,6 +72,18 @@ class Guard:
         bare = {**old, "metadata": {**metadata, "finalizers": []}}
         return [Write("update", bare), gone, made, *told]
 
+    def _check_trees(self, writes: Sequence[Write]) -> None:
+        """Queues have parents that are there, and are no part of themselves."""
+        written = [w.document for w in writes if w.document is not None and w.target.kind == queue_kind.KIND.name]
+        if not written:
+            return
+        from cumulus.admission.problems import Rejected
+
+        there = queues.queues(self._store)
+        for document in written:
+            if (problem := queues.tree_problem(there, document, written)) is not None:
+                raise Rejected(Key(queue_kind.KIND.name, "", document["metadata"]["name"]), [problem])
+
     def _checked(self, identity: Identity, write: Write, told: list[Write]) -> Write:
         document = write.document
         key = write.target
@@ -85,7 +99,8 @@ class Guard:
             submitter = Submitter(identity.name, identity.uid, self._access.is_admin(identity))
             self._check_rules(identity, key, document, submitter)
             self._check_blobs(kind, key, document, submitter)
-            return replace(write, document=_signed(identity, kind, _submitted(document, submitter.annotations), {}))
+            annotations = submitter.annotations | self._queued(identity, kind, key, document)
+            return replace(write, document=_signed(identity, kind, _submitted(document, annotations), {}))
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
         again = write.verb == "delete" and stored["metadata"].get("deletionTimestamp")
@@ -95,6 +110,7 @@ class Guard:
             return write
         self._check_own(identity, key, verb, document, stored)
         self._check_sealed(identity, write, kind, key, stored)
+        self._check_priority(kind, key, document, stored)
         if kind.reads_as_submitter and not _is_mine(identity, stored):
             self._check_acting(identity, verb, kind, key, document, stored)
         uid = write.uid or stored["metadata"]["uid"]
@@ -182,6 +198,39 @@ class Guard:
         made = BY_NAME[key.kind].model().model_validate(document)
         if refused := made.refusal(submitter, self._access.rules):
             raise self._refusal(identity, "create", key, one_line(refused))
+
+    def _queued(self, identity: Identity, kind: Kind, key: Key, document: Document) -> dict[str, str]:
+        """The annotation that says to which queue an object is submitted. Raises Forbidden where its submitter may not
+        submit there, InvalidObject where there is no such queue, or its rules do not allow it."""
+        if not kind.waits:
+            return {}
+        there = queues.queues(self._store)
+        try:
+            queue = queues.find(there, identity, key.namespace, document, admin=self._access.is_admin(identity))
+        except queues.NotYours as error:
+            raise self._refusal(identity, "create", key, str(error)) from None
+        except KeyError as error:
+            from cumulus.admission.problems import FieldProblem, Rejected
+
+            known = ", ".join(sorted(there)) or "none"
+            message = f"there is no queue {one_line(str(error.args[0]))}; the queues are {known}"
+            raise Rejected(key, [FieldProblem(("spec", "queue"), message)]) from None
+        if found := queues.problems(there, queue, document):
+            from cumulus.admission.problems import Rejected
+
+            raise Rejected(key, found)
+        return {QUEUE: queue} if queue else {}
+
+    def _check_priority(self, kind: Kind, key: Key, document: Document, stored: Document) -> None:
+        """Nobody exceeds the highest priority of their queue later either."""
+        queue = queues.named_by(stored)
+        if not kind.waits or not queue or lookup(document, "spec.priority") == lookup(stored, "spec.priority"):
+            return
+        found = queues.problems(queues.queues(self._store), queue, document)
+        if found := [problem for problem in found if problem.path[-1] == "priority"]:
+            from cumulus.admission.problems import Rejected
+
+            raise Rejected(key, found)
 
     def _check_blobs(self, kind: Kind, key: Key, document: Document, submitter: Submitter) -> None:
         """What an object is made of is its submitter's own, whoever that is: knowing a hash gives nothing. They are

@@ -56,6 +56,8 @@ CALLS: Mapping[str, Call] = {
     ),
     "suspend": _call(lambda s: s.jobs.suspend, key=Key, suspended=bool),
     "why": _read(lambda s: s.explanations.why, key=Key),
+    "line": _read(lambda s: s.explanations.line, queue=str),
+    "forecast": _read(lambda s: s.explanations.forecast, document=Document),
     "job_files": _read(lambda s: s.jobs.files, uids=Sequence[str]),
     "logs": Call(
         lambda s: s.logs.read,

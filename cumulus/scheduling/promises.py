@@ -1,0 +1,261 @@
+"""Starts that were promised, kept from cycle to cycle: conservative backfilling with what is written on the partitions.
+
+A promise has a time and seats. Each cycle first puts all of them back, then lifts one after the other for its own
+gang: that one is bound now, moves to a start that is better, or has its seats back. So a promise only moves earlier.
+Where its seats cannot be had in time (their node is lost, a lease runs over, an urgent job has them), the gang gets the
+earliest others, and the cause is told.
+
+Each reservation is longer than its lease by a turnover: what a grant, a start and the end of the last processes may
+take. Delays of those that come one after the other then do not add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from cumulus.resources.key import Key
+from cumulus.resources.reasons import SchedulingReason
+from cumulus.scheduling import fit
+from cumulus.scheduling.assign import Seat
+from cumulus.scheduling.availability import Availability
+from cumulus.scheduling.equivalence import uniform_shape
+from cumulus.scheduling.fit import Reason
+from cumulus.scheduling.policy import Gate
+from cumulus.scheduling.snapshot import Gang, Node, ReturnsBy, Snapshot
+
+TURNOVER = 15_000_000
+"""Microseconds that are kept free after each lease that a promise counts on."""
+
+LEAST_STEP = 60_000_000
+"""A promise is written anew where it moves earlier by so many microseconds at least, and by a part of the wait."""
+LEAST_PART = 0.05
+
+_MICROSECOND = timedelta(microseconds=1)
+
+Earliest = Callable[[Gang, int], tuple[int, list[Seat]] | None]
+"""The earliest start that a gang can have for so long, and its seats then."""
+Place = tuple[str, int]
+
+
+class Kept(NamedTuple):
+    """What is kept for a gang, in microseconds from now."""
+
+    start: int
+    end: int
+    seats: list[Seat]
+
+
+class PromisedSeat(NamedTuple):
+    partition: Key
+    node: str
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A promise that was given, moved, or withdrawn (`start_by` None). `cause`: why it is later than it was."""
+
+    gang: Gang
+    start_by: datetime | None
+    seats: tuple[PromisedSeat, ...] = ()
+    cause: Reason | None = None
+
+
+class Promises:
+    """Those of one cycle: at most `most`."""
+
+    def __init__(self, snapshot: Snapshot, availability: Availability, most: int, gate: Gate) -> None:
+        self.admitted: dict[str, Gang | Reason] = {}
+        """Gangs that were promised a start, as they are admitted; or why they are not any more."""
+        self.unsettled = False
+        """Whether another cycle may place more: what a promise kept came free after a gang before it was refused."""
+        self._snapshot = snapshot
+        self._availability = availability
+        self._most = most
+        self._gate = gate
+        self._nodes: dict[str, Node] = {}
+        self._kept: dict[str, Kept] = {}
+        self._lifted: Kept | None = None
+        self._refused = False
+        self._moved: dict[str, Moved] = {}
+        self._given = 0
+        self._is_back = False
+        self._uncertain: set[Place] | None = None
+        self._seen = 0
+
+    @property
+    def moved(self) -> tuple[Moved, ...]:
+        """What is to be written."""
+        return tuple(self._moved.values())
+
+    def put_back(self, taken: Sequence[tuple[str, Place]], earliest: Earliest) -> None:
+        """Keep all that was promised, once a cycle. `taken`: by whom what was bound in this cycle before, and where."""
+        if self._is_back:
+            return
+        self._is_back = True
+        self._nodes = {node.name: node for node in self._snapshot.nodes}
+        waiting = [(gang.promised, gang.name, gang) for gang in self._snapshot.pending if gang.promised is not None]
+        broken: list[tuple[datetime, Gang, Reason]] = []
+        for promised, name, gang in sorted(waiting, key=lambda found: found[:2]):
+            admitted = self.admitted[name] = self._gate.admit(gang)
+            if isinstance(admitted, Reason):
+                self._moved[name] = Moved(gang, None, cause=admitted)
+                continue
+            self._given += 1
+            gang = admitted
+            seats = self._seats(gang)
+            if isinstance(seats, Reason):
+                broken.append((promised, gang, seats))
+                continue
+            self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+            if not self._keep_in_time(gang, promised, seats):
+                broken.append((promised, gang, self._who_took(seats, promised, taken)))
+        for promised, gang, cause in broken:
+            self._reseat(gang, promised, cause, earliest)
+
+    def lift(self, gang: Gang) -> None:
+        """What is kept for the gang is free, until `keep` or `kept_word`."""
+        self._lifted = self._kept.pop(gang.name, None)
+        if self._lifted is not None:
+            start, end, seats = self._lifted
+            for slot, memory, compute in seats:
+                self._availability.lift(slot, start, end - start, memory, compute, gang.name)
+
+    def kept_word(self, gang: Gang) -> None:
+        """The gang that was lifted is bound."""
+        self._lifted = None
+        self._moved.pop(gang.name, None)
+        self.unsettled = self.unsettled or self._refused
+
+    def keep(self, gang: Gang, found: tuple[int, list[Seat]] | None) -> Kept | None:
+        """Keep something again for the gang that was lifted: what was found, where that is better, else what it had."""
+        self._refused = True
+        old = self._lifted
+        if old is None:
+            return None
+        self._lifted = None
+        if found is None or found[0] + max(LEAST_STEP, LEAST_PART * old.start) > old.start:
+            self._reserve(gang, old)
+            return old
+        new = self._keep_from(gang, *found)
+        start_by = self._start_by(found[0])
+        before = self._moved.get(gang.name)
+        cause = before.cause if before is not None and gang.promised is not None and start_by > gang.promised else None
+        self._moved[gang.name] = Moved(gang, start_by, _places(gang, found[1]), cause)
+        self.unsettled = True
+        return new
+
+    def give(self, gang: Gang, start: int, seats: Sequence[Seat], taken: Sequence[tuple[str, Place]]) -> None:
+        """Promise a gang the start that has just been reserved for it, where nothing speaks against it."""
+        if self._given >= self._most or uniform_shape(gang) is None or any(m.demand.ports for m in gang.members):
+            return
+        if self._uncertain is None:
+            self._uncertain = {(h.node, h.device) for h in self._snapshot.holds if not h.returns_by.certain}
+        self._uncertain.update(place for _, place in taken[self._seen :])
+        self._seen = len(taken)
+        if any((seat.slot.node, seat.slot.device.index) in self._uncertain for seat in seats):
+            return
+        self._given += 1
+        self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+        self._moved[gang.name] = Moved(gang, self._start_by(start), _places(gang, seats))
+
+    def _start_by(self, start: int) -> datetime:
+        return self._snapshot.now + (start + TURNOVER) * _MICROSECOND
+
+    def _seats(self, gang: Gang) -> list[Seat] | Reason:
+        """The seats that were promised; why they cannot be had at all."""
+        seats = []
+        for member in gang.members:
+            given, wanted = member.promise, member.demand.filter
+            assert given is not None
+            node = self._nodes.get(given.node)
+            if node is None:
+                return Reason(SchedulingReason.NO_SUCH_NODE, f"there is no node {given.node} any more")
+            device = next((d for d in node.devices if d.index == given.device), None)
+            if device is None:
+                return Reason(SchedulingReason.NO_MATCHING_DEVICE, f"device {given.device} of {given.node} is gone")
+            reason = fit.unavailable(node) or fit.node_mismatch(wanted, node) or fit.device_mismatch(wanted, device)
+            if reason is not None:
+                return Reason(reason.code, f"{given.node}: {reason.message}")
+            share = fit.share_of(member.demand, device.memory_bytes)
+            seats.append(Seat(self._availability.slot(given.node, given.device), *share))
+        return seats
+
+    def _keep_in_time(self, gang: Gang, promised: datetime, seats: list[Seat]) -> bool:
+        """Keep the seats from when they were planned, or a little later where they are late, but not too late."""
+        latest = max(0, (promised - self._snapshot.now) // _MICROSECOND)
+        start = max(0, latest - TURNOVER)
+        end = latest + _microseconds(gang.seconds)
+        times = {time for seat in seats for time in seat.slot.timeline.times if start < time <= latest}
+        return any(self._reserve(gang, Kept(moment, end, seats)) for moment in (start, *sorted(times)))
+
+    def _reseat(self, gang: Gang, promised: datetime, cause: Reason, earliest: Earliest) -> None:
+        found = earliest(gang, _microseconds(gang.seconds) + TURNOVER)
+        if found is None:
+            self._moved[gang.name] = Moved(gang, None, cause=cause)
+            return
+        start, seats = found
+        self._keep_from(gang, start, seats)
+        start_by = self._start_by(start)
+        late = start_by > promised
+        self._moved[gang.name] = Moved(
+            gang, start_by if late else promised, _places(gang, seats), cause if late else None
+        )
+
+    def _keep_from(self, gang: Gang, start: int, seats: list[Seat]) -> Kept:
+        kept = Kept(start, start + _microseconds(gang.seconds) + TURNOVER, seats)
+        self._reserve(gang, kept)
+        return kept
+
+    def _reserve(self, gang: Gang, kept: Kept) -> bool:
+        """All of it or nothing."""
+        start, end, seats = kept
+        done: list[Seat] = []
+        for seat in seats:
+            free = seat.slot.free(start, end - start)
+            if free[0] < seat.memory or free[1] < seat.compute:
+                for slot, memory, compute in done:
+                    self._availability.lift(slot, start, end - start, memory, compute, gang.name)
+                return False
+            self._availability.reserve(seat.slot, start, end - start, seat.memory, seat.compute, gang.name)
+            done.append(seat)
+        self._kept[gang.name] = kept
+        return True
+
+    def _who_took(self, seats: Sequence[Seat], promised: datetime, taken: Sequence[tuple[str, Place]]) -> Reason:
+        """Who has the seats at the time for which they were promised."""
+        places = {(seat.slot.node, seat.slot.device.index) for seat in seats}
+        for name, place in taken:
+            if place in places:
+                said = f"{name}, which is urgent, took device {place[1]} of {place[0]}"
+                return Reason(SchedulingReason.RESERVED, said)
+        late = [
+            hold
+            for hold in self._snapshot.holds
+            if (hold.node, hold.device) in places and hold.returns_at > promised - TURNOVER * _MICROSECOND
+        ]
+        if late:
+            last = max(late, key=lambda hold: hold.returns_at)
+            where = f"device {last.device} of {last.node}"
+            if last.returns_by is ReturnsBy.OVERDUE:
+                said = f"{last.holder} still holds {where}: its lease is over, its processes are being ended"
+            else:
+                said = f"{last.holder} holds {where} until {last.returns_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            return Reason(SchedulingReason.RESERVED, said)
+        names = sorted({name for seat in seats for name in seat.slot.reserved})
+        by = f" for {names[0]}" if names else ""
+        return Reason(SchedulingReason.RESERVED, f"its seats are kept{by}, which goes before it")
+
+
+def _microseconds(seconds: float) -> int:
+    return -int(-seconds * 1_000_000 // 1)
+
+
+def _places(gang: Gang, seats: Sequence[Seat]) -> tuple[PromisedSeat, ...]:
+    return tuple(
+        PromisedSeat(member.partition, seat.slot.node, seat.slot.device.index)
+        for member, seat in zip(gang.members, seats, strict=True)
+    )

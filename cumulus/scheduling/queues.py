@@ -1,0 +1,276 @@
+"""The tree of queues, and what each queue and each user in it holds and has used, in one snapshot."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from cumulus.resources.quantity import format_duration, parse_duration
+from cumulus.resources.queue import DAYS, Amount, Opening, Queue, QueueSpec, clock_minutes
+from cumulus.resources.queue_names import DEFAULT_QUEUE
+from cumulus.resources.queue_usage import QueueUsage, QueueUsageStatus
+from cumulus.scheduling import usage
+from cumulus.scheduling.snapshot import Gang, Snapshot
+
+_MINUTE = timedelta(minutes=1)
+_WEEK = 7 * 24 * 60
+
+
+class Cap(NamedTuple):
+    """So many thousandths of devices whose name matches the glob."""
+
+    glob: str
+    thousandths: int
+
+    def of(self, held: Mapping[str, int]) -> int:
+        """What of it is held, by names of devices."""
+        if self.glob == "*":
+            return sum(held.values())
+        return sum(amount for name, amount in held.items() if fnmatchcase(name, self.glob))
+
+
+class Rules:
+    """A queue's spec, as placement asks for it."""
+
+    def __init__(self, name: str, spec: QueueSpec) -> None:
+        self.name = name
+        self.parent = spec.parent
+        self.weight = spec.weight
+        self.quota = _caps(spec.quota)
+        self.limit = _caps(spec.limit)
+        self.max_jobs = spec.max_jobs
+        self.user_limit = _caps(spec.per_user.limit)
+        self.user_jobs = spec.per_user.max_jobs
+        self.half_life = parse_duration(spec.half_life)
+        self.default_priority = spec.default_priority
+        self.highest_priority = spec.highest_priority
+        self._bands = sorted((band.from_, band.urgent) for band in spec.bands)
+        self._hours = spec.hours
+        self._zone = spec.time_zone
+
+    @property
+    def restricts(self) -> bool:
+        """Whether anybody can be held back by it alone."""
+        return bool(self.limit or self.max_jobs or self.user_limit or self.user_jobs or self._hours)
+
+    @property
+    def has_bands(self) -> bool:
+        return bool(self._bands)
+
+    def band(self, priority: int) -> tuple[int, bool]:
+        """The band of a job with that priority, higher first, and whether it is urgent."""
+        priority = priority or self.default_priority
+        if self.highest_priority is not None:
+            priority = min(priority, self.highest_priority)
+        if not self._bands:
+            return priority, False
+        index = bisect_right(self._bands, (priority, True)) - 1
+        return self._bands[index] if index >= 0 else (priority, False)
+
+    def opens_at(self, now: datetime) -> datetime | None:
+        """When jobs of it may start again; None where they may now."""
+        if not self._hours:
+            return None
+        local = now.astimezone(ZoneInfo(self._zone))
+        minute = local.weekday() * 24 * 60 + local.hour * 60 + local.minute
+        spans = [span for opening in self._hours for span in _minutes_of_week(opening)]
+        if any(start <= minute < end for start, end in spans):
+            return None
+        wait = min((start - minute) % _WEEK for start, _ in spans)
+        opens = local.replace(second=0, microsecond=0, tzinfo=None) + wait * _MINUTE
+        return opens.replace(tzinfo=local.tzinfo).astimezone(UTC)
+
+
+def _caps(amounts: Iterable[Amount]) -> tuple[Cap, ...]:
+    return tuple(Cap(amount.device, amount.thousandths) for amount in amounts)
+
+
+def _minutes_of_week(opening: Opening) -> Iterable[tuple[int, int]]:
+    for day in opening.days:
+        midnight = DAYS.index(day) * 24 * 60
+        yield midnight + clock_minutes(opening.from_), midnight + clock_minutes(opening.to)
+
+
+class Tree:
+    """All queues."""
+
+    def __init__(self, queues: Iterable[Queue]) -> None:
+        self._rules = {queue.metadata.name: Rules(queue.metadata.name, queue.spec) for queue in queues}
+        self._paths: dict[str, tuple[Rules, ...]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._rules
+
+    def opens_at(self, now: datetime) -> datetime | None:
+        """When the first of the queues that are closed opens."""
+        return min((at for rules in self._rules.values() if (at := rules.opens_at(now)) is not None), default=None)
+
+    def has(self, name: str) -> bool:
+        """The default queue is always there."""
+        return name in self._rules or name == DEFAULT_QUEUE
+
+    def rules(self, name: str) -> Rules:
+        found = self._rules.get(name)
+        if found is None:
+            found = Rules(name, QueueSpec())
+        return found
+
+    def path(self, name: str) -> tuple[Rules, ...]:
+        """From the top of the tree down to the queue. Where parents go round in a circle, it begins with the one that
+        would come again; a parent that is not there is as none."""
+        path = self._paths.get(name)
+        if path is None:
+            found = [self.rules(name)]
+            seen = {name}
+            while (parent := found[-1].parent) is not None and parent in self._rules and parent not in seen:
+                seen.add(parent)
+                found.append(self._rules[parent])
+            path = self._paths[name] = tuple(reversed(found))
+        return path
+
+
+@dataclass(slots=True)
+class Standing:
+    """Of one queue with those below it, or of one user in a queue."""
+
+    used: float = 0.0
+    """Device-seconds that count."""
+    held: Counter[str] = field(default_factory=Counter)
+    """Thousandths, by the name of the device."""
+    jobs: set[str] = field(default_factory=set)
+
+
+class Accounts:
+    """What was used before, by queue and user."""
+
+    def __init__(self, usages: Iterable[QueueUsage]) -> None:
+        self._by_place: dict[tuple[str, str], QueueUsageStatus] = {
+            (found.spec.queue, found.spec.user): found.status for found in usages
+        }
+
+    def items(self) -> Iterable[tuple[tuple[str, str], QueueUsageStatus]]:
+        return self._by_place.items()
+
+    def of(self, queue: str, user: str) -> QueueUsageStatus:
+        return self._by_place.get((queue, user)) or QueueUsageStatus()
+
+
+class Book:
+    """The tree with what was used before: all that the policies of a cluster with queues know."""
+
+    def __init__(self, tree: Tree, accounts: Accounts) -> None:
+        self.tree = tree
+        self.accounts = accounts
+        self._last: tuple[Snapshot, Standings] | None = None
+
+    def standings(self, snapshot: Snapshot) -> Standings:
+        """In that snapshot; the last one's are kept."""
+        if self._last is None or self._last[0] is not snapshot:
+            self._last = (snapshot, Standings(self.tree, self.accounts, snapshot))
+        return self._last[1]
+
+    def lasts(self, queue: str, user: str, job: str) -> float | None:
+        """The part of its lease that a job is expected to hold, as its like did before."""
+        return usage.expected_part(self.accounts.of(queue or DEFAULT_QUEUE, user), usage.plain_name(job))
+
+    def note(self, snapshot: Snapshot, gang: Gang) -> Sequence[str]:
+        """Which figures give a gang its place."""
+        standings, queue = self.standings(snapshot), gang.queue or DEFAULT_QUEUE
+        path = self.tree.path(queue)
+        own = path[-1]
+        band, urgent = own.band(gang.priority)
+        parts = [f"queue {' / '.join(rules.name for rules in path)}"]
+        if own.has_bands or band:
+            parts.append(f"band from priority {band}{', urgent' if urgent else ''}")
+        lines = [", ".join(parts)]
+        counted = [
+            f"{rules.name} {standings.queue(rules.name).used / 3600:.1f} device-hours at weight {rules.weight}"
+            for rules in path
+        ]
+        counted.append(f"{gang.user or 'its user'} {standings.user(queue, gang.user).used / 3600:.1f}")
+        half_life = format_duration(own.half_life)
+        lines.append(f"counted use, which halves in {half_life}: {', '.join(counted)}; who has less by weight is first")
+        return lines
+
+
+class Standings:
+    """Of every queue and user, now."""
+
+    def __init__(self, tree: Tree, accounts: Accounts, snapshot: Snapshot) -> None:
+        self.tree = tree
+        self._snapshot = snapshot
+        self._queues: dict[str, Standing] = {}
+        self._users: dict[tuple[str, str], Standing] = {}
+        devices = {(n.name, d.index): d for n in snapshot.nodes for d in n.devices}
+        now = snapshot.now
+        for (queue, user), status in accounts.items():
+            if status.decayed:
+                at = datetime.fromisoformat(status.at) if status.at else None
+                half_life = tree.rules(queue).half_life
+                self._add_use(queue, user, usage.faded(status.decayed, at, now, half_life))
+        for hold in snapshot.holds:
+            device = devices.get((hold.node, hold.device))
+            if not hold.queue or device is None:
+                continue
+            share = usage.share_of(hold.memory_bytes, hold.compute, device.memory_bytes)
+            if hold.since is not None:
+                seconds = max(0.0, (now - hold.since).total_seconds())
+                self._add_use(hold.queue, hold.user, usage.counted(share, seconds, tree.rules(hold.queue).half_life))
+            for standing in self.along(hold.queue, hold.user):
+                standing.held[device.name] += share
+                if hold.job:
+                    standing.jobs.add(hold.job)
+
+    @cached_property
+    def capacity(self) -> int:
+        """Devices that there are."""
+        return sum(len(node.devices) for node in self._snapshot.nodes)
+
+    def queue(self, name: str) -> Standing:
+        found = self._queues.get(name)
+        if found is None:
+            found = self._queues[name] = Standing()
+        return found
+
+    def user(self, queue: str, user: str) -> Standing:
+        found = self._users.get((queue, user))
+        if found is None:
+            found = self._users[queue, user] = Standing()
+        return found
+
+    def along(self, queue: str, user: str) -> list[Standing]:
+        """Of the queues from the top down, and of the user in the last of them."""
+        return [*(self.queue(rules.name) for rules in self.tree.path(queue)), self.user(queue, user)]
+
+    def copied(self, queue: str, user: str, copies: dict[object, Standing]) -> list[Standing]:
+        """As `along`, of standings that a caller may change: each is copied once."""
+        places: list[object] = [*(rules.name for rules in self.tree.path(queue)), (queue, user)]
+        for place, standing in zip(places, self.along(queue, user), strict=True):
+            if place not in copies:
+                copies[place] = Standing(standing.used, Counter(standing.held), set(standing.jobs))
+        return [copies[place] for place in places]
+
+    def ratios(self, queue: str, user: str) -> tuple[float, ...]:
+        """Use by weight, from the top down to the user: who has less goes first. In hours of all devices, so that it
+        says the same in a small cluster as in a large one."""
+        whole = max(1, self.capacity) * 3600.0
+        path = self.tree.path(queue)
+        return (
+            *(self.queue(rules.name).used / (whole * rules.weight) for rules in path),
+            self.user(queue, user).used / whole,
+        )
+
+    def _add_use(self, queue: str, user: str, amount: float) -> None:
+        for standing in self.along(queue, user):
+            standing.used += amount

@@ -1,0 +1,185 @@
+"""A small cluster that runs through time with the shipped policies: who waits, who is bound, when leases end.
+
+Only placement is real here: grants take no time, and leases end when they are told to.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import count
+
+from cumulus.resources.device import Device
+from cumulus.resources.key import Key
+from cumulus.resources.meta import ObjectMeta
+from cumulus.resources.quantity import Share
+from cumulus.resources.queue import Queue, QueueSpec
+from cumulus.resources.queue_usage import QueueUsage, QueueUsageSpec, usage_name
+from cumulus.scheduling.claim import Demand, Filter, Promised
+from cumulus.scheduling.cycle import CycleResult, place
+from cumulus.scheduling.fair import with_queues
+from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.queues import Accounts, Book, Tree
+from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
+from cumulus.scheduling.usage import Held, share_of, with_ended
+from tests.scheduling.build import GI, NOW
+
+HALF_LIFE = 7 * 86400.0
+
+
+def a_queue(name: str, **spec: object) -> Queue:
+    """A queue with that spec."""
+    return Queue(metadata=ObjectMeta(name=name, uid=f"uid-{name}", generation=1), spec=QueueSpec.model_validate(spec))
+
+
+@dataclass
+class Job:
+    """A program that leases `replicas` equal shares for `seconds`, and uses a part of that."""
+
+    name: str
+    user: str = "alice"
+    queue: str = ""
+    memory: Share = field(default_factory=lambda: Share(size=80 * GI))
+    seconds: float = 3600.0
+    uses: float = 1.0
+    replicas: int = 1
+    priority: int = 0
+    arrives: float = 0.0
+    bound: float | None = None
+    ended: float | None = None
+    promises: list[tuple[float, datetime]] = field(default_factory=list)
+    """When it was told what."""
+
+
+class Cluster:
+    """`nodes` of one device of 80 GiB each. Time is in seconds since NOW."""
+
+    def __init__(self, queues: Iterable[Queue], nodes: int = 1, *, devices: int = 1, name: str = "NVIDIA H100") -> None:
+        self.nodes = tuple(
+            Node(f"n{number}", True, "", False, {}, ("process",),
+                 tuple(Device(index, "", name, "NVIDIA", "gpu", 80 * GI) for index in range(devices)))
+            for number in range(nodes)
+        )  # fmt: skip
+        self.tree = Tree(queues)
+        self.time = 0.0
+        self.usages: dict[tuple[str, str], QueueUsage] = {}
+        self.jobs: dict[str, Job] = {}
+        self.waiting: dict[str, Gang] = {}
+        self.holds: dict[str, list[Hold]] = {}
+        self.late: list[str] = []
+        """Jobs that were bound after they were promised to be, or whose promise moved later."""
+        self.cycles = 0
+        self.watch: Callable[[Snapshot, Policies, CycleResult], None] | None = None
+        self._demands: dict[Share, Demand] = {}
+        self._ends: list[tuple[float, int, str]] = []
+        self._arrivals: list[tuple[float, int, Job]] = []
+        self._numbers = count()
+
+    @property
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.time)
+
+    def submit(self, *jobs: Job) -> None:
+        """They come when they say."""
+        for job in jobs:
+            self.jobs[job.name] = job
+            heapq.heappush(self._arrivals, (job.arrives, next(self._numbers), job))
+
+    def run(self, until: float = float("inf")) -> None:
+        """To that time, or until nothing happens any more."""
+        while True:
+            due = [queue[0][0] for queue in (self._arrivals, self._ends) if queue]
+            if not due or min(due) > until:
+                self.time = until if until != float("inf") else self.time
+                return
+            self.time = min(due)
+            while self._ends and self._ends[0][0] <= self.time:
+                self._end(heapq.heappop(self._ends)[2])
+            while self._arrivals and self._arrivals[0][0] <= self.time:
+                self._arrive(heapq.heappop(self._arrivals)[2])
+            self.settle()
+
+    def settle(self) -> None:
+        """Cycles until one changes nothing."""
+        while self.cycle():
+            pass
+
+    def policies(self) -> Policies:
+        return with_queues(DEFAULT, Book(self.tree, Accounts(self.usages.values())))
+
+    def snapshot(self) -> Snapshot:
+        holds = tuple(hold for held in self.holds.values() for hold in held)
+        return Snapshot(self.now, self.nodes, holds, tuple(self.waiting.values()))
+
+    def cycle(self) -> bool:
+        snapshot, policies = self.snapshot(), self.policies()
+        plan = place(snapshot, policies)
+        self.cycles += 1
+        if self.watch is not None:
+            self.watch(snapshot, policies, plan)
+        for name in dict.fromkeys(binding.gang for binding in plan.bindings):
+            self._bind(name, plan)
+        for moved in plan.moved:
+            self._promise(moved.gang.name, moved.start_by, {s.partition: (s.node, s.device) for s in moved.seats})
+        return bool(plan.bindings or plan.moved)
+
+    def _arrive(self, job: Job) -> None:
+        demand = self._demands.setdefault(job.memory, Demand(Filter(), job.memory, None))
+        members = tuple(
+            Member(Key("GPUPartition", "default", f"{job.name}-{n}"), job.name, demand, n) for n in range(job.replicas)
+        )
+        self.waiting[job.name] = Gang(
+            job.name, members, job.seconds, job.priority, self.now, job.name, job.user, queue=job.queue
+        )
+
+    def _bind(self, name: str, plan: CycleResult) -> None:
+        job, gang = self.jobs[name], self.waiting.pop(name)
+        job.bound = self.time
+        if gang.promised is not None and self.now > gang.promised:
+            self.late.append(name)
+        ends = self.now + timedelta(seconds=job.seconds)
+        self.holds[name] = [
+            Hold(
+                b.node, b.device, b.memory_bytes, b.compute, ends, b.partition, b.partition.name, name, job.user,
+                ReturnsBy.LEASE_END, queue=job.queue or "default", since=self.now,
+            )
+            for b in plan.bindings
+            if b.gang == name
+        ]  # fmt: skip
+        heapq.heappush(self._ends, (self.time + job.seconds * job.uses, next(self._numbers), name))
+
+    def _promise(self, name: str, start_by: datetime | None, seats: dict[Key, tuple[str, int]]) -> None:
+        gang = self.waiting[name]
+        if gang.promised is not None and (start_by is None or start_by > gang.promised):
+            self.late.append(name)
+        members = tuple(
+            replace(m, promise=None if start_by is None else Promised(start_by, *seats[m.partition]))
+            for m in gang.members
+        )
+        self.waiting[name] = replace(gang, members=members, promised=start_by)
+        if start_by is not None:
+            self.jobs[name].promises.append((self.time, start_by))
+
+    def _end(self, name: str) -> None:
+        job = self.jobs[name]
+        job.ended = self.time
+        for hold in self.holds.pop(name):
+            place = (hold.queue, hold.user)
+            usage = self.usages.get(place) or QueueUsage(
+                metadata=ObjectMeta(name=usage_name(*place)), spec=QueueUsageSpec(queue=place[0], user=place[1])
+            )
+            share = share_of(hold.memory_bytes, hold.compute, 80 * GI)
+            lease = Held(share, job.seconds * job.uses, job.seconds, "job")
+            half_life = self.tree.rules(place[0]).half_life
+            self.usages[place] = usage.replace(status=with_ended(usage.status, lease, self.now, half_life))
+
+    def device_seconds(self, *, user: str = "", queue: str = "") -> float:
+        """Held so far, of all, of a user, or of a queue."""
+        total = 0.0
+        for job in self.jobs.values():
+            if job.bound is not None and user in ("", job.user) and queue in ("", job.queue):
+                whole = (job.memory.size or 0) / (80 * GI)
+                total += whole * job.replicas * ((self.time if job.ended is None else job.ended) - job.bound)
+        return total

@@ -1,0 +1,232 @@
+"""Queues: who goes first by use, limits and quotas, hours, and promises that hold."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cumulus.resources.quantity import Share
+from cumulus.resources.reasons import SchedulingReason
+from cumulus.scheduling.cycle import CycleResult, place
+from cumulus.scheduling.policy import Policies
+from cumulus.scheduling.queues import Rules
+from cumulus.scheduling.snapshot import Snapshot
+from cumulus.scheduling.usage import counted, faded, held_seconds
+from tests.scheduling.build import GI, NOW
+from tests.scheduling.queueing import Cluster, Job, a_queue
+from tests.scheduling.worlds import fits_by_brute_force
+
+HOUR = 3600.0
+
+
+def test_who_used_less_goes_first_and_age_decides_among_equals() -> None:
+    cluster = Cluster([a_queue("default")])
+    cluster.submit(*(Job(f"a{n:02}", "alice") for n in range(12)))
+    cluster.run(2 * HOUR + 1)
+    # Nine of alice's wait, and eight of them were promised a start: bob goes ahead of the last one alone.
+    cluster.submit(Job("b", "bob", arrives=2.5 * HOUR))
+    cluster.run()
+    order = sorted(cluster.jobs.values(), key=lambda job: job.bound or 0)
+    assert [job.name for job in order] == [f"a{n:02}" for n in range(11)] + ["b", "a11"]
+    assert cluster.late == []
+
+
+def test_weights_share_between_queues_and_users_share_within_one() -> None:
+    cluster = Cluster([a_queue("big", weight=3), a_queue("small")], nodes=4)
+    for user, queue in (("alice", "big"), ("bob", "big"), ("carol", "small")):
+        cluster.submit(*(Job(f"{user}{n}", user, queue) for n in range(400)))
+    cluster.run(200 * HOUR)
+    big, small = cluster.device_seconds(queue="big"), cluster.device_seconds(queue="small")
+    assert 2.8 < big / small < 3.2
+    assert 0.95 < cluster.device_seconds(user="alice") / cluster.device_seconds(user="bob") < 1.05
+
+
+def test_nobody_holds_more_than_the_limits_of_the_queue_and_those_above_it() -> None:
+    limits = {"limit": [{"devices": 2}], "maxJobs": 3}
+    per_user = {"perUser": {"limit": [{"devices": 1}], "maxJobs": 2}}
+    cluster = Cluster([a_queue("lab", **limits), a_queue("vision", parent="lab", **per_user)], nodes=4)
+    half = Share(size=40 * GI)
+    cluster.submit(*(Job(f"a{n}", "alice", "vision", half) for n in range(4)))
+    cluster.submit(*(Job(f"b{n}", "bob", "vision", half) for n in range(4)))
+    cluster.run(1.0)
+    assert sorted(cluster.holds) == ["a0", "a1", "b0"]
+    reasons = {refusal.reason for refusal in place(cluster.snapshot(), cluster.policies()).refusals}
+    assert {reason.code for reason in reasons} == {SchedulingReason.QUEUE_LIMIT}
+    assert {r.message for r in reasons} == {"the queue lab may have shares for 3 jobs at once, and has them"}
+    cluster.run()
+    assert all(job.ended is not None for job in cluster.jobs.values())
+
+
+def test_a_limit_on_one_class_of_devices_leaves_the_others() -> None:
+    cluster = Cluster([a_queue("default", limit=[{"device": "*H100*", "devices": 1}])], nodes=2)
+    other = Cluster([], name="NVIDIA A100").nodes[0]
+    cluster.nodes = (*cluster.nodes, replace(other, name="other"))
+    cluster.submit(*(Job(f"j{n}") for n in range(3)))
+    cluster.run(1.0)
+    assert sorted(hold.node for held in cluster.holds.values() for hold in held) == ["n0", "other"]
+
+
+def test_a_queue_below_its_quota_goes_first_whatever_was_used() -> None:
+    cluster = Cluster([a_queue("sure", quota=[{"devices": 1}]), a_queue("rest")], nodes=2)
+    cluster.submit(Job("s0", "alice", "sure", seconds=50 * HOUR))
+    cluster.run(49 * HOUR)
+    cluster.submit(*(Job(f"r{n:02}", "bob", "rest", arrives=49 * HOUR) for n in range(20)))
+    cluster.submit(*(Job(f"s{n}", "alice", "sure", arrives=49.5 * HOUR) for n in (1, 2)))
+    cluster.run(49.6 * HOUR)
+    promised = sorted(name for name, gang in cluster.waiting.items() if gang.promised is not None)
+    assert promised == [f"r{n:02}" for n in range(1, 9)]
+    cluster.run(50.1 * HOUR)
+    # Those that were promised a start keep it; after them comes what is sure, but not what goes beyond.
+    assert cluster.waiting["s1"].promised is not None
+    assert cluster.waiting["s2"].promised is None
+
+
+def test_bands_go_before_use_and_nobody_exceeds_the_highest_priority() -> None:
+    rules = Rules("q", a_queue("q", bands=[{"name": "normal", "from": 0}, {"name": "urgent", "from": 100,
+                  "urgent": True}], highestPriority=150, defaultPriority=5).spec)  # fmt: skip
+    assert [rules.band(priority) for priority in (-3, 0, 7, 99, 100, 999)] == [
+        (-3, False), (0, False), (0, False), (0, False), (100, True), (100, True),
+    ]  # fmt: skip
+    assert Rules("q", a_queue("q", defaultPriority=5, highestPriority=8).spec).band(0) == (5, False)
+    assert Rules("q", a_queue("q", highestPriority=8).spec).band(99) == (8, False)
+
+
+def test_hours_say_when_jobs_start() -> None:
+    spec = a_queue("q", hours=[{"days": ["Mon", "Tue"], "from": "09:00", "to": "17:00"}], timeZone="Europe/Berlin").spec
+    rules = Rules("q", spec)
+    monday = datetime(2030, 1, 7, 8, 0, tzinfo=UTC)
+    assert rules.opens_at(monday) is None
+    assert rules.opens_at(monday - timedelta(hours=1)) == monday
+    assert rules.opens_at(monday + timedelta(days=1, hours=9)) == monday + timedelta(days=7)
+    cluster = Cluster([a_queue("default", hours=[{"from": "13:00"}])])
+    cluster.submit(Job("j"))
+    cluster.run(1.0)
+    (refusal,) = place(cluster.snapshot(), cluster.policies()).refusals
+    assert refusal.reason == (SchedulingReason.QUEUE_CLOSED, "its jobs start from 2030-01-01T13:00:00Z on")
+
+
+def test_a_burst_after_idle_days_goes_ahead_of_all_who_have_no_promise() -> None:
+    cluster = Cluster([a_queue("default")])
+    cluster.submit(*(Job(f"busy{n:02}", "busy") for n in range(60)))
+    cluster.run(30.5 * HOUR)
+    promised = {name for name, gang in cluster.waiting.items() if gang.promised is not None}
+    assert 0 < len(promised) < len(cluster.waiting)
+    cluster.submit(*(Job(f"idle{n}", "idle", arrives=30.5 * HOUR) for n in range(5)))
+    cluster.run()
+    last = max(cluster.jobs[f"idle{n}"].bound or 0 for n in range(5))
+    after = {job.name for job in cluster.jobs.values() if 30.5 * HOUR < (job.bound or 0) < last and job.user == "busy"}
+    assert after == promised
+    assert cluster.late == []
+
+
+def test_an_urgent_job_goes_ahead_of_promises_and_is_named() -> None:
+    bands = [{"name": "normal", "from": 0}, {"name": "urgent", "from": 100, "urgent": True}]
+    cluster = Cluster([a_queue("default", bands=bands)])
+    cluster.submit(Job("running"), Job("waiting", arrives=1.0), Job("now", "root", priority=100, arrives=2.0))
+    cluster.run(1.5)
+    told = cluster.waiting["waiting"].promised
+    assert told == NOW + timedelta(seconds=HOUR + 15)
+    found: list[str] = []
+
+    def note(snapshot: Snapshot, policies: Policies, plan: CycleResult) -> None:
+        found.extend(moved.cause.message for moved in plan.moved if moved.cause is not None)
+
+    cluster.watch = note
+    cluster.run(3.0)
+    assert found == ["its seats are kept for now, which goes before it"]
+    assert cluster.waiting["waiting"].promised == NOW + timedelta(seconds=2 * HOUR + 30)
+
+
+def test_a_promise_moves_where_its_node_is_lost_and_says_so() -> None:
+    cluster = Cluster([a_queue("default")], nodes=2)
+    cluster.submit(Job("a"), Job("b", seconds=2 * HOUR), Job("w", arrives=1.0))
+    cluster.run(2.0)
+    lost = cluster.jobs["a"] and next(hold.node for hold in cluster.holds["a"])
+    cluster.nodes = tuple(
+        replace(n, ready=False, not_ready="no heartbeat") if n.name == lost else n for n in cluster.nodes
+    )
+    (moved,) = place(cluster.snapshot(), cluster.policies()).moved
+    assert moved.cause is not None
+    assert moved.cause.message == f"{lost}: the node is not ready: no heartbeat"
+    assert moved.start_by == NOW + timedelta(seconds=2 * HOUR + 15)
+
+
+def test_a_promise_is_not_written_anew_for_little() -> None:
+    cluster = Cluster([a_queue("default")])
+    cluster.submit(Job("a", uses=0.99), Job("w", arrives=1.0), Job("x", arrives=2.0))
+    cluster.run()
+    assert len(cluster.jobs["x"].promises) == 1
+    assert cluster.jobs["x"].bound == 2 * HOUR * 0.995
+
+
+def _random_jobs(dice: random.Random, number: int, *, uses: float | None = None) -> list[Job]:
+    """Of ten users, more than the cluster can take."""
+    jobs, at = [], 0.0
+    for index in range(number):
+        at += dice.expovariate(1 / 100)
+        jobs.append(
+            Job(
+                f"j{index:05}", f"u{dice.randrange(10)}", memory=Share(size=dice.choice((8, 20, 40, 80)) * GI),
+                seconds=dice.choice((600, 1800, 3600, 7200)), uses=dice.uniform(0.05, 1) if uses is None else uses,
+                replicas=dice.choice((1, 1, 1, 1, 2, 4)), arrives=at,
+            )
+        )  # fmt: skip
+    return jobs
+
+
+def test_no_job_starts_after_it_was_promised_to() -> None:
+    cluster = Cluster([a_queue("default")], nodes=2, devices=2)
+    cluster.submit(*_random_jobs(random.Random(7), 250))
+    cluster.run()
+    assert cluster.late == []
+    promised = [job for job in cluster.jobs.values() if job.promises]
+    assert len(promised) > 80
+    assert all(job.ended is not None for job in cluster.jobs.values())
+
+
+def test_no_cycle_leaves_a_share_that_somebody_could_use_without_delaying_a_promise() -> None:
+    """When nothing changes any more, whoever waits fits nowhere beside what is kept for others."""
+    cluster = Cluster([a_queue("default")], nodes=2, devices=1)
+    cluster.submit(*_random_jobs(random.Random(3), 60))
+    wasted: list[str] = []
+
+    def look(snapshot: Snapshot, policies: Policies, plan: CycleResult) -> None:
+        if plan.bindings or plan.moved:
+            return
+        for gang in snapshot.pending:
+            alone = replace(snapshot, pending=())
+            if not fits_by_brute_force(alone, gang, snapshot.now):
+                continue
+            # It fits now: then it would be in the way of somebody's promise.
+            end = snapshot.now + timedelta(seconds=gang.seconds)
+            kept = [r.reservation.start for r in plan.refusals if r.reservation and r.gang.name != gang.name]
+            if not any(start < end for start in kept):
+                wasted.append(gang.name)
+
+    cluster.watch = look
+    cluster.run()
+    assert wasted == []
+
+
+@given(st.integers(0, 10**6), st.floats(0, 10**6), st.floats(60, 10**7))
+def test_use_fades_and_never_counts_for_more_than_was_held(share: int, seconds: float, half_life: float) -> None:
+    amount = counted(share, seconds, half_life)
+    assert 0 <= amount <= share / 1000 * seconds * (1 + 1e-9)
+    later = faded(amount, NOW, NOW + timedelta(seconds=half_life), half_life)
+    assert abs(later - amount / 2) <= amount * 1e-6
+    assert faded(amount, NOW, NOW - timedelta(days=400), half_life) == amount
+
+
+def test_what_is_counted_in_two_parts_is_what_is_counted_in_one() -> None:
+    half_life = 1000.0
+    first = faded(counted(500, 700, half_life), NOW, NOW + timedelta(seconds=300), half_life)
+    assert abs(first + counted(500, 300, half_life) - counted(500, 1000, half_life)) < 1e-9
+
+
+def test_no_clock_makes_a_lease_longer_than_it_can_be() -> None:
+    assert held_seconds(NOW, NOW + timedelta(days=400), 100.0) == 100.0
+    assert held_seconds(NOW, NOW - timedelta(days=400), 100.0) == 0.0
