@@ -270,7 +270,7 @@ class _Question:
         active = [p for p in self._partitions() if lookup(p, "status.phase") == PartitionPhase.ACTIVE]
         if len(active) < 2:
             return
-        devices = {(n.metadata.name, d.index): d.device for n in self._all(GPUNode) for d in n.status.devices}
+        devices = {(n.metadata.name, d.index): d.device for n in self._read.all(GPUNode) for d in n.status.devices}
         places = ((lookup(p, "status.node"), lookup(p, "status.device")) for p in active)
         found = linking.words((at[0], devices[at]) for at in places if at in devices)
         if found:
