@@ -86,36 +86,6 @@ VERBS: dict[str, Verb] = {
 ON_LINUX = frozenset(("serve", "doctor", "restore"))
 """Verbs that look after this machine, or files of its daemon."""
 
-<<<<<<< HEAD
-=======
-ELSEWHERE: dict[str, str] = {
-    **dict.fromkeys(("create", "replace", "patch"), "apply -f FILE"),
-    **dict.fromkeys(("srun", "launch"), "run -- PROGRAM"),
-    **dict.fromkeys(("sbatch", "submit"), "run -d -- PROGRAM"),
-    "sattach": "attach JOB",
-    **dict.fromkeys(("ps", "ls", "list", "jobs", "status", "stat"), "get jobs"),
-    "squeue": "queue",
-    **dict.fromkeys(("sinfo", "nodes"), "get nodes"),
-    **dict.fromkeys(("cancel", "scancel", "rm", "kill"), "delete job NAME"),
-    **dict.fromkeys(("stop", "pause", "hold"), "suspend JOB"),
-    **dict.fromkeys(("start", "daemon", "up"), "serve"),
-    **dict.fromkeys(("show", "inspect"), "describe"),
-    "drain": "node drain NAME",
-    "init": "cluster init",
-    "secrets": "secret list",
-    **dict.fromkeys(("checkpoint", "ckpt", "saves"), "checkpoints JOB"),
-    "sources": "source list",
-    **dict.fromkeys(("validate", "kubeconform"), "lint DIRECTORY"),
-    **dict.fromkeys(("reconcile", "sync", "flux", "argocd"), "source sync NAME"),
-    "tokens": "token list",
-    "logout": "context delete NAME",
-    **dict.fromkeys(("contexts", "config"), "context list"),
-    "whoami": "auth whoami",
-    "config": "kubeconfig",
-}
-"""What other programs call it -> what does it here."""
-
->>>>>>> aa4b5c41 (queues: kind Queue, order by use, limits, promises that are kept, exact accounts; cumulus queue)
 QUIET_INTERRUPT = 130
 BROKEN_PIPE = 141
 

@@ -19,7 +19,7 @@ _WORDS: dict[str, str] = {
     **dict.fromkeys(("start", "daemon", "up", "api"), "serve"),
     # See it.
     **dict.fromkeys(
-        ("ps", "squeue", "ls", "list", "jobs", "status", "stat", "queue", "qstat", "bjobs", "pods", "containers"),
+        ("ps", "ls", "list", "jobs", "status", "stat", "queue", "qstat", "bjobs", "pods", "containers"),
         "get jobs",
     ),
     **dict.fromkeys(("sacct", "jobinfo", "history"), "get jobs -o wide"),
