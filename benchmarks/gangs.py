@@ -1,5 +1,5 @@
-"""`python -m benchmarks.gangs`: an all-reduce of 1 GiB over the GPUs of this machine, by NCCL: as a gang of replicas with
-a whole GPU each, as one job with all of them under torchrun, and without Cumulus, in one run.
+"""`python -m benchmarks.gangs`: an all-reduce of 1 GiB over the GPUs of this machine, by NCCL: as a gang of replicas
+with a whole GPU each, as one job with all of them under torchrun, and without Cumulus, in one run.
 """
 
 from __future__ import annotations

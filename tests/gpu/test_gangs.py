@@ -1,4 +1,4 @@
-"""A gang with a GPU for each replica: its replicas find each other, reach each other's GPUs, and are held to their own."""
+"""A gang with a GPU for each replica: they find each other, reach each other's GPUs, and are held to their own."""
 
 from __future__ import annotations
 
