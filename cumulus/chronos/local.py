@@ -6,7 +6,7 @@ Enforcement is loaded when it is asked for: supervisors must stay light.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,12 @@ from cumulus.chronos.monitor_control import ensure_running, running
 if TYPE_CHECKING:
     from cumulus.chronos.contract import Device, Lease
     from cumulus.chronos.enforce import Report
+    from cumulus.chronos.mig_plan import Plan
+    from cumulus.chronos.nvml_devices import Mig
 
 __all__ = [
     "LEDGER", "Ledger", "default_home", "discover", "enforcement_of", "ensure_running", "explain_none", "hold_to",
-    "preload", "running", "settled", "usage_of",
+    "mig_gpus", "mig_plan", "preload", "running", "settled", "usage_of",
 ]  # fmt: skip
 
 
@@ -48,6 +50,20 @@ def hold_to(lease: Lease, device: Device, home: Path, user: int | None = None) -
     from cumulus.chronos import enforce
 
     return enforce.environment(lease, device, home, user)
+
+
+def mig_gpus() -> Mapping[str, Mig]:
+    """The GPUs that are in MIG mode, by UUID."""
+    from cumulus.chronos import nvml_devices
+
+    return nvml_devices.read().mig
+
+
+def mig_plan(gpus: Mapping[str, Mig], wishes: Sequence[tuple[str, int]]) -> Plan:
+    """Which instances would serve those who wait, each with a name and its bytes."""
+    from cumulus.chronos.mig_plan import Wish, plan
+
+    return plan(gpus, [Wish(*wish) for wish in wishes])
 
 
 def usage_of(ledger: Ledger) -> Sequence[DeviceUse]:

@@ -56,6 +56,8 @@ class Mig:
 
     instances: tuple[Instance, ...] = ()
     profiles: tuple[Profile, ...] = ()
+    taken: tuple[tuple[int, int], ...] | None = ()
+    """Where GPU instances are, as placements are told; None where that is told to administrators alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,12 @@ class _ProfileInfo(ctypes.Structure):
 
 class _Placement(ctypes.Structure):
     _fields_ = [("start", ctypes.c_uint), ("size", ctypes.c_uint)]
+
+
+class _InstanceInfo(ctypes.Structure):
+    _fields_ = [
+        ("device", ctypes.c_void_p), ("id", ctypes.c_uint), ("profile", ctypes.c_uint), ("placement", _Placement),
+    ]  # fmt: skip
 
 
 class _Library:
@@ -133,7 +141,7 @@ class _Library:
         now, pending = ctypes.c_uint(), ctypes.c_uint()
         if self.call("nvmlDeviceGetMigMode", handle, ctypes.byref(now), ctypes.byref(pending)) or now.value != _ENABLED:
             return None
-        return Mig(tuple(self._instances(handle)), tuple(self._profiles(handle)))
+        return Mig(tuple(self._instances(handle)), tuple(self._profiles(handle)), self._taken(handle))
 
     def _instances(self, handle: ctypes.c_void_p) -> Iterator[Instance]:
         count = ctypes.c_uint()
@@ -148,11 +156,27 @@ class _Library:
             size = memory.total if told else attributes.memory_mib * 2**20
             yield Instance(self.uuid(mig), _called(attributes, size), size)
 
-    def _profiles(self, handle: ctypes.c_void_p) -> Iterator[Profile]:
+    def _known(self, handle: ctypes.c_void_p) -> Iterator[_ProfileInfo]:
         for number in range(_PROFILES):
             info = _ProfileInfo()
-            if self.call("nvmlDeviceGetGpuInstanceProfileInfo", handle, number, ctypes.byref(info)):
-                continue
+            if self.call("nvmlDeviceGetGpuInstanceProfileInfo", handle, number, ctypes.byref(info)) == 0:
+                yield info
+
+    def _taken(self, handle: ctypes.c_void_p) -> tuple[tuple[int, int], ...] | None:
+        found = []
+        for profile in self._known(handle):
+            count, there = ctypes.c_uint(), (ctypes.c_void_p * max(1, profile.instances))()
+            if self.call("nvmlDeviceGetGpuInstances", handle, profile.id, there, ctypes.byref(count)):
+                return None
+            for instance in there[: count.value]:
+                info = _InstanceInfo()
+                if self.call("nvmlGpuInstanceGetInfo", ctypes.c_void_p(instance), ctypes.byref(info)):
+                    return None
+                found.append((info.placement.start, info.placement.size))
+        return tuple(sorted(found))
+
+    def _profiles(self, handle: ctypes.c_void_p) -> Iterator[Profile]:
+        for info in self._known(handle):
             count = ctypes.c_uint()
             name = "nvmlDeviceGetGpuInstancePossiblePlacements_v2"
             if self.call(name, handle, info.id, None, ctypes.byref(count)) or not count.value:
@@ -192,9 +216,12 @@ def read() -> Told:
     )
 
 
-def _read_mig(instances: Sequence[Sequence[Any]], profiles: Sequence[Sequence[Any]]) -> Mig:
+def _read_mig(
+    instances: Sequence[Sequence[Any]], profiles: Sequence[Sequence[Any]], taken: Sequence[Sequence[int]] | None
+) -> Mig:
     made = tuple(Profile(name, size, tuple((s, n) for s, n in places)) for name, size, places in profiles)
-    return Mig(tuple(Instance(*fields) for fields in instances), made)
+    there = None if taken is None else tuple((s, n) for s, n in taken)
+    return Mig(tuple(Instance(*fields) for fields in instances), made, there)
 
 
 def main() -> None:
@@ -209,7 +236,7 @@ def main() -> None:
     for uuid, handle in devices.items():
         if (has := library.mig(handle)) is not None:
             instances = [[i.id, i.profile, i.memory_bytes] for i in has.instances]
-            mig[uuid] = instances, [[p.name, p.memory_bytes, p.placements] for p in has.profiles]
+            mig[uuid] = instances, [[p.name, p.memory_bytes, p.placements] for p in has.profiles], has.taken
     print(json.dumps({"links": links, "mig": mig}))
 
 

@@ -65,6 +65,17 @@ class Device:
         """All of it."""
         return Slice(self.memory_bytes, FULL_COMPUTE)
 
+    @property
+    def is_instance(self) -> bool:
+        """Whether it is a MIG instance, a part of a GPU that the GPU itself keeps apart from the others."""
+        return self.id.startswith("MIG-")
+
+    def enforcement_of(self, memory_bytes: int, compute: int) -> Enforcement:
+        """How strongly a share of that size is enforced. Hardware keeps devices apart, and not what shares one."""
+        if self.enforcement is Enforcement.HARD and (memory_bytes, compute) != self.whole[:2]:
+            return Enforcement.GUARDED
+        return self.enforcement
+
 
 def slice_of(memory_bytes: int, share: Share, compute: int | None = None) -> Slice:
     """The slice that a share takes of a device with `memory_bytes`, as `amounts_of` says."""

@@ -411,6 +411,7 @@ def _binding(gang: Gang, member: Member, seat: Seat) -> Binding:
     device = seat.slot.device
     return Binding(
         partition=member.partition, uid=member.uid, gang=gang.name, node=seat.slot.node, device=device.index,
-        device_name=device.name, memory_bytes=seat.memory, compute=seat.compute, enforcement=device.enforcement,
+        device_name=device.name, memory_bytes=seat.memory, compute=seat.compute,
+        enforcement=device.enforcement_of(seat.memory, seat.compute),
         queue=gang.queue, share=share_of(seat.memory, seat.compute, device.memory_bytes),
     )  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from cumulus.resources.device import Device, amounts_of
+from cumulus.resources.device import FULL_COMPUTE, Device, amounts_of
+from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.node import HostJobs
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.reasons import SchedulingReason
@@ -115,8 +116,12 @@ def too_large(demand: Demand, device: Device) -> Reason | None:
 
 
 def share_of(demand: Demand, capacity: int) -> tuple[int, int]:
-    """Bytes and thousandths of compute that the demand takes of a device with `capacity` bytes."""
-    return amounts_of(capacity, demand.memory, demand.compute)
+    """Bytes and thousandths of compute that the demand takes of a device with `capacity` bytes. A demand for hard
+    enforcement takes all of it: hardware keeps devices apart, and not what shares one."""
+    amounts = amounts_of(capacity, demand.memory, demand.compute)
+    if demand.filter.min_enforcement is Enforcement.HARD and amounts[0] <= capacity:
+        return capacity, FULL_COMPUTE
+    return amounts
 
 
 def _is_vendor(wanted: str, vendor: str) -> bool:

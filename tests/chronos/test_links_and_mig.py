@@ -97,8 +97,10 @@ def test_mig_instances_are_devices_and_their_gpu_is_none(machine: Machine, drive
 
 
 def test_a_gpu_in_mig_mode_tells_where_instances_can_be(driver: Driver) -> None:
-    driver.say("GPU-0", *MIG)
-    assert nvml_devices.read().mig["GPU-0"].profiles == (
+    driver.say("GPU-0", *MIG, "taken 19 0", "taken 9 4")
+    told = nvml_devices.read().mig["GPU-0"]
+    assert told.taken == ((0, 1), (4, 4))
+    assert told.profiles == (
         nvml_devices.Profile("1g.10gb", 9728 * 2**20, tuple((start, 1) for start in range(7))),
         nvml_devices.Profile("3g.40gb", 40192 * 2**20, ((0, 4), (4, 4))),
     )
@@ -109,3 +111,8 @@ def test_a_gpu_in_mig_mode_without_instances_is_explained(machine: Machine, driv
     driver.say("GPU-0", "mig")
     assert device.discover() == []
     assert "nvidia-smi mig -cgi" in device.explain_none()
+
+
+def test_where_instances_are_may_be_told_to_administrators_alone(driver: Driver) -> None:
+    driver.say("GPU-0", *MIG, "secret")
+    assert nvml_devices.read().mig["GPU-0"].taken is None

@@ -27,7 +27,8 @@ from cumulus.store import schema
 from cumulus.store.sqlite import SqliteStore
 from tests.chronos.conftest import GPUS, request
 from tests.cli.conftest import Run
-from tests.documents import NOW, ago, condition, job
+from tests.documents import NOW, ago, condition, job, partition
+from tests.standin_nvml import GIB, StandInNvml
 from tests.waiting import eventually
 
 
@@ -46,6 +47,27 @@ def test_doctor_says_of_cgroups_what_exec_does(monkeypatch: pytest.MonkeyPatch) 
     (found,) = node.cgroups()
     assert (found.level, found.fix != "") == ("WARN", True)
     assert "can outlive its lease" in found.text
+
+
+def test_mig_instances_for_those_who_wait(
+    run: Run, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = StandInNvml(tmp_path / "nvml", {"GPU-0": 80 * GIB, "GPU-1": 80 * GIB})
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver.directory))
+    assert "no GPU of this machine is in MIG mode" in run("doctor", "--mig").out
+    profiles = ("profile 0 1 9728 19", "placement 19 1 0 1 2 3 4 5 6", "profile 2 3 40192 9", "placement 9 4 0 4")
+    driver.say("GPU-0", "mig", f"instance MIG-a {GIB} 1 1", *profiles, "taken 19 0")
+    driver.say("GPU-1", "mig", *profiles, "secret")
+    assert "GPU-0 has 1x 1g.1gb; nobody waits" in " ".join(run("doctor", "--mig").out.split())
+    for name, memory in (("train", "20Gi"), ("huge", "90Gi"), ("part", "25%")):
+        store.create(partition(name, memory=memory, status={"phase": "Pending"}))
+    done = run("doctor", "--mig")
+    said = " ".join(done.out.split())
+    assert done.code == 0
+    assert "it could have 3g.40gb for default/train fix: nvidia-smi mig -i GPU-0 -cgi 3g.40gb:4 -C" in said
+    assert "default/huge waits for 90Gi, and no instance of that size fits" in said
+    assert "GPU-1 has no instance; what else fits is not known fix: run it as root" in said
+    assert "default/part" not in said
 
 
 def test_this_machine(run: Run, store: SqliteStore) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import enforce
-from cumulus.chronos.contract import Device, variables
+from cumulus.chronos.contract import Device, Lease, variables
 from cumulus.chronos.enforce import account, amd, loader
 from cumulus.errors import ChronosError, LedgerUnavailable
 from cumulus.lib import locks
@@ -269,3 +269,27 @@ def test_a_stopped_process_that_holds_amds_ranges_is_not_waited_for_for_ever(
 
 def test_amd_without_a_topology_masks_nothing(tmp_path: Path) -> None:
     assert amd.ComputeUnitMask(tmp_path).environment(make_lease("a", MIB), RADEON, tmp_path) == {}
+
+
+MIG = Device(0, "MIG-1234", "H100 MIG 1g.10gb", "NVIDIA", "gpu", 10 * 2**30, enforcement=Enforcement.HARD)
+
+
+def whole() -> Lease:
+    return replace(make_lease("a", MIG.memory_bytes), compute=1000)
+
+
+@pytest.mark.usefixtures("no_layer")
+def test_a_mig_instance_is_hard_for_who_has_all_of_it(tmp_path: Path) -> None:
+    assert enforce.strength(MIG, tmp_path).enforcement is Enforcement.HARD
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in enforce.environment(whole(), MIG, tmp_path)
+    assert variables.of_lease(whole(), MIG)["CHRONOS_ENFORCEMENT"] == "hard"
+    assert variables.of_lease(whole(), MIG)["CUDA_VISIBLE_DEVICES"] == "MIG-1234"
+
+
+@pytest.mark.usefixtures("no_layer")
+def test_a_part_of_a_mig_instance_is_counted_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variables.CUDA_COUNTER, "/nonexistent/counter.so")
+    part = make_lease("a", MIG.memory_bytes // 2)
+    assert variables.of_lease(part, MIG)["CHRONOS_ENFORCEMENT"] == "guarded"
+    with pytest.raises(ChronosError, match="nothing holds a job to a part of a MIG instance"):
+        enforce.environment(part, MIG, tmp_path)

@@ -34,7 +34,7 @@ def reserved(plan: CycleResult) -> dict[str, float | None]:
 def test_a_binding_says_all_that_the_status_needs() -> None:
     (binding,) = planned([node()], pending("p", "25%")).bindings
     assert (binding.node, binding.device, binding.device_name) == ("n1", 0, "NVIDIA H100")
-    assert (binding.memory_bytes, binding.compute, binding.enforcement) == (20 * GI, 250, "hard")
+    assert (binding.memory_bytes, binding.compute, binding.enforcement) == (20 * GI, 250, "guarded")
     assert (binding.partition.name, binding.uid, binding.gang) == ("p", "uid-p", "default/p")
 
 
@@ -371,3 +371,15 @@ def test_a_port_that_is_kept_for_a_gang_is_not_given_away_for_longer() -> None:
 def test_the_rest_of_a_replica_does_not_wait_for_its_own_port() -> None:
     first, second = gang("g", 1, 2, memory="1Gi", host_ports=(80,))
     assert places(planned([node("n1", device(0), device(1))], held(first), second)) == {"g-r0-d1": "n1/1"}
+
+
+def test_who_asks_for_hard_enforcement_gets_a_whole_device() -> None:
+    """Hardware keeps MIG instances apart, and not two leases of one."""
+    instances = node("n1", *(device(n, memory=10, id=f"MIG-{n}") for n in range(2)))
+    queue = [pending(name, "4Gi", min_enforcement="hard") for name in "abc"]
+    plan = place(build([instances], queue, NOW))
+    assert [(b.device, b.memory_bytes, b.compute, b.enforcement) for b in plan.bindings] == [
+        (0, 10 * GI, 1000, "hard"), (1, 10 * GI, 1000, "hard"),
+    ]  # fmt: skip
+    (part,) = place(build([instances], [pending("p", "4Gi")], NOW)).bindings
+    assert (part.memory_bytes, part.enforcement) == (4 * GI, "guarded")

@@ -15,6 +15,8 @@
  *   instance UUID BYTES SLICES COMPUTE  a MIG instance, with the slices of its GPU and of its compute instance
  *   profile NUMBER SLICES MIB ID        a profile of GPU instances
  *   placement ID SIZE START …           where such a one can be, and the slices that it takes there
+ *   taken ID START                      where there is a GPU instance of that profile
+ *   secret                              where instances are is told to administrators alone
  *   broken                              (before any gpu) the library does not start
  *   hangs                               (before any gpu) a call does not come back
  */
@@ -47,8 +49,10 @@ typedef struct {
     instance_t instances[INSTANCES];
     profile_t profiles[PROFILES];
     placement_t places[PROFILES][PLACES];
-    unsigned placed[PROFILES];
+    unsigned placed[PROFILES], secret, takens;
+    struct { unsigned id, start; } taken[INSTANCES];
 } gpu_t;
+typedef struct { void *device; unsigned id, profile; placement_t placement; } instance_info_t;
 
 static gpu_t gpus[GPUS];
 static unsigned count, broken;
@@ -69,7 +73,12 @@ static void load_parts(gpu_t *gpu, const char *line) {
         strcpy(made->uuid, word);
     }
     if (sscanf(line, "profile %u %u %llu %u", &number, &other, &bytes, &id) == 4)
-        gpu->profiles[number] = (profile_t){.id = id, .slices = other, .memory_mib = bytes};
+        gpu->profiles[number] = (profile_t){.id = id, .slices = other, .memory_mib = bytes, .instances = INSTANCES};
+    if (!strncmp(line, "secret", 6)) gpu->secret = 1;
+    if (sscanf(line, "taken %u %u", &id, &number) == 2) {
+        gpu->taken[gpu->takens].id = id;
+        gpu->taken[gpu->takens++].start = number;
+    }
     if (sscanf(line, "placement %u %u%n", &id, &other, &at) == 2)
         for (int more; sscanf(line + at, "%u%n", &number, &more) == 1; at += more)
             gpu->places[id][gpu->placed[id]++] = (placement_t){number, other};
@@ -256,4 +265,22 @@ int nvmlDeviceGetGpuInstancePossiblePlacements_v2(void *device, unsigned id, pla
     *number = gpu->placed[id];
     if (places) memcpy(places, gpu->places[id], *number * sizeof *places);
     return 0;
+}
+int nvmlDeviceGetGpuInstances(void *device, unsigned id, void **found, unsigned *number) {
+    KNOWN(device);
+    *number = 0;
+    for (unsigned i = 0; i < gpu->takens; i++)
+        if (gpu->taken[i].id == id) found[(*number)++] = &gpu->taken[i];
+    return gpu->secret ? 4 : 0;
+}
+int nvmlGpuInstanceGetInfo(void *one, instance_info_t *info) {
+    load();
+    for (unsigned g = 0; g < count; g++)
+        for (unsigned i = 0; i < gpus[g].takens; i++)
+            if (one == &gpus[g].taken[i]) {
+                unsigned id = gpus[g].taken[i].id;
+                info->placement = (placement_t){gpus[g].taken[i].start, gpus[g].places[id][0].size};
+                return 0;
+            }
+    return NO_SUCH;
 }

@@ -88,7 +88,8 @@ def of_lease(lease: Lease, device: Device) -> dict[str, str]:
     return of_leases(
         [
             HeldLease(
-                lease.id, lease.memory_bytes, lease.compute, lease.token, lease.expires_at, device.enforcement,
+                lease.id, lease.memory_bytes, lease.compute, lease.token, lease.expires_at,
+                device.enforcement_of(lease.memory_bytes, lease.compute),
                 lease.device, device.id, device.name, device.platform_index, device.device_index,
             )
         ]

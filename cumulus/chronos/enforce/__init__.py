@@ -19,6 +19,7 @@ from cumulus.chronos.enforce.frameworks import Frameworks
 from cumulus.chronos.enforce.intel import LevelZero
 from cumulus.chronos.enforce.mps import Mps
 from cumulus.chronos.enforce.opencl_layer import OpenClLayer
+from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
 
 __all__ = [
@@ -26,12 +27,16 @@ __all__ = [
 ]  # fmt: skip
 
 
+_HARD = "the GPU keeps its instances apart; where leases share one, their memory is counted"
+
+
 def select(device: Device) -> Sequence[Enforcer]:
     """The enforcers that act on the device."""
     vendor = device.vendor.lower()
     chosen: list[Enforcer] = [OpenClLayer()]
     if device.type == "gpu" and "nvidia" in vendor:
-        chosen += [CudaCounter(), Mps()]
+        # MPS would need a daemon for each MIG instance.
+        chosen += [CudaCounter()] if device.is_instance else [CudaCounter(), Mps()]
     if device.type == "gpu" and ("amd" in vendor or "advanced micro" in vendor):
         chosen.append(ComputeUnitMask())
     if device.type == "gpu" and "intel" in vendor:
@@ -43,7 +48,14 @@ def strength(device: Device, home: Path | None = None) -> Report:
     """How strongly jobs are held on the device: as strongly as on the weakest of the ways that lead to it.
 
     An NVIDIA GPU is reached by CUDA and by OpenCL. The counter and MPS each hold CUDA, the layer alone holds OpenCL.
+    Whoever has a whole MIG instance is held by the GPU itself.
     """
+    if device.is_instance:
+        return Report(Enforcement.HARD, f"mig: {_HARD}")
+    return _counted(device, home)
+
+
+def _counted(device: Device, home: Path | None) -> Report:
     ways: dict[str, list[tuple[str, Report]]] = {}
     for enforcer in select(device):
         if enforcer.covers(device):
@@ -62,6 +74,11 @@ def environment(lease: Lease, device: Device, home: Path, user: int | None = Non
 
     Raises `ChronosError` where what `strength` promises can't be set up: the job must not start then.
     """
+    if device.is_instance and (lease.memory_bytes, lease.compute) != device.whole[:2]:
+        report = _counted(device, home)
+        if report.enforcement is Enforcement.NONE:
+            what = f"nothing holds a job to a part of a MIG instance: {report.reason}"
+            raise ChronosError(what, hint=f"lease the whole instance (memory: 100%). {report.remedy}".rstrip())
     variables: dict[str, str] = {}
     for enforcer in select(device):
         variables = merge(variables, enforcer.environment(lease, device, home, user))

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cumulus import health, paths
-from cumulus.cli import options
+from cumulus.cli import context, options
 from cumulus.cli.printers import to_json
 from cumulus.cli.progress import Progress
 from cumulus.clock import SystemClock
 from cumulus.lib import printable, safe_output
+from cumulus.resources.query import Query
 
 if TYPE_CHECKING:
     from cumulus.health import Finding
@@ -27,6 +28,9 @@ def doctor(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="json for programs.")
     ] = "",
+    mig: Annotated[
+        bool, typer.Option("--mig", help="Say instead which MIG instances would serve those who wait; makes none.")
+    ] = False,
 ) -> int:
     """Check this machine: state, store, daemon, leases, devices, enforcement, Docker, SSH.
 
@@ -36,17 +40,27 @@ def doctor(
     Examples:
       cumulus doctor
       cumulus doctor -o json
+      cumulus doctor --mig
     """
     options.check_json(output)
     with Progress() as progress:
         if sys.stderr.isatty():
             progress.say("looking at this machine")
-        findings = list(health.examine(health.checks(paths.home()), SystemClock(), PATIENCE))
+        findings = _mig() if mig else list(health.examine(health.checks(paths.home()), SystemClock(), PATIENCE))
     if output:
         safe_output.block(sys.stdout, to_json([asdict(finding) for finding in findings]) + "\n")
     else:
         show(findings)
     return 1 if any(finding.level == "FAIL" for finding in findings) else 0
+
+
+def _mig() -> list[Finding]:
+    from cumulus.chronos.local import mig_gpus
+    from cumulus.health import mig
+
+    with context.client(quiet=True) as client:
+        pending = client.list(Query("GPUPartition", fields="status.phase=Pending")).items
+    return list(mig.findings(mig_gpus(), mig.wishes(pending)))
 
 
 def show(findings: Sequence[Finding]) -> None:
