@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from cumulus.chronos.nvml_devices import Mig
 
 __all__ = [
-    "LEDGER", "Ledger", "default_home", "discover", "enforcement_of", "ensure_running", "explain_none", "hold_to",
-    "mig_gpus", "mig_plan", "preload", "running", "settled", "usage_of",
+    "LEDGER", "Ledger", "Mig", "default_home", "discover", "enforcement_of", "ensure_running", "explain_none",
+    "hold_to", "mig_gpus", "mig_plan", "preload", "running", "settled", "usage_of",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from cumulus.resources.key import Document
 from cumulus.resources.quantity import format_bytes, parse_share
 
 if TYPE_CHECKING:
-    from cumulus.chronos.nvml_devices import Mig
+    from cumulus.chronos.local import Mig
 
 
 def wishes(pending: Sequence[Document]) -> list[tuple[str, int]]:
@@ -27,8 +27,15 @@ def wishes(pending: Sequence[Document]) -> list[tuple[str, int]]:
     return found
 
 
+def check(pending: Sequence[Document]) -> Iterator[Finding]:
+    """What this machine's GPUs in MIG mode could have for the partitions that wait."""
+    from cumulus.chronos.local import mig_gpus
+
+    yield from findings(mig_gpus(), wishes(pending))
+
+
 def findings(gpus: Mapping[str, Mig], waiting: Sequence[tuple[str, int]]) -> Iterator[Finding]:
-    """Of this machine's GPUs in MIG mode."""
+    """The same of GPUs by their UUIDs, for whoever waits for so many bytes."""
     from cumulus.chronos.local import mig_plan
 
     if not gpus:

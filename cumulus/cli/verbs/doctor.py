@@ -55,12 +55,11 @@ def doctor(
 
 
 def _mig() -> list[Finding]:
-    from cumulus.chronos.local import mig_gpus
     from cumulus.health import mig
 
     with context.client(quiet=True) as client:
         pending = client.list(Query("GPUPartition", fields="status.phase=Pending")).items
-    return list(mig.findings(mig_gpus(), mig.wishes(pending)))
+    return list(mig.check(pending))
 
 
 def show(findings: Sequence[Finding]) -> None:
