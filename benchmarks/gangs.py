@@ -78,7 +78,7 @@ def manifest(name: str, command: list[str], replicas: int, count: int, **variabl
     return {
         "apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "metadata": {"name": name},
         "spec": {
-            "command": command, "replicas": replicas, "env": env, "minEnforcement": "guarded",
+            "command": command, "replicas": replicas, "env": env,
             "gpu": {"memory": "100%", "count": count, "duration": "10m"},
         },
     }  # fmt: skip
