@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEDGER", "Ledger", "Mig", "default_home", "discover", "enforcement_of", "ensure_running", "explain_none",
-    "LEDGER", "Ledger", "Mig", "default_home", "discover", "enforcement_of", "ensure_running", "explain_none",
     "hold_to", "mig_gpus", "mig_plan", "preload", "running", "settled", "usage_of",
 ]  # fmt: skip
 
