@@ -30,6 +30,7 @@ OWN_PROCESS = {
 PROTOCOLS = {"lib/safe_output.py", "lib/systemd.py"}
 """What implements a convention of others: NO_COLOR, TERM and COLUMNS, NOTIFY_SOCKET."""
 STARTERS = {
+    "cli/verbs/edit_object.py",
     "cli/verbs/rerun.py",
     "cli/verbs/run.py",
     "environments/ensure.py",

@@ -80,13 +80,14 @@ def parse_some(words: Sequence[str], *, default: Kind) -> list[Target]:
     return [Target(default, _name(word)) for word in words]
 
 
-def keys(client: Client, found: Sequence[Target], selection: Selection, *, several: bool) -> Iterator[Key]:
-    """The keys of what is named, or where `several` of all that the selection finds. Raises UsageError where the one is
-    meant and the other given."""
+def check_named(found: Sequence[Target], *, several: bool) -> None:
+    """Raises UsageError where objects are named and a selection is given too, or neither."""
     if several != any(target.name is None for target in found) or (several and any(t.name for t in found)):
-        raise UsageError(
-            "name objects, or give a kind with --all or a selector", hint="as in: NAME…, or -l team=vision"
-        )
+        raise UsageError("name objects, or give a kind with --all or a selector", hint="as in: NAME…, or -l team=x")
+
+
+def keys(client: Client, found: Sequence[Target], selection: Selection) -> Iterator[Key]:
+    """The keys of what is named, and of all that the selection finds of the other kinds."""
     for target in found:
         if target.name is None:
             yield from (key_of(item) for item in client.list(selection.query(target.kind)).items)

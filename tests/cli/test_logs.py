@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from typing import IO, Any
 import pytest
 
 from cumulus import paths
+from cumulus.answers.logs import LogBytes
 from cumulus.backends.base import Observed, State
 from cumulus.backends.process import layout
 from cumulus.backends.rundir.documents import write_document
 from cumulus.backends.rundir.layout import run_directory
 from cumulus.backends.rundir.log import FileLog
+from cumulus.cli import log_streams
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
@@ -79,14 +82,62 @@ def test_what_never_started_says_why(store: SqliteStore, run: Run) -> None:
     )
 
 
-def test_of_a_gang_one_is_told_how_to_see_the_others(store: SqliteStore, run: Run, home: Path) -> None:
+def test_all_replicas_of_a_gang_each_line_with_its_number(store: SqliteStore, run: Run, home: Path) -> None:
     made = store.create(failed("train", replicas=3))
     for replica in range(3):
-        ran(home, made, 1, f"I am {replica}\n", replica=replica)
-    first = run("logs", "train")
-    assert first == (0, "I am 0\n", "This is replica 0 of 3; choose another with --replica 1 to 2.\n")
-    assert run("logs", "train", "--replica=0") == (0, "I am 0\n", "")
-    assert run("logs", "train", "--replica=2") == (0, "I am 2\n", "")
+        ran(home, made, 1, f"I am {replica}\nbar 1%\rbar 2%\nend", replica=replica)
+    lines = [f"train/{n} | {line}" for n in range(3) for line in (f"I am {n}", "bar 1%\rbar 2%", "end")]
+    assert run("logs", "train") == (0, "".join(f"{line}\n" for line in lines), "")
+    assert sorted(run("logs", "train", "-f").out.split("\n")) == sorted(["", *lines])
+    assert run("logs", "train", "--replica=0").out.startswith("I am 0\n")
+    assert run("logs", "train", "--replica=3").code == 2
+
+
+def test_several_jobs_and_a_selector(store: SqliteStore, run: Run, home: Path) -> None:
+    for name in ("a", "train"):
+        ran(home, store.create(failed(name, labels={"team": "x"})), 1, f"{name}\n")
+    store.create(job("waits", labels={"team": "y"}))
+    shown = "a     | a\ntrain | train\n"
+    assert run("logs", "a", "train").out == run("logs", "-l", "team=x").out == shown
+    done = run("logs", "--all")
+    assert (done.code, done.out) == (1, shown)
+    assert "gpujob/waits has not started yet" in done.err
+    assert run("logs", "-l", "team=z") == (0, "", "No jobs found.\n")
+    assert run("logs").code == 2
+    assert run("logs", "a", "-l", "team=x").code == 2
+
+
+def test_the_attempt_before(store: SqliteStore, run: Run, home: Path) -> None:
+    made = store.create(job("train", status=tried({**OVER, "reason": "Error"}, BEGUN)))
+    ran(home, made, 1, "one\n")
+    ran(home, made, 2, "two\n")
+    assert run("logs", "train", "-p").out == "one\n"
+    assert run("logs", "train").out == "two\n"
+    tell(store, tried(BEGUN))
+    assert "has no attempt before the last" in run("logs", "train", "-p").err
+    assert run("logs", "train", "-p", "--attempt", "1").code == 2
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("chunks", "shown"),
+    [
+        ([b"a\nb", b"c\n"], ["a", "bc"]),
+        ([b"0%\r50%\r100%\n"], ["100%"]),
+        ([b"0%\r50%\r"], ["50%"]),
+        ([b"dos\r\n"], ["dos"]),
+        ([b"\x1b]0;title\x07x\n"], ["\\x1b]0;title\\x07x"]),
+    ],
+)  # fmt: skip
+def test_several_logs_on_a_terminal(monkeypatch: pytest.MonkeyPatch, chunks: list[bytes], shown: list[str]) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal(io.BytesIO(), "utf-8")
+    log_streams.show([log_streams.Source("t", lambda: iter([LogBytes(1, c) for c in chunks]))], out, follow=False)
+    assert out.buffer.getvalue().decode() == "".join(f"t | {line}\n" for line in shown)  # type: ignore[attr-defined]
 
 
 def test_following_ends_with_the_job_and_says_how(store: SqliteStore, run: Run, home: Path) -> None:

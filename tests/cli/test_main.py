@@ -104,7 +104,7 @@ def test_get_loads_nothing_heavy(store: SqliteStore) -> None:
         (["xyzzy"], "there is no command 'xyzzy'; see `cumulus --help`"),
         (["--nope"], "no such option: --nope (Possible options: --home); see `cumulus --help`"),
         (["apply", "-f"], "see `cumulus apply --help`"),
-        (["logs"], "missing argument 'JOB'; see `cumulus logs --help`"),
+        (["logs"], "name objects, or give a kind with --all or a selector"),
         (["logs", "x", "--tail", "many"], "see `cumulus logs --help`"),
         (["secret", "creat"], "no such command 'creat'"),
     ],

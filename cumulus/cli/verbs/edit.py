@@ -129,36 +129,33 @@ def annotate(
 
 
 def _suspend(words: Sequence[str], selector: str, all: bool, namespace: str, *, suspended: bool) -> int:
-    done, kind = "suspended" if suspended else "resumed", gpujob.KIND
+    done, found = "suspended" if suspended else "resumed", _of_kind(words, gpujob.KIND, bool(selector or all))
     with context.client() as client:
         selection = Selection(context.namespace(namespace), selector)
-        found = _of_kind(words, kind)
         code, changed = _each(
-            client, found, selection, bool(selector or all), done, f"already {done}",
-            lambda key: client.suspend(key, suspended=suspended),
-        )  # fmt: skip
+            client, found, selection, done, f"already {done}", lambda key: client.suspend(key, suspended=suspended)
+        )
         if changed:
             context.note_if_no_daemon("this takes effect", client)
     return code
 
 
 def _cordon(words: Sequence[str], selector: str, all: bool, *, unschedulable: bool) -> int:
-    done, kind = "cordoned" if unschedulable else "uncordoned", gpunode.KIND
+    done, found = "cordoned" if unschedulable else "uncordoned", _of_kind(words, gpunode.KIND, bool(selector or all))
     with context.client() as client:
-        found = _of_kind(words, kind)
         return _each(
-            client, found, Selection(None, selector), bool(selector or all), done, f"already {done}",
+            client, found, Selection(None, selector), done, f"already {done}",
             lambda key: client.cordon(key.name, unschedulable=unschedulable),
         )[0]  # fmt: skip
 
 
 def _each(
-    client: Client, found: Sequence[Target], selection: Selection, several: bool, done: str, otherwise: str,
+    client: Client, found: Sequence[Target], selection: Selection, done: str, otherwise: str,
     change: Callable[[Key], bool],
 ) -> tuple[int, int]:  # fmt: skip
     """Change each, whatever becomes of the others. The exit code, and how many were changed."""
     code = changed = seen = 0
-    for key in list(targets.keys(client, found, selection, several=several)):
+    for key in list(targets.keys(client, found, selection)):
         seen += 1
         try:
             was = change(key)
@@ -168,13 +165,14 @@ def _each(
             continue
         changed += was
         print(f"{BY_NAME[key.kind].qualified}/{key.name} {done if was else otherwise}", flush=True)
-    if several and not seen:
+    if not seen:
         terminal.note("No resources found.")
     return code, changed
 
 
-def _of_kind(words: Sequence[str], kind: Kind) -> list[Target]:
+def _of_kind(words: Sequence[str], kind: Kind, several: bool) -> list[Target]:
     found = targets.parse_some(words, default=kind)
+    targets.check_named(found, several=several)
     if wrong := next((target for target in found if target.kind is not kind), None):
         raise UsageError(f"this is for a {kind.name}, not for a {wrong.kind.name}")
     return found
@@ -204,14 +202,15 @@ def _set_pairs(
     words: Sequence[str], wanted: Mapping[str, str | None], namespace: str, selector: str, all: bool, overwrite: bool,
     field: Literal["labels", "annotations"],
 ) -> int:  # fmt: skip
+    found = targets.parse([word for word in words if not _is_pair(word)])
+    targets.check_named(found, several=bool(selector or all))
     with context.client() as client:
         change, done = {
             "labels": (client.set_labels, "labeled"),
             "annotations": (client.set_annotations, "annotated"),
         }[field]
-        found = targets.parse([word for word in words if not _is_pair(word)])
         selection = Selection(context.namespace(namespace), selector)
         return _each(
-            client, found, selection, bool(selector or all), done, "unchanged",
+            client, found, selection, done, "unchanged",
             lambda key: change(key, wanted, overwrite=overwrite),
         )[0]  # fmt: skip

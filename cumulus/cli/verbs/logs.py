@@ -1,10 +1,12 @@
-"""`cumulus logs`: what a job's replica wrote."""
+"""`cumulus logs`: what jobs wrote."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self, TypedDict
 
 import typer
 
@@ -19,27 +21,43 @@ from cumulus.answers.logs import (
     NothingWritten,
     ReplicaChosen,
 )
-from cumulus.cli import context, log_output, options, targets, terminal
+from cumulus.cli import completion, context, log_output, log_streams, options, targets, terminal
 from cumulus.cli.progress import Progress
+from cumulus.cli.targets import Selection
+from cumulus.errors import NoLog, UsageError
+from cumulus.resources import reruns
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document, Key
 from cumulus.resources.kinds import gpujob
+from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
-    from cumulus.client.base import Client, Key
+    from cumulus.client.base import Client
+
+MOST = 64
+"""Logs that are followed at once."""
 
 
 def logs(
-    words: options.JobWords,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="JOB…", help="Jobs: NAME… or job/NAME….", autocompletion=completion.jobs, show_default=False
+        ),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow the log, attempt after attempt, until the job is over.")
     ] = False,
     attempt: Annotated[
         int, typer.Option(metavar="N", show_default=False, min=0, help="Which attempt; the last if left out.")
     ] = 0,
+    previous: Annotated[bool, typer.Option("--previous", "-p", help="The attempt before the last.")] = False,
     run: Annotated[
         int, typer.Option(metavar="N", show_default=False, min=0, help="Of which run, if the job was rerun; the last.")
     ] = 0,
     replica: Annotated[
-        int | None, typer.Option(metavar="N", min=0, show_default=False, help="Which replica of a gang; 0 if left out.")
+        int | None,
+        typer.Option(metavar="N", min=0, show_default=False, help="Which replica of a gang; else all."),
     ] = None,
     tail: Annotated[
         int, typer.Option(metavar="N", show_default=False, min=-1, help="Only the last N lines; -1 for all.")
@@ -48,36 +66,98 @@ def logs(
         str, typer.Option(metavar="DURATION", show_default=False, help="Only what was written in that time: 10m, 1h.")
     ] = "",
     timestamps: Annotated[bool, typer.Option("--timestamps", help="Show when each line was written, in UTC.")] = False,
+    selector: options.Labels = "",
+    all: Annotated[bool, typer.Option("--all", help="All jobs of the namespace.")] = False,
     namespace: options.Namespace = "",
-) -> None:
-    """Show what a job wrote to stdout and stderr.
+) -> int:
+    """Show what jobs wrote to stdout and stderr.
 
-    Logs stay until the job is deleted. On stderr you are told why an attempt wrote nothing, and how an attempt ended. A
-    pipe gets exactly the bytes that the job wrote. A terminal gets line breaks, tabs, carriage returns, backspaces,
-    colours and erase-in-line; all other control characters are shown as text.
+    Logs stay until the job is deleted. Where there are several logs, each line begins with its job and replica. On
+    stderr you are told why an attempt wrote nothing, and how an attempt ended. A pipe gets exactly the bytes that the
+    job wrote. A terminal gets line breaks, tabs, carriage returns, backspaces, colours and erase-in-line; all other
+    control characters are shown as text.
 
     \b
     Examples:
       cumulus logs train
       cumulus logs train -f --tail 20
       cumulus logs job/train --attempt 1
-      cumulus logs train --replica 3
+      cumulus logs train -p
       cumulus logs train --run 1
-      cumulus logs train --since 10m --timestamps
+      cumulus logs train --replica 3
+      cumulus logs train eval -f
+      cumulus logs -l team=vision --since 10m --timestamps
     """
-    target = targets.parse_one(words, default=gpujob.KIND)
-    key, lines = targets.key(target, context.namespace(namespace)), tail if tail >= 0 else None
-    with context.client() as client, _Shown(client, key) as shown:
-        pieces = client.logs(
-            key, attempt=attempt, replica=replica, follow=follow, tail=lines, since=_moment(since),
-            timestamps=timestamps, run=run,
-        )  # fmt: skip
-        # Loaded once there is something to read, as the backend loads it too.
-        from cumulus import log
+    found, several = targets.parse_some(words or (), default=gpujob.KIND), bool(selector or all)
+    targets.check_named(found, several=several)
+    if previous and attempt:
+        raise UsageError("give either --previous or --attempt")
+    selection = Selection(context.namespace(namespace), selector)
+    given: _Given = {"follow": follow, "tail": tail if tail >= 0 else None, "since": _moment(since), "run": run,
+                     "timestamps": timestamps}  # fmt: skip
+    with context.client() as client:
+        keys = list(targets.keys(client, found, selection))
+        if len(keys) == 1 and not several and replica is not None and not previous:
+            return _one(client, keys[0], replica, attempt, given)
+        sources = [s for key in keys for s in _sources(client, key, replica, attempt, previous, given, len(keys) > 1)]
+        if not sources:
+            terminal.note("No jobs found.")
+            return 0
+        if len(sources) == 1:
+            ((key, number, attempt), _) = sources[0]
+            return _one(client, key, number, attempt, given)
+        if follow and len(sources) > MOST:
+            raise UsageError(f"these are {len(sources)} logs, and at most {MOST} are followed", hint="name fewer jobs")
+        _silence()
+        return log_streams.show([source for _, source in sources], sys.stdout, follow=follow)
 
-        log.silence()
+
+class _Given(TypedDict):
+    follow: bool
+    tail: int | None
+    since: float | None
+    run: int
+    timestamps: bool
+
+
+def _one(client: Client, key: Key, replica: int | None, attempt: int, given: _Given) -> int:
+    with _Shown(client, key) as shown:
+        pieces = client.logs(key, attempt=attempt, replica=replica, **given)
+        _silence()
         for piece in pieces:
             shown.show(piece)
+    return 0
+
+
+def _silence() -> None:
+    # Loaded once there is something to read, as the backend loads it too.
+    from cumulus import log
+
+    log.silence()
+
+
+def _sources(
+    client: Client, key: Key, replica: int | None, attempt: int, previous: bool, given: _Given, named: bool
+) -> Iterator[tuple[tuple[Key, int | None, int], log_streams.Source]]:
+    """The logs of one job, each with what opens it. Raises NotFound, NoLog."""
+    job = client.get(key)
+    if BY_NAME[key.kind].leaves_files:
+        job = reruns.as_it_was(job, given["run"]) or job
+    number = _previous(job) if previous else attempt
+    replicas = lookup(job, "spec.replicas") or 1
+    for each in range(replicas) if replica is None else [replica]:
+        name = f"{key.name}/{each}" if replicas > 1 else key.name
+        chosen = each if replicas > 1 else replica
+        open = partial(client.logs, key, attempt=number, replica=chosen, **given)
+        yield (key, chosen, number), log_streams.Source(name, open)
+
+
+def _previous(job: Document) -> int:
+    """The number of the attempt before the last that has started. Raises NoLog."""
+    begun = [a["number"] for a in lookup(job, "status.attempts") or () if a.get("startTime")]
+    if len(begun) < 2:
+        raise NoLog(f"gpujob/{job['metadata']['name']} has no attempt before the last", hint="leave -p out")
+    return int(begun[-2])
 
 
 def _moment(since: str) -> float | None:
