@@ -33,7 +33,7 @@ def test_the_layer_is_built_tested_and_installed_as_the_page_says(tmp_path: Path
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "100% tests passed, 0 tests failed out of 2" in done.stdout
+    assert "100% tests passed, 0 tests failed out of 3" in done.stdout
     for name in ("opencl_layer", "cuda_counter"):
         assert (tmp_path / f"installed/usr/local/lib/cumulus/libchronos_{name}.so").is_file()
 

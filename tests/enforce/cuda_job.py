@@ -36,6 +36,10 @@ class Array(ctypes.Structure):
     _fields_ = [("sizes", ctypes.c_size_t * 2), ("format", ctypes.c_int), ("channels", ctypes.c_uint)]
 
 
+class Ipc(ctypes.Structure):
+    _fields_ = [("reserved", ctypes.c_char * 64)]
+
+
 def function(name: str) -> Any:
     return functions.get(name) or getattr(library(name), name)
 
@@ -53,6 +57,8 @@ def call(name: str, *arguments: Any) -> tuple[int, list[Any]]:
             given.append(ctypes.byref(made[-1]))
         elif isinstance(argument, list):  # two sizes, a format, channels
             given.append(ctypes.byref(Array((ctypes.c_size_t * 2)(*argument[:2]), *argument[2:])))
+        elif isinstance(argument, str):
+            given.append(Ipc(argument.encode()))
         elif isinstance(argument, dict):  # {"ints": [...]}: a structure of ints; {"bytes": N}: room for an answer
             room = (ctypes.c_int * len(argument["ints"]))(*argument["ints"]) if "ints" in argument else None
             room = room or (ctypes.c_uint64 * (argument["bytes"] // 8))()

@@ -19,6 +19,7 @@ import pytest
 from cumulus.chronos.contract import Device, Lease, LeaseState, variables
 from cumulus.chronos.enforce import account
 from cumulus.chronos.enforce.cuda_counter import CudaCounter
+from cumulus.clock import SystemClock
 from tests.waiting import eventually
 
 from .conftest import HERE, MIB, compile_c, make_lease
@@ -33,6 +34,7 @@ ON_DEVICE = {"ints": [1, 0, 1, 0, 0, 0, 0, 0]}
 ON_HOST = {"ints": [1, 0, 2, 0, 0, 0, 0, 0]}
 CHUNK = 2 * MIB
 CONTEXT = 3 * MIB
+IMPORTED = 8 * MIB
 
 
 @pytest.fixture(scope="session")
@@ -380,6 +382,21 @@ def test_what_the_driver_holds_beside_counts_too(leased: Make) -> None:
     job.kill()
     other = lease.job()
     assert other("cuMemAlloc_v2", "out", 8 * MIB) == OK
+
+
+def test_an_import_is_on_its_exporters_account_whomever_the_driver_charges(leased: Make) -> None:
+    lease = leased(64 * MIB)
+    job = lease.job(LD_LIBRARY_PATH=f"{lease.driver}:{lease.driver}/nvml")
+    imported = job.made("cuIpcOpenMemHandle_v2", "out", "handle", 1)
+    held = CONTEXT
+    for charged in (0, IMPORTED, 0):
+        assert job("standin_charge", charged) == OK
+        SystemClock().sleep(1.1)  # looks are a second apart
+        assert job("cuMemAlloc_v2", "out", MIB) == OK
+        held += MIB
+        assert lease.used() == held
+    assert job("cuIpcCloseMemHandle", imported) == OK
+    assert job("cuIpcCloseMemHandle", 2) != OK
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it needs root to make a PID namespace")

@@ -107,6 +107,44 @@ def test_a_graph_captured_with_cudamallocasync_works_without_a_lease(node: Node)
     assert program.line(120.0)["works"]
 
 
+IMPORT = """
+import ctypes, json, sys
+lib, device, context, pointer = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
+class Handle(ctypes.Structure):
+    _fields_ = [("reserved", ctypes.c_char * 64)]
+lib.cuInit(0); lib.cuDeviceGet(ctypes.byref(device), 0)
+lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), device); lib.cuCtxSetCurrent(context)
+handle = Handle()
+if len(sys.argv) > 1:
+    code = lib.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(int(sys.argv[1])))
+    code = code or lib.cuIpcGetMemHandle(ctypes.byref(handle), pointer)
+    print(json.dumps([code, bytes(handle).hex()]), flush=True)
+    sys.stdin.readline()
+else:
+    ctypes.memmove(ctypes.byref(handle), bytes.fromhex(json.loads(sys.stdin.readline())), 64)
+    print(json.dumps(lib.cuIpcOpenMemHandle_v2(ctypes.byref(pointer), handle, 1)), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(lib.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(4096))), flush=True)
+"""
+
+
+def test_an_import_counts_once_whomever_the_driver_charges(alone: Node, measured: Measured) -> None:
+    lease = alone.lease("part", 0.2)
+    size = size_of(lease, 0.5)
+    exporter, importer = alone.python(IMPORT, size, **lease), alone.python(IMPORT, **lease)
+    code, handle = exporter.line()
+    assert code == 0
+    importer.tell(f'"{handle}"')
+    assert importer.line() == 0
+    SystemClock().sleep(1.2)
+    importer.tell("look")
+    assert importer.line() == 0
+    told = nvml.read_utilization()[alone.gpu.id].processes[importer.process.pid].memory_bytes
+    counted = account.used("part", alone.home)[importer.process.pid]
+    measured("an import of half a lease: MiB told of the importer, MiB on its account", (told // MIB, counted // MIB))
+    assert counted < size // 4
+
+
 PROGRAMS: dict[str, dict[str, str]] = {
     "torch_eager": {},
     "torch_compile": {},

@@ -86,6 +86,7 @@ bool device_of_stream(CUstream stream, CUdevice *device) {
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static charge beside[MAX_LEASES];
+static uint64_t alone[MAX_LEASES]; /* what was beside when nothing was imported */
 static _Atomic uint64_t looked[MAX_LEASES]; /* seconds */
 
 static void before_fork(void) { pthread_mutex_lock(&guard); }
@@ -159,8 +160,11 @@ static bool look_now(unsigned lease) {
     if (named) {
         if (!beside[lease].leases) account_charge(1u << lease, &beside[lease]);
         account_settle(&beside[lease], beside[lease].bytes); /* nothing of a parent's */
-        uint64_t counted = account_own(lease) - beside[lease].bytes;
-        account_settle(&beside[lease], holds > counted ? holds - counted : 0);
+        uint64_t counted = account_own(lease) - beside[lease].bytes + imported();
+        uint64_t more = holds > counted ? holds - counted : 0;
+        if (imported() == 0) alone[lease] = more;
+        /* Where NVML does not tell imports of this process, they hide what is beside: that was at least so much. */
+        account_settle(&beside[lease], more > alone[lease] ? more : alone[lease]);
     }
     pthread_mutex_unlock(&guard);
     return named;

@@ -29,6 +29,7 @@
     X(cuMemPoolCreate, 11020) X(cuMemPoolDestroy, 11020) X(cuMemPoolTrimTo, 11020)                                     \
     X(cuMemCreate, 10020) X(cuMemRelease, 10020) X(cuMemRetainAllocationHandle, 11000)                                 \
     X(cuMemMap, 10020) X(cuMemUnmap, 10020)                                                                            \
+    X(cuIpcOpenMemHandle, 4010) X(cuIpcOpenMemHandle_v2, 11000) X(cuIpcCloseMemHandle, 4010)                           \
     X(cuArrayCreate, 2000) X(cuArrayCreate_v2, 3020) X(cuArray3DCreate, 2000) X(cuArray3DCreate_v2, 3020)              \
     X(cuArrayDestroy, 2000) X(cuMipmappedArrayCreate, 5000) X(cuMipmappedArrayDestroy, 5000)                           \
     X(cuGraphAddMemAllocNode, 11040) X(cuGraphAddNode, 12020) X(cuGraphAddNode_v2, 12030)                              \
@@ -84,6 +85,9 @@ void look_beside(lease_set leases);
 
 /* Takes from the account, and if there is not enough, again after this process' pools were trimmed. */
 bool take(lease_set leases, uint64_t bytes, charge *taken);
+
+/* Bytes that this process reaches and another one's account holds. */
+uint64_t imported(void);
 
 /* The context is gone, and with it what was allocated in it. */
 void forget_context(CUcontext context);

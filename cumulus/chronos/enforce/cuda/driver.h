@@ -25,6 +25,10 @@ typedef struct CUgraphExec_st *CUgraphexec;
 #define CUDA_ERROR_NOT_INITIALIZED 3
 #define CUDA_ERROR_NOT_SUPPORTED 801
 
+typedef struct {
+    char reserved[64];
+} CUipchandle;
+
 #define MEM_LOCATION_DEVICE 1
 typedef struct {
     int type, id;

@@ -2,23 +2,25 @@
 #include "counter.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 /* Memory is taken before the driver is asked and given back when it was freed: by cuMemFree and its like, with its
  * context, or with the process. Memory of the host counts nothing. What another process of the lease exported (CUDA IPC,
- * shareable handles) is on that one's account, and importing it counts nothing. */
+ * shareable handles) is on that one's account, and importing it counts nothing: how much that is must be known, since NVML may tell
+ * it of both. */
 
 /* ---- what each pointer or handle took ---- */
 
 #define BUCKETS 16384
 #define STEP 65536 /* no mapping begins between */
 
-typedef enum { POINTER, ARRAY, MIPMAP, PHYSICAL, MAPPING } kind;
+typedef enum { POINTER, ARRAY, MIPMAP, IMPORT, PHYSICAL, MAPPING } kind;
 
 typedef struct record {
     struct record *following;
     uint64_t key, owner; /* of a mapping: the physical memory's handle; else the context */
-    charge taken;        /* of a mapping: its size, of no lease */
+    charge taken;        /* of a mapping and an import: its size, of no lease */
     unsigned references, mappings;
     kind what;
 } record;
@@ -66,7 +68,12 @@ static record *forget(kind what, uint64_t key) {
     return found;
 }
 
+static _Atomic uint64_t imports;
+
+uint64_t imported(void) { return imports; }
+
 static void settle(record *gone) {
+    if (gone && gone->what == IMPORT) imports -= gone->taken.bytes;
     if (gone) account_give(&gone->taken);
     free(gone);
 }
@@ -76,7 +83,7 @@ void forget_context(CUcontext context) {
     pthread_mutex_lock(&guard);
     for (size_t i = 0; i < BUCKETS; i++)
         for (record **place = &buckets[i]; *place;) {
-            bool in_it = (*place)->what <= MIPMAP && (*place)->owner == (uint64_t)(uintptr_t)context;
+            bool in_it = (*place)->what <= IMPORT && (*place)->owner == (uint64_t)(uintptr_t)context;
             if (!in_it) {
                 place = &(*place)->following;
                 continue;
@@ -319,8 +326,10 @@ EXPORTED CUresult cuMemMap(CUdeviceptr pointer, size_t size, size_t offset, CUme
     pthread_mutex_lock(&guard);
     CUresult outcome = REAL(cuMemMap)(pointer, size, offset, handle, flags);
     record *physical = outcome == CUDA_SUCCESS ? *place_of(PHYSICAL, handle) : NULL;
-    if (physical) {
-        physical->mappings++;
+    if (outcome == CUDA_SUCCESS) {
+        if (physical) physical->mappings++;
+        if (!physical) imports += size; /* or memory of the host */
+        if (!physical) made->owner = 0;
         put(made);
         made = NULL;
     }
@@ -337,7 +346,8 @@ EXPORTED CUresult cuMemUnmap(CUdeviceptr pointer, size_t size) {
     for (uint64_t at = pointer; outcome == CUDA_SUCCESS && at - pointer < size;) {
         record *mapping = out(place_of(MAPPING, at));
         at += mapping ? mapping->taken.bytes : STEP;
-        record **physical = mapping ? place_of(PHYSICAL, mapping->owner) : NULL;
+        record **physical = mapping && mapping->owner ? place_of(PHYSICAL, mapping->owner) : NULL;
+        if (mapping && !mapping->owner) imports -= mapping->taken.bytes;
         if (physical && *physical) {
             (*physical)->mappings--;
             record *gone = kept_by_none(physical);
@@ -353,6 +363,46 @@ EXPORTED CUresult cuMemUnmap(CUdeviceptr pointer, size_t size) {
         record *following = all->following;
         settle(all);
         all = following;
+    }
+    return outcome;
+}
+
+/* ---- what others exported ---- */
+
+static CUresult opened(CUresult outcome, const CUdeviceptr *pointer) {
+    CUdeviceptr base = 0;
+    size_t size = 0;
+    CUresult (*range)(CUdeviceptr *, size_t *, CUdeviceptr) =
+        DRIVER(CUresult, "cuMemGetAddressRange_v2", (CUdeviceptr *, size_t *, CUdeviceptr));
+    record *made = outcome == CUDA_SUCCESS ? calloc(1, sizeof *made) : NULL;
+    if (!made || !range || range(&base, &size, *pointer) != CUDA_SUCCESS) {
+        free(made);
+        return outcome;
+    }
+    *made = (record){.key = *pointer, .owner = (uint64_t)(uintptr_t)context_here(), .what = IMPORT, .taken.bytes = size};
+    imports += size;
+    remember(made);
+    return outcome;
+}
+
+EXPORTED CUresult cuIpcOpenMemHandle(CUdeviceptr *pointer, CUipchandle handle, unsigned flags) {
+    MISSING(REAL(cuIpcOpenMemHandle));
+    return opened(REAL(cuIpcOpenMemHandle)(pointer, handle, flags), pointer);
+}
+
+EXPORTED CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pointer, CUipchandle handle, unsigned flags) {
+    MISSING(REAL(cuIpcOpenMemHandle_v2));
+    return opened(REAL(cuIpcOpenMemHandle_v2)(pointer, handle, flags), pointer);
+}
+
+EXPORTED CUresult cuIpcCloseMemHandle(CUdeviceptr pointer) {
+    MISSING(REAL(cuIpcCloseMemHandle));
+    record *gone = forget(IMPORT, pointer);
+    CUresult outcome = REAL(cuIpcCloseMemHandle)(pointer);
+    if (outcome != CUDA_SUCCESS && gone) {
+        remember(gone);
+    } else {
+        settle(gone);
     }
     return outcome;
 }
