@@ -64,6 +64,11 @@ def swarm_dir(home: Path) -> Path:
     return home / "swarm"
 
 
+def checkpoint_removals_dir(home: Path) -> Path:
+    """What of the daemon's bucket is to go with jobs that were deleted."""
+    return home / "checkpoint-removals"
+
+
 def blobs_dir(home: Path) -> Path:
     """Blobs, where no setting says another place."""
     return home / "blobs"

@@ -228,21 +228,24 @@ class JobClient(Protocol):
         CumulusError where no daemon is asked."""
         ...
 
-    def checkpoints(self, key: Key) -> JobCheckpoints:
-        """What a job has saved on its node, newest first. Raises NotFound, UsageError where it keeps none."""
+    def checkpoints(self, key: Key, *, beyond: bool = False) -> JobCheckpoints:
+        """What a job has saved on its node, newest first; or what of it is `beyond` the node. Raises NotFound,
+        UsageError where it keeps none."""
         ...
 
-    def verify_checkpoints(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointFound]:
+    def verify_checkpoints(
+        self, key: Key, *, step: int | None = None, beyond: bool = False
+    ) -> Iterator[CheckpointFound]:
         """Have every byte of one checkpoint read, or of all. Raises as `checkpoints`, and Forbidden where the job is
         another's; so do the next two."""
         ...
 
-    def fetch_checkpoint(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointPiece]:
+    def fetch_checkpoint(self, key: Key, *, step: int | None = None, beyond: bool = False) -> Iterator[CheckpointPiece]:
         """The newest whole checkpoint, or that of the step: its manifest, then each file and its bytes. The iterator
         raises BackendError where it is not whole."""
         ...
 
-    def prune_checkpoints(self, key: Key, *, keep: int) -> Sequence[int]:
+    def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
         """Delete all but so many whole ones, at least one; the steps that went."""
         ...
 

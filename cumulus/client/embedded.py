@@ -177,17 +177,19 @@ class EmbeddedClient:
     def forecast(self, document: Document) -> str:
         return self._service.explanations.forecast(self._identity, document)
 
-    def checkpoints(self, key: Key) -> JobCheckpoints:
-        return self._service.checkpoints.list(self._identity, key)
+    def checkpoints(self, key: Key, *, beyond: bool = False) -> JobCheckpoints:
+        return self._service.checkpoints.list(self._identity, key, beyond=beyond)
 
-    def verify_checkpoints(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointFound]:
-        return self._service.checkpoints.verify(self._identity, key, step=step)
+    def verify_checkpoints(
+        self, key: Key, *, step: int | None = None, beyond: bool = False
+    ) -> Iterator[CheckpointFound]:
+        return self._service.checkpoints.verify(self._identity, key, step=step, beyond=beyond)
 
-    def fetch_checkpoint(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointPiece]:
-        return self._service.checkpoints.fetch(self._identity, key, step=step)
+    def fetch_checkpoint(self, key: Key, *, step: int | None = None, beyond: bool = False) -> Iterator[CheckpointPiece]:
+        return self._service.checkpoints.fetch(self._identity, key, step=step, beyond=beyond)
 
-    def prune_checkpoints(self, key: Key, *, keep: int) -> Sequence[int]:
-        return self._service.checkpoints.prune(self._identity, key, keep=keep)
+    def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
+        return self._service.checkpoints.prune(self._identity, key, keep=keep, beyond=beyond)
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         return self._service.jobs.files(self._identity, uids)

@@ -14,7 +14,7 @@ from cumulus import controllers
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
-from cumulus.controllers.context import Context, Placed, nobody_told
+from cumulus.controllers.context import Context, Placed, Removals, nobody_told
 from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.controller import BaseContext, Controller
 from cumulus.machinery.leader import Term
@@ -51,6 +51,7 @@ def context_maker(
     blob_retention: float = 86400.0,
     sources: SourceRoom | None = None,
     checkpoint_bucket: str = "",
+    removals: Removals | None = None,
     shared_directories: Sequence[str] = (),
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
@@ -61,7 +62,8 @@ def context_maker(
             backends={backend.runtime: backend for backend in backends}, cluster=cluster, cluster_user=cluster_user,
             policies=policies, owner=f"cumulus:{term.store_id}", placed=placed,
             blobs=blobs, blob_retention=blob_retention,
-            sources=sources, checkpoint_bucket=checkpoint_bucket, shared_directories=tuple(shared_directories),
+            sources=sources, checkpoint_bucket=checkpoint_bucket, removals=removals,
+            shared_directories=tuple(shared_directories),
         )  # fmt: skip
 
     return context

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
@@ -21,6 +22,30 @@ Placed = Callable[[Sequence[Binding], Sequence[Refusal], datetime], None]
 
 def nobody_told(bindings: Sequence[Binding], refusals: Sequence[Refusal], now: datetime) -> None:
     """A `Placed` for where nobody measures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A deleted job whose checkpoints in the daemon's bucket are to go. `noted`: since when; `done`: they went once."""
+
+    namespace: str
+    job: str
+    uid: str
+    noted: str
+    done: bool = False
+
+
+class Removals(Protocol):
+    """What is to be deleted of the daemon's bucket, kept over restarts."""
+
+    def note(self, namespace: str, job: str, uid: str) -> None: ...
+
+    def noted(self) -> Sequence[Removal]: ...
+
+    def remove(self, one: Removal) -> int:
+        """How many objects went. Raises CumulusError where the bucket does not answer."""
+
+    def forget(self, one: Removal) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +72,8 @@ class Context(BaseContext):
     """Seconds since its last use for which a blob is kept that no job names."""
     checkpoint_bucket: str = ""
     """Where jobs keep their checkpoints that name no place; "" for nowhere."""
+    removals: Removals | None = None
+    """Checkpoints of deleted jobs; None where there is no bucket of the daemon's."""
     shared_directories: tuple[str, ...] = ()
     """Directories that are the same on all nodes, as an administrator says."""
     changed_leases: Channel = field(default_factory=Channel)

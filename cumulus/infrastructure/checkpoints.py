@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -23,13 +27,17 @@ from cumulus.answers.checkpoints import (
     CheckpointPiece,
 )
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.backends.rundir.uploading import Beyond, NoKeys
+from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BackendError, NotFound, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.secrets import JobSecrets
+from cumulus.uploader import __main__ as uploader
 from cumulus.uploader import files
+from cumulus.uploader.config import Config
 
 if TYPE_CHECKING:
     from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
@@ -82,6 +90,90 @@ class CheckpointFiles:
     def prune(self, keep: int) -> Sequence[int]:
         with self._ask("prune", self.path, str(keep)) as said:
             return [int(step) for step in (_line(said) or {"gone": ()})["gone"]]
+
+
+class CheckpointsBeyond:
+    """See `service.infrastructure.CheckpointReader`: of those that a job keeps beyond its nodes, read from this
+    machine."""
+
+    def __init__(self, config: Config) -> None:
+        self.path = config.uri
+        self._config = config
+
+    def list(self) -> Sequence[CheckpointFound]:
+        now = SystemClock().now()
+        found = []
+        for one in self._answer("list", "-")["checkpoints"]:
+            committed = timestamp(now - timedelta(seconds=float(one["age"])))
+            # Tokens are the numbers of attempts.
+            found.append(CheckpointFound(int(one["step"]), committed, int(one["size"]), attempt=int(one["token"])))
+        return found
+
+    def copied(self) -> CheckpointCopied | None:
+        return None
+
+    def verify(self, step: int | None) -> Iterator[CheckpointFound]:
+        with self._scratch() as scratch:
+            for found in self.list():
+                if step is not None and found.step != step:
+                    continue
+                try:
+                    said = self._answer("verify", scratch, str(found.step))
+                    yield replace(found, files=int(said["files"]))
+                except BackendError as error:
+                    yield replace(found, problem=str(error))
+
+    def send(self, step: int | None) -> Iterator[CheckpointPiece]:
+        with self._scratch() as scratch:
+            yield from CheckpointFiles(scratch, self._ask).send(step)
+
+    def prune(self, keep: int) -> Sequence[int]:
+        with self._scratch() as scratch:
+            return [int(step) for step in self._answer("prune", scratch, str(keep))["gone"]]
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[str]:
+        """Room for files that are read, as the user who reads them."""
+        with tempfile.TemporaryDirectory(prefix="cumulus-checkpoint-") as directory:
+            user = self._config.user
+            if user is not None and os.geteuid() == 0:
+                os.chown(directory, user.uid, user.gid)
+            yield directory
+
+    def _answer(self, *words: str) -> dict[str, Any]:
+        with self._ask(*words) as said:
+            return _line(said) or {}
+
+    def _ask(self, *words: str) -> Said:
+        command = [sys.executable, "-I", "-X", "utf8", uploader.__file__, *words]
+        return _running(command, self._config.encode(), _LONGEST[words[0]], dict(os.environ))
+
+
+def beyond(home: Path, job: Document, uri: str, nodes: Callable[[str], Document | None]) -> CheckpointsBeyond:
+    """See `service.infrastructure.Infrastructure.checkpoints_beyond`."""
+    namespace, uid = job["metadata"].get("namespace") or "", job["metadata"]["uid"]
+    asked = lookup(job, "spec.checkpoint") or {}
+    user = None
+    if uri.startswith("file://"):
+        if lookup(job, "spec.image"):
+            raise UsageError(
+                f"{uri} is a directory of the nodes, which this machine may not have",
+                hint="look there, or at the job's node: leave --beyond out",
+            )
+        backend = ProcessBackend(paths.process_dir(home), "", JobSecrets(paths.job_secrets_dir(home)))
+        place = backend.checkpoint_place(uid)
+        backend.close()
+        if place is None:
+            raise NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
+        user = place[1]
+    place_of_job = Beyond(
+        namespace, uid, uri, str(asked.get("credentials") or ""), 1, "", "",
+        JobSecrets(paths.job_secrets_dir(home)).of(namespace), os.environ, user,
+    )  # fmt: skip
+    try:
+        return CheckpointsBeyond(place_of_job.own())
+    except NoKeys as error:
+        raise UsageError(str(error)) from None
 
 
 def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointFiles:
@@ -153,22 +245,30 @@ class _Chunks(io.RawIOBase):
         return count
 
 
-@contextlib.contextmanager
-def _here(user: UnixUser | None, *words: str) -> Iterator[IO[bytes]]:
+def _here(user: UnixUser | None, *words: str) -> Said:
     """On this machine."""
     command = [sys.executable, "-I", "-S", files.__file__, *words]
+    return _running(command, json.dumps(user).encode() + b"\n", _LONGEST[words[0]], {})
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str], given: bytes, longest: float, environment: Mapping[str, str]
+) -> Iterator[IO[bytes]]:
+    """What a program says that reads `given`; it ends with the block."""
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, close_fds=True
-    )
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+        close_fds=True,
+    )  # fmt: skip
     # The job may have put its files where nobody answers.
-    patience = threading.Timer(_LONGEST[words[0]], process.kill)
+    patience = threading.Timer(longest, process.kill)
     patience.daemon = True
     patience.start()
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(user).encode() + b"\n")
+            process.stdin.write(given)
             process.stdin.close()
         yield process.stdout
     finally:

@@ -36,6 +36,13 @@ class LocalInfrastructure:
 
         return reader(self._home, job, nodes)
 
+    def checkpoints_beyond(
+        self, job: Document, uri: str, nodes: Callable[[str], Document | None]
+    ) -> CheckpointReader:  # fmt: skip
+        from cumulus.infrastructure.checkpoints import beyond
+
+        return beyond(self._home, job, uri, nodes)
+
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         from cumulus.infrastructure.sessions import session
 

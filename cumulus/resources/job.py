@@ -432,7 +432,7 @@ class GPUJob(Resource):
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {
             "suspend", "priority", "retry", "activeDeadline", "ttlAfterFinished",
-            "checkpoint.every", "checkpoint.keep", "checkpoint.onExpiry",
+            "checkpoint.every", "checkpoint.keep", "checkpoint.onExpiry", "checkpoint.whenDeleted",
         }
     )  # fmt: skip
     """Of `checkpoint`, the next attempt gets what was changed."""

@@ -53,6 +53,11 @@ class Checkpoint(Model):
         description="Another job, as NAME or NAMESPACE/NAME, whose last checkpoint the first attempt goes on from. You "
         "must be allowed to read that job, and have submitted it.",
     )
+    when_deleted: Literal["Delete", "Retain"] = Field(
+        "Delete",
+        description="What becomes of the job's checkpoints in the daemon's bucket when the job is deleted, also by its "
+        "ttlAfterFinished. A `uri` of your own is never deleted from.",
+    )
     grace_period: Delay = Field("30s", description="Time between the stop signal and SIGKILL, to write a checkpoint.")
     on_expiry: Literal["Requeue", "Fail"] = Field(
         "Requeue",

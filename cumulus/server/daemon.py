@@ -37,6 +37,7 @@ from cumulus.resources.node import GPUNode
 from cumulus.scheduling.policy import policies_of
 from cumulus.secrets import JobSecrets
 from cumulus.server.api_server import ApiServer
+from cumulus.server.checkpoint_removals import CheckpointRemovals
 from cumulus.server.child_process import ChildProcess
 from cumulus.server.command_server_process import command_server_process
 from cumulus.server.control_plane import ControlPlane
@@ -117,7 +118,7 @@ def run(settings: Settings) -> int:
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
             metrics=metrics, policies=policies_of(settings.max_jobs),
             blobs=blobs, blob_retention=settings.blobs.retention, sources=sources.room,
-            checkpoint_bucket="" if settings.bucket is None else settings.bucket.name,
+            checkpoint_bucket="" if settings.bucket is None else settings.bucket.name, removals=_removals(settings),
             shared_directories=settings.jobs.shared,
         )  # fmt: skip
         sources.start()
@@ -180,6 +181,12 @@ def _open(home: Path) -> tuple[Store, DaemonLock]:
             f"the state directory {home} cannot be used: {error.strerror}",
             hint="set CUMULUS_HOME to a directory that you may write",
         ) from None
+
+
+def _removals(settings: Settings) -> CheckpointRemovals | None:
+    if settings.bucket is None:
+        return None
+    return CheckpointRemovals(paths.checkpoint_removals_dir(settings.home), settings.bucket)
 
 
 def _process_backend(settings: Settings, node: str, ledger: Ledger, blobs: BlobStore) -> ProcessBackend:

@@ -22,52 +22,67 @@ _RESOURCE = "gpujobs/checkpoints"
 Nodes = Callable[[str], Document | None]
 """GPUNodes by name."""
 Reader = Callable[[Document, Nodes], "CheckpointReader"]
+Beyond = Callable[[Document, str, Nodes], "CheckpointReader"]
 
 
 class Checkpoints:
     """Each method raises NotFound, Forbidden, and UsageError for a job that keeps none, or none that can be read from
     here."""
 
-    def __init__(self, access: Access, objects: Objects, reader: Reader, store: Store) -> None:
+    def __init__(self, access: Access, objects: Objects, reader: Reader, store: Store, beyond: Beyond) -> None:
         self._access = access
         self._objects = objects
         self._read = reader
+        self._read_beyond = beyond
         self._store = store
 
-    def list(self, identity: Identity, key: Key) -> JobCheckpoints:
-        """Those on the node, newest first, as their manifests tell."""
+    def list(self, identity: Identity, key: Key, *, beyond: bool = False) -> JobCheckpoints:
+        """Those on the node, newest first, as their manifests tell; or those beyond it, as that place tells."""
         from cumulus.answers.checkpoints import JobCheckpoints
 
         self._access.check(identity, "list", _RESOURCE, key.namespace, key.name)
         job = self._job(identity, key)
-        reader = self._read(job, self._node)
-        uri = str(lookup(job, "status.checkpoint.uri") or lookup(job, "spec.checkpoint.uri") or "")
-        copied = reader.copied() if uri else None
-        return JobCheckpoints(_node(job), reader.path, uri, tuple(reader.list()), copied)
+        reader = self._reader(job, beyond)
+        copied = reader.copied() if _uri(job) and not beyond else None
+        return JobCheckpoints("" if beyond else _node(job), reader.path, _uri(job), tuple(reader.list()), copied)
 
-    def verify(self, identity: Identity, key: Key, *, step: int | None = None) -> Iterator[CheckpointFound]:
+    def verify(
+        self, identity: Identity, key: Key, *, step: int | None = None, beyond: bool = False
+    ) -> Iterator[CheckpointFound]:
         """Read every byte of one checkpoint, or of all, and tell what is wrong with each."""
-        return self._own(identity, "get", key).verify(step)
+        return self._own(identity, "get", key, beyond).verify(step)
 
-    def fetch(self, identity: Identity, key: Key, *, step: int | None = None) -> Iterator[CheckpointPiece]:
+    def fetch(
+        self, identity: Identity, key: Key, *, step: int | None = None, beyond: bool = False
+    ) -> Iterator[CheckpointPiece]:
         """The newest whole one, or that of the step, which is verified first. The iterator raises BackendError."""
-        return self._own(identity, "get", key).send(step)
+        return self._own(identity, "get", key, beyond).send(step)
 
-    def prune(self, identity: Identity, key: Key, *, keep: int) -> Sequence[int]:
+    def prune(self, identity: Identity, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
         """Delete all but so many whole ones; the steps that went. The newest whole one always stays."""
         if keep < 1:
             raise UsageError(f"at least one checkpoint stays, got {keep}", hint="delete the job to delete all")
-        reader = self._own(identity, "delete", key)
+        reader = self._own(identity, "delete", key, beyond)
         with self._access.audit.doing(identity, [("delete", _RESOURCE, key.namespace, key.name)]):
             return reader.prune(keep)
 
-    def _own(self, identity: Identity, verb: str, key: Key) -> CheckpointReader:
+    def _own(self, identity: Identity, verb: str, key: Key, beyond: bool) -> CheckpointReader:
         """The reader of a job for who may do with it as they like."""
         self._access.check(identity, verb, _RESOURCE, key.namespace, key.name)
         job = self._job(identity, key)
         if refused := self._objects.why_not_changed(identity, key):
             raise Forbidden(f"the checkpoints of gpujob/{key.name} are its submitter's", hint=refused)
-        return self._read(job, self._node)
+        return self._reader(job, beyond)
+
+    def _reader(self, job: Document, beyond: bool) -> CheckpointReader:
+        if not beyond:
+            return self._read(job, self._node)
+        if not _uri(job):
+            raise UsageError(
+                f"gpujob/{job['metadata']['name']} keeps no checkpoints beyond its node, as far as is known",
+                hint="name a place in spec.checkpoint.uri",
+            )
+        return self._read_beyond(job, _uri(job), self._node)
 
     def _job(self, identity: Identity, key: Key) -> Document:
         job = self._objects.get(identity, key)
@@ -82,6 +97,10 @@ class Checkpoints:
             return self._store.get(Key("GPUNode", "", name))
         except NotFound:
             return None
+
+
+def _uri(job: Document) -> str:
+    return str(lookup(job, "status.checkpoint.uri") or lookup(job, "spec.checkpoint.uri") or "")
 
 
 def _node(job: Document) -> str:

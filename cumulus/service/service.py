@@ -184,7 +184,8 @@ class Service:
     def checkpoints(self) -> Checkpoints:
         from cumulus.service.checkpoints import Checkpoints
 
-        return Checkpoints(self.access, self.objects, self.infrastructure.checkpoint_reader, self.store)
+        found = self.infrastructure
+        return Checkpoints(self.access, self.objects, found.checkpoint_reader, self.store, found.checkpoints_beyond)
 
     @cached_property
     def secrets(self) -> Secrets:

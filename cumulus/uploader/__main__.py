@@ -9,9 +9,12 @@
     adopt PATH OTHER    the same with another job's, where neither PATH nor OTHER, its directory on this node, has one
     list PATH           the committed checkpoints
     verify PATH STEP    read every byte of one
+    send PATH STEP      what `files send` says, of one there: the newest that is whole where no STEP is given. PATH has
+                        room for the largest of its files
+    prune PATH KEEP     delete all but so many; the newest is read first, and stays
 
-The answer of all but the first is one line of JSON. Exit codes: 0; 1: an error, as `{"error": …, "hint": …, "again":
-whether it may pass by itself}`; 2: usage. Run by path or by `-m`, with `-I`.
+The answer of all but the first and `send` is one line of JSON. Exit codes: 0; 1: an error, as `{"error": …, "hint": …,
+"again": whether it may pass by itself}`; 2: usage. Run by path or by `-m`, with `-I`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -45,12 +49,13 @@ from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import Follower
 from cumulus.uploader.owner import owner_of, user_of_process
 from cumulus.uploader.place import Name, Place, parse
-from cumulus.uploader.restore import restore, verify
+from cumulus.uploader.restore import fetch_file, restore, verify
 from cumulus.uploader.status import Status
 
 _PR_SET_DUMPABLE = 4
 _MOST_CONFIG = 2**20
 _NOTE = 3
+_CHUNK = 2**20
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -310,9 +315,49 @@ def _verify(config: Config, place: Place, arguments: Sequence[str], stop: thread
     return 0
 
 
+def _send(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
+    names = [one.name for one in catalog.committed(place)]
+    wanted = [name for name in names if [str(name.step)] == [*arguments[1:]]] if arguments[1:] else names
+    for name in wanted:
+        try:
+            manifest = verify(place, name, arguments[0]) if len(wanted) > 1 else catalog.manifest_of(place, name)
+        except Damaged:
+            if name == wanted[-1]:
+                raise
+            continue
+        content = manifest.encode()
+        _say({"step": name.step, "size": len(content)})
+        _write(content)
+        for file in manifest.files:
+            with tempfile.TemporaryFile(dir=arguments[0]) as held:
+                # Whole before its first byte is sent.
+                fetch_file(place, name, file, held.fileno())
+                _say({"path": file.path, "size": file.size})
+                held.seek(0)
+                while chunk := held.read(_CHUNK):
+                    _write(chunk)
+        return 0
+    raise UsageError(f"{place.uri} has no checkpoint{' of that step' if arguments[1:] else ''}")
+
+
+def _prune(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
+    for one in catalog.committed(place):
+        with contextlib.suppress(Damaged):
+            verify(place, one.name, arguments[0])
+            gone = catalog.prune(place, max(1, int(arguments[1])), one.name)
+            _say({"gone": [name.step for name in gone]})
+            return 0
+    raise UsageError(f"{place.uri} has no checkpoint that is whole: nothing is deleted")
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
 _VERBS = {
     "run": _run, "start": _start, "check": _check, "restore": _restore, "adopt": _adopt, "list": _list,
-    "verify": _verify,
+    "verify": _verify, "send": _send, "prune": _prune,
 }  # fmt: skip
 
 

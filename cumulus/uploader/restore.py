@@ -47,7 +47,7 @@ def verify(place: Place, name: Name, scratch: str = "") -> Manifest:
     manifest = catalog.manifest_of(place, name)
     for file in manifest.files:
         with tempfile.TemporaryFile(dir=scratch or None) as target:
-            _fetch_file(place, name, file, target.fileno())
+            fetch_file(place, name, file, target.fileno())
     return manifest
 
 
@@ -62,7 +62,7 @@ def _fetch(place: Place, name: Name, manifest: Manifest, path: str) -> None:
             os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
             descriptor = os.open(target, _NEW, 0o600)
             try:
-                _fetch_file(place, name, file, descriptor)
+                fetch_file(place, name, file, descriptor)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -85,7 +85,7 @@ def _fetch(place: Place, name: Name, manifest: Manifest, path: str) -> None:
         raise
 
 
-def _fetch_file(place: Place, name: Name, file: File, descriptor: int) -> None:
+def fetch_file(place: Place, name: Name, file: File, descriptor: int) -> None:
     try:
         place.fetch(name.prefix + file.path, file, descriptor)
     except Unfaithful as error:

@@ -16,7 +16,7 @@ from cumulus.backends.base import Workload
 from cumulus.blob.base import BlobStore
 from cumulus.clock import FakeClock
 from cumulus.controllers.composition import Declared, context_maker, declared
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import Context, Removals
 from cumulus.errors import Fenced
 from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.group import ControllerGroup, begin, informer_for
@@ -111,6 +111,7 @@ class Daemon:
         store: Store | None = None,
         controllers: Sequence[Declared] | None = None,
         sources: SourceRoom | None = None,
+        removals: Removals | None = None,
     ) -> None:
         """`store` is what the daemon sees of the world's store, where that is not the store itself. `controllers`:
         all that are declared, unless given."""
@@ -119,6 +120,7 @@ class Daemon:
         self._controllers = declared() if controllers is None else controllers
         self.informer = informer_for(self.store, self._controllers)
         self.sources = sources
+        self.removals = removals
         self.elector = Elector(self.store, identity, world.clock)
         self.loops: ControllerGroup[Context] | None = None
         self._rng = random.Random(seed)
@@ -160,7 +162,7 @@ class Daemon:
             self.loops = begin(
                 self.store, self.informer, self._controllers,
                 context_maker(
-                    [world.backend], Agents(self.informer.cache, world.agents), sources=self.sources, blobs=world.blobs
+                    [world.backend], Agents(self.informer.cache, world.agents), sources=self.sources, removals=self.removals, blobs=world.blobs
                 ),
                 world.clock, term,
                 fenced=self.elector.depose, rng=self._rng,

@@ -224,6 +224,11 @@ class FakeInfrastructure:
     def log_reader(self, job: Document, node: str) -> LogReader:
         return self.logs.reader(job, node)
 
+    def checkpoints_beyond(
+        self, job: Document, uri: str, nodes: Callable[[str], Document | None]
+    ) -> CheckpointReader:  # fmt: skip
+        return self.checkpoints
+
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
         return self.checkpoints
 

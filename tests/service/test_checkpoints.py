@@ -28,9 +28,14 @@ class Bed:
     def __init__(self, store: MemoryStore, clock: FakeClock) -> None:
         self.store = store
         self.files = FakeCheckpoints()
+        self.asked_beyond: list[str] = []
         access = Access(lambda: store, 0)
         self.objects = Objects(store, clock, access)
-        self.checkpoints = Checkpoints(access, self.objects, lambda job, nodes: self.files, store)
+        self.checkpoints = Checkpoints(access, self.objects, lambda job, nodes: self.files, store, self.beyond)
+
+    def beyond(self, job: Document, uri: str, nodes: object) -> FakeCheckpoints:
+        self.asked_beyond.append(uri)
+        return self.files
 
     def has(self, document: Document, *, submitter: str = "ann", started: bool = True) -> None:
         document["metadata"]["annotations"] = {"cumulus.dev/submitter": submitter}
@@ -84,6 +89,18 @@ def test_what_is_saved_is_the_submitters_and_an_admins(bed: Bed, what: str) -> N
             WHAT[what](bed, other)
     assert bed.files.kept == 0
     assert WHAT[what](bed, ANN) == WHAT[what](bed, ME)
+
+
+def test_those_beyond_the_node_are_asked_of_their_place(bed: Bed) -> None:
+    bed.has(a_job())
+    found = bed.checkpoints.list(VIEWER, TRAIN, beyond=True)
+    assert (found.node, found.copied, bed.asked_beyond) == ("", None, ["s3://b/p"])
+    with pytest.raises(Forbidden):
+        bed.checkpoints.prune(BOB, TRAIN, keep=1, beyond=True)
+    assert bed.checkpoints.prune(ANN, TRAIN, keep=1, beyond=True) == [1]
+    bed.has(a_job("near", checkpoint={}))
+    with pytest.raises(UsageError, match="no checkpoints beyond its node"):
+        bed.checkpoints.list(ANN, TRAIN._replace(name="near"), beyond=True)
 
 
 def test_bytes_come_as_they_are(bed: Bed) -> None:

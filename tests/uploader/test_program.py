@@ -17,6 +17,9 @@ import pytest
 from cumulus.blob.s3.bucket import Keys
 from cumulus.blob.s3.client import S3Client
 from cumulus.checkpoint import layout
+from cumulus.cli.verbs.checkpoints import receive
+from cumulus.errors import BackendError
+from cumulus.infrastructure.checkpoints import CheckpointsBeyond
 from cumulus.lib import locks
 from cumulus.lib.unix_user import UnixUser
 from cumulus.nodes import distribution
@@ -25,6 +28,7 @@ from cumulus.uploader import catalog, files, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.owner import owner_of, user_of_process
+from cumulus.uploader.place import Name
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
 from tests.s3 import KEYS, Server
@@ -124,6 +128,7 @@ from cumulus.nodes import distribution
 from cumulus.uploader import __main__ as program
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.owner import owner_of, user_of_process
+from cumulus.uploader.place import Name
 from cumulus.uploader.s3_place import S3Place
 from cumulus.blob.s3 import transfer
 from cumulus.uploader import s3_place
@@ -316,3 +321,34 @@ class TestFiles:
     def test_the_owner_of_the_files_is_who_looks(self, tmp_path: Path) -> None:
         assert owner_of(str(tmp_path / "not" / "there")).uid == os.getuid()
         assert user_of_process(os.getpid())[:2] == (os.geteuid(), os.getegid())
+
+
+class TestBeyond:
+    """What people are told of a place, and get from it."""
+
+    @pytest.fixture
+    def beyond(self, tmp_path: Path) -> CheckpointsBeyond:
+        config = Config(f"file://{tmp_path}/shared", keep=9)
+        for step in (1, 2, 3):
+            save(tmp_path / "a", step)
+            subprocess.run([*PROGRAM, "run", str(tmp_path / "a")], input=config.encode(), check=True, timeout=60)
+        return CheckpointsBeyond(config)
+
+    def test_it_is_listed_verified_fetched_and_pruned(self, beyond: CheckpointsBeyond, tmp_path: Path) -> None:
+        assert [(one.step, one.size, one.attempt) for one in beyond.list()] == [
+            (step, sum(map(len, contents(step).values())), 1) for step in (3, 2, 1)
+        ]
+        damaged = tmp_path / "shared" / Name(1, 3).prefix / "model.bin"
+        damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
+        assert [bool(one.problem) for one in beyond.verify(None)] == [True, False, False]
+        # The newest that is whole, and one by its step.
+        place = receive(beyond.send(None), tmp_path / "got")
+        assert place.name == "step-000000000002"
+        assert loaded(tmp_path / "got", 2) == contents(2)
+        receive(beyond.send(1), tmp_path / "got")
+        for step, told in ((3, "does not match"), (9, "no checkpoint of that step")):
+            with pytest.raises(BackendError, match=told):
+                list(beyond.send(step))
+        # What is damaged is nobody's newest, and the newest that is whole stays.
+        assert beyond.prune(1) == [1]
+        assert [one.step for one in beyond.list()] == [3, 2]

@@ -36,21 +36,25 @@ class ListByDefault(TyperGroup):
 
 
 app = subcommands("Show, fetch, verify and prune what a job has saved. `cumulus checkpoints JOB` lists.", ListByDefault)
+Beyond = Annotated[
+    bool, typer.Option("--beyond", help="Those that are kept beyond the node: in S3, or a shared directory.")
+]
 Step = Annotated[int | None, typer.Option("--step", metavar="N", help="The step; the newest if left out.")]
 
 
 @app.command("list")
-def list_(words: JobWords, namespace: Namespace = "", output: options.Output = "") -> None:
+def list_(words: JobWords, beyond: Beyond = False, namespace: Namespace = "", output: options.Output = "") -> None:
     """List the checkpoints of a job, newest first.
 
     \b
     Examples:
       cumulus checkpoints list train
+      cumulus checkpoints list train --beyond
       cumulus checkpoints list job/train -n team -o json
     """
     options.check_json(output)
     with context.client() as client:
-        found = client.checkpoints(_key(words, namespace))
+        found = client.checkpoints(_key(words, namespace), beyond=beyond)
     if output == "json":
         import json
 
@@ -60,6 +64,9 @@ def list_(words: JobWords, namespace: Namespace = "", output: options.Output = "
         safe_output.block(sys.stdout, json.dumps(encode(found), indent=2) + "\n")
         return
     _table(found.found)
+    if beyond:
+        print(f"In {found.path}", file=sys.stderr)
+        return
     print(f"On {found.node}: {found.path}", file=sys.stderr)
     if found.uri:
         print(f"Beyond it: {found.uri}{_copied(found.copied)}", file=sys.stderr)
@@ -76,7 +83,7 @@ def _copied(copied: CheckpointCopied | None) -> str:
 
 
 @app.command("verify")
-def verify(words: JobWords, step: Step = None, namespace: Namespace = "") -> int:
+def verify(words: JobWords, step: Step = None, beyond: Beyond = False, namespace: Namespace = "") -> int:
     """Read every byte of a checkpoint, or of all, and say which are whole. Exit code 1: one is not.
 
     \b
@@ -85,7 +92,7 @@ def verify(words: JobWords, step: Step = None, namespace: Namespace = "") -> int
       cumulus checkpoints verify train --step 1200
     """
     with context.client() as client:
-        found = list(client.verify_checkpoints(_key(words, namespace), step=step))
+        found = list(client.verify_checkpoints(_key(words, namespace), step=step, beyond=beyond))
     _table(found)
     return 1 if any(each.problem for each in found) else 0
 
@@ -95,6 +102,7 @@ def fetch(
     words: JobWords,
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where to put it; the job's name if left out.")] = "",
     step: Step = None,
+    beyond: Beyond = False,
     namespace: Namespace = "",
 ) -> None:
     """Copy a checkpoint to this machine, as DIR/step-NUMBER, and verify it.
@@ -103,26 +111,28 @@ def fetch(
     Examples:
       cumulus checkpoints fetch train
       cumulus checkpoints fetch train --step 1200 --to ./weights
+      cumulus checkpoints fetch train --beyond
     """
     key = _key(words, namespace)
     with context.client() as client:
-        print(receive(client.fetch_checkpoint(key, step=step), Path(to or key.name)))
+        print(receive(client.fetch_checkpoint(key, step=step, beyond=beyond), Path(to or key.name)))
 
 
 @app.command("prune")
 def prune(
     words: JobWords,
     keep: Annotated[int, typer.Option("--keep", metavar="N", help="How many whole ones stay; at least 1.")] = 1,
+    beyond: Beyond = False,
     namespace: Namespace = "",
 ) -> None:
-    """Delete all checkpoints of a job on its node but the newest whole ones.
+    """Delete all checkpoints of a job on its node, or beyond it, but the newest whole ones.
 
     \b
     Examples:
       cumulus checkpoints prune train --keep 2
     """
     with context.client() as client:
-        gone = client.prune_checkpoints(_key(words, namespace), keep=keep)
+        gone = client.prune_checkpoints(_key(words, namespace), keep=keep, beyond=beyond)
     for step in gone:
         print(f"step {step} deleted")
     if not gone:

@@ -229,23 +229,25 @@ class HttpClient:
     def forecast(self, document: Document) -> str:
         return self._read("forecast", str, document=document)
 
-    def checkpoints(self, key: Key) -> JobCheckpoints:
+    def checkpoints(self, key: Key, *, beyond: bool = False) -> JobCheckpoints:
         from cumulus.answers.checkpoints import JobCheckpoints
 
-        return self._read("checkpoints", JobCheckpoints, key=key)
+        return self._read("checkpoints", JobCheckpoints, key=key, beyond=beyond)
 
-    def verify_checkpoints(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointFound]:
+    def verify_checkpoints(
+        self, key: Key, *, step: int | None = None, beyond: bool = False
+    ) -> Iterator[CheckpointFound]:
         from cumulus.answers.checkpoints import CheckpointFound
 
-        return self._steps("verify_checkpoints", CheckpointFound, key=key, step=step)
+        return self._steps("verify_checkpoints", CheckpointFound, key=key, step=step, beyond=beyond)
 
-    def fetch_checkpoint(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointPiece]:
+    def fetch_checkpoint(self, key: Key, *, step: int | None = None, beyond: bool = False) -> Iterator[CheckpointPiece]:
         from cumulus.answers.checkpoints import CheckpointPiece
 
-        return self._steps("fetch_checkpoint", CheckpointPiece, key=key, step=step)
+        return self._steps("fetch_checkpoint", CheckpointPiece, key=key, step=step, beyond=beyond)
 
-    def prune_checkpoints(self, key: Key, *, keep: int) -> Sequence[int]:
-        return self._call("prune_checkpoints", list[int], key=key, keep=keep)
+    def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
+        return self._call("prune_checkpoints", list[int], key=key, keep=keep, beyond=beyond)
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         from cumulus.answers.objects import JobFiles

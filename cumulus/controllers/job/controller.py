@@ -11,6 +11,7 @@ from dataclasses import replace
 from cumulus.backends.base import Backend
 from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
+from cumulus.controllers.context import Removals
 from cumulus.controllers.job import earlier, handover, objects, results
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job import status as job_status
@@ -23,6 +24,7 @@ from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned, write_with_events
 from cumulus.resources import job_partitions, reruns
+from cumulus.resources.documents import lookup
 from cumulus.resources.finalizers import JOB_FINALIZER, has_finalizer, with_finalizer, without_finalizer
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import is_true
@@ -52,6 +54,7 @@ class JobReconciler:
         recorder: Recorder,
         blobs: BlobStore | None = None,
         bucket: str = "",
+        removals: Removals | None = None,
     ) -> None:
         self._reader = reader
         self._client = client
@@ -60,6 +63,7 @@ class JobReconciler:
         self._recorder = recorder
         self._blobs = blobs
         self._bucket = bucket
+        self._removals = removals
 
     def reconcile(self, request: Request) -> Result:
         try:
@@ -72,7 +76,10 @@ class JobReconciler:
             return self._delete(job)
         if not job.status.earlier_runs:
             return self._advance(job)
-        tended = earlier.tend(job, self._client, self._backends, self._clock)
+        document = job.to_json()
+        tended = earlier.tend(
+            job, self._client, self._backends, self._clock, purged=lambda uid: self._forget(document, uid)
+        )
         job = self._with_runs(job, tended)
         if tended.wait is not None:
             return After(tended.wait)
@@ -314,8 +321,19 @@ class JobReconciler:
         for backend in backends:
             for uid in uids:
                 backend.purge(uid)
+        for uid in uids:
+            self._forget(job, uid)
         self._client.store.update(without_finalizer(job, JOB_FINALIZER), fence=self._client.fence)
         return Done()
+
+    def _forget(self, job: Document, uid: str) -> None:
+        """Have deleted what it keeps in the daemon's bucket, in the place that is its alone. The bucket is not waited
+        for."""
+        asked = lookup(job, "spec.checkpoint")
+        if self._removals is None or not isinstance(asked, dict) or asked.get("uri"):
+            return
+        if asked.get("whenDeleted") != "Retain":
+            self._removals.note(job["metadata"].get("namespace") or "", job["metadata"]["name"], uid)
 
     def _backend(self, job: GPUJob) -> Backend:
         backend = self._backends.get(job_partitions.runtime(job))

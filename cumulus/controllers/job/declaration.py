@@ -65,6 +65,7 @@ CONTROLLERS = (
             context.recorder,
             context.blobs,
             context.checkpoint_bucket,
+            context.removals,
         ),
         watches=(
             Watch(GPUJob.KIND, itself, when=exists),

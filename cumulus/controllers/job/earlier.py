@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -30,8 +30,11 @@ class Tended:
     wake: float | None = None
 
 
-def tend(job: GPUJob, client: Client, backends: Mapping[str, Backend], clock: Clock) -> Tended:
-    """End what is left of earlier runs, and delete the files of those whose time is over."""
+def tend(
+    job: GPUJob, client: Client, backends: Mapping[str, Backend], clock: Clock,
+    purged: Callable[[str], None] = lambda uid: None,
+) -> Tended:  # fmt: skip
+    """End what is left of earlier runs, and delete the files of those whose time is over: `purged` is told of each."""
     now, runs, waits = clock.now(), [], []
     for run in job.status.earlier_runs:
         if not run.released:
@@ -49,6 +52,7 @@ def tend(job: GPUJob, client: Client, backends: Mapping[str, Backend], clock: Cl
     for number in due(job, now):
         index = next(i for i, run in enumerate(runs) if run.number == number)
         _backend(backends, runs[index]).purge(runs[index].uid)
+        purged(runs[index].uid)
         runs[index] = runs[index].model_copy(update={"purged": True, "attempts": ()})
     kept = [run for index, run in enumerate(runs) if not run.purged or index >= len(runs) - KEPT_RUNS]
     left = [seconds for run in kept if (seconds := _left(run, now)) is not None]

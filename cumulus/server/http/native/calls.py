@@ -67,14 +67,14 @@ CALLS: Mapping[str, Call] = {
         },
         steps=True, reads=True,
     ),
-    "checkpoints": _read(lambda s: s.checkpoints.list, key=Key),
+    "checkpoints": _read(lambda s: s.checkpoints.list, key=Key, beyond=bool),
     "verify_checkpoints": Call(
-        lambda s: s.checkpoints.verify, {"key": Key, "step": int | None}, steps=True, reads=True
+        lambda s: s.checkpoints.verify, {"key": Key, "step": int | None, "beyond": bool}, steps=True, reads=True
     ),
     "fetch_checkpoint": Call(
-        lambda s: s.checkpoints.fetch, {"key": Key, "step": int | None}, steps=True, reads=True
+        lambda s: s.checkpoints.fetch, {"key": Key, "step": int | None, "beyond": bool}, steps=True, reads=True
     ),
-    "prune_checkpoints": _call(lambda s: s.checkpoints.prune, key=Key, keep=int),
+    "prune_checkpoints": _call(lambda s: s.checkpoints.prune, key=Key, keep=int, beyond=bool),
     "cordon": _call(lambda s: s.nodes.cordon, name=str, unschedulable=bool),
     "find_worker": _read(lambda s: s.workers.find, name=str, address=WorkerAddress, fingerprint=str),
     "add_worker": _call(lambda s: s.workers.add, name=str, address=WorkerAddress, key=HostKey),
