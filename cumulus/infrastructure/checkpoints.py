@@ -96,9 +96,10 @@ class CheckpointsBeyond:
     """See `service.infrastructure.CheckpointReader`: of those that a job keeps beyond its nodes, read from this
     machine."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, variables: Mapping[str, str]) -> None:
         self.path = config.uri
         self._config = config
+        self._variables = variables
 
     def list(self) -> Sequence[CheckpointFound]:
         now = SystemClock().now()
@@ -146,11 +147,11 @@ class CheckpointsBeyond:
 
     def _ask(self, *words: str) -> Said:
         command = [sys.executable, "-I", "-X", "utf8", uploader.__file__, *words]
-        return _running(command, self._config.encode(), _LONGEST[words[0]], dict(os.environ))
+        return _running(command, self._config.encode(), _LONGEST[words[0]], self._variables)
 
 
-def beyond(home: Path, job: Document, uri: str, nodes: Callable[[str], Document | None]) -> CheckpointsBeyond:
-    """See `service.infrastructure.Infrastructure.checkpoints_beyond`."""
+def beyond(home: Path, job: Document, uri: str, variables: Mapping[str, str]) -> CheckpointsBeyond:
+    """See `service.infrastructure.Infrastructure.checkpoints_beyond`. `variables`: this process's environment."""
     namespace, uid = job["metadata"].get("namespace") or "", job["metadata"]["uid"]
     asked = lookup(job, "spec.checkpoint") or {}
     user = None
@@ -168,10 +169,10 @@ def beyond(home: Path, job: Document, uri: str, nodes: Callable[[str], Document 
         user = place[1]
     place_of_job = Beyond(
         namespace, uid, uri, str(asked.get("credentials") or ""), 1, "", "",
-        JobSecrets(paths.job_secrets_dir(home)).of(namespace), os.environ, user,
+        JobSecrets(paths.job_secrets_dir(home)).of(namespace), variables, user,
     )  # fmt: skip
     try:
-        return CheckpointsBeyond(place_of_job.own())
+        return CheckpointsBeyond(place_of_job.own(), variables)
     except NoKeys as error:
         raise UsageError(str(error)) from None
 

@@ -36,12 +36,10 @@ class LocalInfrastructure:
 
         return reader(self._home, job, nodes)
 
-    def checkpoints_beyond(
-        self, job: Document, uri: str, nodes: Callable[[str], Document | None]
-    ) -> CheckpointReader:  # fmt: skip
+    def checkpoints_beyond(self, job: Document, uri: str) -> CheckpointReader:
         from cumulus.infrastructure.checkpoints import beyond
 
-        return beyond(self._home, job, uri, nodes)
+        return beyond(self._home, job, uri, os.environ)
 
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         from cumulus.infrastructure.sessions import session

@@ -22,7 +22,7 @@ _RESOURCE = "gpujobs/checkpoints"
 Nodes = Callable[[str], Document | None]
 """GPUNodes by name."""
 Reader = Callable[[Document, Nodes], "CheckpointReader"]
-Beyond = Callable[[Document, str, Nodes], "CheckpointReader"]
+Beyond = Callable[[Document, str], "CheckpointReader"]
 
 
 class Checkpoints:
@@ -82,7 +82,7 @@ class Checkpoints:
                 f"gpujob/{job['metadata']['name']} keeps no checkpoints beyond its node, as far as is known",
                 hint="name a place in spec.checkpoint.uri",
             )
-        return self._read_beyond(job, _uri(job), self._node)
+        return self._read_beyond(job, _uri(job))
 
     def _job(self, identity: Identity, key: Key) -> Document:
         job = self._objects.get(identity, key)

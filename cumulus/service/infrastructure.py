@@ -158,14 +158,11 @@ class Infrastructure(Protocol):
         Raises NotRunning, BackendError."""
         ...
 
-    def checkpoints_beyond(
-        self, job: Document, uri: str, nodes: Callable[[str], Document | None]
-    ) -> CheckpointReader:  # fmt: skip
+    def checkpoints_beyond(self, job: Document, uri: str) -> CheckpointReader:
         """The same for the place `uri` beyond the nodes where the job keeps them."""
         ...
 
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
-        """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing
-        with this state directory, UsageError where a container keeps them to itself, BackendError where its node can't
-        be reached."""
+        """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing with this state directory,
+        UsageError where a container keeps them to itself, BackendError where its node can't be reached."""
         ...

@@ -162,7 +162,8 @@ class Daemon:
             self.loops = begin(
                 self.store, self.informer, self._controllers,
                 context_maker(
-                    [world.backend], Agents(self.informer.cache, world.agents), sources=self.sources, removals=self.removals, blobs=world.blobs
+                    [world.backend], Agents(self.informer.cache, world.agents), sources=self.sources, blobs=world.blobs,
+                    removals=self.removals,
                 ),
                 world.clock, term,
                 fenced=self.elector.depose, rng=self._rng,

@@ -224,9 +224,7 @@ class FakeInfrastructure:
     def log_reader(self, job: Document, node: str) -> LogReader:
         return self.logs.reader(job, node)
 
-    def checkpoints_beyond(
-        self, job: Document, uri: str, nodes: Callable[[str], Document | None]
-    ) -> CheckpointReader:  # fmt: skip
+    def checkpoints_beyond(self, job: Document, uri: str) -> CheckpointReader:
         return self.checkpoints
 
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:

@@ -33,7 +33,7 @@ class Bed:
         self.objects = Objects(store, clock, access)
         self.checkpoints = Checkpoints(access, self.objects, lambda job, nodes: self.files, store, self.beyond)
 
-    def beyond(self, job: Document, uri: str, nodes: object) -> FakeCheckpoints:
+    def beyond(self, job: Document, uri: str) -> FakeCheckpoints:
         self.asked_beyond.append(uri)
         return self.files
 
@@ -97,7 +97,7 @@ def test_those_beyond_the_node_are_asked_of_their_place(bed: Bed) -> None:
     assert (found.node, found.copied, bed.asked_beyond) == ("", None, ["s3://b/p"])
     with pytest.raises(Forbidden):
         bed.checkpoints.prune(BOB, TRAIN, keep=1, beyond=True)
-    assert bed.checkpoints.prune(ANN, TRAIN, keep=1, beyond=True) == [1]
+    assert bed.checkpoints.prune(ANN, TRAIN, keep=1, beyond=True) == [2]
     bed.has(a_job("near", checkpoint={}))
     with pytest.raises(UsageError, match="no checkpoints beyond its node"):
         bed.checkpoints.list(ANN, TRAIN._replace(name="near"), beyond=True)

@@ -332,7 +332,7 @@ class TestBeyond:
         for step in (1, 2, 3):
             save(tmp_path / "a", step)
             subprocess.run([*PROGRAM, "run", str(tmp_path / "a")], input=config.encode(), check=True, timeout=60)
-        return CheckpointsBeyond(config)
+        return CheckpointsBeyond(config, {})
 
     def test_it_is_listed_verified_fetched_and_pruned(self, beyond: CheckpointsBeyond, tmp_path: Path) -> None:
         assert [(one.step, one.size, one.attempt) for one in beyond.list()] == [
