@@ -149,3 +149,15 @@ def test_the_command(full: SqliteStore, run: Run, home: Path) -> None:
     assert f"No daemon runs on {home}" in done.out
     assert run("why", "nope").code == 1
     assert run("why", "node/gpu-1").code == 2
+
+
+def test_a_running_gang_says_how_its_devices_are_linked(store: SqliteStore) -> None:
+    gang = store.create(running("gang"))
+    for device in range(2):
+        made = active(f"gang-a1-r{device}-d0", owner=gang)
+        store.create({**made, "status": {**made["status"], "device": device}})
+    machine = node("gpu-1")
+    (first,) = machine["status"]["devices"]
+    devices = [{**first, "index": n, "links": [{"over": "NVLink", "devices": [1 - n]}]} for n in range(2)]
+    store.create({**machine, "status": {**machine["status"], "devices": devices}})
+    assert "Its devices are linked by NVLink." in why(store, "gang")

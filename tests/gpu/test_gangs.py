@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -48,7 +47,14 @@ def test_a_gang_reduces_over_all_gpus_as_fast_as_without_cumulus(
         assert "linked by NVLink" in linked
 
 
-def test_a_replica_is_held_to_its_own_gpu(gpus: list[Device], gpu: Device, machine: Machine, tmp_path: Path) -> None:
-    machine.apply(manifest("held", job("alloc", "device", part(gpu, HUGE)), memory="5%", replicas=2))
-    machine.ok("wait", "job", "held", "--for=condition=Succeeded", "--timeout=60s")
-    assert [answer["outcome"] for answer in answers(machine, "held")] == [REFUSED]
+def test_replicas_with_shares_reach_each_other_and_are_held_to_their_own(
+    gpus: list[Device], gpu: Device, machine: Machine
+) -> None:
+    """Nor is what they map of each other's GPU taken for overuse, which ends a lease of a share."""
+    pytest.importorskip("torch")
+    count = len(gpus)
+    spec = manifest("shares", f"exec {sys.executable} {PROGRAM}", memory="60%", replicas=count, env=ENV)
+    machine.apply(spec, manifest("held", job("alloc", "device", part(gpu, HUGE)), memory="5%", replicas=2))
+    machine.ok("wait", "job", "--all", "--for=condition=Succeeded", "--timeout=120s")
+    assert [found["sum"] for found in answers(machine, "shares")] == [count]
+    assert {answer["outcome"] for answer in answers(machine, "held")} == {REFUSED}

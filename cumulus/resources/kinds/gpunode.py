@@ -125,6 +125,13 @@ def sections(node: Document, around: Surroundings) -> Iterator[Section]:
     ]  # fmt: skip
     if unleased:
         yield Rows("Processes without a lease", ("DEVICE", "PID", "PROGRAM", "USER", "MEMORY"), unleased)
+    links = [
+        [str(d["index"]), link["over"], ", ".join(map(str, link["devices"]))]
+        for d in devices(node)
+        for link in d.get("links") or ()
+    ]
+    if links:
+        yield Rows("Links", ("DEVICE", "OVER", "TO"), links)
     foreign = [
         [str(d["index"]), lease["partitionId"], lease.get("user") or NOTHING, format_bytes(lease["memoryBytes"]),
          percent(lease["compute"]), until(lease["expiresAt"], now)]
