@@ -109,7 +109,7 @@ class Cluster:
         self.ask("apply", "-f", "-", stdin=json.dumps(job))
         try:
             self.ask("wait", "job", name, "--for=condition=Succeeded", "--timeout=120s")
-            return rate(self.ask("logs", name))
+            return rate(self.ask("logs", name, "--replica", "0"))
         finally:
             self.ask("delete", "job", name, "--now")
 
