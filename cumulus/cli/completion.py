@@ -44,6 +44,10 @@ def sources(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(source.KIND, incomplete, ctx)
 
 
+def top(incomplete: str) -> list[str]:
+    return [word for word in ("nodes", "jobs", "users") if word.startswith(incomplete)]
+
+
 def forms(incomplete: str) -> list[str]:
     return [form for form in FORMS if form.startswith(incomplete)]
 

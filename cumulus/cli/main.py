@@ -51,6 +51,7 @@ VERBS: dict[str, Verb] = {
     "queue": Verb("queue", "Show who waits, in their order, and when each starts."),
     "logs": Verb("logs", "Show what a job wrote."),
     "checkpoints": Verb("checkpoints", "Show, fetch, verify and prune what a job has saved."),
+    "top": Verb("top", "Show what is leased and used now: of each device, job or user."),
     "events": Verb("events", "Show what happened, and why."),
     "wait": Verb("wait", "Wait for a condition, a field, creation or deletion."),
     "delete": Verb("delete", "Delete objects."),

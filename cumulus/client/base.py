@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
+    from cumulus.answers.usage import UsageNow
     from cumulus.client.programs import RemoteProgram
     from cumulus.errors import InvalidObject
     from cumulus.lib.execution import ExecRequest
@@ -247,6 +248,10 @@ class JobClient(Protocol):
 
     def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
         """Delete all but so many whole ones, at least one; the steps that went."""
+        ...
+
+    def usage(self) -> UsageNow:
+        """What is leased and used now, of all nodes and jobs."""
         ...
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     )
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
+    from cumulus.answers.usage import UsageNow
     from cumulus.client.programs import RemoteProgram
     from cumulus.errors import InvalidObject
     from cumulus.lib.execution import ExecRequest
@@ -190,6 +191,9 @@ class EmbeddedClient:
 
     def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
         return self._service.checkpoints.prune(self._identity, key, keep=keep, beyond=beyond)
+
+    def usage(self) -> UsageNow:
+        return self._service.usage.now(self._identity)
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         return self._service.jobs.files(self._identity, uids)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from cumulus.service.swarm import Swarm
     from cumulus.service.tickets import Tickets
     from cumulus.service.tokens import Tokens
+    from cumulus.service.usage import Usage
     from cumulus.service.why import Explanations
     from cumulus.service.workers import Workers
     from cumulus.store.base import Store
@@ -118,6 +119,12 @@ class Service:
         from cumulus.service.extensions import Extensions
 
         return Extensions(self.store, self.objects, self.access, self.clock, self.home)
+
+    @cached_property
+    def usage(self) -> Usage:
+        from cumulus.service.usage import Usage
+
+        return Usage(self.store, self.objects, self.clock)
 
     @cached_property
     def reruns(self) -> Reruns:

@@ -11,7 +11,7 @@ from cumulus.cli import others_words
 from cumulus.cli.main import VERBS
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
-from tests.documents import failed, job, node, running
+from tests.documents import active, failed, job, node, running
 
 FILE = """\
 apiVersion: cumulus.dev/v1alpha1
@@ -84,7 +84,7 @@ def test_each_suggestion_is_a_command_of_ours() -> None:
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
-        (["squeue", "-u", "me"], "get jobs"), (["sbatch", "x.sh"], "run -d -- PROGRAM"),
+        (["squeue", "-u", "me"], "queue"), (["sbatch", "x.sh"], "run -d -- PROGRAM"),
         (["scancel", "7"], "delete job NAME"), (["sinfo"], "get nodes"), (["srun", "x"], "run -- PROGRAM"),
         (["ps"], "get jobs"), (["kill", "x"], "delete job NAME --now"), (["sky", "launch"], "run -- PROGRAM"),
         (["scontrol", "hold", "7"], "suspend JOB"), (["docker", "logs", "x"], "logs"), (["sky"], ""), (["xyzzy"], ""),
@@ -92,3 +92,25 @@ def test_each_suggestion_is_a_command_of_ours() -> None:
 )  # fmt: skip
 def test_words_of_others(theirs: list[str], ours: str) -> None:
     assert others_words.meant(theirs, list(VERBS)) == ours
+
+
+def test_top(store: SqliteStore, run: Run, still: None) -> None:
+    there = node("gpu-1")
+    there["status"]["devices"][0] |= {
+        "figures": {"usedMemoryBytes": 10 * 2**30, "busy": 420, "powerWatts": 300.5, "temperatureCelsius": 61},
+        "overusedMemoryBytes": 2**30, "unleasedProcesses": [{"pid": 7, "user": "eve", "memoryBytes": 2**30}],
+    }  # fmt: skip
+    store.create(there)
+    held = active("train-a1-r0-d0", owner=store.create(running("train")))
+    held["metadata"]["annotations"] = {"cumulus.dev/submitter": "ann\x1b[2J"}
+    store.create(held)
+    titles, row = (" ".join(line.split()) for line in run("top").out.splitlines())
+    assert titles == "NODE DEVICE LEASED USED IDLE OVER UNLEASED COMPUTE BUSY POWER TEMP STATE"
+    assert row == "gpu-1 0 H100 40Gi 50% 10Gi 12% 30Gi 37% 1Gi 1Gi 50% 42% 300W 61C Ready (Answers)"
+    mine = " ".join(run("top", "jobs").out.splitlines()[1].split())
+    assert mine == r"default train ann\x1b[2J gpu-1 1 40Gi 50% 55m -"
+    assert run("top", "users", "--no-headers").out.split() == ["ann\\x1b[2J", "1", "1", "40Gi", "50%"]
+    (device,) = json.loads(run("top", "nodes", "-o", "json").out)
+    assert (device["usedBytes"], device["temperatureCelsius"]) == (10 * 2**30, 61)
+    assert json.loads(run("top", "users", "-o", "json").out)[0]["memoryBytes"] == 40 * 2**30
+    assert run("top", "pods").code == 2

@@ -360,6 +360,24 @@ class TestJobs:
         with pytest.raises(UsageError, match="by more than no time"):
             client.extend(TRAIN, 0.0)
 
+    def test_what_is_used_now(self, client: Client, store: Store) -> None:
+        there = node("gpu-1")
+        there["status"]["devices"][0]["figures"] = {"usedMemoryBytes": 10 * 2**30, "busy": 420, "powerWatts": 300.5}
+        store.create(there)
+        held = active("train-a1-r0-d0", owner=store.create(running("train")))
+        held["metadata"]["annotations"] = {"cumulus.dev/submitter": "ann"}
+        store.create(held)
+        store.create(partition("waits"))
+        found = client.usage()
+        (device,) = found.devices
+        assert (device.node, device.leased_bytes, device.leased_compute) == ("gpu-1", 40 * 2**30, 500)
+        assert (device.used_bytes, device.idle_bytes, device.busy, device.power_watts) == (
+            10 * 2**30, 30 * 2**30, 420, 300.5
+        )  # fmt: skip
+        (share,) = found.shares
+        assert (share.name, share.user, share.until) == ("train", "ann", ahead(minutes=55))
+        assert (share.devices, share.memory_bytes, share.over) == (1, 40 * 2**30, False)
+
     def test_what_cannot_be_rerun(self, client: Client, store: Store) -> None:
         made = store.create(job("train"))
         with pytest.raises(InvalidObject, match=r"spec\.gpu\.memory"):

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     )
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
+    from cumulus.answers.usage import UsageNow
     from cumulus.client.endpoint import Endpoint
     from cumulus.client.programs import RemoteProgram
     from cumulus.lib.execution import ExecRequest
@@ -248,6 +249,11 @@ class HttpClient:
 
     def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
         return self._call("prune_checkpoints", list[int], key=key, keep=keep, beyond=beyond)
+
+    def usage(self) -> UsageNow:
+        from cumulus.answers.usage import UsageNow
+
+        return self._read("usage", UsageNow)
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         from cumulus.answers.objects import JobFiles

@@ -55,6 +55,7 @@ CALLS: Mapping[str, Call] = {
         lambda s: s.reruns.rerun, key=Key, changes=Document | None, from_checkpoint=bool, uid=str
     ),
     "suspend": _call(lambda s: s.jobs.suspend, key=Key, suspended=bool),
+    "usage": _read(lambda s: s.usage.now),
     "why": _read(lambda s: s.explanations.why, key=Key),
     "line": _read(lambda s: s.explanations.line, queue=str),
     "forecast": _read(lambda s: s.explanations.forecast, document=Document),
