@@ -6,6 +6,7 @@ All calls are idempotent. Names are deterministic, so a controller that crashed 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -282,6 +283,11 @@ class Backend(Protocol):
     def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
         """Start a program beside a running workload: where that is, as whom it runs, in its leases and its
         environment. It ends with the workload. Raises `NotRunning`, `BackendError`."""
+        ...
+
+    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
+        """A connection to a TCP port at which a process of a running workload listens; to no other. Raises
+        `NotRunning`, `BackendError`."""
         ...
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

@@ -6,6 +6,7 @@ Which of the two runs a workload is decided by its node, and known by their reco
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -91,6 +92,10 @@ class ProgramBackend:
     def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
         """See `Backend.exec`."""
         return self._of(job_uid, attempt, replica).exec(job_uid, attempt, replica, asked)
+
+    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
+        """See `Backend.connect`."""
+        return self._of(job_uid, attempt, replica).connect(job_uid, attempt, replica, port)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. The other backend is subscribed to for itself."""

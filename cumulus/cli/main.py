@@ -39,6 +39,8 @@ VERBS: dict[str, Verb] = {
     "extend": Verb("extend", "Lengthen the lease of a running job, if that moves nobody who waits."),
     "attach": Verb("run", "Follow a job until it is over, and end with its exit code."),
     "exec": Verb("exec", "Run a command beside a running job: a shell, say."),
+    "cp": Verb("cp", "Copy files from a running job, or to it."),
+    "port-forward": Verb("port_forward", "Reach a port of a running job at this machine's loopback."),
     "apply": Verb("apply", "Create or change objects from manifests."),
     "create": Verb("create", "Create objects from manifests; none of them may be there."),
     "replace": Verb("create", "Replace objects by manifests."),

@@ -6,6 +6,7 @@ of bytes. Errors are `CumulusError`s. Calls are synchronous; a stream is an iter
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -232,6 +233,13 @@ class JobClient(Protocol):
     def checkpoints(self, key: Key, *, beyond: bool = False) -> JobCheckpoints:
         """What a job has saved on its node, newest first; or what of it is `beyond` the node. Raises NotFound,
         UsageError where it keeps none."""
+    def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
+        """Carry a connection to a port at which a process of the running replica listens, until either end is closed.
+        For one thread for each connection. Raises as `exec` does."""
+        ...
+
+    def checkpoints(self, key: Key) -> JobCheckpoints:
+        """What a job has saved on its node, newest first. Raises NotFound, UsageError where it keeps none."""
         ...
 
     def verify_checkpoints(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -211,6 +212,11 @@ class EmbeddedClient:
     def exec(self, key: Key, replica: int, asked: ExecRequest) -> RemoteProgram:
         raise CumulusError(
             "a program beside a job is started by the daemon, and none is asked", hint="run: cumulus serve"
+        )
+
+    def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
+        raise CumulusError(
+            "a port of a job is reached through the daemon, and none is asked", hint="run: cumulus serve"
         )
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from cumulus.backends.base import Backend
 from cumulus.errors import NoLog, NotRunning
 from cumulus.infrastructure.logs import log_reader
 from cumulus.lib.execution import ExecRequest, Execution
@@ -14,11 +18,25 @@ def execution(
     home: Path, job: Document, attempt: int, replica: int, node: str, where: Document | None, asked: ExecRequest
 ) -> Execution:
     """See `service.infrastructure.Infrastructure.execution`."""
+    with _backend(home, job, node, where) as backend:
+        return backend.exec(job["metadata"]["uid"], attempt, replica, asked)
+
+
+def connection(
+    home: Path, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
+) -> socket.socket:
+    """See `service.infrastructure.Infrastructure.connection`."""
+    with _backend(home, job, node, where) as backend:
+        return backend.connect(job["metadata"]["uid"], attempt, replica, port)
+
+
+@contextmanager
+def _backend(home: Path, job: Document, node: str, where: Document | None) -> Iterator[Backend]:
     try:
-        backend = log_reader(home, job, node, where)
+        made = log_reader(home, job, node, where)
     except NoLog:
         raise NotRunning("its program has not started yet") from None
     try:
-        return backend.exec(job["metadata"]["uid"], attempt, replica, asked)
+        yield made
     finally:
-        backend.close()
+        made.close()

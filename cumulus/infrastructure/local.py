@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import socket
+
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
     from cumulus.lib.execution import ExecRequest, Execution
@@ -52,6 +54,13 @@ class LocalInfrastructure:
         from cumulus.infrastructure.executions import execution
 
         return execution(self._home, job, attempt, replica, node, where, asked)
+
+    def connection(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
+    ) -> socket.socket:
+        from cumulus.infrastructure.executions import connection
+
+        return connection(self._home, job, attempt, replica, node, where, port)
 
     def missing_python(self, job: Document) -> str:
         from cumulus.infrastructure.pythons import missing_python

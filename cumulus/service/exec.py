@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,6 +47,11 @@ class Exec:
             raise UsageError("the command holds a NUL character, which no program can be given")
         with self._entered(identity, "pods/exec", key, replica) as found:
             return self._infrastructure.execution(found.job, found.attempt, replica, found.node, found.where, asked)
+
+    def connect(self, identity: Identity, key: Key, replica: int, port: int) -> socket.socket:
+        """A connection to a port at which a process of the job listens."""
+        with self._entered(identity, "pods/portforward", key, replica) as found:
+            return self._infrastructure.connection(found.job, found.attempt, replica, found.node, found.where, port)
 
     @contextmanager
     def _entered(self, identity: Identity, resource: str, key: Key, replica: int) -> Iterator[_Running]:

@@ -6,6 +6,7 @@ Whoever composes a `Service` hands it in, so that the service knows neither SSH 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -165,4 +166,14 @@ class Infrastructure(Protocol):
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
         """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing with this state directory,
         UsageError where a container keeps them to itself, BackendError where its node can't be reached."""
+    def connection(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
+    ) -> socket.socket:
+        """A connection to a port at which a process of the replica listens, as with `execution`."""
+        ...
+
+    def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
+        """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing
+        with this state directory, UsageError where a container keeps them to itself, BackendError where its node can't
+        be reached."""
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError, NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.resources.reasons import AttemptReason
-from cumulus.testing.execution import FakeExecution
+from cumulus.testing.execution import FakeExecution, echoing
 from cumulus.testing.faults import Faults
 from cumulus.testing.leases import FakeLeases
 
@@ -268,6 +269,17 @@ class FakeBackend:
                 if same and run.state(self._clock.monotonic()) is State.RUNNING:
                     return FakeExecution(asked)
             raise NotRunning("its program has not started yet or has ended")
+
+    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
+        """A port that is even listens, and gives back what it gets."""
+        with self._lock, self.faults.around("connect", job_uid):
+            self._settle()
+            for run in self._kept.values():
+                work = run.workload
+                same = (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica)
+                if same and run.state(self._clock.monotonic()) is State.RUNNING and port % 2 == 0:
+                    return echoing()
+            raise NotRunning(f"no process of the job listens on port {port}")
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         self._subscribers.append(changed)

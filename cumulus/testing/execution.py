@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 
 from cumulus.lib.execution import ExecRequest, Exit
@@ -52,3 +53,16 @@ def _run(word: bytes, read: int, write: int, end: int) -> None:
     finally:
         for descriptor in {read, write, end} - {-1}:
             os.close(descriptor)
+
+
+def echoing() -> socket.socket:
+    """A connection to what gives back all that it gets, until it gets no more."""
+    near, far = socket.socketpair()
+
+    def echo() -> None:
+        with far:
+            while data := far.recv(65536):
+                far.sendall(data)
+
+    threading.Thread(target=echo, daemon=True).start()
+    return near

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,7 +34,7 @@ from cumulus.blob.base import BlobStore
 from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.session import SessionConnection, connect
 from cumulus.clock import FakeClock
-from cumulus.errors import NodeUnreachable, NoLog
+from cumulus.errors import NodeUnreachable, NoLog, NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.nodes.address import Address
 from cumulus.resources.key import Document
@@ -41,7 +42,7 @@ from cumulus.resources.node import SshAddress
 from cumulus.service.identity import Identity
 from cumulus.service.infrastructure import CheckpointReader, LogReader, StoreId
 from cumulus.store.memory import MemoryStore
-from cumulus.testing.execution import FakeExecution
+from cumulus.testing.execution import FakeExecution, echoing
 from tests.documents import NOW
 
 ME = Identity("tester", 0)
@@ -214,6 +215,13 @@ class FakeInfrastructure:
     ) -> Execution:
         self.executions.append((job["metadata"]["name"], attempt, replica, node, asked))
         return FakeExecution(asked)
+
+    def connection(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
+    ) -> socket.socket:
+        if port % 2:
+            raise NotRunning(f"no process of the job listens on port {port}")
+        return echoing()
 
     @cached_property
     def blobs(self) -> BlobStore:

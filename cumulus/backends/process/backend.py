@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ import structlog
 from cumulus.backends import gang
 from cumulus.backends.base import Blobs, CallResult, Observed, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
-from cumulus.backends.process import execution, layout
+from cumulus.backends.process import execution, forwarding, layout
 from cumulus.backends.process.ports import GangPorts
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.spawner import Spawner
@@ -259,6 +260,14 @@ class ProcessBackend:
             if run.finished:
                 raise NotRunning("its program has ended")
             return execution.begin(run.directory, asked)
+
+    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
+        """See `Backend.connect`."""
+        run = self._made(job_uid, attempt, replica, "run")
+        with _translated("connect to a workload"):
+            if run.finished:
+                raise NotRunning("its program has ended")
+            return forwarding.connected(run, port)
 
     def _made(self, job_uid: str, attempt: int, replica: int, what: str) -> Run:
         directory = self._path(run_directory(job_uid, attempt, replica))

@@ -294,6 +294,10 @@ class SwarmBackend:
         """See `Backend.exec`."""
         raise BackendRefused("no program can be started in a container yet")
 
+    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
+        """See `Backend.connect`."""
+        raise BackendRefused("ports of containers can't be forwarded yet")
+
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""
         self._subscribers.append(changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -289,6 +290,15 @@ class HttpClient:
         path = f"{_pod_path(key, replica)}/exec?{urlencode(given, doseq=True)}"
         made, _ = self._connection.websocket(path, (PROTOCOL,))
         return HttpProgram(made, self._connection.where)
+
+    def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
+        from cumulus.client.http.forwarding import PROTOCOL, forward
+
+        made, _ = self._connection.websocket(f"{_pod_path(key, replica)}/portforward?ports={port}", (PROTOCOL,))
+        try:
+            forward(made, connection)
+        finally:
+            made.close()
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:
         return self._call("cordon", bool, name=name, unschedulable=unschedulable)

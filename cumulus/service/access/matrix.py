@@ -55,6 +55,7 @@ OTHERS: tuple[Resource, ...] = (
     Resource("pods", "", True, _all(READ, Role.VIEWER)),
     Resource("pods/log", "", True, {"get": Role.VIEWER}),
     Resource("pods/exec", "", True, _all(CONNECT, Role.USER)),
+    Resource("pods/portforward", "", True, _all(CONNECT, Role.USER)),
     Resource("nodes", "", False, _all(READ, _ANYBODY)),
     Resource("namespaces", "", False, _all((*READ, "create", "update", "patch"), _ANYBODY)),
     Resource("systemsecrets", GROUP, False, _all(("list", *WRITE), Role.ADMIN)),
@@ -73,7 +74,7 @@ OTHERS: tuple[Resource, ...] = (
 )
 """`tokens` are those of others: each user makes, lists and revokes their own. `gpujobs/call` is what a call gave back,
 for its submitter alone; `blobs` are each user's own, and may be made by those who may make jobs somewhere. `pods/exec`
-is for the submitter of the job, and for admins (see `Guard.why_not_entered`)."""
+and the like are for the submitter of the job, and for admins (see `Guard.why_not_entered`)."""
 
 RESOURCES: tuple[Resource, ...] = (*(resource for kind in KINDS for resource in _of(kind)), *OTHERS)
 

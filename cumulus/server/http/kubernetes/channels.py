@@ -46,13 +46,13 @@ class Channels:
             await asyncio.wait([ends, *others], return_when=asyncio.FIRST_COMPLETED)
             if ends.done():
                 code = ends.result()
-                await _cancelled(others)
+                await cancelled(others)
                 await self._tell(code)
                 await self._websocket.close()
         except ConnectionError:
             pass
         finally:
-            await _cancelled([ends, *others])
+            await cancelled([ends, *others])
 
     async def _end(self, outputs: list[tuple[int, int]]) -> Exit:
         copying = [asyncio.ensure_future(self._copy(channel, stream)) for channel, stream in outputs]
@@ -63,7 +63,7 @@ class Channels:
             await asyncio.gather(*copying)
             return ended
         finally:
-            await _cancelled(copying)
+            await cancelled(copying)
 
     async def _copy(self, channel: int, stream: int) -> None:
         while True:
@@ -166,7 +166,7 @@ async def _ready(
             other.remove_done_callback(set_ready)
 
 
-async def _cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
+async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel them, and wait until they have let go of what they hold."""
     for each in tasks:
         each.cancel()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cumulus.server.api import Api
     from cumulus.service.identity import Identity
 
-RESERVED = ("attach", "portforward")
+RESERVED = ("attach",)
 """Subresources that are yet to come."""
 
 

@@ -1,0 +1,93 @@
+"""Which of some processes listen on a TCP port, as /proc tells. Linux only, standard library only."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cumulus.lib import processes
+
+_LISTENS = b"0A"
+
+
+class Listener(NamedTuple):
+    """A socket that listens: its address family, its address, and the inode by which processes hold it."""
+
+    family: int
+    address: str
+    inode: int
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.address in ("0.0.0.0", "::")
+
+
+def address_of(pids: Iterable[int], port: int) -> tuple[int, str] | None:
+    """Family and address by which the port of these processes can be reached from this one, None where none of them
+    listens there. Where another process listens beside them, so that a connection might be its, None too."""
+    found = listeners(port)
+    held = _sockets(pids) if found else set()
+    ours = [each for each in found if each.inode in held]
+    for each in sorted(ours, key=_rank):
+        address = _LOOPBACK.get(each.address, each.address)
+        if not any(other not in ours and _takes(other, each.family, address) for other in found):
+            return each.family, address
+    return None
+
+
+def listeners(port: int) -> list[Listener]:
+    """All that listen on the port in this process's network namespace."""
+    found = []
+    for file, family in (("/proc/self/net/tcp", socket.AF_INET), ("/proc/self/net/tcp6", socket.AF_INET6)):
+        for line in processes.content(file).splitlines()[1:]:
+            words = line.split()
+            if words[3] != _LISTENS:
+                continue
+            address, _, number = words[1].partition(b":")
+            if int(number, 16) == port:
+                found.append(Listener(family, _text(family, address), int(words[9])))
+    return found
+
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def _rank(listener: Listener) -> int:
+    order = ("127.0.0.1", "0.0.0.0", "::1", "::")
+    return order.index(listener.address) if listener.address in order else len(order)
+
+
+def _takes(listener: Listener, family: int, address: str) -> bool:
+    """Whether it might be who takes a connection to the address."""
+    if listener.address == address or (listener.is_wildcard and listener.family == family):
+        return True
+    # One of IPv6 for all addresses takes IPv4 too, unless it was told not to.
+    return listener.address == "::" or listener.address == f"::ffff:{address}"
+
+
+def _sockets(pids: Iterable[int]) -> set[int]:
+    """Inodes of the sockets that the processes have open, those that are in this process's network namespace."""
+    here, found = os.readlink("/proc/self/ns/net"), set()
+    for pid in pids:
+        try:
+            if os.readlink(f"/proc/{pid}/ns/net") != here:
+                continue
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                try:
+                    link = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+                except OSError:
+                    continue
+                if link.startswith("socket:["):
+                    found.add(int(link[8:-1]))
+        except OSError:
+            continue
+    return found
+
+
+def _text(family: int, address: bytes) -> str:
+    """The kernel writes words of four bytes, each as the machine has them."""
+    data = bytes.fromhex(address.decode())
+    words = (data[at : at + 4][::-1] for at in range(0, len(data), 4))
+    return socket.inet_ntop(family, b"".join(words))
