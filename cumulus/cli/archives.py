@@ -20,8 +20,8 @@ class RefusedEntry(CumulusError):
 
 
 def unpack(archive: BinaryIO, base: str, target: Path) -> None:
-    """The entry `base` of the archive as `target`, with all below it. An old file there is replaced, a directory is not.
-    Raises RefusedEntry, UsageError, CumulusError for what is no archive, OSError."""
+    """The entry `base` of the archive as `target`, with all below it. An old file there is replaced, a directory is
+    not. Raises RefusedEntry, UsageError, CumulusError for what is no archive, OSError."""
     if target.is_dir():
         raise UsageError(f"{target} is a directory already", hint="name one that is not there, or delete it first")
     made = target.with_name(f".{target.name}.{os.getpid()}")

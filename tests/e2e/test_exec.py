@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,72 @@ def test_a_closed_terminal_ends_the_shell(machine: Machine) -> None:
     eventually(lambda: any("6543" in line for line in children(machine)))
     shell.close(force=True)
     eventually(lambda: children(machine) == ["sleep 600"])
+
+
+def test_copies(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "tree" / "below").mkdir(parents=True)
+    (tmp_path / "tree" / "below" / "data").write_bytes(data := os.urandom(1_500_000))
+    for words in (
+        ("tree", "train:sent"), ("tree/below/data", "job/train:sent/below"), ("train:sent", "back"),
+        ("train:sent/below/data", "one"), ("train:sent/below/data", "tree"),
+    ):  # fmt: skip
+        done = subprocess.run(
+            [CUMULUS, "cp", *words], env=machine.env, cwd=tmp_path, capture_output=True, text=True, timeout=90
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), words
+    for path in ("back/below/data", "one", "tree/data"):
+        assert (tmp_path / path).read_bytes() == data
+    for source, target, code, said in (
+        ("train:nothing", "x", 1, "nothing"), ("train:sent", str(tmp_path), 0, ""), ("a", "b", 2, "JOB:PATH"),
+        ("train:a", "train:b", 2, "JOB:PATH"), ("/none", "train:x", 2, "/none"), ("train:sent", "/no/where", 2, "/no"),
+        (str(tmp_path / "one"), "train:/no/where/x", 1, "where"),
+    ):  # fmt: skip
+        done = machine.run("cp", source, target)
+        assert (done.returncode, said in done.stderr) == (code, True), done
+    assert not (tmp_path / "x").exists()
+
+
+SERVER = """
+import socket, sys
+made = socket.create_server(("127.0.0.1", 0))
+print(made.getsockname()[1], flush=True)
+while True:
+    connection, _ = made.accept()
+    with connection:
+        data = b"".join(iter(lambda: connection.recv(65536), b""))
+        connection.sendall(data[::-1])
+"""
+
+
+def test_ports(machine: Machine) -> None:
+    elsewhere = socket.create_server(("127.0.0.1", 0))
+    serving = subprocess.Popen(
+        [CUMULUS, "exec", "train", "--", sys.executable, "-c", SERVER], env=machine.env, stdout=subprocess.PIPE
+    )
+    assert serving.stdout is not None
+    port, other = int(serving.stdout.readline()), elsewhere.getsockname()[1]
+    forwarding = typing(machine, "port-forward", "train", f"0:{port}", f"0:{other}")
+    forwarding.expect(r"127.0.0.1:(\d+) leads to port")
+    local = int(forwarding.match[1])
+    forwarding.expect(r"127.0.0.1:(\d+) leads to port")
+    refused = int(forwarding.match[1])
+    data = os.urandom(1_000_000)
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", local), timeout=30) as made:
+            made.sendall(data)
+            made.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda: made.recv(65536), b"")) == data[::-1]
+    # The daemon could reach it, and the job does not listen there.
+    with socket.create_connection(("127.0.0.1", refused), timeout=30) as made:
+        assert made.recv(9) == b""
+    forwarding.expect("no process of the job listens")
+    elsewhere.settimeout(0.2)
+    with elsewhere, pytest.raises(TimeoutError):
+        elsewhere.accept()
+    forwarding.sendintr()
+    assert end(forwarding) == 130
+    serving.kill()
+    serving.communicate()
 
 
 @pytest.mark.skipif(KUBECTL is None, reason=MISSING)

@@ -7,6 +7,7 @@ So a daemon that was killed between any two lines is continued by the next: it l
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

@@ -165,6 +165,23 @@ def test_kubectl(train: Served, tmp_path: Path) -> None:
         assert "forbidden" in kubectl.fails("exec", "train-0", "--", "hello").lower()
 
 
+def test_ports(train: Served) -> None:
+    with client(train) as asked:
+        near, far = socket.socketpair()
+        carrying = threading.Thread(target=lambda: asked.forward(TRAIN, 0, 8888, far))
+        carrying.start()
+        with near:
+            near.sendall(data := os.urandom(200_000))
+            near.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda: near.recv(65536), b"")) == data
+        carrying.join(20)
+        assert not carrying.is_alive()
+        for who, port, error in ((ANN, 8889, NotRunning), (ANN, 70000, UsageError), (BOB, 8888, Forbidden)):
+            train.asks = who if error is Forbidden else train.asks
+            with far, pytest.raises(error):
+                asked.forward(TRAIN, 0, port, far)
+
+
 def raw(served: Served) -> socket.socket:
     """A WebSocket that was accepted."""
     made = socket.socket(socket.AF_UNIX)

@@ -5,12 +5,6 @@ from __future__ import annotations
 from cumulus.server.http.kubernetes.core import events, exec, logs, namespaces, nodes, pods, portforward, secrets
 
 ROUTES = (
-    *events.ROUTES,
-    *namespaces.ROUTES,
-    *nodes.ROUTES,
-    *pods.ROUTES,
-    *exec.ROUTES,
-    *portforward.ROUTES,
-    *logs.ROUTES,
+    *events.ROUTES, *namespaces.ROUTES, *nodes.ROUTES, *pods.ROUTES, *exec.ROUTES, *portforward.ROUTES, *logs.ROUTES,
     *secrets.ROUTES,
-)
+)  # fmt: skip

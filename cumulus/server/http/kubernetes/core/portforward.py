@@ -73,8 +73,8 @@ class _Forwarding:
             for number, port in enumerate(self._ports):
                 for channel in (2 * number, 2 * number + 1):
                     await self._websocket.send(bytes([channel]) + struct.pack("<H", port))
-            copying = asyncio.gather(*(self._copy(n, made) for n, made in enumerate(self._connections)))
-            tasks = [asyncio.ensure_future(each) for each in (copying, self._receive(), self._websocket.stay_awake())]
+            others = (self._receive(), self._websocket.stay_awake())
+            tasks = [asyncio.ensure_future(each) for each in (self._copies(), *others)]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0].done():
                 tasks[0].result()
@@ -84,6 +84,11 @@ class _Forwarding:
             pass
         finally:
             await cancelled(tasks)
+
+    async def _copies(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number, connection in enumerate(self._connections):
+                group.create_task(self._copy(number, connection))
 
     async def _copy(self, number: int, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,61 @@
+"""Which processes listen on a port, by /proc."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from cumulus.lib import listeners
+
+LISTEN = """
+import socket, sys
+made = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print(made.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def mine(port: int) -> tuple[int, str] | None:
+    return listeners.address_of([os.getpid()], port)
+
+
+@pytest.mark.parametrize(
+    ("bound", "reached"), [("127.0.0.1", "127.0.0.1"), ("", "127.0.0.1"), ("127.0.0.7", "127.0.0.7")]
+)
+def test_our_own(bound: str, reached: str) -> None:
+    with socket.create_server((bound, 0)) as made:
+        port = made.getsockname()[1]
+        assert mine(port) == (socket.AF_INET, reached)
+        assert listeners.address_of([1], port) is None
+    assert mine(port) is None
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_ours_by_ipv6() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as made:
+        assert mine(made.getsockname()[1]) == (socket.AF_INET6, "::1")
+
+
+def test_anothers_is_not_reached_and_nor_is_one_beside_it() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LISTEN, "127.0.0.1", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        port = int(process.stdout.readline())
+        assert mine(port) is None
+        assert listeners.address_of([process.pid], port) == (socket.AF_INET, "127.0.0.1")
+        with socket.create_server(("127.0.0.9", port)):
+            # Not where the other one listens.
+            assert mine(port) == (socket.AF_INET, "127.0.0.9")
+    finally:
+        process.communicate()
+
+
+def test_what_is_connected_is_no_listener() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as made, socket.create_connection(made.getsockname()) as client:
+        assert mine(client.getsockname()[1]) is None
