@@ -233,6 +233,7 @@ class JobClient(Protocol):
     def checkpoints(self, key: Key, *, beyond: bool = False) -> JobCheckpoints:
         """What a job has saved on its node, newest first; or what of it is `beyond` the node. Raises NotFound,
         UsageError where it keeps none."""
+
     def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
         """Carry a connection to a port at which a process of the running replica listens, until either end is closed.
         For one thread for each connection. Raises as `exec` does."""

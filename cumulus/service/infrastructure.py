@@ -166,6 +166,7 @@ class Infrastructure(Protocol):
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
         """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing with this state directory,
         UsageError where a container keeps them to itself, BackendError where its node can't be reached."""
+
     def connection(
         self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
     ) -> socket.socket:
