@@ -239,10 +239,6 @@ class JobClient(Protocol):
         For one thread for each connection. Raises as `exec` does."""
         ...
 
-    def checkpoints(self, key: Key) -> JobCheckpoints:
-        """What a job has saved on its node, newest first. Raises NotFound, UsageError where it keeps none."""
-        ...
-
     def verify_checkpoints(
         self, key: Key, *, step: int | None = None, beyond: bool = False
     ) -> Iterator[CheckpointFound]:

@@ -172,9 +172,3 @@ class Infrastructure(Protocol):
     ) -> socket.socket:
         """A connection to a port at which a process of the replica listens, as with `execution`."""
         ...
-
-    def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
-        """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing
-        with this state directory, UsageError where a container keeps them to itself, BackendError where its node can't
-        be reached."""
-        ...
