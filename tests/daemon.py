@@ -29,11 +29,11 @@ class DaemonBed:
         }
 
     def run(
-        self, *args: str, input: str | None = None, timeout: float = 0.0, **variables: str
+        self, *args: str, input: str | None = None, timeout: float = 0.0, cwd: Path | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [CUMULUS, *args], env=self.env | variables, input=input, capture_output=True, text=True,
-            timeout=timeout or self.timeout, check=False,
+            timeout=timeout or self.timeout, check=False, cwd=cwd,
         )  # fmt: skip
 
     def ok(self, *args: str, input: str | None = None, timeout: float = 0.0) -> str:

@@ -9,6 +9,14 @@ from cumulus.errors import InvalidObject
 
 
 @dataclass(frozen=True, slots=True)
+class DirectoryOnNode:
+    """Why a directory of the node is not the one that was meant, "" where it is."""
+
+    node: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerAddress:
     """`ssh`: USER@HOST[:PORT]. `key_secret`: the secret that holds the private key. `chronos_cli`: what runs it there.
     What is empty stays as the node has it, or as is usual."""

@@ -50,7 +50,7 @@ _START = 'cd -- "$1" || exit 126; shift; exec "$@"'
 _PATIENCE = 20
 """Seconds for the user's file systems to answer."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")
-_NONCE = re.compile(r"[0-9a-f]{32}")
+_WORD = re.compile(r"[.a-z0-9-]{16,64}")
 
 _CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_SLAVE = 0x20000, 1 << 12, 1 << 14, 1 << 19
 
@@ -132,17 +132,13 @@ def bind_root() -> None:
 
 
 def answer(asked: str) -> str:
-    """What the node says of users [name, uid] and of files [name, uid, directory, nonce], as JSON: for each why not, ""
-    where a program of that user runs here, or where their directory has the file with the nonce."""
+    """What the node says of users [name, uid] and of words [name, uid, directory, word], as JSON: for each why not, ""
+    where a program of that user runs here, or where the directory is, for them, the one in which the word was left: in
+    a file that is called like it."""
     wanted = json.loads(asked)
     users = [_why_no_user(str(name), int(uid)) for name, uid in wanted.get("users", ())]
-    files = [_why_other(str(n), int(u), str(d), str(nonce)) for n, u, d, nonce in wanted.get("files", ())]
-    return json.dumps({"users": users, "files": files})
-
-
-def nonce_file(nonce: str) -> str:
-    """The name of the file by which two machines tell that a directory of theirs is the same."""
-    return f".cumulus-{nonce}"
+    words = [_why_other(str(n), int(u), str(d), str(word)) for n, u, d, word in wanted.get("words", ())]
+    return json.dumps({"users": users, "words": words})
 
 
 def _why_no_user(name: str, uid: int) -> str:
@@ -153,7 +149,7 @@ def _why_no_user(name: str, uid: int) -> str:
     return ""
 
 
-def _why_other(name: str, uid: int, directory: str, nonce: str) -> str:
+def _why_other(name: str, uid: int, directory: str, word: str) -> str:
     def look() -> str:
         signal.alarm(_PATIENCE)
         try:
@@ -161,15 +157,15 @@ def _why_other(name: str, uid: int, directory: str, nonce: str) -> str:
         except OSError as error:
             return f"{directory}: {error.strerror}"
         try:
-            number = os.open(nonce_file(nonce), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            number = os.open(word, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(number, "rb") as file:
-                same = file.read(64) == nonce.encode()
+                same = file.read(len(word) + 1) == word.encode()
         except OSError:
             same = False
         return "" if same else f"{directory} is another directory there"
 
     try:
-        if not _NONCE.fullmatch(nonce) or not os.path.isabs(directory):
+        if not _WORD.fullmatch(word) or not os.path.isabs(directory):
             return "no such question"
         return call(user_of(name, uid), look)
     except ValueError as error:

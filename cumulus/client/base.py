@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
+        DirectoryOnNode,
         DrainStep,
         HostKey,
         NodeChange,
@@ -257,6 +258,11 @@ class JobClient(Protocol):
 
     def usage(self) -> UsageNow:
         """What is leased and used now, of all nodes and jobs."""
+        ...
+
+    def same_directory(self, directory: str, word: str, *, namespace: str) -> Sequence[DirectoryOnNode]:
+        """On which nodes the directory is the one in which the caller left the file `word`, and why not on the others.
+        Without a word nobody is asked: see `service.directories`."""
         ...
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
+        DirectoryOnNode,
         DrainStep,
         HostKey,
         NodeChange,
@@ -195,6 +196,9 @@ class EmbeddedClient:
 
     def usage(self) -> UsageNow:
         return self._service.usage.now(self._identity)
+
+    def same_directory(self, directory: str, word: str, *, namespace: str) -> Sequence[DirectoryOnNode]:
+        return self._service.directories.same_on(self._identity, directory, word, namespace=namespace)
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         return self._service.jobs.files(self._identity, uids)

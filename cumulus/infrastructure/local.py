@@ -43,6 +43,11 @@ class LocalInfrastructure:
 
         return beyond(self._home, job, uri, os.environ)
 
+    def word_on_node(self, node: Document, user: str, uid: int, directory: str, word: str) -> str:
+        from cumulus.infrastructure.directories import word_on_node
+
+        return word_on_node(self._home, node, user, uid, directory, word)
+
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         from cumulus.infrastructure.sessions import session
 

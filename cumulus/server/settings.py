@@ -11,7 +11,8 @@ has few keys. Each is checked, and an unknown one is an error at its line:
       offerCPU: true           # lease the CPU beside a GPU too
     workers: 4                 # threads for each of the job and partition controllers
     jobs:
-      env: {TMPDIR: /scratch}  # variables of every job that runs as a process; a job's own win
+      env: {TMPDIR: /scratch}  # variables of every job without an image; a job's own win
+      shared: [/home]          # directories that are the same on all nodes: such a job may start in them anywhere
     containers:                # of those who are no admins
       mounts: [/data]          # directories of the nodes that they may mount from; none if left out
     logs:                      # of each replica of each attempt

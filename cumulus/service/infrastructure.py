@@ -73,6 +73,11 @@ LogReaders = Callable[[Document, str], LogReader]
 """The reader for a job's log of a run on a node. Raises NoLog where the job ran nothing with this state directory."""
 
 
+WordsOnNodes = Callable[[Document, str, int, str, str], str]
+"""Asks a node, by its GPUNode, as the user of that name and number, for the word that was left in a directory: why it
+is not there, "" where it is."""
+
+
 class Workers(Protocol):
     """Nodes that are reached over SSH."""
 
@@ -157,6 +162,10 @@ class Infrastructure(Protocol):
     ) -> Execution:
         """Start a program beside the replica of this job on that node; `where`: the GPUNode, as far as that is known.
         Raises NotRunning, BackendError."""
+        ...
+
+    def word_on_node(self, node: Document, user: str, uid: int, directory: str, word: str) -> str:
+        """See `WordsOnNodes`."""
         ...
 
     def checkpoints_beyond(self, job: Document, uri: str) -> CheckpointReader:

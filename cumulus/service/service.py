@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cumulus.service.calls import Calls
     from cumulus.service.checkpoints import Checkpoints
     from cumulus.service.descriptions import Descriptions
+    from cumulus.service.directories import Directories
     from cumulus.service.exec import Exec
     from cumulus.service.extensions import Extensions
     from cumulus.service.identity import Identity
@@ -168,6 +169,12 @@ class Service:
         from cumulus.service.nodes import Nodes
 
         return Nodes(self.objects, self.clock, self.is_served)
+
+    @cached_property
+    def directories(self) -> Directories:
+        from cumulus.service.directories import Directories
+
+        return Directories(self.access, self.store, self.infrastructure.word_on_node)
 
     @cached_property
     def workers(self) -> Workers:

@@ -204,6 +204,9 @@ class FakeInfrastructure:
     session_directory: str = ""
     """Where a session's socket is, "" where none runs."""
 
+    def word_on_node(self, node: Document, user: str, uid: int, directory: str, word: str) -> str:
+        return "it is not asked"
+
     def missing_python(self, job: Document) -> str:
         return ""
 

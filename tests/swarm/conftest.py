@@ -56,6 +56,8 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         shutil.rmtree(root)
         for name in made.nodes:
             made.manager.docker("node", "update", "--label-add", f"place={name}", name)
+        for node in made.workers:
+            made.manager.docker("node", "update", "--label-add", "kind=worker", node.name)
         yield made
 
 

@@ -27,6 +27,11 @@ STEPS = 16
 NOTE = 'echo "$CUMULUS_JOB $CUMULUS_ATTEMPT $CUMULUS_REPLICA" >> /book/$(hostname)-$$-$CUMULUS_JOB-$CUMULUS_ATTEMPT;'
 """Each run writes one line of its own: an attempt that ran twice has two."""
 
+PROGRAMS = pytest.mark.parametrize(
+    "programs",
+    [pytest.param(False, id="containers"), pytest.param(True, id="without an image", marks=pytest.mark.slow)],
+)
+
 
 AWAY = "[cumulus: the engine of {} was away when this ended: the end of the log may be missing]\n"
 
@@ -63,8 +68,9 @@ def test_a_daemon_that_is_killed_at_every_step(control: Control, tmp_path: Path,
     settled(control)
 
 
-def test_jobs_through_one_kill_of_each_kind(control: Control, whole: Lab, tmp_path: Path) -> None:
-    chaos = Chaos(control, tmp_path / "book", jobs=10, seed=5)
+@PROGRAMS
+def test_jobs_through_one_kill_of_each_kind(control: Control, whole: Lab, tmp_path: Path, programs: bool) -> None:
+    chaos = Chaos(control, tmp_path / "book", jobs=10, seed=5, programs=programs)
     one, two = whole.workers
     one.cut()
     chaos.kill_daemon(signal.SIGKILL)
@@ -80,8 +86,9 @@ def test_jobs_through_one_kill_of_each_kind(control: Control, whole: Lab, tmp_pa
 
 
 @pytest.mark.slow
-def test_fifty_jobs_through_two_minutes_of_kills(control: Control, whole: Lab, tmp_path: Path) -> None:
-    chaos = Chaos(control, tmp_path / "book", jobs=50, seed=5)
+@PROGRAMS
+def test_fifty_jobs_through_two_minutes_of_kills(control: Control, whole: Lab, tmp_path: Path, programs: bool) -> None:
+    chaos = Chaos(control, tmp_path / "book", jobs=50, seed=5, programs=programs)
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         node = chaos.chance.choice(whole.workers)
@@ -101,21 +108,28 @@ def test_fifty_jobs_through_two_minutes_of_kills(control: Control, whole: Lab, t
 
 
 class Chaos:
-    """Jobs of one to eight seconds, which write down each of their runs; what kills around them; the count."""
+    """Jobs of one to eight seconds, which write down each of their runs; what kills around them; the count. `programs`:
+    they have no image, and run on the workers' own disks."""
 
-    def __init__(self, control: Control, directory: Path, jobs: int, seed: int) -> None:
+    def __init__(self, control: Control, directory: Path, jobs: int, seed: int, *, programs: bool) -> None:
         self.chance = random.Random(seed)
         self._control = control
         self._directory = directory
         self._names = [f"chaos-{n}" for n in range(jobs)]
         self._killed: set[str] = set()
         directory.mkdir()
-        script = f"{NOTE} sleep {{}}; echo done"
-        fields: dict[str, Any] = {
-            "memory": "8%", "duration": "45s", "mounts": [{"source": str(directory), "target": "/book"}],
-            "checkpoint": {"gracePeriod": "2s"},
-        }  # fmt: skip
-        control.apply(*(job(n, script.format(self.chance.randint(1, 8)), **fields) for n in self._names))
+        # A path of this machine is the same on all nodes of the lab.
+        note = NOTE.replace("/book", str(directory)) if programs else NOTE
+        script = f"{note} sleep {{}}; echo done"
+        fields: dict[str, Any] = {"memory": "8%", "duration": "45s", "checkpoint": {"gracePeriod": "2s"}}
+        if programs:
+            fields["gpu"] = {"selector": {"nodeLabels": {"kind": "worker"}}}
+        else:
+            fields["mounts"] = [{"source": str(directory), "target": "/book"}]
+        made = [job(name, script.format(self.chance.randint(1, 8)), **fields) for name in self._names]
+        for each in made if programs else ():
+            del each["spec"]["image"]
+        control.apply(*made)
 
     def kill_daemon(self, how: signal.Signals) -> None:
         self._control.daemons[-1].send_signal(how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests import unix_users
 from tests.lab.lab import Lab
 from tests.lab.node import LabError, Node
 from tests.swarm.bed import IMAGE, SwarmBed
-from tests.swarm.control import controlled, job
+from tests.swarm.control import Control, controlled, job
 from tests.unix_users import User
 from tests.waiting import eventually
 
@@ -331,3 +332,28 @@ def test_a_job_without_an_image_goes_to_a_worker(swarm: Lab, tmp_path: Path) -> 
         control.ok("delete", "job", "there", "later", "lost", "--yes")
         files = swarm.nodes["worker2"].chronos_home / "programs" / "0"
         eventually(lambda: not os.listdir(files), 30, "its directories are gone")
+
+
+def test_run_finds_out_where_its_directory_is_the_same(control: Control, tmp_path: Path) -> None:
+    """By a word that it leaves there; and what an administrator calls shared is believed."""
+    same, here = tmp_path / "same", Path(tempfile.mkdtemp(dir="/run"))
+    same.mkdir()
+    worker1, _ = control.lab.workers
+    worker1.inside("mkdir", str(here))
+    offered = ("manager", "worker1", "worker2")
+
+    def ready() -> bool:
+        return all((control.get("node", name)["status"].get("hostJobs") or {}).get("offered") for name in offered)
+
+    try:
+        eventually(ready, 60, "all nodes run jobs without an image")
+        name = control.run("run", "--gpu", "10%", "--for", "1m", "-d", "--", "true", cwd=same).stdout.strip()
+        assert control.get("job", name)["metadata"]["annotations"]["cumulus.dev/same-directory"] == ",".join(offered)
+        done = control.run("run", "--gpu", "10%", "--for", "1m", "-d", "--", "true", cwd=here)
+        assert f"manager ({here}: No such file or directory)" in done.stderr
+        assert f"worker1 ({here} is another directory there)" in done.stderr
+        found = control.get("job", done.stdout.strip())["metadata"]["annotations"]
+        assert "cumulus.dev/same-directory" not in found
+        assert not os.listdir(same) + os.listdir(here)
+    finally:
+        here.rmdir()

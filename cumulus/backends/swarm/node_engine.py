@@ -97,7 +97,7 @@ class RunsPrograms(Protocol):
 
     def programs(self, image: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the node's `chronos-runtime` answers: see `chronos.host_program.answer`. Raises `BackendRefused` where
-        it runs no programs: for want of that, or of the host image with that id."""
+        it runs no programs: for want of that, or of the host image with that id ("": not asked for)."""
         ...
 
     def remove_program(self, uid: int, job_uid: str) -> None:
@@ -239,7 +239,7 @@ class ShellEngine:
         script = (
             'r=$(docker info --format "{{with index .Runtimes .DefaultRuntime}}{{.Path}}{{end}}") || exit 3; '
             'case "$r" in */chronos-runtime) ;; *) exit 4 ;; esac; '
-            'docker image inspect "$1" >/dev/null 2>&1 || exit 5; "$r" "$2" "$3" || exit 6'
+            '[ -z "$1" ] || docker image inspect "$1" >/dev/null 2>&1 || exit 5; "$r" "$2" "$3" || exit 6'
         )
         status, output, errors = self._sh(_as_root(script, image, PROGRAMS, json.dumps(asked)))
         if why := _WHY_NO_PROGRAMS.get(status):

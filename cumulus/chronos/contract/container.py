@@ -1,7 +1,7 @@
 """What a container engine must know of `chronos-runtime`. That stands alone on a worker, so that the names are written
 there."""
 
-from cumulus.chronos.host_program import FILES, PRIVATE, nonce_file
+from cumulus.chronos.host_program import FILES, PRIVATE
 from cumulus.chronos.host_program import VARIABLE as PROGRAM_VARIABLE
 from cumulus.chronos.runtime import (
     HOST_MARK,
@@ -16,5 +16,5 @@ from cumulus.chronos.runtime import (
 
 __all__ = [
     "FILES", "HOST_MARK", "HOST_PREFIX", "KEPT", "MOUNTS_VARIABLE", "PRIVATE", "PROGRAMS", "PROGRAM_VARIABLE",
-    "SLOT_VARIABLE", "SUBMITTER_VARIABLE", "UNCONFINED", "nonce_file",
+    "SLOT_VARIABLE", "SUBMITTER_VARIABLE", "UNCONFINED",
 ]  # fmt: skip

@@ -7,16 +7,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import attached, command_job, context, options, targets, terminal
+from cumulus.cli import attached, command_job, context, options, same_directory, targets, terminal
 from cumulus.cli.command_job import Shell, Wanted
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib import safe_output
+from cumulus.resources.annotations import SAME_DIRECTORY
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.kinds import gpujob
+
+if TYPE_CHECKING:
+    from cumulus.client.base import Client
 
 Words = Annotated[
     list[str] | None,
@@ -154,7 +158,7 @@ def run(
         _print(job, output)
         _tell_start(job)
         return None
-    uid = _submit(job)
+    uid = _submit(job, None if image else shell.directory)
     _tell(wanted, made.secret)
     if remote and not image:
         terminal.note(f"It runs on the server's machine, in {shell.directory} there.")
@@ -190,14 +194,17 @@ def attach(
     return attached.attach(key, uid, tail=lines)
 
 
-def _submit(job: Document) -> str:
-    """Create the job; its uid. Raises CumulusError, also where no daemon would run it."""
+def _submit(job: Document, directory: str | None) -> str:
+    """Create the job; its uid. `directory`: where its program is to start, None for a container. Raises CumulusError,
+    also where no daemon would run it."""
     title = f"gpujob/{job['metadata']['name']}"
     with context.client(quiet=True) as client:
         if context.endpoint().kind == "embedded" and (state := client.server_state()).pid is None:
             raise CumulusError(
                 f"no daemon runs on {state.home}, so nothing would run the job", hint="start one: cumulus serve &"
             )
+        if directory is not None:
+            _note_nodes(client, job, directory)
         try:
             return str(client.create(job)["metadata"]["uid"])
         except KeyboardInterrupt:
@@ -211,6 +218,15 @@ def _tell_start(job: Document) -> None:
         if context.endpoint().kind == "embedded" and client.server_state().pid is None:
             return
         terminal.note(f"It {client.forecast(job)}.")
+
+
+def _note_nodes(client: Client, job: Document, directory: str) -> None:
+    """Let the job go to the other nodes on which the directory is the same, too."""
+    found = same_directory.found(client, directory, job["metadata"]["namespace"])
+    if same := [each.node for each in found if not each.problem]:
+        job["metadata"]["annotations"] = {SAME_DIRECTORY: ",".join(same)}
+    if others := [f"{each.node} ({each.problem})" for each in found if each.problem]:
+        terminal.note(f"It does not go to {', '.join(others)}.")
 
 
 def _tell(wanted: Wanted, secret: Sequence[str]) -> None:

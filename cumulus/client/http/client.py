@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
+        DirectoryOnNode,
         DrainStep,
         HostKey,
         NodeChange,
@@ -255,6 +256,11 @@ class HttpClient:
         from cumulus.answers.usage import UsageNow
 
         return self._read("usage", UsageNow)
+
+    def same_directory(self, directory: str, word: str, *, namespace: str) -> Sequence[DirectoryOnNode]:
+        from cumulus.answers.nodes import DirectoryOnNode
+
+        return self._read("same_directory", list[DirectoryOnNode], directory=directory, word=word, namespace=namespace)
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         from cumulus.answers.objects import JobFiles

@@ -16,7 +16,7 @@ from cumulus.resources.kind import Column, Kind, Related, by_condition, detail
 from cumulus.resources.kinds.gpupartition import ENDED
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.query import Query
-from cumulus.resources.sections import Fields, Rows, Section, Surroundings, moment
+from cumulus.resources.sections import Fields, Rows, Section, Surroundings, Value, moment
 
 SILENT_SECONDS = 60.0
 """A heartbeat is written every 20 s, and after 40 s without one the controllers take Ready back: if they run."""
@@ -104,6 +104,7 @@ def sections(node: Document, around: Surroundings) -> Iterator[Section]:
             ("Hostname", status.get("hostname", "")),
             ("Schedulable", "no, it is cordoned" if lookup(node, "spec.unschedulable") else "yes"),
             ("Runtimes", text(status.get("runtimes") or [])),
+            ("Without image", _host_jobs(status.get("hostJobs"))),
             ("Heartbeat", moment(status.get("heartbeatTime"), now)),
             ("Boot ID", status.get("bootId", "")),
             ("Chronos", status.get("chronosVersion", "")),
@@ -156,6 +157,17 @@ def _figures(device: Document) -> list[str]:
         NOTHING if ecc is None else f"{ecc} uncorrected",
         device.get("fault") or NOTHING,
     ]
+
+
+def _host_jobs(found: Document | None) -> Value:
+    """Whether jobs without an image run there, beside the daemon's own machine, and of whom not."""
+    if not found:
+        return ""
+    if not found.get("offered"):
+        return f"no: {found.get('message') or 'it was not asked'}"
+    return "yes" + "".join(
+        f"; not of {u['name']}: {u['problem']}" for u in found.get("users") or () if u.get("problem")
+    )
 
 
 def _device(device: Document) -> list[str]:

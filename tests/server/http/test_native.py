@@ -55,7 +55,8 @@ def test_each_call_asks_who_may(served: Served) -> None:
     examples: dict[str, Any] = {
         "key": KEY, "changes": {}, "name": "n", "address": {"ssh": "a@b"}, "uids": [], "suspended": True,
         "unschedulable": True, "nodes": [], "every": 1.0, "mark": None, "values": {}, "overwrite": True,
-        "namespace": "default", "verb": "get", "resource": "gpujobs", "keep": 1,
+        "namespace": "default", "verb": "get", "resource": "gpujobs", "keep": 1, "directory": "/x", "word": "",
+        "seconds": 1.0,
     }  # fmt: skip
     for name, call in CALLS.items():
         given = {argument: examples[argument] for argument in call.arguments if argument in examples}

@@ -60,6 +60,7 @@ CALLS: Mapping[str, Call] = {
     "line": _read(lambda s: s.explanations.line, queue=str),
     "forecast": _read(lambda s: s.explanations.forecast, document=Document),
     "job_files": _read(lambda s: s.jobs.files, uids=Sequence[str]),
+    "same_directory": _read(lambda s: s.directories.same_on, directory=str, word=str, namespace=str),
     "logs": Call(
         lambda s: s.logs.read,
         {
