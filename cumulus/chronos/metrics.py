@@ -46,6 +46,11 @@ def _of_leases(uses: Sequence[LeaseUsage]) -> list[_Family]:
         ("lease_busy_ratio", "Part of the time with work.", [(x, _ratio(one.compute)) for x, one in leases]),
         ("lease_idle_compute_ratio", "Leased, not used.", [(x, _ratio(one.idle_compute)) for x, one in leases]),
         ("lease_over", "1 where it holds more memory than it leased.", [(x, one.over) for x, one in leases]),
+        (
+            "lease_over_compute",
+            "1 where it uses more compute than it leased.",
+            [(x, one.over_compute) for x, one in leases],
+        ),
         ("lease_remaining_seconds", "Until it ends.", [(x, max(0.0, one.lease.expires_in)) for x, one in leases]),
     ]
 

@@ -193,8 +193,9 @@ class Police:
             return
         version = self._database.version()
         with self._database.read() as db:
-            leases = records.leases(db, Moment.read(self._clock), records.LIVE)
             devices = {d.id: d for d in device_records.devices(db) if d.type == "gpu"}
+            live = records.leases(db, Moment.read(self._clock), records.LIVE) if devices else []
+            leases = [lease for lease in live if lease.device_id in devices]
             rule, faults, cleared = policy.read(db), node_watch.faults(db), node_watch.cleared(db)
             processes = [LeaseProcesses.load(db, lease.id) for lease in leases]
         if cleared != self._known.cleared:

@@ -29,7 +29,8 @@ def usage_json(device: Device, usage: Usage, count: int, used: Utilization | Non
 
 
 def lease_usage_json(use: LeaseUsage) -> dict[str, Any]:
-    """What a lease uses: null where nobody knows. `source` says who does, `over` flags more memory than leased."""
+    """What a lease uses: null where nobody knows. `source` says who does, `over` flags more memory than leased, and
+    `overCompute` more compute."""
     return {
         "partitionId": use.lease.id,
         "device": use.lease.device,
@@ -41,6 +42,7 @@ def lease_usage_json(use: LeaseUsage) -> dict[str, Any]:
         "idleCompute": use.idle_compute,
         "source": use.source or None,
         "over": use.over,
+        "overCompute": use.over_compute,
     }
 
 
@@ -132,7 +134,7 @@ def lease_usage_table(uses: Sequence[LeaseUsage], out: TextIO) -> None:
                 f"{use.lease.compute / 10:g}%",
                 "-" if use.compute is None else f"{use.compute / 10:g}%",
                 "-" if use.idle_compute is None else f"{use.idle_compute / 10:g}%",
-                "over its lease" if use.over else "",
+                "over its lease" if use.over else "over its compute" if use.over_compute else "",
             )
             for use in uses
         ]

@@ -15,7 +15,10 @@ from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease
 from cumulus.chronos.database import Database
 from cumulus.chronos.enforce import account
 from cumulus.chronos.lease_processes import LeaseProcesses
-from cumulus.chronos.snapshot import Snapshot
+from cumulus.chronos.process_owners import ProcessOwners
+
+_COMPUTE_ALLOWANCE = 100
+"""Thousandths: the driver samples a few times a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,12 @@ class LeaseUsage:
         """Whether it holds more memory than it leased."""
         return self.memory_bytes is not None and self.memory_bytes > self.lease.memory_bytes
 
+    @property
+    def over_compute(self) -> bool:
+        """Whether it keeps the device busy for more than the part of its compute that it leased. Nobody is ended for
+        that: a device with idle neighbours may well give it."""
+        return self.compute is not None and self.compute > self.lease.compute + _COMPUTE_ALLOWANCE
+
 
 @dataclass(frozen=True, slots=True)
 class NodeUsage:
@@ -56,20 +65,23 @@ class NodeUsage:
 def measure(database: Database, devices: Iterable[Device], leases: Sequence[Lease]) -> NodeUsage:
     """Now. Asks NVIDIA's driver once where there is such a device, which takes up to a second."""
     told = nvml.read_utilization() if any("nvidia" in device.vendor.lower() for device in devices) else {}
-    snapshot = Snapshot(home=database.home) if told else None
+    owners = ProcessOwners(database.home)
+    with database.read() as db:
+        owners.learn([LeaseProcesses.load(db, lease.id) for lease in leases if lease.device_id in told])
     found = []
     for lease in leases:
-        if snapshot is not None and lease.device_id in told:
-            with database.read() as db:
-                members = LeaseProcesses.load(db, lease.id).members(snapshot)
-            found.append(_by_process(lease, {member.pid for member in members}, told[lease.device_id]))
+        if lease.device_id in told:
+            device = told[lease.device_id]
+            found.append(
+                _by_process(lease, [pid for pid in device.processes if lease.id in (owners.of(pid) or ())], device)
+            )
         else:
             found.append(_by_account(lease, database.home))
     return NodeUsage(found, {id: use.whole for id, use in told.items()})
 
 
 def _by_process(lease: Lease, pids: Iterable[int], device: nvml.DeviceUtilization) -> LeaseUsage:
-    uses = [device.processes[pid] for pid in pids if pid in device.processes]
+    uses = [device.processes[pid] for pid in pids]
     compute = [use.compute for use in uses]
     known = min(sum(filter(None, compute)), FULL_COMPUTE) if None not in compute else None
     return LeaseUsage(lease, sum(use.memory_bytes for use in uses), known, "driver")

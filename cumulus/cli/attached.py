@@ -48,6 +48,7 @@ _CODES: dict[str, int] = {
     AttemptReason.EXPIRED_BEFORE_START: TIME_OVER,
     AttemptReason.DEADLINE: TIME_OVER,
     AttemptReason.OOM_KILLED: OUT_OF_MEMORY,
+    AttemptReason.OVERUSED: OUT_OF_MEMORY,
     AttemptReason.START_ERROR: NOT_STARTED,
     AttemptReason.START_REFUSED: NOT_STARTED,
 }
@@ -55,6 +56,7 @@ _WORDS: dict[str, str] = {
     AttemptReason.LEASE_EXPIRED: "its lease of {duration} is over; `cumulus run --for` asks for a longer one",
     AttemptReason.DEADLINE: "spec.activeDeadline is over",
     AttemptReason.OOM_KILLED: "it used more memory than it may: {message}",
+    AttemptReason.OVERUSED: "{message}: ask for more with `cumulus run --gpu`, or for less in the program",
     AttemptReason.START_ERROR: "it could not be started: {message}",
     AttemptReason.START_REFUSED: "it cannot be started: {message}",
 }

@@ -78,6 +78,7 @@ def test_stats_show_what_each_lease_uses_and_flag_one_that_uses_more(
         "idleCompute": 0,
         "source": "driver",
         "over": True,
+        "overCompute": True,
     }
 
 
