@@ -240,20 +240,22 @@ class Police:
         self, device: str, held: DeviceHeld, members: dict[str, set[Identity]], now: float
     ) -> dict[str, tuple[int, int]] | None:
         """Bytes and processes by lease. None where some process cannot be told apart."""
-        found: dict[str, tuple[int, int]] = {}
         strange: set[int] = set()
+        holders: list[tuple[int, Sequence[str]]] = []
         for pid, size in held.processes.items():
-            owners = self._owner(pid)
-            if owners is None:
+            owners, proc = self._owner(pid), read(pid)
+            if owners is None or proc is None:
                 strange.add(pid)
                 continue
-            if not owners and (proc := read(pid)) is not None and not is_ours(who := Identity(pid, proc.start)):
+            who = Identity(pid, proc.start)
+            if not owners and not is_ours(who):
                 self._stray[device, who] = size
-            for lease in self._meant(owners, device):
-                bytes_, count = found.get(lease, (0, 0))
-                found[lease] = bytes_ + size, count + 1
-                if proc := read(pid):
-                    members.setdefault(lease, set()).add(Identity(pid, proc.start))
+            leases = self._meant(owners, device)
+            holders.append((size, leases))
+            for lease in leases:
+                members.setdefault(lease, set()).add(who)
+        sizes = {lease.id: lease.memory_bytes for lease in self._known.leases if lease.device_id == device}
+        found = policing.by_lease(holders, sizes)
         self._strange = {key: since for key, since in self._strange.items() if key[0] != device or key[1] in strange}
         for pid in strange:
             self._strange.setdefault((device, pid), now)

@@ -6,7 +6,7 @@ verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 LOOK_SECONDS = 0.25
@@ -70,6 +70,21 @@ class Judge:
         return {
             id: holdings[id].shown_bytes for id, since in self._since.items() if now - since >= CONFIRM_SECONDS - 1e-6
         }
+
+
+def by_lease(holders: Iterable[tuple[int, Sequence[str]]], leased: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Bytes and processes by lease, from what each process holds and the leases that it runs in. One that runs in
+    several leases of the device may hold all of them: it fills one after another."""
+    found: dict[str, tuple[int, int]] = {}
+    for size, leases in sorted(holders, key=lambda holder: len(holder[1])):
+        left = size
+        for number, lease in enumerate(leases, start=1):
+            bytes_, count = found.get(lease, (0, 0))
+            room = max(0, leased.get(lease, 0) - bytes_)
+            took = left if number == len(leases) else min(left, room)
+            left -= took
+            found[lease] = bytes_ + took, count + 1
+    return found
 
 
 def by_total(leased: Mapping[str, int], used_bytes: int, busy: Iterable[str]) -> dict[str, Holding]:

@@ -1,9 +1,9 @@
 """Whose a process is that holds a GPU: the leases that it runs in, told by what it cannot change about itself first.
 
-In this order: the cgroup of a lease; the container that `chronos-runtime` gave a slot; a process of the lease that it
-descends from; a session that the lease made; and the environment it was started with. The last is a program's own
-word, so that it counts only where it blames nobody else: for processes of the same user as the lease's, or where
-nothing else is known of the lease's processes.
+These tell: the cgroup of a lease; the container that `chronos-runtime` gave a slot; processes of leases that it
+descends from; sessions that leases made. Where they tell nothing, the environment that it was started with does. That
+is a program's own word, so that it counts only where it blames nobody else: for processes of the same user as the
+lease's, or where nothing else is known of the lease's processes.
 
 What was found of a process holds for its life: one that leaves its cgroup and loses its parents is still known.
 """
@@ -67,7 +67,8 @@ class ProcessOwners:
         return found
 
     def _look(self, who: Identity) -> frozenset[str]:
-        return self._by_cgroup(who) or self._by_container(who) or self._by_ancestor(who) or self._by_environment(who)
+        told = self._by_cgroup(who) | self._by_container(who) | self._by_ancestors(who)
+        return told or self._by_environment(who)
 
     def _by_cgroup(self, who: Identity) -> frozenset[str]:
         # The whole path counts: in a part that is delegated to them, users make cgroups of any name.
@@ -102,17 +103,15 @@ class ProcessOwners:
                 if isinstance(note, dict) and isinstance(note.get("leases"), list):
                     yield note
 
-    def _by_ancestor(self, who: Identity) -> frozenset[str]:
-        pid = who.pid
+    def _by_ancestors(self, who: Identity) -> frozenset[str]:
+        pid, found = who.pid, set[str]()
         for _ in range(_MOST_ANCESTORS):
             proc = processes.read(pid)
             if proc is None or pid <= 1:
                 break
-            found = self._attached.get(Identity(pid, proc.start), set()) | self._in_session(proc.session)
-            if found:
-                return frozenset(found)
+            found |= self._attached.get(Identity(pid, proc.start), set()) | self._in_session(proc.session)
             pid = proc.parent
-        return frozenset()
+        return frozenset(found)
 
     def _in_session(self, leader: int) -> set[str]:
         if not self._sessions:

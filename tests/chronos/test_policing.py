@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cumulus.chronos.policing import ALLOWANCE_BYTES, CONFIRM_SECONDS, GAP_SECONDS, Holding, Judge, by_total
+from cumulus.chronos.policing import ALLOWANCE_BYTES, CONFIRM_SECONDS, GAP_SECONDS, Holding, Judge, by_lease, by_total
 from cumulus.resources.enforcement import Overuse, overuse_of
 
 GIB = 2**30
@@ -42,6 +42,13 @@ def test_looks_that_are_far_apart_are_not_in_a_row() -> None:
 )
 def test_contexts_are_allowed_for(holding: Holding, over: bool) -> None:
     assert holding.over is over
+
+
+def test_a_process_in_several_leases_may_hold_all_of_them() -> None:
+    leased = {"a": 4, "b": 2}
+    assert by_lease([(6, ["a", "b"])], leased) == {"a": (4, 1), "b": (2, 1)}
+    assert by_lease([(6, ["a", "b"]), (1, ["a"])], leased) == {"a": (4, 2), "b": (3, 1)}
+    assert by_lease([(5, ["elsewhere"]), (3, [])], leased) == {"elsewhere": (5, 1)}
 
 
 def test_of_a_device_that_tells_its_total_alone_only_a_lone_lease_is_judged() -> None:
