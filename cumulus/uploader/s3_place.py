@@ -12,7 +12,6 @@ from cumulus.blob.s3.client import Part, S3Client
 from cumulus.blob.s3.problems import Missing
 from cumulus.blob.s3.transfer import PART, fetch, part_size, send_file
 from cumulus.checkpoint.layout import File
-from cumulus.clock import Clock, SystemClock
 from cumulus.uploader.place import Found, Notes, Unfaithful
 
 _SHA256 = "sha256"
@@ -21,11 +20,10 @@ _SHA256 = "sha256"
 class S3Place:
     """`prefix` is the key below which everything is, without slashes at its ends. `part`: bytes."""
 
-    def __init__(self, client: S3Client, prefix: str, *, part: int = PART, clock: Clock | None = None) -> None:
+    def __init__(self, client: S3Client, prefix: str, *, part: int = PART) -> None:
         self._client = client
         self._prefix = f"{prefix}/"
         self._part = part
-        self._clock = clock or SystemClock()
 
     @property
     def uri(self) -> str:
@@ -65,18 +63,16 @@ class S3Place:
             raise Unfaithful(f"{file.path} does not match its sha256")
 
     def list(self, prefix: str) -> Iterator[Found]:
-        now = self._clock.now()
         for found in self._client.list(self._prefix + prefix):
-            age = (now - found.modified).total_seconds()
+            age = (self._client.now() - found.modified).total_seconds()
             yield Found(found.key.removeprefix(self._prefix), found.size, age)
 
     def delete(self, keys: Sequence[str]) -> None:
         self._client.delete([self._prefix + key for key in keys])
 
     def abandon(self, older_than: float) -> None:
-        before = self._clock.now() - timedelta(seconds=older_than)
         for upload in [*self._client.uploads(self._prefix)]:
-            if upload.begun < before:
+            if upload.begun < self._client.now() - timedelta(seconds=older_than):
                 self._client.abort(upload.key, upload.id)
 
     def _send_parts(self, key: str, file: File, descriptor: int, notes: Notes, sent: Callable[[int], None]) -> bool:

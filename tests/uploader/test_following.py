@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cumulus.blob.s3.bucket import Bucket, Keys
 from cumulus.blob.s3.client import Part, S3Client
 from cumulus.blob.s3.transfer import LEAST_PART
 from cumulus.checkpoint import layout
+from cumulus.clock import FakeClock
 from cumulus.uploader import catalog, status
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import Follower
@@ -161,6 +163,88 @@ def test_s3_is_away_for_a_while(seaweedfs: Server, proxy: Proxy, tmp_path: Path)
     direct, _ = s3_place(bucket)
     restore(direct, str(tmp_path / "b"))
     assert loaded(tmp_path / "b", 1) == contents(1)
+
+
+class Passing(threading.Event):
+    """Waits in no time: a clock moves on instead, and `then` is asked after each wait."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.then: Callable[[], None] = lambda: None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            self.clock.advance(timeout or 1.0)
+            self.then()
+        return self.is_set()
+
+
+@pytest.mark.xdist_group("s3")
+@pytest.mark.parametrize("minutes", [5, 20])
+def test_s3_is_away_for_minutes(seaweedfs: Server, proxy: Proxy, tmp_path: Path, minutes: int) -> None:
+    """With the patience that it has, and a clock on which that costs no minute. The longer outage is longer than any
+    request is tried for."""
+    clock = FakeClock()
+    stop = Passing(clock)
+    bucket = seaweedfs.bucket()
+    client = Counting(replace(bucket, endpoint=proxy.endpoint), clock=clock, stop=stop)
+    place = S3Place(client, "checkpoints/team/uid", part=LEAST_PART)
+    proxy.limit = 7 * 2**20
+    away = clock.monotonic() + minutes * 60
+    errors: set[str] = set()
+
+    def look() -> None:
+        errors.add((status.read(str(tmp_path / "a")) or status.Status()).error)
+        if clock.monotonic() >= away:
+            proxy.up.set()
+
+    stop.then = look
+    over = threading.Event()
+    over.set()
+    save(tmp_path / "a", 1)
+    follower = Follower(place, str(tmp_path / "a"), 3, over=over, stop=stop, linger=86400.0)
+    assert follower.run() is True
+    assert clock.monotonic() >= away
+    assert any("does not answer" in error for error in errors)
+    assert set(client.counts.values()) == {1}, "a part was sent twice"
+    now = status.read(str(tmp_path / "a"))
+    assert now is not None
+    assert (now.step, now.error) == (1, "")
+
+
+@pytest.mark.xdist_group("s3")
+@pytest.mark.parametrize("hours", [-50, 50])
+def test_a_clock_that_is_days_off_deletes_nothing_that_others_still_send(seaweedfs: Server, hours: int) -> None:
+    """This server, unlike Amazon's, takes what comes with any time."""
+    clock = FakeClock(datetime.now(UTC) + timedelta(hours=hours))
+    bucket = seaweedfs.bucket()
+    other = S3Client(bucket, patience=10)
+    other.put("checkpoints/team/uid/steps/000000000009-1/rank-1/x", b"x")
+    other.begin("checkpoints/team/uid/steps/000000000009-1/rank-1/y")
+    place = S3Place(S3Client(bucket, patience=10, clock=clock), "checkpoints/team/uid")
+    assert all(abs(found.age) < 120 for found in place.list(""))
+    catalog.prune(place, 1, Name(1, 1))
+    assert [found.key for found in place.list("")] == ["steps/000000000009-1/rank-1/x"]
+    assert len([*other.uploads("checkpoints/team/uid/")]) == 1
+
+
+def test_neither_does_it_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = DirectoryPlace(str(tmp_path / "shared"))
+    place.put("latest", b"{}")
+    sent = tmp_path / "shared" / Name(1, 9).prefix / "rank-1"
+    sent.parent.mkdir(parents=True)
+    sent.write_bytes(b"x")
+    (tmp_path / "shared" / ".partial" / "half").write_bytes(b"x")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 50 * 3600)
+    catalog.prune(place, 1, Name(1, 1))
+    assert sent.exists()
+    assert (tmp_path / "shared" / ".partial" / "half").exists()
+    monkeypatch.setattr(DirectoryPlace, "_now", lambda self: real() + 50 * 3600)
+    catalog.prune(place, 1, Name(1, 1))
+    assert not sent.exists()
+    assert not (tmp_path / "shared" / ".partial" / "half").exists()
 
 
 @pytest.mark.xdist_group("s3")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from cumulus.blob.s3.bucket import Bucket
@@ -75,6 +76,8 @@ class S3Client:
         self._stop = stop or threading.Event()
         self._mutex = threading.Lock()
         self._made: Any = None
+        self._told: tuple[str, datetime] | None = None
+        """What the server said last of the time, and when that was here."""
 
     def prepare(self) -> None:
         """Load all that is needed now, so that a process may become another user after that. Raises what a request
@@ -249,8 +252,24 @@ class S3Client:
         )
         return str(made)
 
+    def now(self) -> datetime:
+        """By the server's clock, as far as that is known: what it says of when something was made is compared with it,
+        and this machine's clock may be wrong."""
+        here = self._clock.now()
+        if self._told is None:
+            return here
+        said, then = self._told
+        try:
+            return here + (parsedate_to_datetime(said) - then)
+        except (ValueError, TypeError):
+            return here
+
     def _ask(self, what: str, verb: str, **parameters: Any) -> Any:
-        return self._again(what, lambda: getattr(self._client, verb)(Bucket=self.bucket.name, **parameters))
+        answer = self._again(what, lambda: getattr(self._client, verb)(Bucket=self.bucket.name, **parameters))
+        said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        if said:
+            self._told = str(said), self._clock.now()
+        return answer
 
     def _again(self, what: str, ask: Callable[[], T]) -> T:
         start, failures = self._clock.monotonic(), 0
