@@ -16,6 +16,7 @@ from cumulus.resources.source import Source
 from cumulus.secrets import JobSecrets
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
+from cumulus.store.base import Store
 from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, settle
 
@@ -78,11 +79,11 @@ class Repo:
 
 
 class Cluster:
-    """A control plane over a store in memory, and the service in front of it."""
+    """A control plane over a store, in memory if none is given, and the service in front of it."""
 
-    def __init__(self, home: Path, nodes: Sequence[str] = ()) -> None:
+    def __init__(self, home: Path, nodes: Sequence[str] = (), store: Store | None = None) -> None:
         self.home = home
-        self.world = World(nodes, script=lambda workload: Script(self.job_seconds))
+        self.world = World(nodes, script=lambda workload: Script(self.job_seconds), store=store)
         self.job_seconds = 1.0
         self.store = self.world.store
         self.service = Service(lambda: self.store, home, self.world.clock, switches=False)
