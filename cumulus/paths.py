@@ -131,7 +131,16 @@ def grpc_address(home: Path) -> Path:
 
 def contexts_file() -> Path:
     """The servers that this user has logged in to. May not exist yet."""
+    return _config_directory() / "contexts.json"
+
+
+def run_options_file() -> Path:
+    """This user's own defaults for `cumulus run`. May not exist."""
+    return _config_directory() / "run.options"
+
+
+def _config_directory() -> Path:
     from pathlib import Path
 
     directory = os.environ.get(environment.CONFIG_HOME) or os.path.expanduser("~/.config")
-    return Path(directory, "cumulus", "contexts.json")
+    return Path(directory, "cumulus")

@@ -56,6 +56,10 @@ class Wanted(NamedTuple):
     retry: int = 0
     checkpoint: str = ""
     queue: str = ""
+    secrets: Sequence[Document] = ()
+    """Entries of spec.env that name a secret."""
+    cpus: str = ""
+    memory: str = ""
 
 
 class Made(NamedTuple):
@@ -76,9 +80,14 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
     spec |= {"command": list(wanted.words)} if wanted.words else {}
     if not wanted.image:
         spec["workingDir"] = shell.directory
-    if variables:
-        spec["env"] = [{"name": name, "value": value} for name, value in sorted(variables.items())]
+    secrets = {str(each["name"]): each for each in wanted.secrets}
+    plain = [{"name": name, "value": value} for name, value in sorted(variables.items()) if name not in secrets]
+    if plain or secrets:
+        spec["env"] = [*plain, *secrets.values()]
     spec["gpu"] = gpu
+    host = {name: value for name, value in (("cpus", wanted.cpus), ("memory", wanted.memory)) if value}
+    if host:
+        spec["resources"] = host
     if wanted.replicas > 1:
         spec["replicas"] = wanted.replicas
     if wanted.queue:

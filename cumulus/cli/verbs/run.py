@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import attached, command_job, context, options, same_directory, targets, terminal
+from cumulus import paths
+from cumulus.cli import attached, command_job, context, options, same_directory, script_options, targets, terminal
 from cumulus.cli.command_job import Shell, Wanted
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib import safe_output
@@ -112,6 +113,21 @@ def run(
         str,
         typer.Option("--queue", metavar="QUEUE", show_default=False, help="The queue to wait in. If left out, yours."),
     ] = "",
+    secret_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret-env",
+            metavar="NAME=SECRET/KEY",
+            show_default=False,
+            help="Set a variable from a key of a secret, which is read on the node. May be given several times.",
+        ),
+    ] = None,
+    cpus: Annotated[
+        str, typer.Option("--cpus", metavar="N", show_default=False, help="At most so many CPUs of the node.")
+    ] = "",
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="SIZE", show_default=False, help="At most so much main memory: 8Gi.")
+    ] = "",
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not follow it; print its name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job that would be made.")] = False,
     output: Annotated[
@@ -127,12 +143,17 @@ def run(
     that it could not be started. It goes on if this terminal is closed. Ctrl-C leaves it alone too, and says how to
     come back; Ctrl-C twice ends it.
 
+    A script may hold options itself, in lines `#CUMULUS --gpu 25% --for 2h` before its first command; those of Slurm's
+    `#SBATCH` lines that have a meaning here are taken too. ~/.config/cumulus/run.options holds your own defaults.
+
     \b
     Examples:
       cumulus run -- python train.py --epochs 10
       cumulus run --gpu 25% --for 2h -- python train.py
       cumulus run --gpu 20Gi --name tune -d -- ./tune.sh
       cumulus run -e HF_HOME=/data/hf --env-file job.env -- python train.py
+      cumulus run --secret-env HF_TOKEN=hub/token -- python train.py
+      cumulus run train.sh
       cumulus run --export ALL --checkpoint saves --retry 3 -- python train.py
       cumulus run --gpu 50% --dry-run -o yaml -- python train.py > job.yaml
     """  # fmt: skip
@@ -143,12 +164,32 @@ def run(
     if dry_run and detach:
         raise UsageError("--dry-run runs nothing that could be left alone", hint="leave -d out")
     shell = Shell(_directory(), os.environ)
+    scalars = {
+        "gpu": gpu, "compute": compute, "gpus": gpus, "duration": duration, "name": name, "replicas": replicas,
+        "image": image, "export": export, "retry": retry, "checkpoint": checkpoint, "queue": queue, "cpus": cpus,
+        "memory": memory,
+    }  # fmt: skip
+    lists = {"env": env or [], "env_file": env_file or [], "secret_env": secret_env or []}
+    script = None if image else script_options.of_script(words or (), shell.directory)
+    told = [each for each in (script, script_options.defaults(paths.run_options_file())) if each is not None]
+    given, many = script_options.merged(scalars, lists, *told)
+    if script is not None:
+        words = list(script.words)
+        shell = shell._replace(directory=os.path.normpath(os.path.join(shell.directory, script.directory)))
+        if script.left_out:
+            terminal.note(f"Of #SBATCH these have no meaning here, and are left out: {', '.join(script.left_out)}.")
+    ending = command_job.random_ending()
+    if base := given.get("base"):
+        given["name"] = given["name"] or f"{base}-{ending}"
     wanted = Wanted(
-        tuple(words or ()), gpu, compute, _count(gpus, "--gpus", 1), duration, name,
-        _count(replicas, "--replicas", 1), image, tuple(_variables(env or (), env_file or ())), export,
-        _count(retry, "--retry", 0), checkpoint, queue,
+        tuple(words or ()), given["gpu"], given["compute"], _count(given["gpus"], "--gpus", 1), given["duration"],
+        given["name"], _count(given["replicas"], "--replicas", 1), given["image"],
+        tuple(_variables(many["env"], many["env_file"])), given["export"], _count(given["retry"], "--retry", 0),
+        given["checkpoint"], given["queue"], tuple(map(script_options.secret_env, many["secret_env"])), given["cpus"],
+        given["memory"],
     )  # fmt: skip
-    made = command_job.job_of(wanted, shell, context.namespace(namespace), command_job.random_ending())
+    image = given["image"]
+    made = command_job.job_of(wanted, shell, context.namespace(namespace), ending)
     job = made.job
     remote = context.endpoint().kind == "https"
     if not image and not remote:
@@ -242,7 +283,7 @@ def _tell(wanted: Wanted, secret: Sequence[str]) -> None:
     if secret:
         terminal.note(
             f"Not exported, since whoever may read the job could read them: {', '.join(secret)}. "
-            "For a secret, use `cumulus secret create`, and name it in a manifest."
+            "For a secret, use `cumulus secret create`, and name it with --secret-env."
         )
     if named := [name for name, _ in wanted.env if command_job.is_secret(name)]:
         terminal.warning(f"whoever may read the job can read {', '.join(dict.fromkeys(named))}: it is a part of it")
