@@ -14,17 +14,22 @@ from typing import NamedTuple
 
 import pytest
 
-from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState, variables
+from cumulus.chronos.contract import Device, EndReason, Lease, LeaseRequest, LeaseState, variables
 from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.contract.variables import CUDA_COUNTER, MPS_MODE, PARTITION_ID, PRELOAD
 from cumulus.chronos.enforce import environment
 from cumulus.chronos.ledger import Ledger
 from cumulus.resources.enforcement import Overuse
 from cumulus.resources.reasons import NodeCondition
+from tests.e2e.conftest import Machine, manifest
 
-from .conftest import FITS, GIB, HUGE, Node, Program, memory_used, until
+from .conftest import FITS, GIB, HUGE, Node, Program, memory_used, part, until
+from .daemon import job
 from .test_evasion import LIMIT, PIPE, REFUSED, raised
 from .test_opencl import do
+from .test_several import gpus
+
+__all__ = ["gpus"]
 
 WITHIN_SECONDS = 2.0
 USERS = (65533, 65534)
@@ -109,8 +114,8 @@ def test_evasions_end_within_two_seconds(police: Police, name: str, measured: Me
 
 def test_a_second_process_that_is_not_counted_ends_both(police: Police, measured: Measured) -> None:
     leased = police.lease("greedy")
-    part = police.node.part(0.0375)
-    first, second = (police.cuda(leased, "alloc", "device", part, **{PRELOAD: ""}) for _ in "12")
+    most = police.node.part(0.0375)
+    first, second = (police.cuda(leased, "alloc", "device", most, **{PRELOAD: ""}) for _ in "12")
     assert [program.line()["outcome"] for program in (first, second)] == ["ok", "ok"]
     took = police.seconds_to_the_end(first, second)
     measured("second process: ended after", f"{took:.2f} s")
@@ -119,12 +124,12 @@ def test_a_second_process_that_is_not_counted_ends_both(police: Police, measured
 
 def test_unsetting_the_opencl_layer_ends_it(police: Police, nvidia_opencl: dict[str, str], measured: Measured) -> None:
     leased = police.lease("greedy")
-    job = police.node.opencl(**{**leased.variables, **nvidia_opencl, "OPENCL_LAYERS": ""})
-    police.attached(leased, job)
-    assert job.line()["error"] == 0
-    buffer = do(job, "buffer", size=police.node.part(0.22))
-    assert (buffer["error"], do(job, "fill", id=buffer["id"])["error"]) == (0, 0)
-    took = police.seconds_to_the_end(job)
+    program = police.node.opencl(**{**leased.variables, **nvidia_opencl, "OPENCL_LAYERS": ""})
+    police.attached(leased, program)
+    assert program.line()["error"] == 0
+    buffer = do(program, "buffer", size=police.node.part(0.22))
+    assert (buffer["error"], do(program, "fill", id=buffer["id"])["error"]) == (0, 0)
+    took = police.seconds_to_the_end(program)
     measured("unset the OpenCL layer: ended after", f"{took:.2f} s")
     assert took < WITHIN_SECONDS
 
@@ -193,3 +198,31 @@ def test_two_users_on_shares_of_one_gpu_at_once(
     until(lambda: not police.ledger.list(), 20)
     node.close()
     shutil.rmtree(place, ignore_errors=True)
+
+
+def test_a_gpu_that_was_not_leased_counts(police: Police, gpus: list[Device], measured: Measured) -> None:
+    leased = police.lease("astray")
+    program = police.cuda(
+        leased, "alloc", "device", part(gpus[1], HUGE), CUDA_VISIBLE_DEVICES=gpus[1].id, **{PRELOAD: "", PIPE: ""}
+    )
+    assert program.line()["outcome"] == "ok"
+    took = police.seconds_to_the_end(program)
+    measured("a GPU that was not leased: ended after", f"{took:.2f} s")
+    assert took < WITHIN_SECONDS
+
+
+def test_the_daemons_job_that_undoes_its_limits_ends_and_says_why(
+    machine: Machine, gpu: Device, measured: Measured
+) -> None:
+    script = f"unset {PRELOAD}; export {PIPE}=/nonexistent; {job('hold', part(gpu, HUGE), 600)}"
+    machine.apply(manifest("greedy", script, memory="5%", duration="300s"))
+    until(lambda: memory_used(gpu) > part(gpu, HUGE), 60)
+    took = until(lambda: memory_used(gpu) < part(gpu, HUGE), 10)
+    measured("the daemon's job: its memory was free after", f"{took:.2f} s")
+    assert took < WITHIN_SECONDS
+    machine.ok("wait", "job", "greedy", "--for=condition=Failed", "--timeout=30s")
+    status = machine.get("job", "greedy")["status"]
+    assert status["attempts"][-1]["reason"] == "Overused"
+    [share] = machine.items("gpupartitions")
+    until(lambda: machine.items("gpupartitions")[0]["status"]["phase"] == "Failed", 20)
+    assert share["spec"]["memory"] == "5%"
