@@ -5,8 +5,8 @@
 
 Docker's services take no --device, and the vendors' own runtimes exist for NVIDIA and AMD alone. As the engine's
 default runtime this serves services and plain containers alike. A container says what it leased in CHRONOS_DEVICES:
-device ids as `chronos_cli devices` shows them, separated by commas; NVIDIA's GPUs by UUID in NVIDIA_VISIBLE_DEVICES,
-as with NVIDIA's own runtime, and with them the driver's libraries.
+device ids as `chronos_cli devices` shows them, separated by commas; NVIDIA's GPUs and MIG instances by UUID in
+NVIDIA_VISIBLE_DEVICES, as with NVIDIA's own runtime, and with them the driver's libraries.
 
 A container with a CHRONOS_SLOT starts only where no other one has had that slot, so that a replica of an attempt runs
 once on its lease, whatever the engine is told. An engine that is stopped removes the containers of a Swarm's tasks with
@@ -64,7 +64,7 @@ PROGRAMS = "programs"
 
 _PCI = re.compile(r"pci-([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
 _AMD = "0x1002"
-_NVIDIA = re.compile(r"GPU-[0-9a-f-]{36}")
+_NVIDIA = re.compile(r"(?:GPU|MIG)-[0-9a-f-]{36}")
 _NVIDIA_SHARED = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
 _NVIDIA_LIBRARY = re.compile(
     r"\s*(lib(?:cuda|nvidia-(?:allocator|cfg|gpucomp|ml|nvvm|opencl|pkcs11\S*?|ptxjitcompiler))\.so\.\S+)"
@@ -307,12 +307,48 @@ def nvidia_libraries() -> dict[str, str]:
 def _nvidia_nodes(id: str, dev: Path, proc: Path) -> Sequence[Path]:
     """NVIDIA's driver says in /proc which minor number a UUID has (driver README, chapter 20, "Using the /proc File
     System Interface"); the other nodes belong to all of its GPUs."""
+    shared = [dev / name for name in _NVIDIA_SHARED if (dev / name).exists()]
+    if id.startswith("MIG-"):
+        return [*_mig_nodes(id, dev, proc), *shared]
     for information in (proc / "driver" / "nvidia" / "gpus").glob("*/information"):
         told = dict(line.split(":", 1) for line in information.read_text().splitlines() if ":" in line)
         if told.get("GPU UUID", "").strip() == id:
-            own = dev / f"nvidia{told['Device Minor'].strip()}"
-            return [own, *(dev / name for name in _NVIDIA_SHARED if (dev / name).exists())]
+            return [dev / f"nvidia{told['Device Minor'].strip()}", *shared]
     return []
+
+
+def _mig_nodes(id: str, dev: Path, proc: Path) -> Sequence[Path]:
+    """Of a MIG instance: its GPU, and what lets a program into its GPU instance and its compute instance (driver's
+    documentation of /proc/driver/nvidia/capabilities)."""
+    gpu, instance, part = _mig_place(id)
+    place = proc / "driver" / "nvidia" / "capabilities" / f"gpu{gpu}" / "mig" / f"gi{instance}"
+    nodes = [dev / f"nvidia{gpu}"]
+    for access in (place / "access", place / f"ci{part}" / "access"):
+        told = dict(line.split(":", 1) for line in access.read_text().splitlines() if ":" in line)
+        nodes.append(dev / "nvidia-caps" / f"nvidia-cap{int(told['DeviceFileMinor'])}")
+    return nodes
+
+
+def _mig_place(id: str) -> tuple[int, int, int]:
+    """The minor number of its GPU, and the numbers of its GPU instance and its compute instance, as NVML says. Raises
+    OSError."""
+    # Containers without such an instance do not pay for it.
+    import ctypes
+
+    library = ctypes.CDLL("libnvidia-ml.so.1")
+    mig, gpu = ctypes.c_void_p(), ctypes.c_void_p()
+    numbers = [ctypes.c_uint() for _ in range(3)]
+    for name, *words in (
+        ("nvmlInit_v2",),
+        ("nvmlDeviceGetHandleByUUID", id.encode(), ctypes.byref(mig)),
+        ("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", mig, ctypes.byref(gpu)),
+        ("nvmlDeviceGetMinorNumber", gpu, ctypes.byref(numbers[0])),
+        ("nvmlDeviceGetGpuInstanceId", mig, ctypes.byref(numbers[1])),
+        ("nvmlDeviceGetComputeInstanceId", mig, ctypes.byref(numbers[2])),
+    ):
+        if code := getattr(library, name)(*words):
+            raise OSError(f"{name} failed with {code} for {id}")
+    return numbers[0].value, numbers[1].value, numbers[2].value
 
 
 def _add_driver(config: dict[str, Any], libraries: dict[str, str]) -> None:

@@ -201,7 +201,7 @@ class GPUJobSpec(Model):
     gpu: GPU = Field(description="The share of a GPU that each replica leases.")
     min_enforcement: Enforcement = Field(
         Enforcement.NONE,
-        description="The weakest enforcement that the job accepts: none, guarded or hard.",
+        description="The weakest enforcement that the job accepts: none, guarded or hard (a whole MIG instance).",
     )
     replicas: int = Field(1, ge=1, le=1000, description="Size of the gang: all replicas are placed, or none.")
     resources: HostResources = Field(

@@ -63,7 +63,8 @@ class GPUPartitionSpec(Model):
     device: int | None = Field(None, ge=0, description="The device's index on that node; needs `node`.")
     selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices fit.")
     min_enforcement: Enforcement = Field(
-        Enforcement.NONE, description="The weakest enforcement that is accepted: none, guarded or hard."
+        Enforcement.NONE,
+        description="The weakest enforcement that is accepted: none, guarded or hard (a whole MIG instance).",
     )
     overuse: Overuse | None = Field(
         None,

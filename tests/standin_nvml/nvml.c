@@ -12,7 +12,8 @@
  *   nvlink NUMBER                       it has NVLink to that GPU
  *   ancestor NUMBER LEVEL               what it and that GPU are both below (nvmlGpuTopologyLevel_t)
  *   mig                                 in MIG mode
- *   instance UUID BYTES SLICES COMPUTE  a MIG instance, with the slices of its GPU and of its compute instance
+ *   instance UUID BYTES SLICES COMPUTE  a MIG instance, with the slices of its GPU and of its compute instance; the first
+ *                                       is GPU instance 1, compute instance 0
  *   profile NUMBER SLICES MIB ID        a profile of GPU instances
  *   placement ID SIZE START …           where such a one can be, and the slices that it takes there
  *   taken ID START                      where there is a GPU instance of that profile
@@ -154,6 +155,9 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
 int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
     load();
     for (unsigned index = 0; index < count; index++)
+        for (unsigned i = 0; i < gpus[index].made; i++)
+            if (!strcmp(gpus[index].instances[i].uuid, uuid)) { *device = &gpus[index].instances[i]; return 0; }
+    for (unsigned index = 0; index < count; index++)
         if (!strcmp(gpus[index].uuid, uuid)) { *device = &gpus[index]; return gpus[index].lost ? IS_LOST : 0; }
     return NO_SUCH;
 }
@@ -284,3 +288,17 @@ int nvmlGpuInstanceGetInfo(void *one, instance_info_t *info) {
             }
     return NO_SUCH;
 }
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *part, void **device) {
+    for (unsigned g = 0; g < count; g++)
+        for (unsigned i = 0; i < gpus[g].made; i++)
+            if (part == &gpus[g].instances[i]) { *device = &gpus[g]; return 0; }
+    return NO_SUCH;
+}
+int nvmlDeviceGetMinorNumber(void *device, unsigned *number) { KNOWN(device); *number = gpu - gpus; return 0; }
+int nvmlDeviceGetGpuInstanceId(void *part, unsigned *id) {
+    void *device;
+    if (nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part, &device)) return NO_SUCH;
+    *id = (instance_t *)part - ((gpu_t *)device)->instances + 1;
+    return 0;
+}
+int nvmlDeviceGetComputeInstanceId(void *part, unsigned *id) { *id = 0; return instance(part) ? 0 : NO_SUCH; }

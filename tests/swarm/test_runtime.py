@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.clock import FakeClock
 from cumulus.testing.leases import fake_device
+from tests.standin_nvml import GIB, StandInNvml
 from tests.swarm.bed import SwarmBed
 from tests.swarm.test_backend import lease
 from tests.unix_users import open_directory
@@ -137,6 +139,27 @@ def test_the_counter_is_not_preloaded_into_images_with_musl(
         (tmp_path / "rootfs" / loader).touch()
     runtime.prepare(path, **nvidia)
     assert ("LD_PRELOAD=/counter.so" in json.loads(path.read_text())["process"]["env"]) is preloads
+
+
+MIG = "MIG-00000000-0000-0000-0000-00000000000c"
+
+
+def test_a_mig_instance_is_its_gpu_and_what_lets_into_the_instance(tmp_path: Path, nvidia: dict[str, Path]) -> None:
+    driver = StandInNvml(tmp_path / "nvml", {"GPU-0": GIB, "GPU-1": GIB})
+    driver.say("GPU-1", "mig", f"instance MIG-other {GIB} 1 1", f"instance {MIG} {GIB} 1 1")
+    for place, minor in (("gi2", 12), ("gi2/ci0", 13)):
+        access = nvidia["proc"] / "driver" / "nvidia" / "capabilities" / "gpu1" / "mig" / place / "access"
+        access.parent.mkdir(parents=True)
+        access.write_text(f"DeviceFileMinor: {minor}\nDeviceFileMode: 292\n")
+    # A process of its own, since the loader reads where libraries are at its start.
+    places = ", ".join(f"Path({str(nvidia[name])!r})" for name in ("home", "sys", "dev", "proc"))
+    made = f"from pathlib import Path; import runpy; made = runpy.run_path({runtime.__file__!r})"
+    code = f"{made}; print(*made['device_nodes']({MIG!r}, {places}))"
+    env = {**os.environ, "LD_LIBRARY_PATH": str(driver.directory)}
+    done = subprocess.run([sys.executable, "-S", "-c", code], env=env, capture_output=True, text=True, check=True)
+    dev = nvidia["dev"]
+    named = ("nvidia1", "nvidia-caps/nvidia-cap12", "nvidia-caps/nvidia-cap13", "nvidiactl", "nvidia-uvm")
+    assert done.stdout.split() == [str(dev / name) for name in named]
 
 
 def test_all_of_nvidias_gpus_are_no_lease(tmp_path: Path, nvidia: dict[str, Path]) -> None:

@@ -21,10 +21,12 @@ _TRIES = 200
 
 
 class GangPorts:
-    """The ports of the gangs below the backend's `root`."""
+    """The ports of the gangs below the backend's `root`: `count` of them, from `first` on."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, first: int = FIRST_PORT, count: int = PORTS) -> None:
         self._root = root
+        self._first = first
+        self._count = count
         self._directory = os.path.join(root, DIRECTORY)
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
 
@@ -36,11 +38,12 @@ class GangPorts:
         for _ in range(_TRIES):
             with contextlib.suppress(FileNotFoundError):
                 return int(os.readlink(link))
-            port = FIRST_PORT + random.randrange(PORTS)
+            port = self._first + random.randrange(self._count)
             if port not in taken and is_free(port):
                 with contextlib.suppress(FileExistsError):
                     os.symlink(str(port), link)
-        raise BackendError(f"no port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is free for the gang to meet at")
+        last = self._first + self._count - 1
+        raise BackendError(f"no port from {self._first} to {last} is free for the gang to meet at")
 
     def forget(self, job_uid: str) -> None:
         """Those of all attempts of the job."""

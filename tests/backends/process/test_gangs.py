@@ -75,13 +75,11 @@ def test_a_daemon_that_was_killed_amid_the_starts_agrees_with_the_next(bed: Proc
     assert os.listdir(bed.root / ports.DIRECTORY) == []
 
 
-def test_gangs_have_ports_of_their_own_and_none_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "PORTS", 3)
+def test_gangs_have_ports_of_their_own_and_none_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(ports, "FIRST_PORT", taken.getsockname()[1] - 2)
         for job in "abc":
             (tmp_path / "jobs" / job).mkdir(parents=True)
-        chosen = GangPorts(str(tmp_path))
+        chosen = GangPorts(str(tmp_path), taken.getsockname()[1] - 2, 3)
         first = chosen.of("a", 1)
         assert chosen.of("a", 1) == first
         assert chosen.of("b", 1) not in (first, taken.getsockname()[1])

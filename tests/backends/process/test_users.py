@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cumulus.answers.checkpoints import CheckpointBytes, CheckpointFile, CheckpointManifest
-from cumulus.backends.base import Checkpointing, EnvVar, LeaseRef, Mount, State, Workload
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, LeaseRef, Mount, State, Workload
 from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.process import backend, layout
 from cumulus.chronos.contract import Device, LeaseRequest
@@ -27,7 +27,7 @@ from cumulus.errors import BackendError, BackendRefused
 from cumulus.infrastructure.checkpoints import reader
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import UnixUser
-from tests.backends.process_bed import ProcessBed
+from tests.backends.process_bed import NODE, ProcessBed
 from tests.backends.seams import save
 from tests.chronos.conftest import remove_cgroups
 from tests.unix_users import User, open_directory
@@ -152,6 +152,21 @@ class TestWho:
         for name, uid in (("root", 0), ("", None)):
             work, _ = bed.run("sh", "-c", "id -u; pwd", job=f"of-{name or 'nobody'}", submitter=name, submitter_uid=uid)
             assert bed.log(work).decode().split() == ["0", str(bed.run_directory(work) / "work")]
+
+    def test_a_gangs_file_of_hosts_is_the_users_and_leads_nowhere_else(
+        self, bed: ProcessBed, users: tuple[User, User]
+    ) -> None:
+        user = users[0]
+        more = of(user, job="gang", gang=(GangMember(NODE),) * 2, replicas=2)
+        kept = bed.directory / "kept-of-root"
+        kept.write_text("kept")
+        script = f'cat "$CUMULUS_HOSTFILE"; mkdir ../../a2-r0; ln -s {kept} ../../a2-r0/hostfile'
+        work, _ = bed.run("sh", "-c", script, **more)
+        assert bed.log(work) == b"127.0.0.1 slots=2\n"
+        assert (files(bed, user, work) / "a1-r0" / "hostfile").stat().st_uid == user.uid
+        _, again = bed.run("true", attempt=2, **more)
+        assert (again.state, again.reason) == (State.FAILED, "StartError")
+        assert kept.read_text() == "kept"
 
 
 class TestAttacks:
