@@ -300,6 +300,17 @@ def test_from_the_store_of_a_daemon_that_runs(machine: Machine) -> None:
     assert (done.returncode, done.stdout) == (4, "hello\n")
 
 
+def test_the_tour_for_slurm_users_works_as_written(machine: Machine, tmp_path: Path) -> None:
+    commands = pages.commands(pages.part(PAGE.with_name("slurm.md"), "try"))
+    assert len(commands) == 16
+    env = {**machine.env, "PATH": f"{Path(sys.executable).parent}:{machine.env['PATH']}"}
+    printed = pages.follow(commands, tmp_path, env)
+    assert re.search(r"^I have \d+ bytes$", printed, re.M)
+    assert "fit: its lease lasts until " in printed
+    assert "lr 1\nlr 2\n" in printed
+    eventually(lambda: "fit" not in jobs(machine), what="deleted")
+
+
 def test_the_page_works_as_written(machine: Machine, tmp_path: Path) -> None:
     commands = pages.commands(pages.part(PAGE, "try"))
     assert len(commands) == 9
