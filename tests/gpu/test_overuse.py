@@ -47,7 +47,7 @@ class Police:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.ledger = Ledger(node.home, discover=lambda: [node.gpu])
+        self.ledger = Ledger(node.home)
         self.ledger.devices()
 
     def lease(self, id: str, share: float = 0.05, user: int | None = None, **fields: Overuse) -> Leased:
