@@ -116,6 +116,22 @@ def enter(config: dict[str, Any], program: Program, home: Path, files: str = FIL
     linux["maskedPaths"] = [*(linux.get("maskedPaths") or ()), *_MASKED]
 
 
+def shared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What processes that join the container later have of its program."""
+    process = config["process"]
+    return {"user": process["user"], "env": process["env"]}
+
+
+def join(process: dict[str, Any], note: Mapping[str, Any]) -> None:
+    """Make a process that joins what the program is."""
+    process["user"] = note["user"]
+    process["capabilities"] = {}
+    process["noNewPrivileges"] = True
+    own = [variable.partition("=")[0] for variable in note["env"]]
+    more = [variable for variable in process.get("env") or () if variable.partition("=")[0] not in (*own, VARIABLE)]
+    process["env"] = [*note["env"], *more]
+
+
 def bind_root() -> None:
     """Bind the node's root in a mount namespace that this process has for itself: it goes with runc, and a container
     has a copy. Raises OSError."""

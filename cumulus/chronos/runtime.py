@@ -51,7 +51,8 @@ MOUNTS_VARIABLE = "CHRONOS_MOUNTS"
 
 SLOTS = "slots"
 """In CHRONOS_HOME: taken/SLOT a slot that was used, logs/CONTAINER where a container's log is."""
-TAKEN, LOGS = "taken", "logs"
+TAKEN, LOGS, JOINED = "taken", "logs", "joined"
+"""JOINED: of a container with the node's root, as what processes join it."""
 KEPT = "chronos-logs"
 """Beside the engine's own directory `containers`, so on the same disk: the logs of containers that have ended."""
 
@@ -86,8 +87,15 @@ def main(arguments: Sequence[str]) -> int:
         except (OSError, ValueError, KeyError) as error:
             _say(f"chronos-runtime: {error}", arguments)
             return 1
+    elif "exec" in arguments:
+        try:
+            join(arguments, home)
+        except (OSError, ValueError, KeyError) as error:
+            _say(f"chronos-runtime: {error}", arguments)
+            return 1
     elif "delete" in arguments:
         with contextlib.suppress(OSError):
+            (home / SLOTS / JOINED / arguments[-1]).unlink(missing_ok=True)
             keep_log(arguments[-1], home)
     runc = os.environ.get("CHRONOS_RUNC") or RUNC
     try:
@@ -119,7 +127,23 @@ def make(bundle: Path, container: str, home: Path) -> None:
         config = json.loads(path.read_text())
         _host_program().enter(config, program, home)
         _replace(path, config)
+        _write_once(home / SLOTS / JOINED / container, json.dumps(_host_program().shared(config)), durably=False)
         _host_program().bind_root()
+
+
+def join(arguments: Sequence[str], home: Path) -> None:
+    """Let a process that joins a container with the node's root be no more than the program there: the engine, which
+    knows nothing of that root, would give it root's group and another environment. Raises OSError, ValueError."""
+    try:
+        note = json.loads((home / SLOTS / JOINED / arguments[-1]).read_text())
+    except FileNotFoundError:
+        return
+    named = next((after for word, after in itertools.pairwise(arguments) if word in ("--process", "-p")), "")
+    if not named:
+        raise ValueError("a process joins a program of the node by a file that describes it")
+    process = json.loads(Path(named).read_text())
+    _host_program().join(process, note)
+    Path(named).write_text(json.dumps(process))
 
 
 def _host_program() -> Any:

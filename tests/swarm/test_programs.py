@@ -211,6 +211,29 @@ def test_nothing_gets_it_out_of_its_container(bed: SwarmBed, ann: User) -> None:
     assert node.inside("sh", "-c", seen) == before.replace("device\n", "")
 
 
+def test_who_joins_it_is_no_more_than_the_program(bed: SwarmBed, ann: User) -> None:
+    """The engine would make them of root's group, or root where it is asked to."""
+    work = program(bed, ann, "sleep 60", env=(EnvVar("A", "b"),))
+    node = bed.lab.nodes["worker1"]
+    bed.backend.start(work)
+    bed.running(work)
+    container = node.docker("ps", "-q", "--filter", f"label=cumulus.dev/workload={work.name}")
+    script = (
+        'id; echo "$HOME $A $B $CUMULUS_JOB"; grep -E "^(CapEff|CapBnd|NoNewPrivs):" /proc/self/status; ps -e | wc -l'
+    )
+    for more in ([], ["--user", "0:0", "--privileged"]):
+        said = node.docker("exec", "--env", "B=c", *more, container, "sh", "-c", script).splitlines()
+        assert said[0] == f"uid={ann.uid}({ann.name}) gid={ann.uid} groups={ann.uid}"
+        assert said[1] == "/srv b c job"
+        assert [line.split()[1] for line in said[2:5]] == ["0" * 16, "0" * 16, "1"]
+        assert int(said[5]) < 8
+    bed.backend.stop(work.name, 0)
+    bed.finish(work)
+    joined = node.chronos_home / "slots" / "joined"
+    bed.backend.remove(work.name)
+    bed.until(lambda: not any(each.startswith(container) for each in os.listdir(joined)))
+
+
 def test_the_host_image_is_for_nothing_else(bed: SwarmBed, ann: User) -> None:
     """By another name too, and with what the daemon says of programs."""
     node = bed.lab.nodes["worker1"]
@@ -294,6 +317,8 @@ def test_a_node_says_whom_it_runs_programs_of(bed: SwarmBed, ann: User) -> None:
     without_host_image(node)
     try:
         assert machines.programs("worker2", []).why.startswith("it lacks the host image")
+        node.docker("tag", IMAGE, host_image.TAG)
+        assert machines.programs("worker2", []).why.startswith(f"what it has as {host_image.TAG} is another image")
     finally:
         bed.lab.load_host_image()
 

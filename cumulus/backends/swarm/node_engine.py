@@ -239,9 +239,10 @@ class ShellEngine:
         script = (
             'r=$(docker info --format "{{with index .Runtimes .DefaultRuntime}}{{.Path}}{{end}}") || exit 3; '
             'case "$r" in */chronos-runtime) ;; *) exit 4 ;; esac; '
-            '[ -z "$1" ] || docker image inspect "$1" >/dev/null 2>&1 || exit 5; "$r" "$2" "$3" || exit 6'
+            'if [ -n "$1" ] && ! docker image inspect "$1" >/dev/null 2>&1; then '
+            'docker image inspect "$4" >/dev/null 2>&1 && exit 7; exit 5; fi; "$r" "$2" "$3" || exit 6'
         )
-        status, output, errors = self._sh(_as_root(script, image, PROGRAMS, json.dumps(asked)))
+        status, output, errors = self._sh(_as_root(script, image, PROGRAMS, json.dumps(asked), host_image.TAG))
         if why := _WHY_NO_PROGRAMS.get(status):
             raise BackendRefused(why)
         try:
@@ -364,6 +365,7 @@ _WHY_NO_PROGRAMS = {
     4: "chronos-runtime is not its engine's default runtime (scripts/join-swarm.sh)",
     5: f"it lacks the host image: cumulus cluster image push {host_image.NAME}",
     6: "its chronos-runtime is older than this version (scripts/join-swarm.sh)",
+    7: f"what it has as {host_image.TAG} is another image, or its engine has other ids, as with containerd's store",
 }
 """By exit codes of the script."""
 
