@@ -1,7 +1,7 @@
 """A device, and the parts of it that can be leased: the one description that nodes and controllers share.
 
-A lease takes a `Slice`: the whole device, a fraction of it, or a part of a fixed size that its driver makes (a MIG
-profile). Memory is in bytes, compute in thousandths of the device. Standard library only; Chronos uses it alone.
+A lease takes a `Slice`: the whole device or a part of it. A MIG instance is a device of its own. Memory is in bytes,
+compute in thousandths of the device. Standard library only; Chronos uses it alone.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ class Slice(NamedTuple):
 
     memory_bytes: int
     compute: int
-    profile: str = ""
-    """The name by which the driver makes it, such as 1g.10gb; "" for a fraction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,6 @@ class Device:
     device_index: int = -1
     next_memory_bytes: int = 0
     """The size that it has once no lease lives there, as the driver says now; 0 where that is `memory_bytes`."""
-    profiles: tuple[Slice, ...] = ()
-    """The slices that its driver makes; empty where any fraction can be leased."""
     links: tuple[tuple[Link, tuple[int, ...]], ...] = ()
     """How it reaches other devices of its node, by their indices, as far as the driver tells."""
 
@@ -72,7 +68,7 @@ class Device:
 
     def enforcement_of(self, memory_bytes: int, compute: int) -> Enforcement:
         """How strongly a share of that size is enforced. Hardware keeps devices apart, and not what shares one."""
-        if self.enforcement is Enforcement.HARD and (memory_bytes, compute) != self.whole[:2]:
+        if self.enforcement is Enforcement.HARD and (memory_bytes, compute) != self.whole:
             return Enforcement.GUARDED
         return self.enforcement
 

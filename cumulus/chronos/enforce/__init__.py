@@ -74,7 +74,7 @@ def environment(lease: Lease, device: Device, home: Path, user: int | None = Non
 
     Raises `ChronosError` where what `strength` promises can't be set up: the job must not start then.
     """
-    if device.is_instance and (lease.memory_bytes, lease.compute) != device.whole[:2]:
+    if device.is_instance and (lease.memory_bytes, lease.compute) != device.whole:
         report = _counted(device, home)
         if report.enforcement is Enforcement.NONE:
             what = f"nothing holds a job to a part of a MIG instance: {report.reason}"
