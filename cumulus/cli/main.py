@@ -280,6 +280,12 @@ def _app() -> typer.Typer:
     return app
 
 
+def _contexts(incomplete: str) -> list[str]:
+    from cumulus.cli import completion
+
+    return completion.contexts(incomplete)
+
+
 def _root(
     ctx: typer.Context,
     home: Annotated[
@@ -294,7 +300,10 @@ def _root(
         ),
     ] = "",
     context_name: Annotated[
-        str, typer.Option("--context", metavar="NAME", help="The context to use.", show_default=False)
+        str,
+        typer.Option(
+            "--context", metavar="NAME", help="The context to use.", show_default=False, autocompletion=_contexts
+        ),
     ] = "",
     offline: Annotated[
         bool, typer.Option("--offline", help="Ask no daemon: open the store of the state directory itself.")

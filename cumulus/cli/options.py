@@ -33,7 +33,7 @@ NodeWords = Annotated[
 Namespace = Annotated[
     str,
     typer.Option(
-        "--namespace", "-n", metavar="NAME", show_default=False,
+        "--namespace", "-n", metavar="NAME", show_default=False, autocompletion=completion.namespaces,
         help="The namespace; if left out, the context's, else default.",
     ),
 ]  # fmt: skip
@@ -41,7 +41,7 @@ AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Loo
 Labels = Annotated[
     str,
     typer.Option(
-        "--selector", "-l", metavar="SELECTOR", show_default=False,
+        "--selector", "-l", metavar="SELECTOR", show_default=False, autocompletion=completion.labels,
         help="Label selector: a=b, a!=b, a in (b,c), a, !a, joined by commas.",
     ),
 ]  # fmt: skip

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from cumulus import paths
+from cumulus.client import contexts
 from cumulus.store.sqlite import SqliteStore
+from tests.commands import CUMULUS
 from tests.documents import job, node
 
 
@@ -25,7 +30,7 @@ def complete(line: str) -> list[str]:
 @pytest.fixture
 def filled(store: SqliteStore) -> None:
     for name in ("train", "tune"):
-        store.create(job(name))
+        store.create(job(name, labels={"team": "x"}))
     store.create(job("elsewhere", namespace="research"))
     store.create(node("gpu-1"))
 
@@ -63,3 +68,62 @@ def test_scripts_for_each_shell(shell: str) -> None:
         [sys.executable, "-m", "cumulus.cli.main", "completion", shell], capture_output=True, text=True, check=True
     )
     assert "_CUMULUS_COMPLETE" in done.stdout
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("cumulus explain gpujob.spec.gpu.m", ["gpujob.spec.gpu.memory"]),
+        ("cumulus explain jobs.spec.nope.m", []),
+        ("cumulus get jobs -n re", ["research"]),
+        ("cumulus get jobs -l te", ["team=x"]),
+        ("cumulus suspend -l team=x,", ["team=x,team=x"]),
+        ("cumulus context use l", ["lab"]),
+        ("cumulus --context ", ["lab"]),
+        ("cumulus wait job/train --for f", ["finished"]),
+        ("cumulus rerun train --set spec.gpu.d", ["spec.gpu.duration"]),
+        ("cumulus run --export ", ["ALL", "NONE"]),
+        ("cumulus delete job train --cascade o", ["orphan"]),
+        ("cumulus top ", ["nodes", "jobs", "users"]),
+        ("cumulus apply -f x --dry-run s", ["server"]),
+    ],
+)
+def test_values(line: str, offered: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    contexts.write(paths.contexts_file(), contexts.Contexts((contexts.Context("lab", "https://h:1"),)))
+    assert complete(line) == offered
+
+
+SHELLS = {
+    "bash": """
+        source <(cumulus completion bash)
+        offered() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _cumulus_completion cumulus; echo "${COMPREPLY[*]}"; }
+        offered cumulus su; offered cumulus get job t; offered cumulus explain gpujob.spec.gpu.m
+    """,
+    "zsh": """
+        autoload -Uz compinit; compinit -D -u
+        _arguments() { print -r -- "$*"; }
+        eval "$(cumulus completion zsh)"
+        offered() { words=("$@"); CURRENT=$#; _cumulus_completion; }
+        offered cumulus su; offered cumulus get job t; offered cumulus explain gpujob.spec.gpu.m
+    """,
+    "fish": """
+        cumulus completion fish | source
+        complete -C 'cumulus su'; complete -C 'cumulus get job t'; complete -C 'cumulus explain gpujob.spec.gpu.m'
+    """,
+}
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_in_the_real_shell(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    env = {**os.environ, "PATH": f"{Path(CUMULUS).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run([shell, "-c", SHELLS[shell]], env=env, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line]
+    said = " ".join(lines)
+    for wanted in ("suspend", "train", "tune", "gpujob.spec.gpu.memory"):
+        assert wanted in said, (done.stdout, done.stderr)
+    assert "elsewhere" not in said

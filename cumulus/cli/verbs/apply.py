@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import context, files, options, printers, terminal
+from cumulus.cli import completion, context, files, options, printers, terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import safe_output
 from cumulus.resources.field_managers import CUMULUS
@@ -40,7 +40,11 @@ def apply(
     dry_run: Annotated[
         str,
         typer.Option(
-            "--dry-run", metavar="server|none", show_default=False, help="server: check and merge, but write nothing."
+            "--dry-run",
+            autocompletion=completion.one_of("server", "none"),
+            metavar="server|none",
+            show_default=False,
+            help="server: check and merge, but write nothing.",
         ),
     ] = "none",
     prune: Annotated[
@@ -65,7 +69,15 @@ def apply(
         ),
     ] = False,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="name, json or yaml.")
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FORM",
+            show_default=False,
+            help="name, json or yaml.",
+            autocompletion=completion.one_of("name", "json", "yaml"),
+        ),
     ] = "",
 ) -> None:
     """Create or change objects from manifests.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cumulus import paths
-from cumulus.cli import context, terminal
+from cumulus.cli import completion, context, terminal
 from cumulus.cli.subcommands import subcommands
 from cumulus.client import contexts
 from cumulus.lib.table import Heading, Table
@@ -17,7 +17,9 @@ app = subcommands(
     "Manage contexts: a server each, who you are there, and a default namespace. `cumulus login` makes them. They "
     "are kept in ~/.config/cumulus/contexts.json, readable by you alone; kubectl reads that file too.",
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The context.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The context.", show_default=False, autocompletion=completion.contexts)
+]
 
 
 @app.command("list")
@@ -40,7 +42,10 @@ def list_() -> None:
 
 @app.command()
 def use(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The context.", show_default=False)] = "",
+    name: Annotated[
+        str,
+        typer.Argument(metavar="[NAME]", help="The context.", show_default=False, autocompletion=completion.contexts),
+    ] = "",
     namespace: Annotated[
         str,
         typer.Option(
@@ -77,7 +82,9 @@ def use(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The current one if left out.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="The current one if left out.", autocompletion=completion.contexts)
+    ] = "",
 ) -> None:
     """Show a context, without its token.
 

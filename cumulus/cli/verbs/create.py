@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cumulus.cli import context, options, printers, targets, terminal
+from cumulus.cli import completion, context, options, printers, targets, terminal
 from cumulus.cli.verbs.apply import Namespace, load
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, Forbidden, InvalidObject, NotFound, UsageError
 from cumulus.lib import safe_output
@@ -22,9 +22,25 @@ if TYPE_CHECKING:
 _REFUSED = (AlreadyExists, Conflict, Forbidden, InvalidObject, NotFound)
 DryRun = Annotated[
     str,
-    typer.Option("--dry-run", metavar="server|none", show_default=False, help="server: check, but write nothing."),
+    typer.Option(
+        "--dry-run",
+        autocompletion=completion.one_of("server", "none"),
+        metavar="server|none",
+        show_default=False,
+        help="server: check, but write nothing.",
+    ),
 ]
-Output = Annotated[str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="name, json or yaml.")]
+Output = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORM",
+        show_default=False,
+        help="name, json or yaml.",
+        autocompletion=completion.one_of("name", "json", "yaml"),
+    ),
+]
 
 
 def create(
@@ -103,7 +119,13 @@ def patch(
         str, typer.Option("--patch-file", metavar="FILE", show_default=False, help="A file with it; - for stdin.")
     ] = "",
     type: Annotated[
-        str, typer.Option("--type", metavar="merge|json", help="A JSON merge patch, or a JSON patch.")
+        str,
+        typer.Option(
+            "--type",
+            autocompletion=completion.one_of("merge", "json"),
+            metavar="merge|json",
+            help="A JSON merge patch, or a JSON patch.",
+        ),
     ] = "merge",
     dry_run: DryRun = "none",
     output: Output = "",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import confirm, context, files, options, targets, terminal
+from cumulus.cli import completion, confirm, context, files, options, targets, terminal
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs.wait import follow
 from cumulus.errors import CumulusError, NotFound, UsageError
@@ -33,7 +33,11 @@ def delete(
     all_namespaces: options.AllNamespaces = False,
     cascade: Annotated[
         str,
-        typer.Option(metavar="background|orphan", help="orphan: keep what the object owns, without an owner."),
+        typer.Option(
+            autocompletion=completion.one_of("background", "orphan"),
+            metavar="background|orphan",
+            help="orphan: keep what the object owns, without an owner.",
+        ),
     ] = "background",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is gone.")] = True,
     timeout: Annotated[
@@ -54,7 +58,13 @@ def delete(
     ] = False,
     dry_run: Annotated[
         str,
-        typer.Option("--dry-run", metavar="server|none", show_default=False, help="server: check, but delete nothing."),
+        typer.Option(
+            "--dry-run",
+            autocompletion=completion.one_of("server", "none"),
+            metavar="server|none",
+            show_default=False,
+            help="server: check, but delete nothing.",
+        ),
     ] = "none",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about nodes.")] = False,
 ) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cumulus.cli import attached, confirm, context, options, set_fields, targets, terminal
+from cumulus.cli import attached, completion, confirm, context, options, set_fields, targets, terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
@@ -22,6 +22,7 @@ def rerun(
         typer.Option(
             "--set",
             metavar="PATH=VALUE",
+            autocompletion=completion.settings,
             show_default=False,
             help="Change a field of it: spec.args='--lr 0.1', spec.gpu.duration=2h. May be given several times.",
         ),

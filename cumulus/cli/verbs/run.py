@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cumulus import paths
-from cumulus.cli import attached, command_job, context, options, same_directory, script_options, targets, terminal
+from cumulus.cli import (
+    attached,
+    command_job,
+    completion,
+    context,
+    options,
+    same_directory,
+    script_options,
+    targets,
+    terminal,
+)
 from cumulus.cli.command_job import Shell, Wanted
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib import safe_output
@@ -91,6 +101,7 @@ def run(
         str,
         typer.Option(
             "--export",
+            autocompletion=completion.one_of("ALL", "NONE"),
             metavar="ALL|NONE",
             show_default=False,
             help="Pass on all of this shell's variables, "

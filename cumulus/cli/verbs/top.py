@@ -28,7 +28,7 @@ Rows = list[list[str]]
 
 def top(
     what: Annotated[
-        str, typer.Argument(metavar="[nodes|jobs|users]", help="What to show.", autocompletion=completion.top)
+        str, typer.Argument(metavar="[nodes|jobs|users]", help="What to show.", autocompletion=completion.one_of(*_OF))
     ] = "nodes",
     once: Annotated[bool, typer.Option("--once", help="Show it once, instead of again and again.")] = False,
     interval: Annotated[str, typer.Option("--interval", metavar="DURATION", help="How often to look.")] = "2s",

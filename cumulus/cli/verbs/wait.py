@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import context, options, targets
+from cumulus.cli import completion, context, options, targets
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
 from cumulus.client.base import StillWaiting
@@ -34,6 +34,7 @@ def wait(
         typer.Option(
             "--for",
             metavar="GOAL",
+            autocompletion=completion.goals,
             show_default=False,
             help="condition=NAME[=STATUS], jsonpath='{.path}'[=VALUE], finished, create or delete.",
         ),
