@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Checkpointing, EnvVar, Mount, State, Workload
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, State, Workload
 from cumulus.backends.cluster import ProgramsAnswer
 from cumulus.errors import BackendRefused
 from cumulus.lib import host_image
@@ -19,6 +20,8 @@ from tests.lab.lab import Lab
 from tests.lab.node import LabError, Node
 from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.control import Control, controlled, job
+from tests.system_daemon import job as system_job
+from tests.system_daemon import jobs, system_daemon
 from tests.unix_users import User
 from tests.waiting import eventually
 
@@ -382,3 +385,66 @@ def test_run_finds_out_where_its_directory_is_the_same(control: Control, tmp_pat
         assert not os.listdir(same) + os.listdir(here)
     finally:
         here.rmdir()
+
+
+def test_two_users_of_a_system_daemon(
+    swarm: Lab, ann: User, users: tuple[User, User], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each program is its submitter's; where the node knows another user of that name it waits, and `why` says so."""
+    bob, worker1 = users[1], swarm.nodes["worker1"]
+    instance = f"system-{os.getpid()}"
+    for name, value in (
+        ("SWARM_MANAGER", swarm.manager.socket), ("SSH_KEY_PATH", str(swarm.key)), ("SWARM_INSTANCE", instance),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    worker1.add_user(bob.name, 4_100_001)
+    label = f"label=cumulus.dev/instance={instance}"
+    try:
+        with system_daemon(tmp_path / "serve.log") as daemon:
+            shutil.copy(swarm.known_hosts, daemon.seen / "var/lib/cumulus/known_hosts")
+            written = swarm.shared / f"by-{instance}"
+            script = f"id -un > /mnt/{written.name}; hostname >> /mnt/{written.name}"
+            gpu = {"memory": "5%", "duration": "1m", "selector": {"nodeLabels": {"place": "worker1"}}}
+            for user in (ann, bob):
+                made = daemon.ask(user, "POST", jobs(user.name), system_job("mine", "sh", "-c", script, gpu=gpu))
+                assert made.status == 201, made.body
+
+            def phase(user: User) -> str:
+                return str(daemon.ask(user, "GET", jobs(user.name, "mine")).body.get("status", {}).get("phase"))
+
+            def why() -> str:
+                key = {"kind": "GPUJob", "namespace": bob.name, "name": "mine"}
+                return str(daemon.ask(bob, "POST", "/cumulus/v1/why", {"key": key}).body)
+
+            eventually(lambda: phase(ann) == "Succeeded", 100, daemon.written)
+            assert written.read_text().split() == [ann.name, "worker1"]
+            assert written.stat().st_uid == ann.uid
+            eventually(lambda: "has the number 4100001 on this node" in why(), 60, why)
+            assert phase(bob) == "Pending"
+            for user in (ann, bob):
+                daemon.ask(user, "DELETE", jobs(user.name, "mine"))
+            eventually(lambda: not swarm.manager.docker("service", "ls", "-q", "--filter", label), 60, daemon.written)
+    finally:
+        worker1.remove_user(bob.name)
+        for kind, remove in (("service", "rm"), ("config", "rm")):
+            for found in swarm.manager.docker(kind, "ls", "-q", "--filter", label).split():
+                swarm.manager.docker(kind, remove, found)
+
+
+def test_replicas_on_two_nodes_are_told_of_each_other(bed: SwarmBed, ann: User) -> None:
+    """By the nodes' addresses: they have the nodes' own network."""
+    nodes = bed.lab.nodes
+    members = tuple(GangMember(name, nodes[name].address) for name in ("worker1", "worker2"))
+    script = 'cat "$CUMULUS_HOSTFILE"; echo "$RANK of $WORLD_SIZE at $MASTER_ADDR"; ip -4 -o addr show eth0'
+    works = [
+        program(bed, ann, script, replica=replica, replicas=2, node=members[replica].node, gang=members)
+        for replica in range(2)
+    ]
+    for work in works:
+        bed.backend.start(work)
+    for replica, work in enumerate(works):
+        assert bed.finish(work).state is State.SUCCEEDED, bed.log(work)
+        lines = bed.log(work).decode().splitlines()
+        assert lines[:2] == [f"{member.address} slots=1" for member in members]
+        assert lines[2] == f"{replica} of 2 at {members[0].address}"
+        assert members[replica].address in lines[3]

@@ -213,7 +213,8 @@ def run(
     uid = _submit(job, None if image else shell.directory)
     _tell(wanted, made.secret)
     if remote and not image:
-        terminal.note(f"It runs on the server's machine, in {shell.directory} there.")
+        also = str(job["metadata"].get("annotations", {}).get(SAME_DIRECTORY, "")).replace(",", " or ")
+        terminal.note(f"It runs on the server's machine{f' or {also}' if also else ''}, in {shell.directory} there.")
     if detach:
         print(job["metadata"]["name"])
         return None
