@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import sqlite3
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -174,12 +175,21 @@ class Police:
         self.health = (self._condition, *self._conditions())
 
     def _run(self) -> None:
+        said = ""
         while not self._stop.wait(policing.LOOK_SECONDS):
             try:
                 self.step()
-            except (ChronosError, sqlite3.Error, OSError):
+                said = ""
+            except (ChronosError, sqlite3.Error, OSError) as error:
                 # The monitor's own look at the ledger says what is wrong with it.
-                continue
+                said = str(error)
+            except Exception:
+                # A defect: it must not leave all leases unwatched for ever, and not be silent.
+                text = traceback.format_exc()
+                if text != said:
+                    self._say(text)
+                said = text
+                self.health = (_condition(False, EnforcementReason.UNAVAILABLE, "looking at the devices failed"),)
 
     def _rest(self, now: float) -> None:
         self.verdict = Verdict()

@@ -54,8 +54,10 @@ def stats(options: argparse.Namespace) -> int:
         if seen.figures:
             print()
             printers.figures_table([device for device, _, _ in rows], seen.figures, sys.stdout)
+        numbers = {device.id: device.index for device, _, _ in rows}
         for process in seen.unleased:
-            print(f"{process} holds {format_bytes(process.memory_bytes)} of {process.device_id} without a lease")
+            where = f"device {numbers[process.device_id]}" if process.device_id in numbers else process.device_id
+            print(f"{process} holds {format_bytes(process.memory_bytes)} of {where} without a lease")
         if used.leases:
             print()
             printers.lease_usage_table(used.leases, sys.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 
@@ -33,6 +34,16 @@ class Unleased(StrEnum):
     REPORT = "Report"
     END = "End"
     """Those of people (uid 1000 and above) are ended, but for exceptions."""
+
+
+_EXCEPTION = re.compile(r"(user|program):[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
+
+
+def unleased_exception(text: str) -> str:
+    """The text, if it says whose processes are never ended for want of a lease. Raises ValueError."""
+    if not _EXCEPTION.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is no exception: write user:alice, user:1001 or program:Xorg")
+    return text
 
 
 def overuse_of(wanted: Overuse | None, floor: Overuse | None, *, whole: bool) -> Overuse:

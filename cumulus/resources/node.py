@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field
 
 from cumulus.resources.device import Device, Link, Slice
-from cumulus.resources.enforcement import Enforcement, Overuse, Unleased
+from cumulus.resources.enforcement import Enforcement, Overuse, Unleased, unleased_exception
 from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time
 from cumulus.resources.meta import Condition, Resource, condition
 from cumulus.resources.reasons import NodeCondition
@@ -48,13 +48,7 @@ class SshAddress(Model):
     )
 
 
-def _exception(value: str) -> str:
-    if not re.fullmatch(r"(user|program):[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", value):
-        raise ValueError(f"{value[:80]!r} is no exception: write user:alice, user:1001 or program:Xorg")
-    return value
-
-
-UnleasedException = Annotated[str, AfterValidator(_exception)]
+UnleasedException = Annotated[str, AfterValidator(unleased_exception)]
 """user:NAME, user:UID or program:NAME."""
 
 

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cumulus.resources.enforcement import Overuse, Unleased
+from cumulus.resources.enforcement import Overuse, Unleased, unleased_exception
 
-_EXCEPTION = re.compile(r"(user|program):[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _MOST_EXCEPTIONS = 64
 
 
@@ -62,8 +60,7 @@ def from_json(said: Mapping[str, Any]) -> Policy:
 def exceptions(*given: str) -> tuple[str, ...]:
     """The list, checked. Raises ValueError."""
     for each in given:
-        if not _EXCEPTION.fullmatch(each):
-            raise ValueError(f"{each[:80]!r} is no exception: write user:alice, user:1001 or program:Xorg")
+        unleased_exception(each)
     if len(given) > _MOST_EXCEPTIONS:
         raise ValueError(f"{len(given)} exceptions are too many; at most {_MOST_EXCEPTIONS} are kept")
     return tuple(dict.fromkeys(given))
