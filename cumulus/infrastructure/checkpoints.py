@@ -215,7 +215,12 @@ def _of_container(home: Path, job: Document, nodes: Callable[[str], Document | N
         raise BackendError(
             f"{name}, where the checkpoints are, has no SSH address", hint=f"set spec.ssh of gpunode/{name}"
         )
-    return CheckpointFiles(path, partial(_there, engine.checkpoints, user))
+    return on_node(path, engine.checkpoints, user)
+
+
+def on_node(path: str, programs: CheckpointPrograms, user: UnixUser | None) -> CheckpointFiles:
+    """Those in a directory of another node."""
+    return CheckpointFiles(path, partial(_there, programs, user))
 
 
 @contextlib.contextmanager

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from cumulus.answers.checkpoints import CheckpointBytes
 from cumulus.backends.base import Checkpointing, Mount, State, Workload
 from cumulus.errors import BackendRefused
+from cumulus.infrastructure.checkpoints import on_node
 from cumulus.uploader import catalog
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.place import Name
 from tests.swarm.bed import SwarmBed
-from tests.uploader.saves import contents, save
+from tests.swarm.control import Control, job
+from tests.uploader.saves import loaded, save
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -107,20 +110,40 @@ def test_a_place_of_another_job_is_refused(jobs: Jobs) -> None:
 
 
 def test_they_are_listed_fetched_and_pruned_where_they_are(jobs: Jobs) -> None:
-    from functools import partial
-
-    from cumulus.answers.checkpoints import CheckpointBytes
-    from cumulus.infrastructure.checkpoints import CheckpointFiles, _there
-
     jobs.saved(1, 1)
     jobs.saved(2, 1)
     jobs.run(work := jobs.work(SAVE, uri=""))
     node, path, user = jobs.bed.backend.checkpoint_place(work.job_uid) or ("", "", None)
     assert (node, path) == ("worker1", f"{jobs.place}/c")
-    files = CheckpointFiles(path, partial(_there, jobs.bed.engines[node].checkpoints, user))
+    files = on_node(path, jobs.bed.engines[node].checkpoints, user)
     assert [(one.step, one.problem) for one in files.list()] == [(2, ""), (1, "")]
     assert [one.problem for one in files.verify(1)] == [""]
     got = b"".join(piece.data for piece in files.send(2) if isinstance(piece, CheckpointBytes))
     assert sorted(got) == sorted(b"".join(SMALL.values()))
     assert files.prune(1) == [1]
-    assert contents is not None
+
+
+def test_the_whole_way_through_the_daemon(control: Control, tmp_path: Path) -> None:
+    """Over SSH, with the node's own chronos_cli: saved, copied, found by the next attempt, listed and fetched."""
+    ready, place = tmp_path / "ready", f"/run/whole-{tmp_path.name[-12:]}"
+    ready.mkdir()
+    save(ready, 5, SMALL, token=1)
+    for node in control.lab.nodes.values():
+        node.inside("mkdir", "-p", "-m", "700", place)
+    script = f"if ls -d /data/c/step-*; then cat /data/c/step-*/optimizer/state; exit 0; fi; {SAVE}; exit 75"
+    made = job(
+        "whole", script, mounts=[{"source": place, "target": "/data"}, {"source": str(ready), "target": "/ready"}],
+        checkpoint={"path": "/data/c", "uri": f"file://{tmp_path}/shared"},
+    )  # fmt: skip
+    control.apply(made)
+    control.ok("wait", "gpujob/whole", "--for=condition=Succeeded", "--timeout=200s")
+    assert "step-000000000005\no" in control.ok("logs", "whole")
+    assert [attempt["reason"] for attempt in control.attempts("whole")][:1] == ["Saved"]
+    found = control.get("job", "whole")["status"]["checkpoint"]
+    assert (found["step"], found["uri"]) == (5, f"file://{tmp_path}/shared")
+    shared = DirectoryPlace(str(tmp_path / "shared"))
+    eventually(lambda: [one.name for one in catalog.committed(shared)] == [Name(1, 5)], 60)
+    listed = control.ok("checkpoints", "whole")
+    assert listed.splitlines()[1].split()[0] == "5"
+    control.ok("checkpoints", "fetch", "whole", "--to", str(tmp_path / "got"))
+    assert loaded(tmp_path / "got", 5) == SMALL
