@@ -179,13 +179,22 @@ def beyond(home: Path, job: Document, uri: str, variables: Mapping[str, str]) ->
 
 def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointFiles:
     """See `service.infrastructure.Infrastructure.checkpoint_reader`."""
-    found = _of_container(home, job, nodes) if lookup(job, "spec.image") else _of_process(home, job)
-    if found is None:
+    elsewhere = _elsewhere(home, job)
+    if elsewhere is None and lookup(job, "spec.image"):
+        raise UsageError(
+            f"gpujob/{job['metadata']['name']} keeps its checkpoints in its container alone, or has not run yet",
+            hint="name a directory on one of spec.mounts in checkpoint.path",
+        )
+    here = None if lookup(job, "spec.image") else _here_on_disk(home, job)
+    attempts = [attempt for attempt in lookup(job, "status.attempts") or () if attempt.get("node")]
+    if elsewhere is not None and (here is None or attempts[-1:] == [] or attempts[-1]["node"] == elsewhere[0]):
+        return _of_node(home, nodes, *elsewhere)
+    if here is None:
         raise NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
-    return found
+    return here
 
 
-def _of_process(home: Path, job: Document) -> CheckpointFiles | None:
+def _here_on_disk(home: Path, job: Document) -> CheckpointFiles | None:
     directory = paths.process_dir(home)
     if not directory.exists():
         return None
@@ -195,7 +204,8 @@ def _of_process(home: Path, job: Document) -> CheckpointFiles | None:
     return None if place is None else CheckpointFiles(place[0], partial(_here, place[1]))
 
 
-def _of_container(home: Path, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointFiles | None:
+def _elsewhere(home: Path, job: Document) -> tuple[str, str, UnixUser | None] | None:
+    """Node, directory and user of what services of the job left."""
     if not paths.swarm_dir(home).exists():
         return None
     from cumulus.infrastructure import swarm
@@ -203,12 +213,14 @@ def _of_container(home: Path, job: Document, nodes: Callable[[str], Document | N
     backend = swarm.reader(home)
     place = backend.checkpoint_place(job["metadata"]["uid"])
     backend.close()
-    if place is None:
-        raise UsageError(
-            f"gpujob/{job['metadata']['name']} keeps its checkpoints in its container alone",
-            hint="name a directory on one of spec.mounts in checkpoint.path",
-        )
-    name, path, user = place
+    return place
+
+
+def _of_node(
+    home: Path, nodes: Callable[[str], Document | None], name: str, path: str, user: UnixUser | None
+) -> CheckpointFiles:  # fmt: skip
+    from cumulus.infrastructure import swarm
+
     node = nodes(name)
     engine = None if node is None else swarm.engine_of(home, node)
     if engine is None:

@@ -14,7 +14,10 @@ import pytest
 from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, State, Workload
 from cumulus.backends.cluster import ProgramsAnswer
 from cumulus.errors import BackendRefused
+from cumulus.infrastructure.checkpoints import on_node
 from cumulus.lib import host_image
+from cumulus.uploader import catalog
+from cumulus.uploader.directory_place import DirectoryPlace
 from tests import unix_users
 from tests.lab.lab import Lab
 from tests.lab.node import LabError, Node
@@ -23,6 +26,7 @@ from tests.swarm.control import Control, controlled, job
 from tests.system_daemon import job as system_job
 from tests.system_daemon import jobs, system_daemon
 from tests.unix_users import User
+from tests.uploader.saves import save
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(unix_users.missing()), reason=unix_users.missing())]
@@ -282,6 +286,26 @@ def test_its_directories_checkpoint_and_mounts_are_its_users(bed: SwarmBed, ann:
     assert (kept / "uid-job").is_dir()
     bed.backend.purge("uid-job")
     assert not (kept / "uid-job").exists()
+
+
+def test_what_it_saves_is_copied_and_read_as_its_user(bed: SwarmBed, ann: User) -> None:
+    ready, beyond = (bed.lab.shared / f"{name}-{bed.instance}" for name in ("ready", "beyond"))
+    save(ready, 5, {"weights": b"w"})
+    for path in (ready, *ready.rglob("*")):
+        path.chmod(0o755)
+    beyond.mkdir(mode=0o700)
+    os.chown(beyond, ann.uid, ann.gid)
+    script = f'mkdir -p "$CUMULUS_CHECKPOINT_PATH" && cp -r /mnt/{ready.name}/step-* "$CUMULUS_CHECKPOINT_PATH"'
+    asked = Checkpointing(uri=f"file:///mnt/{beyond.name}")
+    said(bed, program(bed, ann, script, checkpoint_path="saved", checkpointing=asked))
+    eventually(lambda: [one.name.step for one in catalog.committed(DirectoryPlace(str(beyond)))] == [5], 60)
+    assert {path.stat().st_uid for path in beyond.rglob("*")} == {ann.uid}
+    node, path, user = bed.backend.checkpoint_place("uid-job") or ("", "", None)
+    assert (node, path) == ("worker1", f"/var/lib/chronos/programs/{ann.uid}/uid-job/checkpoint/saved")
+    assert user is not None
+    assert user.uid == ann.uid
+    files = on_node(path, bed.engines[node].checkpoints, user)
+    assert [(one.step, one.problem) for one in files.list()] == [(5, "")]
 
 
 def test_it_is_asked_for_a_checkpoint_and_told_its_lease(bed: SwarmBed, ann: User) -> None:

@@ -16,9 +16,10 @@ import structlog
 
 from cumulus.backends.base import Workload
 from cumulus.backends.rundir.uploading import Beyond, NoKeys, taken_message
+from cumulus.backends.swarm import programs
 from cumulus.backends.swarm.checkpoint import place_of
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, PlaceAway
-from cumulus.backends.swarm.confinement import user_of
+from cumulus.backends.swarm.confinement import NOBODYS_GROUP, user_of
 from cumulus.backends.swarm.node_engine import NodeEngine, RunsCheckpoints
 from cumulus.backends.swarm.records import UPLOADER, Record
 from cumulus.errors import BackendError, BackendRefused
@@ -34,11 +35,18 @@ Earlier = Sequence[Record]
 
 def noted(workload: Workload) -> dict[str, Any]:
     """What a run's record keeps of this: nothing where its node has none of its files."""
-    asked, place = workload.checkpointing, place_of(workload)
-    if asked is None or not place:
+    asked = workload.checkpointing
+    if asked is None:
+        return {}
+    if programs.is_program(workload):
+        # Whose groups are those of the node's own list of users.
+        place, user = programs.checkpoint_path(workload, programs.user_of(workload)), None
+    else:
+        place, user = place_of(workload), user_of(workload)
+    if not place:
         return {}
     return {
-        "place": place, "user": user_of(workload), "uri": asked.uri, "named": asked.named, "keep": asked.keep,
+        "place": place, "user": user, "uri": asked.uri, "named": asked.named, "keep": asked.keep,
         "credentials": asked.credentials, "after_uri": asked.after_uri, "after_uid": asked.after,
     }  # fmt: skip
 
@@ -164,7 +172,12 @@ class NodeUploading:
 
     def _user(self, record: Record, earlier: Earlier) -> UnixUser | None:
         """Whom the container runs as, None where nobody knows before it runs."""
-        return UnixUser.read(record.start["checkpoint"]["user"]) or user_seen(earlier)
+        user = UnixUser.read(record.start["checkpoint"]["user"]) or user_seen(earlier)
+        uid = record.start.get("program")
+        if user is None and uid is not None:
+            # Of the groups on this machine none need be the same there.
+            return UnixUser(int(uid), NOBODYS_GROUP, (), str(uid), "/", "/bin/sh")
+        return user
 
 
 def user_seen(runs: Sequence[Record]) -> UnixUser | None:
