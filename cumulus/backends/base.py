@@ -163,6 +163,8 @@ class Workload:
     """Whether they were an admin: then a container has what its job asks for."""
     call: Call | None = None
     """What to run instead of a command."""
+    umask: int | None = None
+    """Of a program of the node; None: its user's own."""
     gang: tuple[GangMember, ...] = ()
     """All replicas, by their numbers; empty where there is one."""
 

@@ -100,7 +100,7 @@ def enter(config: dict[str, Any], program: Program, home: Path, files: str = FIL
     given = [variable.partition("=")[::2] for variable in process.get("env") or ()]
     process["env"] = [f"{name}={value}" for name, value in _environment(dict(given), program, made, home).items()]
     process["user"] = {
-        "uid": user.uid, "gid": user.gid, "umask": user.umask,
+        "uid": user.uid, "gid": user.gid, "umask": _umask(program),
         "additionalGids": [group for group in user.groups if group != user.gid],
     }  # fmt: skip
     process["capabilities"] = {}
@@ -114,6 +114,16 @@ def enter(config: dict[str, Any], program: Program, home: Path, files: str = FIL
     config["root"] = {"path": _ROOT, "readonly": False}
     linux["rootfsPropagation"] = "rslave"
     linux["maskedPaths"] = [*(linux.get("maskedPaths") or ()), *_MASKED]
+
+
+def _umask(program: Program) -> int:
+    """As the job says, else the user's own. Raises ValueError."""
+    asked = program.wanted.get("umask")
+    if asked is None:
+        return program.user.umask
+    if not isinstance(asked, int) or not 0 <= asked <= 0o777:
+        raise ValueError("the program's umask is none")
+    return asked
 
 
 def shared(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from cumulus.resources.kinds.gpujob import KIND
 _WHOLE_DEVICE, _AN_HOUR = "100%", "1h"
 """The share and the lease of a command that names none."""
 
+_USUAL_UMASK = 0o022
+
 _EXPORTED = frozenset((
     "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CUDA_HOME",
     "CUDA_PATH", "LANG", "LANGUAGE", "TZ",
@@ -38,6 +40,7 @@ class Shell(NamedTuple):
 
     directory: str
     variables: Mapping[str, str]
+    umask: int = 0o022
 
 
 class Wanted(NamedTuple):
@@ -80,6 +83,8 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
     spec |= {"command": list(wanted.words)} if wanted.words else {}
     if not wanted.image:
         spec["workingDir"] = shell.directory
+        if shell.umask != _USUAL_UMASK:
+            spec["umask"] = f"{shell.umask:03o}"
     secrets = {str(each["name"]): each for each in wanted.secrets}
     plain = [{"name": name, "value": value} for name, value in sorted(variables.items()) if name not in secrets]
     if plain or secrets:

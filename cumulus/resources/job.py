@@ -183,6 +183,11 @@ class GPUJobSpec(Model):
         description="Environment variables. They win over those that every job has: PATH, HOME, USER and LANG as "
         "after a login, and PYTHONUNBUFFERED. A job gets nothing from the shell of the daemon.",
     )
+    umask: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] | None = Field(
+        None,
+        description="The umask of a job without an image, as octal digits: 027. If left out: 022, or the user's own "
+        "where the daemon runs jobs as their submitters.",
+    )
     mounts: tuple[Mount, ...] = Field((), description="Paths of the node that the job sees.")
     run_as_user: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
         None,
@@ -264,6 +269,11 @@ class GPUJobSpec(Model):
         for name, given in asked.items():
             if given:
                 raise FieldError((name,), f"needs an image: {_AS_A_PROCESS[name]}; remove it, or give spec.image")
+
+    @rule
+    def _only_without_a_container(self) -> None:
+        if self.umask is not None and self.image is not None:
+            raise FieldError(("umask",), "is for a job without an image: a container has its own; remove it")
 
     @rule
     def _shared_memory_once(self) -> None:

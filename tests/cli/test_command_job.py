@@ -154,3 +154,11 @@ def test_what_cannot_be_meant(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(UsageError) as caught:
         made(**options)
     assert str(caught.value).startswith(problem)
+
+
+def test_an_unusual_umask_goes_with_it() -> None:
+    for mask, said in ((0o022, None), (0o077, "077"), (0o002, "002")):
+        made = command_job.job_of(Wanted(("true",)), Shell("/w", {}, mask), "default", "abcde").job
+        assert made["spec"].get("umask") == said
+    made = command_job.job_of(Wanted((), image="x"), Shell("/w", {}, 0o077), "default", "abcde").job
+    assert "umask" not in made["spec"]

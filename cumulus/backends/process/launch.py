@@ -210,7 +210,8 @@ def become_program(
             become(user)
         step = 1
         os.chdir(directory)
-        os.umask(0o022 if user is None else user.umask)
+        own = 0o022 if user is None else user.umask
+        os.umask(own if spec.get("umask") is None else spec["umask"])
         step = EXEC_STEP
         for number, stream in enumerate(streams):
             os.dup2(stream, number)

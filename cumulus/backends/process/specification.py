@@ -89,6 +89,7 @@ def specification(
         "command": list(workload.command),
         "call": _call(workload, root, os.path.join(os.path.dirname(work), layout.CALL), runner),
         "cwd": workload.working_dir or work,
+        "umask": workload.umask,
         "fresh": not workload.working_dir,
         "make": made,
         "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],

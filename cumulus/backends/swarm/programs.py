@@ -115,7 +115,7 @@ def environment(
 
 def _wanted(workload: Workload, own: list[str]) -> dict[str, Any]:
     return {
-        "directory": workload.working_dir, "job": workload.job_uid,
+        "directory": workload.working_dir, "umask": workload.umask, "job": workload.job_uid,
         "run": run_name(workload.attempt, workload.replica),
         "checkpoint": workload.checkpoint_path, "own": own,
         "links": [[m.source, m.target] for m in workload.mounts if not posixpath.isabs(m.target)],

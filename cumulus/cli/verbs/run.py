@@ -174,7 +174,7 @@ def run(
         raise UsageError(f"there is no output format {output!r} here", hint="the formats are yaml and json")
     if dry_run and detach:
         raise UsageError("--dry-run runs nothing that could be left alone", hint="leave -d out")
-    shell = Shell(_directory(), os.environ)
+    shell = Shell(_directory(), os.environ, _umask())
     scalars = {
         "gpu": gpu, "compute": compute, "gpus": gpus, "duration": duration, "name": name, "replicas": replicas,
         "image": image, "export": export, "retry": retry, "checkpoint": checkpoint, "queue": queue, "cpus": cpus,
@@ -299,6 +299,13 @@ def _tell(wanted: Wanted, secret: Sequence[str]) -> None:
         )
     if named := [name for name, _ in wanted.env if command_job.is_secret(name)]:
         terminal.warning(f"whoever may read the job can read {', '.join(dict.fromkeys(named))}: it is a part of it")
+
+
+def _umask() -> int:
+    """It can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _directory() -> str:

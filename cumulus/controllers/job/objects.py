@@ -102,6 +102,7 @@ def workload(
         submitter_uid=submitter.uid,
         submitter_admin=submitter.admin,
         call=_call(job, submitter),
+        umask=int(spec.umask, 8) if spec.umask is not None else None,
         checkpoint_path=_checkpoint_path(job),
         checkpointing=_checkpointing(job, bucket, after),
         gang=gang,

@@ -384,6 +384,10 @@ class TestSurroundings:
         cpu = "unlimited" if hard[3] == resource.RLIM_INFINITY else str(hard[3])
         assert bed.log(work).decode().split() == [str(files), "0", str(stack // 1024), cpu, "0022", "0"]
 
+    def test_a_job_may_have_a_umask_of_its_own(self, bed: ProcessBed) -> None:
+        work, _ = bed.run("sh", "-c", "umask", umask=0o027)
+        assert bed.log(work) == b"0027\n"
+
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root may lower a nice value again")
     def test_a_nice_daemon_has_jobs_that_are_not(self, bed: ProcessBed) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 5)
