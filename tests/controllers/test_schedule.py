@@ -84,7 +84,7 @@ def test_a_binding_says_where_and_how_much_and_keeps_the_object() -> None:
     partition = bench.client.get(GPUPartition, "default", "p")
     status = partition.status
     assert (status.phase, status.node, status.device, status.device_name) == (PartitionPhase.BOUND, "n0", 0, "H100")
-    assert (status.memory_bytes, status.compute, status.enforcement) == (20, 500, Enforcement.HARD)
+    assert (status.memory_bytes, status.compute, status.enforcement) == (20, 500, Enforcement.GUARDED)
     assert FINALIZER in partition.metadata.finalizers
     assert bench.bound("p").status == "True"
 
