@@ -27,7 +27,7 @@ OWN_PROCESS = {
     "runner/failure.py", "sdk/endpoint.py", "sdk/remote_function.py",
 }  # fmt: skip
 """What begins a process and reads its environment, or hands it on."""
-PROTOCOLS = {"lib/safe_output.py", "lib/systemd.py"}
+PROTOCOLS = {"cli/raw_terminal.py", "lib/safe_output.py", "lib/systemd.py"}
 """What implements a convention of others: NO_COLOR, TERM and COLUMNS, NOTIFY_SOCKET."""
 STARTERS = {
     "cli/verbs/edit_object.py",

@@ -272,7 +272,7 @@ def test_an_immutable_block_goes_with_the_defaults_that_nobody_set(store: Store)
     applied(store, job("checkpoint: {path: /x}"))
     assert [line.split(";")[0] for line in refused(store, job())] == [
         "manifest:4:1: spec.checkpoint: is immutable and cannot change from "
-        '{"path": "/x", "keep": 2, "gracePeriod": "30s", "onExpiry... to nothing'
+        '{"path": "/x", "keep": 2, "whenDeleted": "Delete", "grace... to nothing'
     ]
 
 
