@@ -50,6 +50,13 @@ def check_fits(request: LeaseRequest, share: Share) -> None:
         )
 
 
+def failed_device(index: int, fault: str) -> InsufficientShare:
+    return InsufficientShare(
+        f"device {index} has failed: {fault}",
+        hint="take another one; after a reset of this one, root says: chronos_cli devices --refresh",
+    )
+
+
 def check_request(request: LeaseRequest) -> None:
     if not _ID.fullmatch(request.id):
         raise UsageError(f"{request.id!r} is not a lease id", hint="use up to 127 letters, digits, '.', '_' and '-'")

@@ -356,6 +356,8 @@ class Ledger:
             present = offered(device_records.devices(tx))
             if share is None or all(device.id != share.id for device in present):
                 raise checks.no_device(request.device, present)
+        if fault := node_watch.faults(tx).get(share.id):
+            raise checks.failed_device(request.device, fault)
         checks.check_fits(request, share)
         whole = request.memory_bytes >= share.memory_bytes and request.compute >= FULL_COMPUTE
         overuse = overuse_of(request.overuse, policy.read(tx).overuse, whole=whole)

@@ -39,7 +39,7 @@ from cumulus.chronos.police import Police, Verdict
 from cumulus.chronos.records import Moment
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import timestamp
-from cumulus.errors import ChronosError
+from cumulus.errors import ChronosError, LedgerUnavailable
 from cumulus.lib import cgroup, printable
 from cumulus.lib.processes import Identity, is_alive, send
 
@@ -56,6 +56,9 @@ _COLLECT_CONTAINERS = 600.0
 _FORGET_AT_ONCE = 1000
 _ROOM = 0.05
 """Seconds that house-keeping must have until a lease ends, except where it has been put off for long."""
+
+_TOLD_HERE = (EndReason.OVERUSED, EndReason.LOST)
+"""Ends of which nobody knows before the monitor says so."""
 
 _FREEZE_ROUNDS = 20
 _LOOKS_IF_BUSY = 5
@@ -122,6 +125,10 @@ class Monitor:
         processes are ended all the same, and the ledger learns of it later.
         """
         self._begin_due()
+        if any(not ending.recorded and ending.lease.end_reason in _TOLD_HERE for ending in self._endings.values()):
+            # Who sees the processes end asks why at once.
+            with suppress(LedgerUnavailable):
+                self._record([])
         gone = self._look() if self._endings and self._clock.monotonic() >= self._look_due() else []
         self._record(gone)
         pause = self._pause()
@@ -261,7 +268,7 @@ class Monitor:
                 records.record_held(tx, over, size, now)
             for ending in begun:
                 assert ending.lease.end_reason is not None
-                records.begin_end(tx, ending.lease, ending.lease.end_reason, now)
+                records.begin_end(tx, ending.lease, ending.lease.end_reason, now, ending.since)
             tx.executemany(_SESSION, sessions)
             for lease in gone:
                 found = records.find_lease(tx, lease.id, now)

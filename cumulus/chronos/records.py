@@ -139,11 +139,14 @@ def extend(tx: sqlite3.Connection, lease: Lease, seconds: float, now: Moment) ->
     return lease
 
 
-def begin_end(tx: sqlite3.Connection, lease: Lease, reason: EndReason, now: Moment) -> Lease:
-    """ACTIVE becomes ENDING, and its grace period starts. Nothing happens to one that is ending already."""
+def begin_end(
+    tx: sqlite3.Connection, lease: Lease, reason: EndReason, now: Moment, since: float | None = None
+) -> Lease:
+    """ACTIVE becomes ENDING, and its grace period starts, or did at the monotonic time `since`. Nothing happens to one
+    that is ending already."""
     tx.execute(
         "UPDATE lease SET state = ?, end_reason = ?, ending_since = ? WHERE id = ? AND state = ?",
-        (LeaseState.ENDING, reason, now.monotonic, lease.id, LeaseState.ACTIVE),
+        (LeaseState.ENDING, reason, now.monotonic if since is None else since, lease.id, LeaseState.ACTIVE),
     )
     return replace(lease, state=LeaseState.ENDING, end_reason=reason)
 

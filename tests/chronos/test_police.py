@@ -16,6 +16,7 @@ from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.ledger import Ledger
+from cumulus.errors import InsufficientShare
 from cumulus.lib import processes
 from cumulus.resources.enforcement import Overuse, Unleased
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
@@ -238,9 +239,11 @@ def test_a_gpu_that_fails_ends_its_leases_and_stays_so_until_an_administrator_lo
     assert other.poll() is None
     gpus.say("GPU-a")
     time.sleep(1)
-    assert ledger.watched().figures["GPU-a"].fault
+    with pytest.raises(InsufficientShare, match="device 0 has failed: Xid 79"):
+        ledger.grant(request("c"))
     ledger.rediscover()
     eventually(lambda: not ledger.watched().figures["GPU-a"].fault)
+    assert ledger.grant(request("c")).state is LeaseState.ACTIVE
     gpus.say("GPU-b", "xid 95")
     eventually(lambda: lease_of(ledger, "b").end_reason is EndReason.LOST)
 

@@ -287,7 +287,8 @@ class Command:
             return End(
                 code, AttemptReason.OOM_KILLED, f"it used {used:.0f} MiB of memory, its limit is {limit:.0f} MiB"
             )
-        lease = self._leases.ended(self._gone_at)
+        signalled = status in (-signal.SIGKILL, -signal.SIGTERM) and not (self._interrupted or self._killed)
+        lease = self._leases.ended_at_last(self._gone_at) if signalled else self._leases.ended(self._gone_at)
         by_node = lease in ("expired", "overused")
         killed = ", killed after its grace period" if self._killed and not by_node else ""
         ended_with = f", and it ended with {how}{killed}"

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+_MONITOR_TELLS = 1.0
+_ASK_AGAIN = 0.05
+
 
 def preload() -> None:
     """Load what `LeaseGuard.attach` needs, for a process that forks supervisors."""
@@ -147,6 +150,14 @@ class LeaseGuard:
                 reasons.add(found.end_reason)
         order = (EndReason.OVERUSED, EndReason.LOST, EndReason.EXPIRED, EndReason.RELEASED)
         return next((str(r) for r in order if r in reasons), "")
+
+    def ended_at_last(self, by: float) -> str:
+        """The same for a command that a signal ended of which nobody here knows: the node's monitor, which sends it
+        where a lease is overused, tells the ledger a moment later."""
+        deadline = time.monotonic() + _MONITOR_TELLS
+        while not (found := self.ended(by)) and self._leases and time.monotonic() < deadline:
+            time.sleep(_ASK_AGAIN)
+        return found
 
     def end(self, when: str) -> End | None:
         """The end of a run whose command was not waited for `when` a lease of it ended. None where they all live."""
