@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -58,11 +59,13 @@ def defaults(file: Path) -> Told:
     return Told(scalars, lists)
 
 
-def of_script(words: Sequence[str], directory: str) -> Told | None:
-    """What the script that the words begin with says; None where it is no script with such lines. Raises
-    UsageError, with file and line."""
-    path = os.path.join(directory, words[0]) if words else ""
-    lines = _head(path) if path else []
+def of_script(words: Sequence[str], directory: str, programs: str) -> Told | None:
+    """What the script that the words begin with says; None where it is no script with such lines. A program that is on
+    `programs`, a PATH, goes before a file of the directory. Raises UsageError, with file and line."""
+    if not words or ("/" not in words[0] and shutil.which(words[0], path=programs)):
+        return None
+    path = os.path.join(directory, words[0])
+    lines = _head(path)
     ours = [(f"{words[0]}:{number}", line[len(_OURS) :]) for number, line in lines if _begins(line, _OURS)]
     slurms = [(f"{words[0]}:{number}", line[len(_SLURMS) :]) for number, line in lines if _begins(line, _SLURMS)]
     if not ours and not slurms:
@@ -103,9 +106,12 @@ def _begins(line: str, word: str) -> bool:
 
 def _head(path: str) -> list[tuple[int, str]]:
     """The lines of a script before its first command, numbered; none where it is no script."""
+    if not os.path.isfile(path):
+        # Nobody may write to a pipe.
+        return []
     try:
         with open(path, "rb") as file:
-            text = file.read(_MOST_BYTES).decode() if os.path.isfile(path) else ""
+            text = file.read(_MOST_BYTES).decode()
     except (OSError, UnicodeDecodeError):
         return []
     lines = text.splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -35,26 +36,31 @@ def script(place: Path, *lines: str, executable: bool = True) -> str:
     ],
 )
 def test_what_a_line_says(tmp_path: Path, line: str, scalars: dict[str, str] | None) -> None:
-    found = script_options.of_script([script(tmp_path, "# about it", line)], str(tmp_path))
+    found = script_options.of_script([script(tmp_path, "# about it", line)], str(tmp_path), "/bin")
     assert (found.scalars if found else None) == scalars
 
 
 def test_what_has_no_meaning_is_named_and_what_is_so_anyway_is_not(tmp_path: Path) -> None:
     lines = ["#SBATCH --partition=gpu -A me --requeue", "#SBATCH --output=x.log", "#SBATCH --exclusive --mail-type=END"]
-    found = script_options.of_script([script(tmp_path, *lines)], str(tmp_path))
+    found = script_options.of_script([script(tmp_path, *lines)], str(tmp_path), "/bin")
     assert found is not None
     assert found.left_out == ("--partition", "--account", "--output", "--mail-type")
 
 
 def test_how_it_is_started(tmp_path: Path) -> None:
     name = script(tmp_path, "#CUMULUS --gpu 1Gi")
-    assert script_options.of_script([name, "-x"], str(tmp_path))[2] == ("./train.sh", "-x")  # type: ignore[index]
+    assert script_options.of_script([name, "-x"], str(tmp_path), "/bin")[2] == ("./train.sh", "-x")  # type: ignore[index]
     script(tmp_path, "#CUMULUS --gpu 1Gi", executable=False)
-    started = script_options.of_script([f"{tmp_path}/{name}"], "/")
+    started = script_options.of_script([f"{tmp_path}/{name}"], "/", "/bin")
     assert started is not None
     assert started.words == ("/bin/bash", "-e", f"{tmp_path}/train.sh")
-    assert script_options.of_script(["echo"], str(tmp_path)) is None
-    assert script_options.of_script([], str(tmp_path)) is None
+    assert script_options.of_script(["echo"], str(tmp_path), "/bin") is None
+    assert script_options.of_script([], str(tmp_path), "/bin") is None
+    # What lies in a directory takes no program's place, and is not waited for.
+    (tmp_path / "train.sh").rename(tmp_path / "sh")
+    assert script_options.of_script(["sh"], str(tmp_path), "/bin") is None
+    os.mkfifo(tmp_path / "pipe")
+    assert script_options.of_script(["./pipe"], str(tmp_path), "/bin") is None
 
 
 @pytest.mark.parametrize(
@@ -62,11 +68,11 @@ def test_how_it_is_started(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_has_its_line(tmp_path: Path, line: str) -> None:
     with pytest.raises(UsageError, match=r"^train\.sh:2: "):
-        script_options.of_script([script(tmp_path, line)], str(tmp_path))
+        script_options.of_script([script(tmp_path, line)], str(tmp_path), "/bin")
 
 
 def test_what_is_typed_wins(home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path), "/bin")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cumulus").mkdir()
     (tmp_path / "cumulus" / "run.options").write_text("# mine\n--for 3h --retry 2\n-e A=default -e B=default\n")

@@ -31,7 +31,7 @@ def script(workload: Workload) -> Script:
     return Script(seconds=math.inf, stop_seconds=1)
 
 
-def started(world: World, *, memory: str = "1.0", duration: str = "10m", **spec: object) -> Daemon:
+def started(world: World, *, memory: str = "1.0", duration: str = "2m", **spec: object) -> Daemon:
     world.apply(a_job("train", memory=memory, duration=duration, **spec))  # type: ignore[arg-type]
     daemon = Daemon(world)
     drive(world, daemon, until=lambda: phase(world) is JobPhase.RUNNING)
@@ -62,16 +62,16 @@ def test_a_lease_lasts_longer_and_longer_again(tmp_path: Path) -> None:
     world = World(script=script)
     daemon = started(world)
     before, spec = left(world), world.job("train").spec
-    assert extensions(world, tmp_path).extend(ROOT, TRAIN, 600.0, dry_run=True).until
+    assert extensions(world, tmp_path).extend(ROOT, TRAIN, 120.0, dry_run=True).until
     settle(world, daemon, seconds=1)
     assert left(world) == pytest.approx(before - 1, abs=2)
     for _ in range(2):
-        extensions(world, tmp_path).extend(ROOT, TRAIN, 600.0)
+        extensions(world, tmp_path).extend(ROOT, TRAIN, 120.0)
     settle(world, daemon, seconds=1)
-    assert left(world) == pytest.approx(before + 1200, abs=5)
-    settle(world, daemon, seconds=before + 900)
+    assert left(world) == pytest.approx(before + 240, abs=5)
+    settle(world, daemon, seconds=before + 180)
     assert phase(world) is JobPhase.RUNNING
-    settle(world, daemon, seconds=400)
+    settle(world, daemon, seconds=100)
     assert phase(world) is JobPhase.FAILED
     assert world.job("train").status.attempts[0].reason == "LeaseExpired"
     assert world.job("train").spec == spec
@@ -83,7 +83,7 @@ def test_who_waits_is_kept_the_word(tmp_path: Path) -> None:
     world.apply(a_job("next", memory="0.5"))
     settle(world, daemon, seconds=1)
     with pytest.raises(NotExtended, match=r"job default/next is told .*, and would start at") as raised:
-        extensions(world, tmp_path).extend(ROOT, TRAIN, 600.0)
+        extensions(world, tmp_path).extend(ROOT, TRAIN, 120.0)
     assert raised.value.hint is None
     assert share(world).spec.until is None
 
@@ -112,7 +112,7 @@ def test_the_next_attempt_is_withdrawn_where_the_lease_lasts(tmp_path: Path) -> 
     world = World(script=script)
     daemon = started(world, memory="0.4", checkpoint=Checkpoint(path="/c", grace_period="30s"))
     drive(world, daemon, until=lambda: world.job("train").status.next is not None)
-    extensions(world, tmp_path).extend(ROOT, TRAIN, 600.0)
+    extensions(world, tmp_path).extend(ROOT, TRAIN, 120.0)
     settle(world, daemon, seconds=10)
     assert world.job("train").status.next is None
     assert [p.metadata.name for p in world.partitions()] == ["train-a1-r0-d0"]
@@ -122,13 +122,13 @@ def test_the_next_attempt_is_withdrawn_where_the_lease_lasts(tmp_path: Path) -> 
 
 def test_it_is_renewed_while_nobody_waits_and_up_to_the_maximum() -> None:
     world = World(script=script)
-    renewal = Renewal(policy="WhileIdle", maximum="30m")
-    daemon = started(world, gpu=GPU(memory="1.0", duration="10m", renewal=renewal))
-    settle(world, daemon, seconds=1500)
+    renewal = Renewal(policy="WhileIdle", maximum="6m")
+    daemon = started(world, gpu=GPU(memory="1.0", duration="2m", renewal=renewal))
+    settle(world, daemon, seconds=300)
     assert phase(world) is JobPhase.RUNNING
-    settle(world, daemon, seconds=330)
+    settle(world, daemon, seconds=90)
     assert phase(world) is JobPhase.FAILED
     world = World(script=script)
-    daemon = started(world, gpu=GPU(memory="1.0", duration="10m", renewal=renewal))
+    daemon = started(world, gpu=GPU(memory="1.0", duration="2m", renewal=renewal))
     world.apply(a_job("next", memory="0.5"))
-    drive(world, daemon, until=lambda: phase(world, "next") is JobPhase.RUNNING, within=700)
+    drive(world, daemon, until=lambda: phase(world, "next") is JobPhase.RUNNING, within=160)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,11 @@ from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.service.reruns import Reruns
 from cumulus.testing.backend import Script
-from tests.controllers.driver import Daemon, World, drive, settle
+from cumulus.testing.faults import Faults, When
+from tests.controllers.driver import Daemon, World, drive, next_moment, settle
+from tests.controllers.faulty import FaultyStore
 from tests.controllers.objects import a_job
+from tests.controllers.test_crashes import Crash, Points
 
 ROOT = Identity("root", 0)
 TRAIN = Key("GPUJob", "default", "train")
@@ -86,13 +90,13 @@ def test_one_that_is_over_begins_at_once_and_takes_labels_along() -> None:
 
 def test_files_go_with_the_ttl_of_their_run_and_all_with_the_job() -> None:
     world = World(script=script)
-    daemon = started(world, "short", ttl_after_finished="1h")
+    daemon = started(world, "short", ttl_after_finished="2m")
     first = world.job("train").uid
     drive(world, daemon, until=lambda: phase(world, JobPhase.SUCCEEDED))
     second = rerun(world, {"command": ["long"], "ttlAfterFinished": None, "gpu": {"duration": "10h"}}).uid
-    settle(world, daemon, seconds=3000)
+    settle(world, daemon, seconds=90)
     assert not world.job("train").status.earlier_runs[0].purged
-    settle(world, daemon, seconds=1000)
+    settle(world, daemon, seconds=60)
     assert world.job("train").status.earlier_runs[0].purged
     assert log(world, first) == b""
     third = rerun(world).uid
@@ -154,3 +158,46 @@ def test_a_sweep_leaves_the_logs_of_earlier_runs() -> None:
     rerun(world)
     settle(world, daemon, seconds=200)
     assert log(world, first) == b"short\n"
+
+
+def one_story(points: Points) -> World:
+    """A job that runs is made anew, and the daemon dies where the points say."""
+    world = World(script=script)
+    world.apply(a_job("train", command=("long",), memory="1.0"))
+    faults = Faults(points)
+    world.backend.faults.hook = points
+    for leases in world.leases.values():
+        leases.faults.hook = points
+    store: Any = FaultyStore(world.store, faults)
+    daemon, number, anew, rests = Daemon(world, "daemon-0", store=store), 0, False, 0
+    while rests < 60:
+        world.backend.tell()
+        try:
+            busy = daemon.step()
+        except Crash:
+            number += 1
+            daemon, busy = Daemon(world, f"daemon-{number}", store=store), True
+        if not anew and phase(world, JobPhase.RUNNING):
+            rerun(world, {"command": ["short"]})
+            anew = True
+        if not busy:
+            rests += 1
+            world.clock.advance(max(0.001, min(1.0, next_moment(world, [daemon]) - world.clock.monotonic())))
+    return world
+
+
+def test_a_crash_at_any_point_loses_neither_run() -> None:
+    counted = Points()
+    one_story(counted)
+
+    def strike(call: str, subject: str, when: When) -> None:
+        raise Crash
+
+    for at in range(0, counted.count, 5):
+        world = one_story(Points(at=at, strike=strike))
+        job = world.job("train")
+        assert job.status.phase is JobPhase.SUCCEEDED, (at, counted.names[at], job.status)
+        (run,) = job.status.earlier_runs
+        assert (run.number, run.released, run.purged) == (1, True, False)
+        assert (log(world, run.uid), log(world, job.uid)) == (b"long\n", b"short\n")
+        assert all(p.is_owned_by(job.uid) for p in world.partitions())

@@ -181,7 +181,9 @@ def run(
         "memory": memory,
     }  # fmt: skip
     lists = {"env": env or [], "env_file": env_file or [], "secret_env": secret_env or []}
-    script = None if image else script_options.of_script(words or (), shell.directory)
+    script = (
+        None if image else script_options.of_script(words or (), shell.directory, os.environ.get("PATH", os.defpath))
+    )
     told = [each for each in (script, script_options.defaults(paths.run_options_file())) if each is not None]
     given, many = script_options.merged(scalars, lists, *told)
     if script is not None:
