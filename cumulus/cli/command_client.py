@@ -25,7 +25,7 @@ from cumulus import __version__, environment, paths
 
 SERVED = frozenset(
     (
-        "apply", "diff", "get", "describe", "why", "logs", "events", "wait", "delete", "suspend", "resume", "cordon",
+        "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume", "cordon",
         "uncordon", "run", "attach", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
         "kubeconfig", "version",
     )

@@ -101,6 +101,9 @@ class Claim:
     queue: str = ""
     """The queue that it was submitted to, or that its use counts for; empty for none."""
     held_since: datetime | None = None
+    share: int = 0
+    """What is counted for it, in thousandths of a device."""
+    device_name: str = ""
     promise: Promised | None = None
 
     @property
@@ -143,6 +146,8 @@ def claim_of(partition: GPUPartition) -> Claim:
         owner="" if owner is None else owner.uid,
         queue=status.queue or metadata.annotations.get(QUEUE, ""),
         held_since=datetime.fromisoformat(status.activated_at) if status.activated_at else None,
+        share=status.share or 0,
+        device_name=status.device_name,
         promise=_promised(partition),
     )
 

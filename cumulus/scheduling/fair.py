@@ -45,7 +45,7 @@ class FairOrder:
 
     def arrange(self, snapshot: Snapshot) -> Sequence[Gang]:
         standings, tree = self.book.standings(snapshot), self.book.tree
-        places: dict[tuple[str, str, int], tuple[int, bool, tuple[float, ...]]] = {}
+        places: dict[tuple[str, str, int], tuple[bool, int, tuple[float, ...]]] = {}
         keys: list[tuple[object, ...]] = []
         for gang in snapshot.pending:
             place = (gang.queue, gang.user, gang.priority)
@@ -53,11 +53,11 @@ class FairOrder:
             if found is None:
                 queue = gang.queue or DEFAULT_QUEUE
                 band, urgent = tree.rules(queue).band(gang.priority)
-                found = places[place] = (-band, urgent, standings.ratios(queue, gang.user))
-            band, urgent, ratios = found
-            ahead = gang.started or urgent
-            promised = _NEVER if ahead else gang.promised or _NEVER
-            keys.append((not gang.started, not urgent, promised, band, True, ratios, gang.since, gang.name))
+                found = places[place] = (urgent, -band, standings.ratios(queue, gang.user))
+            urgent, band, ratios = found
+            first = 0 if gang.started else 1 if urgent else 2
+            promised = gang.promised if first == 2 and gang.promised is not None else _NEVER
+            keys.append((first, promised, band, True, ratios, gang.since, gang.name))
         if any(tree.rules(name).quota for name in tree.names):
             keys = _within_quota(keys, snapshot, standings)
         # Names are there once, so that two keys never tie.
@@ -84,7 +84,7 @@ def _within_quota(keys: list[tuple[object, ...]], snapshot: Snapshot, standings:
         if share <= left[rules.name]:
             left[rules.name] -= share
             key = keys[index]
-            found[index] = (*key[:4], False, *key[5:])
+            found[index] = (*key[:3], False, *key[4:])
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from cumulus.resources.device import FULL_COMPUTE
 from cumulus.resources.quantity import format_duration, parse_duration
 from cumulus.resources.queue import DAYS, Amount, Opening, Queue, QueueSpec, clock_minutes
 from cumulus.resources.queue_names import DEFAULT_QUEUE
@@ -151,6 +153,18 @@ class Standing:
     jobs: set[str] = field(default_factory=set)
 
 
+class _Group:
+    """Shares of one user in one queue on devices of one name."""
+
+    __slots__ = ("jobs", "rate", "share", "used")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.share = 0
+        self.used = 0.0
+        self.jobs: set[str] = set()
+
+
 class Accounts:
     """What was used before, by queue and user."""
 
@@ -212,25 +226,46 @@ class Standings:
         self._snapshot = snapshot
         self._queues: dict[str, Standing] = {}
         self._users: dict[tuple[str, str], Standing] = {}
-        devices = {(n.name, d.index): d for n in snapshot.nodes for d in n.devices}
         now = snapshot.now
         for (queue, user), status in accounts.items():
             if status.decayed:
                 at = datetime.fromisoformat(status.at) if status.at else None
                 half_life = tree.rules(queue).half_life
                 self._add_use(queue, user, usage.faded(status.decayed, at, now, half_life))
+        for (queue, user, name), group in self._held(snapshot).items():
+            for standing in self.along(queue, user):
+                standing.used += group.used
+                standing.held[name] += group.share
+                standing.jobs |= group.jobs
+
+    def _held(self, snapshot: Snapshot) -> dict[tuple[str, str, str], _Group]:
+        """By queue, user and name of the device. There may be fifty thousand shares: each is looked at once."""
+        devices = {}
+        groups: dict[tuple[str, str, str], _Group] = {}
+        now, expm1 = snapshot.now, math.expm1
         for hold in snapshot.holds:
-            device = devices.get((hold.node, hold.device))
-            if not hold.queue or device is None:
+            if not hold.queue:
                 continue
-            share = usage.share_of(hold.memory_bytes, hold.compute, device.memory_bytes)
-            if hold.since is not None:
-                seconds = max(0.0, (now - hold.since).total_seconds())
-                self._add_use(hold.queue, hold.user, usage.counted(share, seconds, tree.rules(hold.queue).half_life))
-            for standing in self.along(hold.queue, hold.user):
-                standing.held[device.name] += share
-                if hold.job:
-                    standing.jobs.add(hold.job)
+            share, name = hold.share, hold.device_name
+            if not share:
+                devices = devices or {(n.name, d.index): d for n in snapshot.nodes for d in n.devices}
+                device = devices.get((hold.node, hold.device))
+                if device is None:
+                    continue
+                share, name = usage.share_of(hold.memory_bytes, hold.compute, device.memory_bytes), device.name
+            key = (hold.queue, hold.user, name)
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = _Group(usage.rate(self.tree.rules(hold.queue).half_life))
+            group.share += share
+            if hold.job:
+                group.jobs.add(hold.job)
+            if hold.since is not None and hold.since < now:
+                # As `usage.counted`, without a call.
+                group.used -= share * expm1((hold.since - now).total_seconds() * group.rate)
+        for group in groups.values():
+            group.used /= group.rate * FULL_COMPUTE
+        return groups
 
     @cached_property
     def capacity(self) -> int:

@@ -88,6 +88,9 @@ class Hold:
     """The queue that it counts for; empty for none."""
     since: datetime | None = None
     """When its lease was granted."""
+    share: int = 0
+    """What is counted for its queue, in thousandths of the device; 0 where it is not known."""
+    device_name: str = ""
 
     @property
     def name(self) -> str:
@@ -265,7 +268,7 @@ def _hold(claim: Claim, now: datetime) -> Hold:
         node=claim.node, device=claim.device, memory_bytes=claim.memory_bytes, compute=claim.compute,
         returns_at=_expected(end, now), partition=claim.partition, lease=claim.lease, job=claim.job, user=claim.user,
         returns_by=_returns_by(claim.lease, end, now), ports=claim.demand.ports, queue=claim.queue,
-        since=claim.held_since,
+        since=claim.held_since, share=claim.share, device_name=claim.device_name,
     )  # fmt: skip
 
 

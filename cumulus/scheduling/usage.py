@@ -62,8 +62,13 @@ def faded(amount: float, since: datetime | None, now: datetime, half_life: float
 
 def counted(share: int, seconds: float, half_life: float) -> float:
     """Device-seconds that count at the end of a lease, of which the first ones fade already."""
-    rate = math.log(2) / half_life
-    return share / FULL_COMPUTE * -math.expm1(-seconds * rate) / rate
+    fading = rate(half_life)
+    return share / FULL_COMPUTE * -math.expm1(-seconds * fading) / fading
+
+
+def rate(half_life: float) -> float:
+    """How fast use fades, as a part of it for each second."""
+    return math.log(2) / half_life
 
 
 def with_ended(status: QueueUsageStatus, lease: Held, now: datetime, half_life: float) -> QueueUsageStatus:

@@ -15,7 +15,7 @@ from tests.server.http.conftest import Served
 KEY = {"kind": "GPUJob", "namespace": "default", "name": "train"}
 FREE = (
     "revision", "job_files", "server_state", "delete_losses", "api_address", "who_am_i", "may", "create_token",
-    "tokens", "revoke_token", "remove_node", "ticket",
+    "tokens", "revoke_token", "remove_node", "ticket", "line",
 )  # fmt: skip
 """Calls that tell nothing of others, or are about who asks, and one that is refused for another reason first."""
 
@@ -56,7 +56,7 @@ def test_each_call_asks_who_may(served: Served) -> None:
         "key": KEY, "changes": {}, "name": "n", "address": {"ssh": "a@b"}, "uids": [], "suspended": True,
         "unschedulable": True, "nodes": [], "every": 1.0, "mark": None, "values": {}, "overwrite": True,
         "namespace": "default", "verb": "get", "resource": "gpujobs", "keep": 1, "directory": "/x", "word": "",
-        "seconds": 1.0,
+        "seconds": 1.0, "document": job("x"),
     }  # fmt: skip
     for name, call in CALLS.items():
         given = {argument: examples[argument] for argument in call.arguments if argument in examples}

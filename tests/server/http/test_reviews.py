@@ -37,6 +37,11 @@ def documents() -> dict[str, dict[str, Any]]:
             "apiVersion": "cumulus.dev/v1alpha1", "kind": "Source", "metadata": {"name": "x", "namespace": "team"},
             "spec": {"git": {"url": "https://git.example.org/r.git"}},
         },
+        "queues": {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": "x"}, "spec": {}},
+        "queueusages": {
+            "apiVersion": "cumulus.dev/v1alpha1", "kind": "QueueUsage", "metadata": {"name": "x"},
+            "spec": {"queue": "x", "user": "ann"},
+        },
     }  # fmt: skip
     for plural, document in made.items():
         metadata = document["metadata"]
