@@ -25,8 +25,8 @@ from cumulus import __version__, environment, paths
 
 SERVED = frozenset(
     (
-        "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume", "cordon",
-        "uncordon", "run", "attach", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
+        "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume",
+        "cordon", "uncordon", "run", "attach", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
         "kubeconfig", "version",
     )
 )  # fmt: skip
