@@ -26,8 +26,8 @@ from cumulus import __version__, environment, paths
 SERVED = frozenset(
     (
         "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume",
-        "cordon", "uncordon", "run", "attach", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
-        "kubeconfig", "version",
+        "cordon", "uncordon", "run", "attach", "label", "annotate", "explain", "secret", "source", "checkpoints",
+        "token", "kubeconfig", "version",
     )
 )  # fmt: skip
 """Verbs that need nothing of their process but what is sent: no terminal of their own, no look at the machine."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import statistics
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -163,11 +165,11 @@ def test_a_promise_is_not_written_anew_for_little() -> None:
     assert cluster.jobs["x"].bound == 2 * HOUR * 0.995
 
 
-def _random_jobs(dice: random.Random, number: int, *, uses: float | None = None) -> list[Job]:
+def _random_jobs(dice: random.Random, number: int, *, uses: float | None = None, every: float = 100.0) -> list[Job]:
     """Of ten users, more than the cluster can take."""
     jobs, at = [], 0.0
     for index in range(number):
-        at += dice.expovariate(1 / 100)
+        at += dice.expovariate(1 / every)
         jobs.append(
             Job(
                 f"j{index:05}", f"u{dice.randrange(10)}", memory=Share(size=dice.choice((8, 20, 40, 80)) * GI),
@@ -231,3 +233,59 @@ def test_what_is_counted_in_two_parts_is_what_is_counted_in_one() -> None:
 def test_no_clock_makes_a_lease_longer_than_it_can_be() -> None:
     assert held_seconds(NOW, NOW + timedelta(days=400), 100.0) == 100.0
     assert held_seconds(NOW, NOW - timedelta(days=400), 100.0) == 0.0
+
+
+def jain(amounts: list[float]) -> float:
+    """Jain's index: 1 where all have the same."""
+    return sum(amounts) ** 2 / (len(amounts) * sum(amount**2 for amount in amounts))
+
+
+def test_one_who_asks_for_fifty_times_as_much_gets_no_more() -> None:
+    cluster = Cluster([a_queue("default")], nodes=4)
+    for number in range(20):
+        times = 50 if number == 0 else 1
+        for index in range(8 * times):
+            cluster.submit(Job(f"u{number:02}-{index:03}", f"u{number:02}"))
+    cluster.run(36 * HOUR)
+    assert jain([cluster.device_seconds(user=f"u{number:02}") for number in range(20)]) > 0.95
+
+
+def test_a_queue_that_was_idle_for_six_days_has_the_seventh() -> None:
+    """Its part of the week is half; on one day it can have all of the cluster but what was promised before."""
+    day = 24 * HOUR
+    cluster = Cluster([a_queue("busy"), a_queue("idle")], nodes=2)
+    cluster.submit(*(Job(f"b{n:03}", "alice", "busy", arrives=n * HOUR) for n in range(2 * 7 * 24)))
+    cluster.submit(*(Job(f"i{n:03}", "bob", "idle", arrives=6 * day) for n in range(60)))
+    cluster.run(7 * day)
+    assert cluster.device_seconds(queue="idle") >= 0.8 * 2 * day
+    assert cluster.late == []
+
+
+@pytest.mark.slow
+def test_ten_thousand_arrivals_are_never_late_and_seldom_wait_less_than_half_of_what_they_were_told() -> None:
+    cluster = Cluster([a_queue("default")], nodes=4, devices=4)
+    cluster.submit(*_random_jobs(random.Random(11), 10_000, uses=1.0, every=55.0))
+    cluster.run()
+    assert cluster.late == []
+    assert _median_of_promises(cluster) <= 1.5
+
+
+def test_a_promise_is_no_huge_bound_where_programs_use_their_leases() -> None:
+    cluster = Cluster([a_queue("default")], nodes=2, devices=2)
+    cluster.submit(*_random_jobs(random.Random(5), 150, uses=1.0, every=240.0))
+    cluster.run()
+    assert cluster.late == []
+    assert _median_of_promises(cluster) <= 1.5
+
+
+def _median_of_promises(cluster: Cluster) -> float:
+    """The wait that was promised first, by the wait from then on."""
+    found = []
+    for job in cluster.jobs.values():
+        if job.promises and job.bound is not None:
+            told_at, start_by = job.promises[0]
+            told = (start_by - NOW).total_seconds() - told_at
+            if job.bound - told_at > 60:
+                found.append(told / (job.bound - told_at))
+    assert len(found) > 20
+    return statistics.median(found)
