@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from cumulus.resources.device import FULL_COMPUTE
+from cumulus.resources.device import FULL_COMPUTE, Device
 from cumulus.resources.quantity import format_duration, parse_duration
 from cumulus.resources.queue import DAYS, Amount, Opening, Queue, QueueSpec, clock_minutes
 from cumulus.resources.queue_names import DEFAULT_QUEUE
@@ -240,7 +240,7 @@ class Standings:
 
     def _held(self, snapshot: Snapshot) -> dict[tuple[str, str, str], _Group]:
         """By queue, user and name of the device. There may be fifty thousand shares: each is looked at once."""
-        devices = {}
+        devices: dict[tuple[str, int], Device] = {}
         groups: dict[tuple[str, str, str], _Group] = {}
         now, expm1 = snapshot.now, math.expm1
         for hold in snapshot.holds:
