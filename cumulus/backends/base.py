@@ -165,6 +165,8 @@ class Workload:
     """What to run instead of a command."""
     umask: int | None = None
     """Of a program of the node; None: its user's own."""
+    terminal: bool = False
+    """Whether its program runs at a terminal."""
     gang: tuple[GangMember, ...] = ()
     """All replicas, by their numbers; empty where there is one."""
 
@@ -285,6 +287,11 @@ class Backend(Protocol):
     def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
         """Start a program beside a running workload: where that is, as whom it runs, in its leases and its
         environment. It ends with the workload. Raises `NotRunning`, `BackendError`."""
+        ...
+
+    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
+        """Join the terminal of a running workload that has one, and type there with `stdin`. It goes on where the
+        execution is closed. Raises `NotRunning`, `BackendError`."""
         ...
 
     def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:

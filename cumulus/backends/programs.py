@@ -93,6 +93,10 @@ class ProgramBackend:
         """See `Backend.exec`."""
         return self._of(job_uid, attempt, replica).exec(job_uid, attempt, replica, asked)
 
+    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
+        """See `Backend.attach`."""
+        return self._of(job_uid, attempt, replica).attach(job_uid, attempt, replica, stdin=stdin)
+
     def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
         """See `Backend.connect`."""
         return self._of(job_uid, attempt, replica).connect(job_uid, attempt, replica, port)

@@ -106,7 +106,7 @@ def attach(key: Key, uid: str, *, tail: int | None = None) -> int:
         with context.client() as client:
             return _Follower(client, key, uid).follow(tail)
     except KeyboardInterrupt:
-        return _interrupted(key, uid)
+        return interrupted(key, uid)
     except (BrokenPipeError, CumulusError) as error:
         if not isinstance(error, NotFound):
             terminal.note(_ways_back(key))
@@ -179,7 +179,7 @@ class _Follower:
             case ReplicaChosen(replica, replicas):
                 self._note(
                     f"This is replica {replica} of {replicas}; another's log: "
-                    f"cumulus logs -f {_named(self._key)} --replica N"
+                    f"cumulus logs -f {named(self._key)} --replica N"
                 )
             case NobodyActs("start"):
                 if not BY_NAME[self._key.kind].over(self._client.get(self._key)):
@@ -206,7 +206,7 @@ class _Follower:
         terminal.note(text)
 
 
-def _interrupted(key: Key, uid: str) -> int:
+def interrupted(key: Key, uid: str) -> int:
     """Leave the job alone, or end it where Ctrl-C comes again."""
     try:
         if sys.stderr.isatty():
@@ -228,13 +228,13 @@ def _end_job(key: Key, uid: str) -> None:
 
 
 def _ways_back(key: Key) -> str:
-    job = _named(key)
+    job = named(key)
     return (
         f"gpujob/{key.name} goes on without this terminal. Come back: cumulus attach {job}, or cumulus logs -f {job}. "
         f"End it: cumulus delete job {job}."
     )
 
 
-def _named(key: Key) -> str:
+def named(key: Key) -> str:
     """The job as a command takes it."""
     return key.name if key.namespace == context.namespace() else f"{key.name} -n {key.namespace}"

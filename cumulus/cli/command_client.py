@@ -26,8 +26,8 @@ from cumulus import __version__, environment, paths
 SERVED = frozenset(
     (
         "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume",
-        "cordon", "uncordon", "run", "attach", "label", "annotate", "explain", "secret", "source", "checkpoints",
-        "token", "kubeconfig", "version",
+        "cordon", "uncordon", "run", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
+        "kubeconfig", "version", "exec", "cp", "port-forward",
     )
 )  # fmt: skip
 """Verbs that need nothing of their process but what is sent: no terminal of their own, no look at the machine."""
@@ -100,7 +100,17 @@ def _home(arguments: list[str]) -> str | None:
         given, arguments = "".join(arguments[1:2]), arguments[2:]
     elif arguments and arguments[0].startswith("--home="):
         given, arguments = arguments[0].removeprefix("--home="), arguments[1:]
-    return paths.home_text(given) if arguments and arguments[0] in SERVED else None
+    if not arguments or arguments[0] not in SERVED or _wants_a_terminal(arguments):
+        return None
+    return paths.home_text(given)
+
+
+def _wants_a_terminal(arguments: list[str]) -> bool:
+    """`run -it`: the terminal here is joined to one on the node."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return arguments[0] == "run" and any(
+        word == "--tty" or (word.startswith("-") and "t" in word and not set(word[1:]) - set("itd")) for word in own
+    )
 
 
 def _can_be_sent(arguments: list[str]) -> bool:

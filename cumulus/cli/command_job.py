@@ -63,6 +63,7 @@ class Wanted(NamedTuple):
     """Entries of spec.env that name a secret."""
     cpus: str = ""
     memory: str = ""
+    tty: bool = False
 
 
 class Made(NamedTuple):
@@ -75,6 +76,8 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
     """The job. `ending`: of the name, where none is given. Raises UsageError."""
     _check(wanted)
     variables, secret = ({}, ()) if wanted.image else exported(shell.variables, wanted.export)
+    if wanted.tty and "TERM" in shell.variables:
+        variables.setdefault("TERM", shell.variables["TERM"])
     variables.update(wanted.env)
     gpu: Document = {"memory": wanted.gpu or _WHOLE_DEVICE, "duration": wanted.duration or _AN_HOUR}
     gpu |= {"compute": wanted.compute} if wanted.compute else {}
@@ -95,6 +98,8 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
         spec["resources"] = host
     if wanted.replicas > 1:
         spec["replicas"] = wanted.replicas
+    if wanted.tty:
+        spec["tty"] = True
     if wanted.queue:
         spec["queue"] = wanted.queue
     if wanted.retry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from cumulus.cli import log_output, raw_terminal
@@ -19,9 +20,24 @@ def check_terminal() -> None:
         raise UsageError("-t needs a terminal, and standard input is none", hint="leave -t out")
 
 
-def join(program: RemoteProgram, *, stdin: bool, tty: bool, detaches: bool = False) -> int:
+class DetachKeys:
+    """Hears whether the keys were typed at which the other side lets go: Ctrl-P Ctrl-Q, as in docker."""
+
+    _KEYS = b"\x10\x11"
+
+    def __init__(self) -> None:
+        self._last = b""
+        self.seen = False
+
+    def __call__(self, data: bytes) -> None:
+        data = self._last + data
+        self.seen = self.seen or self._KEYS in data
+        self._last = data[-1:]
+
+
+def join(program: RemoteProgram, *, stdin: bool, tty: bool, typed: Callable[[bytes], None] = lambda data: None) -> int:
     """Until the program has ended: its exit code. A terminal gets what it writes as it is with `tty`, as from ssh; else
-    as from a log. `detaches`: Ctrl-P Ctrl-Q lets go of it, and Detached is raised."""
+    as from a log."""
     given = sys.stdin.fileno() if stdin else None
     if tty:
         screen = safe_output.raw(sys.stdout).buffer
@@ -30,9 +46,7 @@ def join(program: RemoteProgram, *, stdin: bool, tty: bool, detaches: bool = Fal
             screen.write(data)
             screen.flush()
 
-        streams = Streams(show, show, given, raw_terminal.size)
-        if detaches:
-            streams = streams._replace(keys=raw_terminal.DetachKeys())
+        streams = Streams(show, show, given, raw_terminal.size, typed)
         with raw_terminal.raw() if stdin else nullcontext():
             return program.run(streams)
     out, error = log_output.LogOutput(sys.stdout), log_output.LogOutput(sys.stderr)

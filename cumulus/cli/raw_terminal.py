@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-DETACH = b"\x10\x11"
-"""Ctrl-P Ctrl-Q, as in docker."""
 _PLAIN = "dumb"
 
 
@@ -49,18 +47,3 @@ def raw() -> Iterator[None]:
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
-
-
-class DetachKeys:
-    """What is typed, without the keys that detach; None once they were typed."""
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def __call__(self, typed: bytes) -> bytes | None:
-        typed, self._held = self._held + typed, b""
-        if DETACH in typed:
-            return None
-        if typed.endswith(DETACH[:1]):
-            typed, self._held = typed[:-1], DETACH[:1]
-        return typed

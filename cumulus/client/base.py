@@ -235,6 +235,11 @@ class JobClient(Protocol):
         """What a job has saved on its node, newest first; or what of it is `beyond` the node. Raises NotFound,
         UsageError where it keeps none."""
 
+    def attach(self, key: Key, *, stdin: bool) -> RemoteProgram:
+        """Join the terminal of a running job's own program, which goes on where that is closed. Raises as `exec` does,
+        and UsageError where it has none."""
+        ...
+
     def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
         """Carry a connection to a port at which a process of the running replica listens, until either end is closed.
         For one thread for each connection. Raises as `exec` does."""

@@ -218,6 +218,9 @@ class EmbeddedClient:
             "a program beside a job is started by the daemon, and none is asked", hint="run: cumulus serve"
         )
 
+    def attach(self, key: Key, *, stdin: bool) -> RemoteProgram:
+        raise CumulusError("a job's terminal is the daemon's to join, and none is asked", hint="run: cumulus serve")
+
     def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
         raise CumulusError(
             "a port of a job is reached through the daemon, and none is asked", hint="run: cumulus serve"

@@ -18,17 +18,13 @@ class Streams(NamedTuple):
     stdin: int | None = None
     size: Callable[[], tuple[int, int]] = _no_size
     """Columns and rows of the terminal here: asked now and then."""
-    keys: Callable[[bytes], bytes | None] = lambda typed: typed
-    """What of the input is sent on; None: no more, and the program is let go of."""
-
-
-class Detached(Exception):
-    """Who types has let go of the program."""
+    typed: Callable[[bytes], None] = lambda data: None
+    """Hears what of the input is sent."""
 
 
 class RemoteProgram(Protocol):
     def run(self, streams: Streams) -> int:
-        """Until the program has ended: its exit code. Raises Detached, ServerUnavailable, and CumulusError where the
+        """Until the program has ended: its exit code. Raises ServerUnavailable, and CumulusError where the
         program ended with the job."""
         ...
 

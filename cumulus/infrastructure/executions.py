@@ -22,6 +22,14 @@ def execution(
         return backend.exec(job["metadata"]["uid"], attempt, replica, asked)
 
 
+def attachment(
+    home: Path, job: Document, attempt: int, replica: int, node: str, where: Document | None, *, stdin: bool
+) -> Execution:
+    """See `service.infrastructure.Infrastructure.attachment`."""
+    with _backend(home, job, node, where) as backend:
+        return backend.attach(job["metadata"]["uid"], attempt, replica, stdin=stdin)
+
+
 def connection(
     home: Path, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
 ) -> socket.socket:

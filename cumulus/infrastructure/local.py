@@ -60,6 +60,13 @@ class LocalInfrastructure:
 
         return execution(self._home, job, attempt, replica, node, where, asked)
 
+    def attachment(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, *, stdin: bool
+    ) -> Execution:
+        from cumulus.infrastructure.executions import attachment
+
+        return attachment(self._home, job, attempt, replica, node, where, stdin=stdin)
+
     def connection(
         self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
     ) -> socket.socket:

@@ -173,6 +173,11 @@ class GPUJobSpec(Model):
     call: Call | None = Field(
         None, description="A call of a Python function, instead of a command. `cumulus.sdk` makes it."
     )
+    tty: bool = Field(
+        False,
+        description="Run the program at a terminal, which `cumulus attach` joins. It gets SIGHUP where nobody has been "
+        "attached for a minute.",
+    )
     working_dir: AbsolutePath | None = Field(
         None,
         description="The directory to start in. If left out, each replica of each attempt gets a new one, which is "
@@ -345,6 +350,16 @@ class GPUJobSpec(Model):
             if self.image is None and outer is not None and not target.startswith("/"):
                 message = f"lies within the mount at {outer}, and would be a link in its source; choose one outside"
                 raise FieldError(("mounts", index, "target"), message)
+
+    @rule
+    def _one_terminal(self) -> None:
+        if not self.tty:
+            return
+        if self.image is not None or self.call is not None:
+            what = "an image" if self.image is not None else "a call"
+            raise FieldError(("tty",), f"is not for {what}: `cumulus exec -it` opens a shell there")
+        if self.replicas > 1:
+            raise FieldError(("tty",), "is for one replica: there is one terminal")
 
     @rule
     def _copied_from_a_mount(self) -> None:

@@ -48,6 +48,19 @@ class Exec:
         with self._entered(identity, "pods/exec", key, replica) as found:
             return self._infrastructure.execution(found.job, found.attempt, replica, found.node, found.where, asked)
 
+    def attach(self, identity: Identity, key: Key, replica: int, *, stdin: bool) -> Execution:
+        """Join the terminal of the job's own program, which goes on where that is left."""
+        with self._entered(identity, "pods/attach", key, replica) as found:
+            if not lookup(found.job, "spec.tty"):
+                raise UsageError(
+                    f"gpujob/{key.name} has no terminal: it was made without spec.tty",
+                    hint=f"see its output with: cumulus logs -f {key.name}; open a shell: cumulus exec -it {key.name} "
+                    "-- bash",
+                )
+            return self._infrastructure.attachment(
+                found.job, found.attempt, replica, found.node, found.where, stdin=stdin
+            )  # fmt: skip
+
     def connect(self, identity: Identity, key: Key, replica: int, port: int) -> socket.socket:
         """A connection to a port at which a process of the job listens."""
         with self._entered(identity, "pods/portforward", key, replica) as found:

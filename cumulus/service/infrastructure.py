@@ -176,6 +176,12 @@ class Infrastructure(Protocol):
         """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing with this state directory,
         UsageError where a container keeps them to itself, BackendError where its node can't be reached."""
 
+    def attachment(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, *, stdin: bool
+    ) -> Execution:
+        """Join the terminal of the replica's program, as with `execution`."""
+        ...
+
     def connection(
         self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
     ) -> socket.socket:

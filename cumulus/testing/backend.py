@@ -270,6 +270,10 @@ class FakeBackend:
                     return FakeExecution(asked)
             raise NotRunning("its program has not started yet or has ended")
 
+    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
+        """As if the program were a cat."""
+        return self.exec(job_uid, attempt, replica, ExecRequest(("attached", "0"), stdin))
+
     def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
         """A port that is even listens, and gives back what it gets."""
         with self._lock, self.faults.around("connect", job_uid):

@@ -163,6 +163,38 @@ def test_copies(machine: Machine, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_a_program_at_a_terminal(machine: Machine) -> None:
+    """`run -it` is `srun --pty`: left, joined again, and ended with its own code."""
+    small = ("--gpu", "5%", "--for", "3m", "--name")
+    assert machine.run("run", "-it", *small, "no", "--", "true").returncode == 2
+    shell = typing(machine, "run", "-it", *small, "pty", "--", *BASH)
+    shell.expect(PROMPT)
+    shell.sendline("echo $TERM $(stty size) $CUMULUS_JOB")
+    shell.expect("xterm 30 110 pty")
+    shell.expect(PROMPT)
+    shell.sendline("sleep 300")
+    shell.expect("sleep 300\r\n")
+    shell.sendintr()
+    shell.expect(PROMPT)
+    shell.send("\x10\x11")
+    shell.expect("Come back: cumulus attach pty")
+    assert end(shell) == 0
+    again = typing(machine, "attach", "pty")
+    again.sendline("echo $((40+2))")
+    again.expect("42\r\n")
+    # A client that is killed leaves it alone, at first.
+    again.close(force=True)
+    last = typing(machine, "attach", "pty")
+    last.sendline("exit 6")
+    assert end(last) == 6
+    job = machine.get("job", "pty")
+    assert (job["spec"]["tty"], job["status"]["attempts"][-1]["exitCode"]) == (True, 6)
+    assert "42" in machine.run("logs", "pty").stdout
+    quick = typing(machine, "run", "-it", *small, "quick", "--", "sh", "-c", "echo done; exit 3")
+    quick.expect("done")
+    assert end(quick) == 3
+
+
 SERVER = """
 import socket, sys
 made = socket.create_server(("127.0.0.1", 0))

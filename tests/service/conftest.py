@@ -219,6 +219,11 @@ class FakeInfrastructure:
         self.executions.append((job["metadata"]["name"], attempt, replica, node, asked))
         return FakeExecution(asked)
 
+    def attachment(
+        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, *, stdin: bool
+    ) -> Execution:
+        return FakeExecution(ExecRequest(("attached", "0"), stdin))
+
     def connection(
         self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
     ) -> socket.socket:

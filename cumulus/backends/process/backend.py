@@ -261,6 +261,14 @@ class ProcessBackend:
                 raise NotRunning("its program has ended")
             return execution.begin(run.directory, asked)
 
+    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
+        """See `Backend.attach`."""
+        run = self._made(job_uid, attempt, replica, "run")
+        with _translated("attach to a workload"):
+            if run.finished:
+                raise NotRunning("its program has ended")
+            return execution.attach(run.directory, stdin=stdin)
+
     def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
         """See `Backend.connect`."""
         run = self._made(job_uid, attempt, replica, "run")

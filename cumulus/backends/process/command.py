@@ -42,6 +42,8 @@ _EXITS = 1.0
 _KILL_AGAIN = 0.05
 _HOLD = 0.05
 _CHUNK = 64 * 1024
+_PIECES = 64
+"""Of what is left in a terminal: it gives less at once than a pipe."""
 
 
 class End(NamedTuple):
@@ -135,11 +137,15 @@ class Command:
             layout.show_progress()
             process_tree.kill_all(os.getpid(), self._enclosure)
             self._wait(_KILL_AGAIN)
+        console = self._execs.console
         # What is left in the pipe, and no more: a process outside the tree may hold its other end, and write for ever.
-        for _ in range(fcntl.fcntl(self._output, fcntl.F_GETPIPE_SZ) // _CHUNK + 1):
+        for _ in range(_PIECES if console is not None else fcntl.fcntl(self._output, fcntl.F_GETPIPE_SZ) // _CHUNK + 1):
             if self._closed or not self._copy():
                 break
         self._log.seal()
+        if console is not None:
+            status = self._status or 0
+            console.finish(status if status >= 0 else 128 - status)
 
     def _answer_look(self) -> float | None:
         return self._checkpoint.next_look if self._checkpoint.asked and not self._checkpoint.answered else None
@@ -152,13 +158,18 @@ class Command:
         if self._log.holding:
             seconds = min(seconds, _HOLD)
         signalled = copied = False
-        for descriptor, _ in self._poll.poll(seconds * 1000 + 1):
+        for descriptor, event in self._poll.poll(seconds * 1000 + 1):
             if descriptor == self._wake:
                 signalled = True
                 self._take_signals()
-            elif not self._execs.attend(descriptor):
-                copied = True
-                self._copy()
+            elif descriptor != self._output:
+                self._execs.attend(descriptor)
+            else:
+                if event & select.POLLOUT and self._execs.console is not None:
+                    self._execs.console.type_on()
+                if event & ~select.POLLOUT:
+                    copied = True
+                    self._copy()
         if not copied:
             # A pause: what looks like the beginning of a secret must not be held back from its reader for long.
             self._log.flush()
@@ -179,11 +190,19 @@ class Command:
             data = os.read(self._output, _CHUNK)
         except BlockingIOError:
             return False
+        except OSError:
+            # How a terminal says that its other end is closed.
+            data = b""
+        console = self._execs.console
         if not data:
             self._closed = True
             self._poll.unregister(self._output)
+            if console is not None:
+                console.closed()
             return False
         self._log.append(data)
+        if console is not None:
+            console.show(data)
         return True
 
     def _look_for_stop(self) -> None:

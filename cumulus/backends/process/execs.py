@@ -6,6 +6,9 @@ A connection to the socket in the run's directory is one program:
     daemon -> supervisor   {"command": […], "terminal": TERM or ""}, and with it its streams: three, or one terminal
     supervisor -> daemon   [exit code, message], once it has ended
 
+or, with {"attach": true}, one who joins the terminal of the command: their keyboard and their screen come with it, and
+[columns, rows] after it.
+
 Where the daemon closes the connection before that, or dies, the program gets SIGHUP, and SIGKILL a little later. With
 the program whatever it started ends, and with the command all of them. Standard library only.
 """
@@ -16,18 +19,17 @@ import _socket
 import array
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import select
-import termios
 import time
 from signal import SIGCONT, SIGHUP, SIGKILL
 from typing import Any, NoReturn
 
 from cumulus.backends.process import launch, layout, process_tree
+from cumulus.backends.process.console import Console
 from cumulus.backends.variables import EXEC
-from cumulus.lib import cgroup, processes
+from cumulus.lib import cgroup, processes, terminals
 from cumulus.lib.unix_user import UnixUser
 
 _AT_ONCE = 64
@@ -62,12 +64,16 @@ class _Program:
 
 
 class Execs:
-    """Listens from the start of the command until `close`. `environment` and `enclosure` are the command's."""
+    """Listens from the start of the command until `close`. `environment`, `enclosure` and `console` are the
+    command's."""
 
-    def __init__(self, spec: dict[str, Any], environment: dict[str, str], enclosure: str) -> None:
+    def __init__(
+        self, spec: dict[str, Any], environment: dict[str, str], enclosure: str, console: Console | None = None
+    ) -> None:
         self._spec = spec
         self._environment = environment
         self._enclosure = enclosure
+        self.console = console
         self._programs: dict[int, _Program] = {}
         """By the descriptor of their connections."""
         with contextlib.suppress(FileNotFoundError):
@@ -82,6 +88,8 @@ class Execs:
     def watch(self, poll: select.poll) -> None:
         """Have the command's loop call `attend` for what happens here."""
         self._poll = poll
+        if self.console is not None:
+            self.console.watch(poll)
         poll.register(self._listener.fileno(), select.POLLIN)
 
     def attend(self, descriptor: int) -> bool:
@@ -89,7 +97,7 @@ class Execs:
         if descriptor == self._listener.fileno():
             self._accept()
         elif (program := self._programs.get(descriptor)) is None:
-            return False
+            return self.console is not None and self.console.attend(descriptor)
         elif program.pid:
             # The daemon says nothing more: it has let go of the program.
             self._hang_up(program)
@@ -109,6 +117,8 @@ class Execs:
 
     def look(self, now: float) -> None:
         """Kill what was hung up and has not ended in its time."""
+        if self.console is not None:
+            self.console.look(now)
         for program in list(self._programs.values()):
             if program.kill_at is not None and now >= program.kill_at:
                 process_tree.send(program.members(), SIGKILL)
@@ -116,7 +126,9 @@ class Execs:
 
     @property
     def next_look(self) -> float | None:
-        return min((p.kill_at for p in self._programs.values() if p.kill_at is not None), default=None)
+        times = [p.kill_at for p in self._programs.values()]
+        times += [self.console.next_look] if self.console is not None else []
+        return min((at for at in times if at is not None), default=None)
 
     def hang_up(self) -> None:
         """The command is to end: tell the programs beside it."""
@@ -180,10 +192,13 @@ class Execs:
         for _, _, content in carried:
             streams.frombytes(content[: len(content) - len(content) % streams.itemsize])
         try:
+            asked = json.loads(data or b"{}")
+            if asked.get("attach") and len(streams) in (1, 2):
+                self._join(program, streams)
+                return
             if not data or len(streams) not in (1, _STREAMS):
                 self._forget(program)
                 return
-            asked = json.loads(data)
             pid = os.fork()
             if pid == 0:
                 self._run(program, asked, list(streams) * (1 if len(streams) == _STREAMS else _STREAMS))
@@ -194,6 +209,20 @@ class Execs:
         finally:
             for stream in streams:
                 os.close(stream)
+
+    def _join(self, program: _Program, streams: array.array[int]) -> None:
+        """The screen, and before it the keyboard where there is one. They are the console's from here on."""
+        if self.console is None:
+            program.tell(_NOT_STARTED, "the job has no terminal")
+            self._forget(program)
+            return
+        assert self._poll is not None
+        descriptor = program.connection.fileno()
+        self._poll.unregister(descriptor)
+        del self._programs[descriptor]
+        screen = streams.pop()
+        keyboard = streams.pop() if streams else -1
+        self.console.join(program.connection, keyboard, screen)
 
     def _run(self, program: _Program, asked: dict[str, Any], streams: list[int]) -> NoReturn:
         """In the child. Only ever leaves by exec or _exit."""
@@ -206,7 +235,7 @@ class Execs:
             environment = {**self._environment, EXEC: program.mark}
             if asked["terminal"]:
                 environment["TERM"] = asked["terminal"]
-                take_terminal(streams[0], user)
+                terminals.take(streams[0], user)
             words = asked["command"]
 
             def failed(step: int, number: int) -> None:
@@ -219,11 +248,3 @@ class Execs:
             )  # fmt: skip
         finally:
             os._exit(_NOT_STARTED)
-
-
-def take_terminal(descriptor: int, user: UnixUser | None) -> None:
-    """Make it the terminal of this process, which leads a session, and the user's: programs open it by its name."""
-    if user is not None:
-        os.fchown(descriptor, user.uid, -1)
-    os.fchmod(descriptor, 0o620)
-    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)

@@ -7,16 +7,13 @@ keeps their near ends: what the program reads and writes never passes through th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
-import struct
-import termios
 
 from cumulus.backends.process import layout
 from cumulus.errors import BackendError, NotRunning, UsageError
-from cumulus.lib import unix_socket
+from cumulus.lib import terminals, unix_socket
 from cumulus.lib.execution import ExecRequest, Exit
 
 _SECONDS = 10.0
@@ -49,7 +46,7 @@ class ProcessExecution:
 
     def resize(self, columns: int, rows: int) -> None:
         if self._terminal and self.stdout >= 0:
-            set_size(self.stdout, columns, rows)
+            terminals.set_size(self.stdout, columns, rows)
 
     def close_stdin(self) -> None:
         if self.stdin < 0:
@@ -91,11 +88,31 @@ def begin(directory: str, asked: ExecRequest) -> ProcessExecution:
     return ProcessExecution(control, *near, terminal=bool(asked.terminal))
 
 
-def set_size(descriptor: int, columns: int, rows: int) -> None:
-    """Of a terminal; numbers that are none a terminal can have are left out."""
-    if 0 < columns < 2**16 and 0 < rows < 2**16:
+class _Attached(ProcessExecution):
+    """One who is attached to the terminal of the run's own program."""
+
+    def resize(self, columns: int, rows: int) -> None:
         with contextlib.suppress(OSError):
-            fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            self._control.send(json.dumps([columns, rows]).encode())
+
+
+def attach(directory: str, *, stdin: bool) -> ProcessExecution:
+    """Join the terminal of the program that runs in that directory. Raises `NotRunning`, `BackendError`."""
+    (keyboard, screen, errors), far = _pipes(stdin=stdin)
+    os.close(errors)
+    os.close(far.pop())
+    streams = far if stdin else far[1:]
+    try:
+        control = _connected(os.path.join(directory, layout.EXECS))
+        socket.send_fds(control, [json.dumps({"attach": True}).encode()], streams)
+    except BaseException:
+        for descriptor in {keyboard, screen} - {-1}:
+            os.close(descriptor)
+        raise
+    finally:
+        for descriptor in far:
+            os.close(descriptor)
+    return _Attached(control, keyboard, screen, -1, terminal=False)
 
 
 def _connected(path: str) -> socket.socket:
@@ -118,7 +135,7 @@ def _connected(path: str) -> socket.socket:
 
 def _terminal(asked: ExecRequest) -> tuple[tuple[int, int, int], list[int]]:
     near, far = os.openpty()
-    set_size(far, asked.columns, asked.rows)
+    terminals.set_size(far, asked.columns, asked.rows)
     return (near, near, -1), [far]
 
 

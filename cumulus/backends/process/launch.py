@@ -17,12 +17,15 @@ from typing import Any, NamedTuple, NoReturn
 
 from cumulus.backends.process import rlimits
 from cumulus.backends.rundir.documents import NO_ROOM
+from cumulus.lib import terminals
 from cumulus.lib.unix_user import UnixUser, become, call
 from cumulus.secrets import SecretStore, SecretUnavailable
 
 _OOM_SCORE_ADJUST = b"500"
 """When the machine runs out of memory, the kernel takes the job before its supervisor or the daemon."""
 
+_TERM = "xterm"
+"""Of a program at a terminal whose environment does not say."""
 _STEPS = ("limits", "directory", "exec")
 EXEC_STEP = 2
 
@@ -71,14 +74,15 @@ def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str,
     user = UnixUser.read(spec.get("user"))
     directory = _prepare_directory(spec) if user is None else _prepare_directory_as(user, spec)
     environment = {**spec["env"], **secrets, **spec["fixed_env"], **enforcement}
-    output, child_output = os.pipe2(os.O_CLOEXEC)
+    output, child_output = os.openpty() if spec.get("terminal") else os.pipe2(os.O_CLOEXEC)
     gate, opener = os.pipe2(os.O_CLOEXEC)
     verdict, child_verdict = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         os.close(opener)
         _become(spec, user, directory, environment, gate, child_output, child_verdict)
-    os.setpgid(pid, pid)
+    if not spec.get("terminal"):
+        os.setpgid(pid, pid)
     os.close(child_output)
     os.close(child_verdict)
     os.close(gate)
@@ -186,10 +190,18 @@ def _become(
         os.write(verdict, _VERDICT.pack(step, number))
 
     try:
-        os.setpgid(0, 0)
+        if spec.get("terminal"):
+            os.setsid()
+        else:
+            os.setpgid(0, 0)
         if not os.read(gate, 1):
             os._exit(127)  # The supervisor died before the start was durable: nothing was started.
-        streams = os.open(os.devnull, os.O_RDONLY), output, output
+        if spec.get("terminal"):
+            terminals.take(output, user)
+            environment = {"TERM": _TERM, **environment}
+            streams = output, output, output
+        else:
+            streams = os.open(os.devnull, os.O_RDONLY), output, output
         become_program(spec, user, directory, spec["command"], environment, streams, failed)
     finally:
         os._exit(127)

@@ -87,6 +87,7 @@ def specification(
         "replica": workload.replica,
         "node": workload.node,
         "command": list(workload.command),
+        "terminal": workload.terminal,
         "call": _call(workload, root, os.path.join(os.path.dirname(work), layout.CALL), runner),
         "cwd": workload.working_dir or work,
         "umask": workload.umask,

@@ -28,6 +28,7 @@ from cumulus.backends.logs import LogWriter
 from cumulus.backends.process import layout, process_tree
 from cumulus.backends.process.checkpointing import CheckpointWatch
 from cumulus.backends.process.command import Command, End
+from cumulus.backends.process.console import Console
 from cumulus.backends.process.execs import Execs
 from cumulus.backends.process.launch import StartFailed, Unreachable, launch, resolve_secrets
 from cumulus.backends.process.lease_guard import LeaseGuard, LeaseRefused
@@ -114,7 +115,8 @@ class _Supervision:
                 spec = {**spec, "command": self._prepare_call(log, leases)}
             started = launch(spec, secrets, hold.variables)
             enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, started.pid) else ""
-            execs = Execs(spec, started.environment, enclosure)
+            console = Console(started.output, started.pid) if spec.get("terminal") else None
+            execs = Execs(spec, started.environment, enclosure, console)
             self._started_at = timestamp(self._clock.now())
             write_document(
                 layout.STARTED,

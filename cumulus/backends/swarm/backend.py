@@ -295,6 +295,10 @@ class SwarmBackend:
         """See `Backend.exec`."""
         raise BackendRefused("no program can be started in a container yet")
 
+    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
+        """See `Backend.attach`."""
+        raise BackendRefused("the programs of containers have no terminal", hint="cumulus exec -it runs a shell there")
+
     def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
         """See `Backend.connect`."""
         raise BackendRefused("ports of containers can't be forwarded yet")

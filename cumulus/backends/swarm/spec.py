@@ -75,6 +75,8 @@ def secret_name(workload_name: str, variable: str) -> str:
 
 def refuse_impossible(workload: Workload) -> None:
     """Raises `BackendRefused` where a container can never do what the workload asks."""
+    if workload.terminal:
+        raise BackendRefused("a program at a terminal runs on the controllers' machine alone")
     if programs.is_program(workload):
         programs.refuse_impossible(workload)
     if workload.working_dir and not posixpath.isabs(workload.working_dir):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import select
 import socket
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, NamedTuple
 
 import typer
@@ -61,6 +61,38 @@ def port_forward(
         for each, made in listening:
             terminal.note(f"{LOOPBACK}:{made.getsockname()[1]} leads to port {each.remote} of gpujob/{key.name}.")
         serve(client, key, replica, [(each.remote, made) for each, made in listening])
+
+
+@contextmanager
+def beside(key: Key, ports: Sequence[int], *, here: bool) -> Iterator[None]:
+    """Forward these ports of a job while the block runs. `here`: the job runs on this machine, where its ports are
+    there already: it is only said how to reach them from another one."""
+    if not ports or here:
+        if ports:
+            words = " ".join(map(str, ports))
+            terminal.note(f"From another machine: cumulus port-forward {key.name} {words}")
+        yield
+        return
+    with ExitStack() as stack:
+        listening = [(port, stack.enter_context(_listen_near(port))) for port in ports]
+        for port, made in listening:
+            terminal.note(f"http://{LOOPBACK}:{made.getsockname()[1]} leads to port {port}, once it listens there.")
+        client = stack.enter_context(context.client())
+        threading.Thread(target=serve, args=(client, key, 0, listening), daemon=True).start()
+        yield
+
+
+def number(word: str) -> int:
+    """A port. Raises UsageError."""
+    return _forward(word).remote
+
+
+def _listen_near(port: int) -> socket.socket:
+    """At the port, or at another one where that is taken."""
+    try:
+        return _listen(port)
+    except CumulusError:
+        return _listen(0)
 
 
 def serve(client: Client, key: Key, replica: int, listening: Sequence[tuple[int, socket.socket]]) -> None:

@@ -16,7 +16,9 @@ from cumulus.cli import (
     attached,
     command_job,
     completion,
+    console,
     context,
+    joined,
     options,
     same_directory,
     script_options,
@@ -24,11 +26,14 @@ from cumulus.cli import (
     terminal,
 )
 from cumulus.cli.command_job import Shell, Wanted
+from cumulus.cli.verbs import port_forward
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib import safe_output
 from cumulus.resources.annotations import SAME_DIRECTORY
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.kinds import gpujob
+from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
@@ -139,6 +144,19 @@ def run(
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", show_default=False, help="At most so much main memory: 8Gi.")
     ] = "",
+    stdin: Annotated[bool, typer.Option("--stdin", "-i", help="With -t: type at its terminal.")] = False,
+    tty: Annotated[
+        bool, typer.Option("--tty", "-t", help="With -i: run it at a terminal, joined to this one, as srun --pty.")
+    ] = False,
+    port: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--port",
+            metavar="PORT",
+            show_default=False,
+            help="Reach this port of the program at this machine's loopback. May be given several times.",
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not follow it; print its name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job that would be made.")] = False,
     output: Annotated[
@@ -166,12 +184,21 @@ def run(
       cumulus run --secret-env HF_TOKEN=hub/token -- python train.py
       cumulus run train.sh
       cumulus run --export ALL --checkpoint saves --retry 3 -- python train.py
+      cumulus run -it --gpu 10% --for 1h -- bash
+      cumulus run --port 8888 -- jupyter lab --no-browser
       cumulus run --gpu 50% --dry-run -o yaml -- python train.py > job.yaml
     """  # fmt: skip
     if output and not dry_run:
         raise UsageError("-o is for --dry-run", hint="a job's name is printed with -d")
     if output not in ("", "yaml", "json"):
         raise UsageError(f"there is no output format {output!r} here", hint="the formats are yaml and json")
+    if stdin != tty:
+        raise UsageError("-i and -t go together: -it", hint="give a program its input by a file")
+    if tty and detach:
+        raise UsageError("a program at a terminal is not left alone from the start", hint="leave -it or -d out")
+    ports = [port_forward.number(word) for word in port or ()]
+    if tty and not dry_run:
+        joined.check_terminal()
     if dry_run and detach:
         raise UsageError("--dry-run runs nothing that could be left alone", hint="leave -d out")
     shell = Shell(_directory(), os.environ, _umask())
@@ -199,7 +226,7 @@ def run(
         given["name"], _count(given["replicas"], "--replicas", 1), given["image"],
         tuple(_variables(many["env"], many["env_file"])), given["export"], _count(given["retry"], "--retry", 0),
         given["checkpoint"], given["queue"], tuple(map(script_options.secret_env, many["secret_env"])), given["cpus"],
-        given["memory"],
+        given["memory"], tty,
     )  # fmt: skip
     image = given["image"]
     made = command_job.job_of(wanted, shell, context.namespace(namespace), ending)
@@ -217,10 +244,11 @@ def run(
     if remote and not image:
         also = str(job["metadata"].get("annotations", {}).get(SAME_DIRECTORY, "")).replace(",", " or ")
         terminal.note(f"It runs on the server's machine{f' or {also}' if also else ''}, in {shell.directory} there.")
-    if detach:
-        print(job["metadata"]["name"])
-        return None
-    return attached.attach(key_of(job), uid)
+    with port_forward.beside(key_of(job), ports, here=not remote or detach):
+        if detach:
+            print(job["metadata"]["name"])
+            return None
+        return console.attach(key_of(job), uid) if tty else attached.attach(key_of(job), uid)
 
 
 def attach(
@@ -233,7 +261,7 @@ def attach(
     """Follow a job until it is over, and end with its exit code.
 
     As `cumulus run` does: it shows the log of the last attempt and of those that follow, Ctrl-C leaves the job alone,
-    and Ctrl-C twice ends it.
+    and Ctrl-C twice ends it. A job at a terminal (`cumulus run -it`) is joined at it: Ctrl-P Ctrl-Q leaves it alone.
 
     \b
     Examples:
@@ -245,7 +273,10 @@ def attach(
         raise UsageError(f"only jobs can be attached to, not a {key.kind}")
     lines = _count(tail, "--tail", 0) if tail else None
     with context.client() as client:
-        uid = client.get(key)["metadata"]["uid"]
+        job = client.get(key)
+    uid = job["metadata"]["uid"]
+    if lookup(job, "spec.tty") and not BY_NAME[key.kind].over(job) and sys.stdin is not None and sys.stdin.isatty():
+        return console.attach(key, uid)
     return attached.attach(key, uid, tail=lines)
 
 

@@ -286,16 +286,16 @@ class HttpClient:
         return followed(self._connection, open, attempt, tail)
 
     def exec(self, key: Key, replica: int, asked: ExecRequest) -> RemoteProgram:
-        from cumulus.client.http.programs import PROTOCOL, HttpProgram
-
         given: dict[str, object] = {"stdout": "true", "stderr": "true", "command": asked.command}
         if asked.stdin:
             given["stdin"] = "true"
         if asked.terminal:
             given |= {"tty": "true", "term": asked.terminal}
-        path = f"{_pod_path(key, replica)}/exec?{urlencode(given, doseq=True)}"
-        made, _ = self._connection.websocket(path, (PROTOCOL,))
-        return HttpProgram(made, self._connection.where)
+        return self._program(f"{_pod_path(key, replica)}/exec?{urlencode(given, doseq=True)}")
+
+    def attach(self, key: Key, *, stdin: bool) -> RemoteProgram:
+        given = {"stdout": "true", "tty": "true", **({"stdin": "true"} if stdin else {})}
+        return self._program(f"{_pod_path(key, 0)}/attach?{urlencode(given)}")
 
     def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
         from cumulus.client.http.forwarding import PROTOCOL, forward
@@ -455,6 +455,12 @@ class HttpClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _program(self, path: str) -> RemoteProgram:
+        from cumulus.client.http.programs import PROTOCOL, HttpProgram
+
+        made, _ = self._connection.websocket(path, (PROTOCOL,))
+        return HttpProgram(made, self._connection.where)
 
     def _object(
         self, method: Method, path: str, given: Mapping[str, object] = {}, body: object = None, *,

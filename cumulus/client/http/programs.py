@@ -7,7 +7,7 @@ import os
 
 from cumulus.client.http.errors import ServerUnavailable, error_in
 from cumulus.client.http.websocket import WebSocket
-from cumulus.client.programs import Detached, Streams
+from cumulus.client.programs import Streams
 from cumulus.errors import CumulusError
 
 PROTOCOL = "v5.channel.k8s.io"
@@ -54,10 +54,8 @@ class HttpProgram:
         if not data:
             self._websocket.send(bytes([CLOSE, STDIN]))
             return None
-        typed = streams.keys(data)
-        if typed is None:
-            raise Detached
-        self._send(STDIN, typed)
+        self._send(STDIN, data)
+        streams.typed(data)
         return stdin
 
     def _send(self, channel: int, data: bytes) -> None:

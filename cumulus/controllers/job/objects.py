@@ -106,6 +106,7 @@ def workload(
         checkpoint_path=_checkpoint_path(job),
         checkpointing=_checkpointing(job, bucket, after),
         gang=gang,
+        terminal=spec.tty,
     )
 
 

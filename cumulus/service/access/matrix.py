@@ -55,6 +55,7 @@ OTHERS: tuple[Resource, ...] = (
     Resource("pods", "", True, _all(READ, Role.VIEWER)),
     Resource("pods/log", "", True, {"get": Role.VIEWER}),
     Resource("pods/exec", "", True, _all(CONNECT, Role.USER)),
+    Resource("pods/attach", "", True, _all(CONNECT, Role.USER)),
     Resource("pods/portforward", "", True, _all(CONNECT, Role.USER)),
     Resource("nodes", "", False, _all(READ, _ANYBODY)),
     Resource("namespaces", "", False, _all((*READ, "create", "update", "patch"), _ANYBODY)),

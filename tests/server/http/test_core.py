@@ -212,12 +212,6 @@ class TestPods:
             assert "view of jobs" in answer.json["message"]
         assert served.store.revision() == 1
 
-    def test_what_is_yet_to_come_says_so(self, served: Served) -> None:
-        for what in ("attach", "portforward"):
-            answer = served.ask("POST", f"{PODS}/train-0/{what}")
-            assert (answer.code, answer.json["kind"]) == (501, "Status")
-            assert "is reserved" in answer.json["message"]
-
     def test_a_damaged_job_hides_no_other(self, served: Served) -> None:
         served.store.create(running("train"))
         damaged = job("damaged")

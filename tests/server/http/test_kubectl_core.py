@@ -97,7 +97,7 @@ def test_pods_nodes_events_and_namespaces(kubectl: Kubectl, bed: Bed) -> None:
 
     for words in (("delete", "pod", "train-0"), ("label", "pod", "train-0", "a=b")):
         assert "pods are a view of jobs" in kubectl.fails(*words)
-    assert "is reserved" in kubectl.fails("attach", "train-0")
+    assert "has no terminal" in kubectl.fails("attach", "train-0")
     assert "namespaces are implicit" in kubectl.fails("delete", "ns", "new")
 
 

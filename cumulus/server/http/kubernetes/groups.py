@@ -61,7 +61,7 @@ def api_groups() -> Mapping[tuple[str, str], tuple[ApiResource, ...]]:
             _other("", "events", "Event", short=("ev",)),
             _other("", "namespaces", "Namespace", short=("ns",)),
             _other("", "nodes", "Node", short=("no",)),
-            _other("", "pods", "Pod", short=("po",), subresources=("log", "exec", "portforward")),
+            _other("", "pods", "Pod", short=("po",), subresources=("log", "exec", "attach", "portforward")),
             _other("", "secrets", "Secret"),
         ),
         (GROUP, VERSION): tuple(_resource(kind) for kind in KINDS),

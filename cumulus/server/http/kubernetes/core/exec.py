@@ -1,4 +1,4 @@
-"""`pods/exec`: a program beside the one of a pod, over a WebSocket."""
+"""`pods/exec`: a program beside the one of a pod, over a WebSocket. `pods/attach`: the terminal of that one."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ async def exec(request: Request) -> Response:
     )
 
 
+async def attach(request: Request) -> Response:
+    api, identity = api_of(request), identity_of(request)
+    key, replica = replica_of(request, "pods/attach")
+    protocol = protocol_of(request, (V5, V4))
+    execution = await api.call(api.service.exec.attach, identity, key, replica, stdin=flag(request, "stdin"))
+    return WebSocketResponse(
+        protocol, lambda made: Channels(made, execution, closes=protocol == V5).talk(), execution.close
+    )
+
+
 def replica_of(request: Request, resource: str) -> tuple[Key, int]:
     """The job and the replica of the pod in the path, for who may connect to it. Raises Forbidden, NotFound,
     UsageError."""
@@ -59,4 +69,8 @@ def _terminal(name: str) -> str:
     return name
 
 
-ROUTES = (Route("/api/v1/namespaces/{namespace}/pods/{name}/exec", exec, methods=["GET", "POST"]),)
+ROUTES = tuple(
+    Route(f"/api/v1/namespaces/{{namespace}}/pods/{{name}}/{called.__name__}", called, methods=["GET", "POST"])
+    for called in (exec, attach)
+)
+"""POST is what older clients use, with SPDY: they are told."""

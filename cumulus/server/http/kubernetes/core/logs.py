@@ -1,4 +1,4 @@
-"""`pods/log`: what the container of a pod wrote in its last attempt, or the one before; and what pods can't do."""
+"""`pods/log`: what the container of a pod wrote in its last attempt, or the one before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from cumulus.resources.key import Key
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.kubernetes.core.pods import CONTAINER, VIEW, attempts_of, job_of, status_cell
 from cumulus.server.http.kubernetes.requests import flag, number
-from cumulus.server.http.status import failure, status_response
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from cumulus.resources.key import Document
     from cumulus.server.api import Api
     from cumulus.service.identity import Identity
-
-RESERVED = ("attach",)
-"""Subresources that are yet to come."""
 
 
 async def log(request: Request) -> Response:
@@ -115,15 +111,4 @@ def _why(pod: Document) -> str:
     return ""
 
 
-async def reserved(request: Request) -> Response:
-    what = request.url.path.rpartition("/")[2]
-    return status_response(failure(501, "NotImplemented", f"pods/{what} is reserved: this server does not have it yet"))
-
-
-ROUTES = (
-    Route("/api/v1/namespaces/{namespace}/pods/{name}/log", log),
-    *(
-        Route(f"/api/v1/namespaces/{{namespace}}/pods/{{name}}/{what}", reserved, methods=["GET", "POST"])
-        for what in RESERVED
-    ),
-)
+ROUTES = (Route("/api/v1/namespaces/{namespace}/pods/{name}/log", log),)

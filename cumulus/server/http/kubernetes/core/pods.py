@@ -120,7 +120,7 @@ class _Shared:
         }  # fmt: skip
         return {
             "name": CONTAINER, "image": spec.get("image") or "", "resources": {},
-            **{k: v for k, v in given.items() if v},
+            **{k: v for k, v in given.items() if v}, **({"stdin": True, "tty": True} if spec.get("tty") else {}),
         }  # fmt: skip
 
     def _volumes(self) -> Document:
