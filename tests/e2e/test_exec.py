@@ -56,9 +56,9 @@ def end(made: pexpect.spawn) -> int:
     return made.exitstatus if made.exitstatus is not None else 128 + made.signalstatus
 
 
-def children(machine: Machine) -> list[str]:
+def children(machine: Machine, job: str = "train") -> list[str]:
     """The command lines of all processes of the job."""
-    marks = {b"CUMULUS_JOB=train", os.fsencode(f"CHRONOS_HOME={machine.directory}/chronos")}
+    marks = {f"CUMULUS_JOB={job}".encode(), os.fsencode(f"CHRONOS_HOME={machine.directory}/chronos")}
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -173,7 +173,7 @@ def test_a_program_at_a_terminal(machine: Machine) -> None:
     shell.expect("xterm 30 110 pty")
     shell.expect(PROMPT)
     shell.sendline("sleep 300")
-    shell.expect("sleep 300\r\n")
+    eventually(lambda: "sleep 300" in children(machine, "pty"))
     shell.sendintr()
     shell.expect(PROMPT)
     shell.send("\x10\x11")
