@@ -48,15 +48,17 @@ class Exec:
         with self._entered(identity, "pods/exec", key, replica) as found:
             return self._infrastructure.execution(found.job, found.attempt, replica, found.node, found.where, asked)
 
+    def check(self, identity: Identity, key: Key, replica: int, *, terminal: bool = False) -> None:
+        """Raises where a program could not be started there now, or with `terminal` where there is none to be joined.
+        For those who may connect: nothing is done, and nothing audited."""
+        found = self._running(identity, self._objects.get(identity, key), replica)
+        if terminal:
+            _check_terminal(key, found.job)
+
     def attach(self, identity: Identity, key: Key, replica: int, *, stdin: bool) -> Execution:
         """Join the terminal of the job's own program, which goes on where that is left."""
         with self._entered(identity, "pods/attach", key, replica) as found:
-            if not lookup(found.job, "spec.tty"):
-                raise UsageError(
-                    f"gpujob/{key.name} has no terminal: it was made without spec.tty",
-                    hint=f"see its output with: cumulus logs -f {key.name}; open a shell: cumulus exec -it {key.name} "
-                    "-- bash",
-                )
+            _check_terminal(key, found.job)
             return self._infrastructure.attachment(
                 found.job, found.attempt, replica, found.node, found.where, stdin=stdin
             )  # fmt: skip
@@ -95,3 +97,11 @@ class Exec:
         except NotFound:
             where = None
         return _Running(job, last["number"], node, where)
+
+
+def _check_terminal(key: Key, job: Document) -> None:
+    if not lookup(job, "spec.tty"):
+        raise UsageError(
+            f"gpujob/{key.name} has no terminal: it was made without spec.tty",
+            hint=f"see its output with: cumulus logs -f {key.name}; open a shell: cumulus exec -it {key.name} -- bash",
+        )

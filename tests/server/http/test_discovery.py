@@ -49,7 +49,7 @@ def test_one_document_holds_all_for_who_can_read_it(served: Served) -> None:
     core = resources(served.ask("GET", "/api", accept=AGGREGATED).json)
     assert set(core) == {"events", "namespaces", "nodes", "pods", "secrets"}
     assert core["nodes"]["scope"] == "Cluster"
-    assert [sub["subresource"] for sub in core["pods"]["subresources"]] == ["log"]
+    assert [sub["subresource"] for sub in core["pods"]["subresources"]] == ["log", "exec", "attach", "portforward"]
 
 
 def test_a_client_that_prefers_the_plain_document_gets_it(served: Served) -> None:

@@ -28,7 +28,7 @@ _LONGEST_TERMINAL = 64
 async def exec(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
     key, replica = replica_of(request, "pods/exec")
-    protocol = protocol_of(request, (V5, V4))
+    protocol = await channels_of(request, key, replica)
     given = request.query_params
     terminal = _terminal(given.get("term", "")) if flag(request, "tty") else ""
     asked = ExecRequest(tuple(given.getlist("command")), flag(request, "stdin"), terminal)
@@ -41,11 +41,22 @@ async def exec(request: Request) -> Response:
 async def attach(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
     key, replica = replica_of(request, "pods/attach")
-    protocol = protocol_of(request, (V5, V4))
+    protocol = await channels_of(request, key, replica, terminal=True)
     execution = await api.call(api.service.exec.attach, identity, key, replica, stdin=flag(request, "stdin"))
     return WebSocketResponse(
         protocol, lambda made: Channels(made, execution, closes=protocol == V5).talk(), execution.close
     )
+
+
+async def channels_of(request: Request, key: Key, replica: int, *, terminal: bool = False) -> str:
+    """The version of the channels that the request asks for. Raises as `protocol_of`; but kubectl, where a WebSocket
+    was refused, asks for SPDY and tells what is wrong with that: so it is told what was wrong at first."""
+    try:
+        return protocol_of(request, (V5, V4))
+    except UsageError:
+        api, identity = api_of(request), identity_of(request)
+        await api.call(api.service.exec.check, identity, key, replica, terminal=terminal)
+        raise
 
 
 def replica_of(request: Request, resource: str) -> tuple[Key, int]:

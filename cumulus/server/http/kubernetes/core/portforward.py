@@ -17,9 +17,9 @@ from starlette.routing import Route
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.server.http.api import api_of, identity_of
-from cumulus.server.http.kubernetes.channels import CLOSE, V4, V5, cancelled
-from cumulus.server.http.kubernetes.core.exec import replica_of
-from cumulus.server.http.websocket import WebSocket, WebSocketResponse, protocol_of
+from cumulus.server.http.kubernetes.channels import CLOSE, cancelled
+from cumulus.server.http.kubernetes.core.exec import channels_of, replica_of
+from cumulus.server.http.websocket import WebSocket, WebSocketResponse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,7 +32,7 @@ _MOST = 16
 async def portforward(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
     key, replica = replica_of(request, "pods/portforward")
-    protocol = protocol_of(request, (V5, V4))
+    protocol = await channels_of(request, key, replica)
     ports = _ports(request.query_params.getlist("ports"))
     made: list[socket.socket] = []
     try:
