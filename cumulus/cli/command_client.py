@@ -28,6 +28,7 @@ SERVED = frozenset(
         "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume",
         "cordon", "uncordon", "run", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
         "kubeconfig", "version", "exec", "cp", "port-forward",
+        "kubeconfig", "version", "exec", "cp", "port-forward",
     )
 )  # fmt: skip
 """Verbs that need nothing of their process but what is sent: no terminal of their own, no look at the machine."""
@@ -106,9 +107,9 @@ def _home(arguments: list[str]) -> str | None:
 
 
 def _wants_a_terminal(arguments: list[str]) -> bool:
-    """`run -it`: the terminal here is joined to one on the node."""
+    """`run -it`, `exec -it`: the terminal here is joined to one on the node."""
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return arguments[0] == "run" and any(
+    return arguments[0] in ("run", "exec") and any(
         word == "--tty" or (word.startswith("-") and "t" in word and not set(word[1:]) - set("itd")) for word in own
     )
 
