@@ -186,7 +186,6 @@ def test_what_is_served_is_a_verb_and_needs_no_process_of_its_own() -> None:
         "extend",
         "help",
         "patch",
-        "queue",
         "replace",
         "rerun",
         "top",
