@@ -5,6 +5,7 @@
     verify PATH STEP…    the same, after every byte was read
     send PATH STEP       its manifest and files: a line of JSON with a size before the bytes of each
     receive PATH         put there what `send` sent, which follows on standard input, once it is found whole
+    adopt PATH           the same with another job's: all that this job saves is newer
     prune PATH KEEP      delete all but so many whole ones, and tell the steps; the newest whole one stays
 
 The user is the first line of standard input, as JSON; null for who starts it, "owner" for whoever PATH belongs to.
@@ -14,6 +15,7 @@ is wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -98,7 +100,11 @@ def _send(path: str, steps: Sequence[str]) -> None:
                 left -= len(chunk)
 
 
-def _receive(path: str, _: Sequence[str]) -> None:
+def _adopt(path: str, _: Sequence[str]) -> None:
+    _receive(path, _, adopt=True)
+
+
+def _receive(path: str, _: Sequence[str], *, adopt: bool = False) -> None:
     """What is cut off, or is not what its manifest says, leaves nothing."""
     given = sys.stdin.buffer
     head = _line(given)
@@ -112,6 +118,14 @@ def _receive(path: str, _: Sequence[str]) -> None:
             if (said.get("path"), said.get("size")) != (file.path, file.size):
                 raise layout.Damaged(manifest.step, file.path, "is not what was sent next")
             _write_file(os.path.join(made, file.path), file, given, manifest.step)
+        if adopt:
+            # Fencing tokens are of one job.
+            manifest = dataclasses.replace(manifest, attempt=0, token=0)
+        if _has(path, manifest):
+            # Another replica of this node was faster.
+            layout.remove_tree(made)
+            _say({"step": manifest.step, "size": manifest.size})
+            return
         write_durably(os.path.join(made, layout.MANIFEST), manifest.encode())
         for root, _directories, _files in os.walk(made):
             sync_directory(root)
@@ -123,6 +137,13 @@ def _receive(path: str, _: Sequence[str]) -> None:
         layout.remove_tree(made)
         raise
     _say({"step": manifest.step, "size": manifest.size})
+
+
+def _has(path: str, manifest: layout.Manifest) -> bool:
+    try:
+        return layout.read_manifest(path, manifest.step) == manifest
+    except (layout.Damaged, OSError):
+        return False
 
 
 def _write_file(path: str, file: layout.File, given: IO[bytes], step: int) -> None:
@@ -193,7 +214,7 @@ def _write(data: bytes) -> None:
 
 
 _VERBS: Mapping[str, Callable[[str, Sequence[str]], None]] = {
-    "list": _list, "copied": _copied, "verify": _verify, "send": _send, "receive": _receive,
+    "list": _list, "copied": _copied, "verify": _verify, "send": _send, "receive": _receive, "adopt": _adopt,
     "prune": _prune,
 }  # fmt: skip
 

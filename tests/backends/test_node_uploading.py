@@ -112,6 +112,16 @@ def test_what_the_job_names_must_be_reached_before_it_starts(bed: Bed) -> None:
     bed.fetch(bed.run(node="far", named=False, job="u4"))
 
 
+def test_a_later_attempt_needs_a_place_only_where_something_is_there(bed: Bed) -> None:
+    bed.nodes["a"] = Node(check=NO_BOTO3, restore=NO_BOTO3, start=NO_BOTO3)
+    bed.uploading.follow(bed.run(named=False), "c1")
+    bed.fetch(bed.run(2, named=False))
+    bed.nodes["b"] = Node(start={"user": None})
+    bed.uploading.follow(bed.run(3, "b", named=False), "c1")
+    with pytest.raises(BackendRefused, match="has no boto3"):
+        bed.fetch(bed.run(4, named=False))
+
+
 def test_a_place_that_is_away_holds_up_later_attempts_alone(bed: Bed) -> None:
     bed.nodes["a"] = Node(check=AWAY, restore=AWAY, start={"user": None})
     bed.fetch(first := bed.run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,20 @@ def test_a_place_of_another_job_is_refused(jobs: Jobs) -> None:
     eventually(lambda: jobs.steps() == [Name(1, 3)], 60)
     with pytest.raises(BackendRefused, match="has checkpoints of another job already, the last of step 3"):
         jobs.bed.backend.start(jobs.work("true", job="other"))
+
+
+def test_a_job_goes_on_from_anothers_last_checkpoint(jobs: Jobs) -> None:
+    jobs.saved(9, 4)
+    jobs.run(jobs.work(SAVE, uri=""))
+    # With a directory of its own on the other node, and a token that its own saves outrank.
+    jobs.bed.lab.nodes["worker2"].inside("mkdir", "-p", f"{jobs.place}/c")
+    work = jobs.work("grep -o token.:0 /data/c/step-*/manifest.json", 1, "worker2", uri="", job="next")
+    asked = Checkpointing(keep=2, after="uid-job", after_path="/data/c")
+    assert "token" in jobs.run(replace(work, checkpointing=asked))
+    with pytest.raises(BackendRefused, match=r"checkpoint\.from: there is no whole checkpoint"):
+        nothing = Checkpointing(keep=2, after="uid-of-nobody", after_path="/data/c")
+        jobs.bed.lab.nodes["worker2"].inside("rm", "-r", f"{jobs.place}/c")
+        jobs.bed.backend.start(replace(jobs.work("true", 1, "worker2", uri="", job="third"), checkpointing=nothing))
 
 
 def test_they_are_listed_fetched_and_pruned_where_they_are(jobs: Jobs) -> None:

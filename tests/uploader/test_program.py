@@ -302,6 +302,12 @@ class TestFiles:
         assert loaded(tmp_path / "b", 4) == contents(4)
         assert layout.read_manifest(str(tmp_path / "b"), 4).token == 3
         assert (tmp_path / "b").stat().st_mode & 0o777 == 0o700
+        # Once more, as the second replica of a node does, and as a job's that goes on from it.
+        self.ask(b"null\n" + sent, "receive", str(tmp_path / "b"))
+        assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["step-000000000004"]
+        self.ask(b"null\n" + sent, "adopt", str(tmp_path / "c"))
+        layout.verify(str(tmp_path / "c"), 4)
+        assert layout.read_manifest(str(tmp_path / "c"), 4).token == 0
 
     @pytest.mark.parametrize("at", [0, 30, 200, -2_000_000, -30])
     def test_what_is_cut_off_or_changed_on_the_way_leaves_nothing(self, tmp_path: Path, at: int) -> None:

@@ -123,10 +123,28 @@ class SwarmBackend:
         )  # fmt: skip
 
     def _prepared(self, record: Record, workload: Workload, earlier: Sequence[Record]) -> None:
-        if not self._services.known(record):
-            self._uploading.fetch(record, earlier)
+        if not self._services.known(record) and not self._fetched(record, workload, earlier):
+            return
         self._make(record, workload)
         self._changed(record.name)
+
+    def _fetched(self, record: Record, workload: Workload, earlier: Sequence[Record]) -> bool:
+        """Have its checkpoint on its node. False where that can't be there and the job did begin elsewhere: another node
+        may do better. Raises `BackendRefused` of a first attempt, `BackendError`."""
+        asked = workload.checkpointing
+        origin = self._records.of_job(asked.after) if asked is not None and asked.after else ()
+        try:
+            self._uploading.fetch(record, earlier, origin)
+        except BackendRefused as error:
+            if not earlier:
+                raise
+            why = f"not started: its checkpoints can't be fetched: {error}"
+            with record.mutex:
+                if not record.has(END):
+                    self._tasks.never_started(record, f"{why} ({error.hint})" if error.hint else why, lost=True)
+            self._changed(record.name)
+            return False
+        return True
 
     def _not_prepared(self, record: Record, error: Exception) -> None:
         """What nobody waits for any more could not be fetched: the controllers try again, unless that is of no use."""

@@ -47,14 +47,16 @@ class CheckpointPrograms:
         except ChronosError as error:
             raise BackendError(str(error), hint=error.hint) from None
 
-    def receive(self, user: UnixUser | None, path: str, chunks: Iterator[bytes]) -> dict[str, Any]:
-        """Put what `read` gave of `send` on another node there."""
+    def receive(
+        self, user: UnixUser | None, path: str, chunks: Iterator[bytes], *, adopt: bool = False
+    ) -> dict[str, Any]:  # fmt: skip
+        """Put what `read` gave of `send` on another node there. `adopt`: it is another job's."""
 
         def given() -> Iterator[bytes]:
             yield whose(user)
             yield from chunks
 
-        answer = self._fed(["files", "receive", path], given())
+        answer = self._fed(["files", "adopt" if adopt else "receive", path], given())
         if "error" in answer:
             raise BackendError(one_line(str(answer["error"])))
         return answer

@@ -178,8 +178,10 @@ class TaskReconciler:
         if found is not None and found != known:
             record.write(SAVED, dict(document_of(found) or {}))
 
-    def never_started(self, record: Record, message: str = "never started") -> None:
-        record.write(END, {"state": State.FAILED.value, "reason": AttemptReason.START_ERROR, "message": message})
+    def never_started(self, record: Record, message: str = "never started", *, lost: bool = False) -> None:
+        """`lost`: another try may help."""
+        reason = AttemptReason.LOST if lost else AttemptReason.START_ERROR
+        record.write(END, {"state": State.FAILED.value, "reason": reason, "message": message})
 
     def stopped_early(self, record: Record) -> None:
         """The end of a run that was told to stop before it had a service."""

@@ -64,27 +64,31 @@ class NodeUploading:
     def fetches(self, record: Record, earlier: Earlier) -> bool:
         """Whether something is to be asked or fetched before the run starts."""
         kept = record.start.get("checkpoint") or {}
-        return bool(kept) and bool(kept["uri"] or kept["after_uri"] or _elsewhere(record, earlier))
+        return bool(kept) and bool(kept["uri"] or kept["after_uid"] or _elsewhere(record, earlier))
 
-    def fetch(self, record: Record, earlier: Earlier) -> None:
+    def fetch(self, record: Record, earlier: Earlier, origin: Sequence[Record] = ()) -> None:
         """Have the newest checkpoint on the run's node: its own, else that of the node where the job ran last, else
-        the one beyond the nodes. This may take long.
+        the one beyond the nodes. Where the job has none, that of the job it goes on from, whose runs are `origin`, in
+        the same order. This may take long.
 
         Raises `BackendRefused` where the node can't reach the place that the job names, `PlaceAway` and `BackendError`
         where another try may help."""
         kept = record.start["checkpoint"]
         programs = self._programs(record)
         if programs is None:
-            if kept["named"] or any(run.has(UPLOADER) for run in earlier):
+            if kept["named"] or kept["after_uid"] or _were_copied(earlier):
                 raise _no_ssh(record)
             return
         user = self._user(record, earlier)
         if earlier:
             self._fetch_from_node(record, earlier, programs, user)
         answer = self._fetch_from_place(record, earlier, programs, user) if kept["uri"] else {}
-        if kept["after_uri"] and answer.get("step") is None:
-            config = self._config(record, user, Beyond.other)
-            answer = programs.ask(config, "adopt", kept["place"], "")
+        if (
+            kept["after_uid"]
+            and answer.get("step") is None
+            and _newest(programs.read(user, "list", kept["place"])) is None
+        ):
+            answer = self._adopt(record, origin, programs, user)
         for refused in answer.get("refused", ()):
             log.warning("a checkpoint is damaged", workload=record.name, problem=refused)
 
@@ -111,19 +115,46 @@ class NodeUploading:
             record.write(UPLOADER, after)
         return str(after["error"])
 
+    def _adopt(
+        self, record: Record, origin: Sequence[Record], programs: CheckpointPrograms, user: UnixUser | None
+    ) -> dict[str, Any]:
+        """The last checkpoint of the job that this one goes on from. Raises `BackendRefused` where there is none."""
+        kept = record.start["checkpoint"]
+        last = max((run for run in origin if run.start.get("checkpoint")), key=_order, default=None)
+        theirs = None if last is None else self._programs(last)
+        if last is not None and theirs is not None:
+            whose = UnixUser.read(last.start["checkpoint"]["user"]) or user_seen(origin)
+            there = last.start["checkpoint"]["place"]
+            try:
+                if (found := _newest(theirs.read(whose, "list", there))) is not None:
+                    with contextlib.closing(theirs.read(whose, "send", there, str(found[1]))) as sent:
+                        return programs.receive(user, kept["place"], sent, adopt=True)
+            except BackendError as error:
+                if not kept["after_uri"]:
+                    raise
+                log.warning("no checkpoint comes from the last node", workload=record.name, problem=str(error))
+        answer: dict[str, Any] = {}
+        if kept["after_uri"]:
+            answer = programs.ask(self._config(record, user, Beyond.other), "adopt", kept["place"], "")
+        if answer.get("step") is None:
+            raise BackendRefused("checkpoint.from: there is no whole checkpoint of that job on a node or beyond it")
+        return answer
+
     def _fetch_from_place(
         self, record: Record, earlier: Earlier, programs: CheckpointPrograms, user: UnixUser | None
     ) -> dict[str, Any]:
         kept = record.start["checkpoint"]
         config = self._config(record, user, Beyond.own)
-        if earlier:
-            return programs.ask(config, "restore", kept["place"], str(_here_since(record, earlier)))
         try:
+            if earlier:
+                return programs.ask(config, "restore", kept["place"], str(_here_since(record, earlier)))
             answer = programs.ask(config, "check", kept["place"])
         except PlaceAway:
+            if earlier:
+                raise
             return {}  # It is asked for nothing yet.
         except BackendRefused as error:
-            if kept["named"]:
+            if kept["named"] or _were_copied(earlier):
                 raise
             # Nobody asked for it by name: the job's status says why nothing is copied.
             log.warning("checkpoints are not copied", workload=record.name, problem=str(error))
@@ -186,6 +217,15 @@ def user_seen(runs: Sequence[Record]) -> UnixUser | None:
         if user := UnixUser.read((run.read(UPLOADER) or {}).get("user")):
             return user
     return None
+
+
+def _were_copied(runs: Sequence[Record]) -> bool:
+    """Whether something of them may be beyond the nodes."""
+    return any((run.read(UPLOADER) or {"error": "never"})["error"] == "" for run in runs)
+
+
+def _order(run: Record) -> tuple[int, int]:
+    return int(run.start["attempt"]), -int(run.start["replica"])
 
 
 def _elsewhere(record: Record, earlier: Earlier) -> Record | None:
