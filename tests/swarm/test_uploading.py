@@ -118,10 +118,11 @@ def test_a_job_goes_on_from_anothers_last_checkpoint(jobs: Jobs) -> None:
     work = jobs.work("grep -o token.:0 /data/c/step-*/manifest.json", 1, "worker2", uri="", job="next")
     asked = Checkpointing(keep=2, after="uid-job", after_path="/data/c")
     assert "token" in jobs.run(replace(work, checkpointing=asked))
+    nothing = Checkpointing(keep=2, after="uid-of-nobody", after_path="/data/c")
+    jobs.bed.lab.nodes["worker2"].inside("rm", "-r", f"{jobs.place}/c")
+    third = replace(jobs.work("true", 1, "worker2", uri="", job="third"), checkpointing=nothing)
     with pytest.raises(BackendRefused, match=r"checkpoint\.from: there is no whole checkpoint"):
-        nothing = Checkpointing(keep=2, after="uid-of-nobody", after_path="/data/c")
-        jobs.bed.lab.nodes["worker2"].inside("rm", "-r", f"{jobs.place}/c")
-        jobs.bed.backend.start(replace(jobs.work("true", 1, "worker2", uri="", job="third"), checkpointing=nothing))
+        jobs.bed.backend.start(third)
 
 
 def test_they_are_listed_fetched_and_pruned_where_they_are(jobs: Jobs) -> None:
