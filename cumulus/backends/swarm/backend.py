@@ -129,8 +129,8 @@ class SwarmBackend:
         self._changed(record.name)
 
     def _fetched(self, record: Record, workload: Workload, earlier: Sequence[Record]) -> bool:
-        """Have its checkpoint on its node. False where that can't be there, and the job began elsewhere: another node may
-        do better. Raises `BackendRefused` of a first attempt, `BackendError`."""
+        """Have its checkpoint on its node. False where that can't be there, and the job began elsewhere: another one
+        may do better. Raises `BackendRefused` of a first attempt, `BackendError`."""
         asked = workload.checkpointing
         origin = self._records.of_job(asked.after) if asked is not None and asked.after else ()
         try:
