@@ -64,6 +64,7 @@ class Wanted(NamedTuple):
     cpus: str = ""
     memory: str = ""
     tty: bool = False
+    after: Sequence[str] = ()
 
 
 class Made(NamedTuple):
@@ -102,6 +103,8 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
         spec["tty"] = True
     if wanted.queue:
         spec["queue"] = wanted.queue
+    if wanted.after:
+        spec["after"] = {"succeeded": list(wanted.after)}
     if wanted.retry:
         spec["retry"] = {"limit": wanted.retry}
     if wanted.checkpoint:

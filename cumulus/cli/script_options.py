@@ -21,6 +21,7 @@ _SCALARS = {
     "--gpu": "gpu", "--compute": "compute", "--gpus": "gpus", "--for": "duration", "--name": "name",
     "--replicas": "replicas", "--image": "image", "--export": "export", "--retry": "retry",
     "--checkpoint": "checkpoint", "--queue": "queue", "--cpus": "cpus", "--memory": "memory",
+    "--after": "after",
 }  # fmt: skip
 _LISTS = {"--env": "env", "-e": "env", "--env-file": "env_file", "--secret-env": "secret_env"}
 _MOST_BYTES = 1 << 20
@@ -204,6 +205,11 @@ def _taken(option: str, value: str) -> tuple[str, str] | None:
         case "--mem":
             number, unit = re.fullmatch(r"(\d+)([KMGT]?)B?", value.upper()).groups()  # type: ignore[union-attr]
             return ("memory", f"{number}{unit or 'M'}i") if int(number) else None
+        case "--dependency":
+            kind, _, names = value.partition(":")
+            if kind != "afterok" or not names or "," in names or "?" in names or "+" in names:
+                raise ValueError(value)
+            return "after", names.replace(":", ",")
         case "--ntasks" | "--nodes":
             return "replicas", str(int(value.split("-")[0]))
         case "--export":

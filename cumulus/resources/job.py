@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.lib import host_image
+from cumulus.resources.awaited_jobs import FIELDS
 from cumulus.resources.documents import lookup
 from cumulus.resources.enforcement import Enforcement, Overuse
 from cumulus.resources.fields import (
@@ -30,6 +31,7 @@ from cumulus.resources.fields import (
     Time,
     rule,
 )
+from cumulus.resources.job_after import After, Dependency
 from cumulus.resources.job_call import Call, CallStatus
 from cumulus.resources.job_checkpoint import Checkpoint, SavedCheckpoint
 from cumulus.resources.job_runs import Attempt as Attempt
@@ -227,6 +229,11 @@ class GPUJobSpec(Model):
     )
     queue: Name | None = Field(
         None, description="The queue that it is submitted to. If left out, the one of its user: see Queue."
+    )
+    after: After | None = Field(
+        None,
+        description="Jobs that must end first. Until then the job takes no share and no place in a queue. It fails if "
+        "that can't come true any more.",
     )
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="What happens when an attempt fails.")
     active_deadline: Duration | None = Field(
@@ -431,6 +438,7 @@ class GPUJobStatus(Model):
         description="When it starts at the latest, while it waits. It only moves earlier; where it must move later, an "
         "event names the cause.",
     )
+    after: tuple[Dependency, ...] = Field((), description="How far each job is that spec.after names.")
     checkpoint: SavedCheckpoint | None = Field(None, description="The newest whole checkpoint.")
     failures: int = Field(0, description="Attempts that count against retry.limit.")
     start_time: Time | None = Field(
@@ -476,6 +484,13 @@ class GPUJob(Resource):
             )
             raise FieldError(("metadata", "name"), message)
         return self
+
+    @rule
+    def _not_after_itself(self) -> None:
+        for field in FIELDS if self.spec.after is not None else ():
+            for index, name in enumerate(getattr(self.spec.after, field)):
+                if name == self.metadata.name:
+                    raise FieldError(("spec", "after", field, index), "is the job itself; remove it")
 
     @classmethod
     def sources(cls, document: Document) -> Sequence[tuple[str, Key]]:

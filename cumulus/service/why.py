@@ -6,6 +6,7 @@ Asks `scheduling.explain` on a snapshot of the store: the same pass that the sch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -20,6 +21,7 @@ from cumulus.resources import job_partitions, reruns, retries
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import RUNNING_PHASES, GPUJob, JobPhase
+from cumulus.resources.job_after import broken_words, progress, waiting_words
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kinds.gpujob import call_outcome, unsaved
 from cumulus.resources.meta import Resource
@@ -87,6 +89,8 @@ class Explanations:
         made = self._objects.create(identity, document, dry_run=True)
         job = decode(GPUJob, made)
         read = self._reading(identity)
+        if others := read.other_jobs(job):
+            return f"it waits {others}".removesuffix(".")
         wanted = _to_be(job)
         snapshot = read.snapshot(wanted)
         found = explain(snapshot, wanted[0].key, read.policies())
@@ -139,6 +143,22 @@ class _Reading:
             return snapshot
         anonymous = (replace(hold, lease="") if hold.partition is None else hold for hold in snapshot.holds)
         return replace(snapshot, holds=tuple(anonymous))
+
+    def other_jobs(self, job: GPUJob) -> str:
+        """What a job that has not begun waits for, or why it will not begin: `for prepare to succeed`; "" where no
+        other job is in its way."""
+        if job.spec.after is None or job.status.attempt_count:
+            return ""
+        phases = {}
+        for name, _ in job.spec.after.jobs:
+            with suppress(NotFound):
+                other = self._store.get(Key(GPUJob.KIND, job.metadata.namespace or "", name))
+                phases[name] = str(lookup(other, "status.phase") or JobPhase.PENDING)
+        found = progress(job.spec.after, job.status.after, phases)
+        if broken := broken_words(found):
+            return f"in vain: {broken}."
+        waits = waiting_words(found)
+        return f"{waits}. It joins the queue after that." if waits else ""
 
     def policies(self) -> Policies:
         """Those of the daemon that places."""
@@ -222,6 +242,8 @@ class _Question:
         """Why a pending job is not in the queue, whatever is free: it is between two attempts, say. "" where it is."""
         if any(reruns.still_ending(self._document)):
             return f"waits until run {reruns.run_number(self._document) - 1}, whose place it takes, has ended."
+        if others := self._read.other_jobs(decode(GPUJob, self._document)):
+            return f"waits {others}"
         waits = condition(self._document, JobCondition.SCHEDULED)
         if waits.get("reason") in _BETWEEN:
             return f"is between attempts: {waits.get('message')}.{self._due()}"

@@ -129,6 +129,12 @@ def run(
         str,
         typer.Option("--queue", metavar="QUEUE", show_default=False, help="The queue to wait in. If left out, yours."),
     ] = "",
+    after: Annotated[
+        str,
+        typer.Option(
+            "--after", metavar="JOB[,JOB]", show_default=False, help="Wait until these jobs of yours have succeeded."
+        ),
+    ] = "",
     secret_env: Annotated[
         list[str] | None,
         typer.Option(
@@ -205,7 +211,7 @@ def run(
     scalars = {
         "gpu": gpu, "compute": compute, "gpus": gpus, "duration": duration, "name": name, "replicas": replicas,
         "image": image, "export": export, "retry": retry, "checkpoint": checkpoint, "queue": queue, "cpus": cpus,
-        "memory": memory,
+        "memory": memory, "after": after,
     }  # fmt: skip
     lists = {"env": env or [], "env_file": env_file or [], "secret_env": secret_env or []}
     script = (
@@ -226,7 +232,7 @@ def run(
         given["name"], _count(given["replicas"], "--replicas", 1), given["image"],
         tuple(_variables(many["env"], many["env_file"])), given["export"], _count(given["retry"], "--retry", 0),
         given["checkpoint"], given["queue"], tuple(map(script_options.secret_env, many["secret_env"])), given["cpus"],
-        given["memory"], tty,
+        given["memory"], tty, tuple(name for name in given["after"].split(",") if name),
     )  # fmt: skip
     image = given["image"]
     made = command_job.job_of(wanted, shell, context.namespace(namespace), ending)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from cumulus.backends.base import Backend
 from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
+from cumulus.controllers import job_dependents
 from cumulus.controllers.context import Removals
 from cumulus.controllers.job import earlier, handover, objects, results
 from cumulus.controllers.job import plan as job_plan
@@ -122,7 +123,9 @@ class JobReconciler:
     def _view(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> View:
         names = {p.status.node for p in partitions if p.status.node}
         uri = objects.checkpoint_uri(job, self._bucket)
-        return View(job, partitions, replicas, self._clock.now(), self._lost(names), uri)
+        waits = job.spec.after is not None and not job.status.attempt_count and not job.status.phase.finished
+        phases = job_dependents.phases(job, self._reader, self._client.store) if waits else {}
+        return View(job, partitions, replicas, self._clock.now(), self._lost(names), uri, phases)
 
     def _partitions(self, job: GPUJob) -> list[GPUPartition]:
         """All that the job owns. Absence is never believed of a cache: it may be older than what it lacks."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from cumulus.backends.base import ReportsFindings
 from cumulus.controllers.context import Context
 from cumulus.controllers.job.controller import NAME, JobReconciler
+from cumulus.controllers.job_dependents import WAITS_FOR, came_ended_or_went, dependents
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition_watches import ON_NODE, is_bound, is_not_bound
 from cumulus.machinery.cache import Cache, readable
@@ -69,12 +70,13 @@ CONTROLLERS = (
         ),
         watches=(
             Watch(GPUJob.KIND, itself, when=exists),
+            Watch(GPUJob.KIND, dependents, when=came_ended_or_went),
             Watch(GPUPartition.KIND, owner(GPUJob.KIND), when=is_not_bound),
             Watch(GPUPartition.KIND, owner(GPUJob.KIND), when=is_bound, after=BOUND_SETTLE_SECONDS),
             Watch(GPUNode.KIND, owners_on_node, when=matters_to_others),
         ),
         sources=(from_backends, from_others),
-        indexes=(ON_NODE,),
+        indexes=(ON_NODE, WAITS_FOR),
         tick=tell_findings,
     ),
 )

@@ -88,7 +88,8 @@ def queue_time(job: GPUJob, status: GPUJobStatus, now: datetime) -> str | None:
     """When the next attempt joins the queue. A job that had its lease, or was suspended, goes behind all who wait, for
     they may have been promised their start; a run that was lost keeps its place."""
     last = status.attempts[-1] if status.attempts else None
-    since = job.metadata.creation_timestamp
+    # What waits for others has no place in the queue before they have ended.
+    since = job.metadata.creation_timestamp if job.spec.after is None else timestamp(now)
     if last is not None:
         since = (last.queue_time or since) if retry_of(last.reason).disruption else timestamp(now)
     held = condition(status.conditions, JobCondition.SUSPENDED)

@@ -35,6 +35,7 @@ from cumulus.controllers.partition_facts import over_by_time
 from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.resources import job_partitions, retries
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase, JobPromise
+from cumulus.resources.job_after import broken_words, progress, waiting_words
 from cumulus.resources.job_call import CallStatus
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -113,9 +114,15 @@ def _saved_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft,
 def _waiting(view: View) -> JobPlan:
     """No attempt lives: the job is held, waits for its next one, or begins it."""
     job, status = view.job, view.job.status
+    if job.spec.after is not None and not status.attempt_count:
+        status = status.model_copy(update={"after": progress(job.spec.after, status.after, view.phases)})
     if job.spec.suspend:
         return _without_next(view, job_status.suspended(status, view.now))
     status = job_status.resumed(status, view.now)
+    if not status.attempt_count and (broken := broken_words(status.after)):
+        return JobPlan(job_status.failed(status, JobReason.DEPENDENCY_NEVER_SATISFIED, broken, view.now))
+    if not status.attempt_count and (others := waiting_words(status.after)):
+        return JobPlan(job_status.waiting(status, JobReason.DEPENDENCY, f"it waits {others}", view.now))
     left = view.deadline_left()
     if left is not None and left <= 0:
         late = JobReason.DEADLINE_EXCEEDED

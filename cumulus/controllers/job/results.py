@@ -18,8 +18,9 @@ from cumulus.errors import BackendError, BlobBusy, BlobError, BlobMismatch, Blob
 from cumulus.machinery.reconcile import Retry
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus
 from cumulus.resources.job_call import CallStatus
+from cumulus.resources.meta import condition
 from cumulus.resources.quantity import parse_bytes
-from cumulus.resources.reasons import AttemptReason
+from cumulus.resources.reasons import AttemptReason, JobCondition, JobReason
 from cumulus.resources.submitter import Submitter
 
 PATIENCE = 600.0
@@ -51,6 +52,9 @@ def call_status(
     attempt = status.attempts[-1] if status.attempts else None
     if attempt is None or attempt.end_time is None:
         # It was over while it waited.
+        end = condition(status.conditions, JobCondition.FAILED)
+        if end is not None and end.reason == JobReason.DEPENDENCY_NEVER_SATISFIED:
+            return _of(Outcome(outcomes.NOT_STARTED, text=end.message), 0)
         return _of(Outcome(outcomes.DEADLINE, text="activeDeadline was over before it started"), 0)
     waited = (now - parse_timestamp(attempt.end_time)).total_seconds()
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cumulus.backends.base import Observed, State
@@ -60,6 +60,8 @@ class View:
     """Nodes that are not Ready, or not there."""
     checkpoint_uri: str = ""
     """Where the job's checkpoints are kept beyond its nodes."""
+    phases: Mapping[str, str] = field(default_factory=dict)
+    """Of the jobs that are there of those that it waits for."""
 
     def held(self, attempt: Attempt | None) -> list[GPUPartition]:
         """The partitions of the attempt that are there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.controllers.job_dependents import awaited
 from cumulus.errors import Conflict, NotFound
 from cumulus.machinery.cache import Reader
 from cumulus.machinery.reconcile import After, Done, Request, Result
@@ -17,6 +18,9 @@ from cumulus.store.client import Client
 
 EVENT_SECONDS = 3600.0
 """How long an event is kept after it was last seen."""
+
+AWAITED_SECONDS = 1.0
+"""Until the next look at a job that others wait for: they have to see how it ended."""
 
 TIDY = Request("", "tidy")
 """The tidy controller's only key."""
@@ -42,6 +46,8 @@ class TtlReconciler:
         left = parse_duration(job.spec.ttl_after_finished) - age
         if left > 0:
             return After(left)
+        if awaited(self._reader, job):
+            return After(AWAITED_SECONDS)
         self._client.store.delete(
             job.key, uid=job.uid, resource_version=job.metadata.resource_version, fence=self._client.fence
         )

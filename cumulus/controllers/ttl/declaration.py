@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cumulus.controllers.context import Context
+from cumulus.controllers.job_dependents import WAITS_FOR
 from cumulus.controllers.ttl.controller import TIDY, TidyReconciler, TtlReconciler
 from cumulus.machinery.controller import Controller, Watch, itself
 from cumulus.machinery.informer import Change
@@ -19,6 +20,7 @@ CONTROLLERS = (
         kind=GPUJob.KIND,
         build=lambda context: TtlReconciler(context.cache, context.client, context.clock),
         watches=(Watch(GPUJob.KIND, itself, when=has_ttl),),
+        indexes=(WAITS_FOR,),
     ),
     Controller[Context, TidyReconciler](
         name="tidy",

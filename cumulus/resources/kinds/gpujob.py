@@ -112,6 +112,8 @@ def sections(job: Document, around: Surroundings) -> Iterator[Section]:
     now = around.now
     yield Fields([*_status(job, now), *_files(job, around.files, now)])
     yield Fields(_spec(job), "Spec")
+    if after := lookup(job, "status.after"):
+        yield Rows("After", ("JOB", "MUST HAVE", "STATE"), [[a["name"], a["wants"], a["state"]] for a in after])
     headings = ("NUMBER", "NODE", "STARTED", "LASTED", "EXIT", "REASON", "MESSAGE")
     if runs := lookup(job, "status.earlierRuns"):
         titles = ("RUN", "ATTEMPTS", "STARTED", "ENDED", "REASON", "LOG")

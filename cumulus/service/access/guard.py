@@ -19,7 +19,7 @@ from cumulus.resources.kind import Kind
 from cumulus.resources.kinds import queue as queue_kind
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import QUEUE, SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
-from cumulus.service.access import bindings, queues
+from cumulus.service.access import bindings, cycles, queues
 from cumulus.service.access.access import Access, refusal
 from cumulus.service.access.matrix import find
 from cumulus.service.identity import Identity
@@ -47,6 +47,7 @@ class Guard:
         theirs. Raises Forbidden where one of them is not allowed, NotFound."""
         told: list[Write] = []
         self._check_trees(writes)
+        self._check_cycles(writes)
         return [self._checked(identity, write, told) for write in writes] + told
 
     def replaced(self, identity: Identity, old: Document, new: Document, *, keeps: bool = False) -> list[Write]:
@@ -54,6 +55,7 @@ class Guard:
         over. `keeps`: its submitter stays, who may be another; it asks for nothing but what that one asked for. Raises
         Forbidden, Conflict where it is being deleted."""
         told: list[Write] = []
+        self._check_cycles([Write("create", new)])
         key, metadata = key_of(old), old["metadata"]
         if metadata.get("deletionTimestamp"):
             raise Conflict(f"{key} is being deleted", hint="wait until it is gone, and make it then")
@@ -83,6 +85,15 @@ class Guard:
         for document in written:
             if (problem := queues.tree_problem(there, document, written)) is not None:
                 raise Rejected(Key(queue_kind.KIND.name, "", document["metadata"]["name"]), [problem])
+
+    def _check_cycles(self, writes: Sequence[Write]) -> None:
+        """No job waits for itself through others, as far as that can be seen now."""
+        made = {w.target: w.document for w in writes if w.verb == "create" and w.document is not None}
+        for document in made.values():
+            if (problem := cycles.cycle_problem(self._store, document, made)) is not None:
+                from cumulus.admission.problems import Rejected
+
+                raise Rejected(key_of(document), [problem])
 
     def _checked(self, identity: Identity, write: Write, told: list[Write]) -> Write:
         document = write.document
