@@ -49,7 +49,7 @@ def phases(job: GPUJob, reader: Reader, store: Store) -> dict[str, str]:
     found: dict[str, str] = {}
     own = StoreReader(store)
     namespace = job.metadata.namespace or ""
-    met = {each.name for each in job.status.after if each.state is DependencyState.MET}
+    met = {each.name for each in job.status.after or () if each.state is DependencyState.MET}
     for name in {name for name, _ in job.spec.after.jobs} - met if job.spec.after is not None else ():
         try:
             other = reader.get(GPUJob, namespace, name) or own.get(GPUJob, namespace, name)
@@ -68,7 +68,7 @@ def awaited(reader: Reader, job: GPUJob) -> bool:
         other = readable(reader, GPUJob, key.namespace, key.name)
         if other is None or other.deleting or other.status.phase.finished:
             continue
-        state = next((each.state for each in other.status.after if each.name == job.metadata.name), None)
+        state = next((each.state for each in other.status.after or () if each.name == job.metadata.name), None)
         if state not in (DependencyState.MET, DependencyState.UNMET):
             return True
     return False

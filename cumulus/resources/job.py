@@ -438,7 +438,7 @@ class GPUJobStatus(Model):
         description="When it starts at the latest, while it waits. It only moves earlier; where it must move later, an "
         "event names the cause.",
     )
-    after: tuple[Dependency, ...] = Field((), description="How far each job is that spec.after names.")
+    after: tuple[Dependency, ...] | None = Field(None, description="How far each job is that spec.after names.")
     checkpoint: SavedCheckpoint | None = Field(None, description="The newest whole checkpoint.")
     failures: int = Field(0, description="Attempts that count against retry.limit.")
     start_time: Time | None = Field(

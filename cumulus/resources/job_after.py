@@ -61,30 +61,30 @@ class Dependency(Model):
     state: DependencyState = Field(description="Missing, Waiting, Met, Unmet or Deleted.")
 
 
-def progress(after: After, known: Sequence[Dependency], phases: Mapping[str, str]) -> tuple[Dependency, ...]:
+def progress(after: After, known: Sequence[Dependency] | None, phases: Mapping[str, str]) -> tuple[Dependency, ...]:
     """How far each job is that a job waits for. `known`: how far they were; `phases`: of those that are there now."""
-    before = {each.name: each.state for each in known}
+    before = {each.name: each.state for each in known or ()}
     return tuple(
         Dependency(name=name, wants=wants, state=_state(wants, before.get(name), phases.get(name)))
         for name, wants in after.jobs
     )
 
 
-def waiting_words(found: Sequence[Dependency]) -> str:
+def waiting_words(found: Sequence[Dependency] | None) -> str:
     """`for prepare to succeed, for eval to end (there is no such job yet)`; "" where it waits for nobody."""
     return _listed(
         f"for {each.name} to {_TO[each.wants]}{' (there is no such job yet)' if each.state in _ABSENT else ''}"
-        for each in found if each.state is not DependencyState.MET
+        for each in found or () if each.state is not DependencyState.MET
     )  # fmt: skip
 
 
-def broken_words(found: Sequence[Dependency]) -> str:
+def broken_words(found: Sequence[Dependency] | None) -> str:
     """Why a job will never start: what it waits for can't be met any more. "" where it still can."""
     return _listed(
         f"{each.name} was deleted before it was seen to {_TO[each.wants]}"
         if each.state is DependencyState.DELETED
         else f"{each.name} {'failed' if each.wants == 'Succeeded' else 'succeeded'}, and had to {_TO[each.wants]}"
-        for each in found if each.state in (DependencyState.UNMET, DependencyState.DELETED)
+        for each in found or () if each.state in (DependencyState.UNMET, DependencyState.DELETED)
     )  # fmt: skip
 
 
