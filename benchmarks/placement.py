@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -12,10 +13,15 @@ from benchmarks.harness import Result, reported
 from cumulus.resources.device import Device
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
+from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.quantity import Share
+from cumulus.resources.queue import Queue, QueueSpec
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.cycle import place
 from cumulus.scheduling.explain import explain
+from cumulus.scheduling.fair import with_queues
+from cumulus.scheduling.policy import DEFAULT
+from cumulus.scheduling.queues import Accounts, Book, Tree
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -36,6 +42,30 @@ def run() -> Iterator[Result]:
         )
         peer = "a quarter of the size"
         yield reported(what, PENDING / seconds, PENDING / 4 / smaller, unit="decisions/s", peer_name=peer)
+    yield _queued()
+
+
+def _queued() -> Result:
+    """The same cycle with queues, users and their use, by the one without, run in turns."""
+    snapshot = cluster(NODES, LEASES, QUEUES["small, equal"](PENDING))
+    holds = (
+        replace(hold, queue=f"q{n % 5}", user=f"u{n % 50}", since=NOW - timedelta(seconds=n % 9999), share=125,
+                device_name=_MODELS[0][0], returns_by=ReturnsBy.LEASE_END)
+        for n, hold in enumerate(snapshot.holds)
+    )  # fmt: skip
+    pending = (replace(gang, queue=f"q{n % 5}", user=f"u{n % 50}") for n, gang in enumerate(snapshot.pending))
+    snapshot = replace(snapshot, holds=tuple(holds), pending=tuple(pending))
+    made = [Queue(metadata=ObjectMeta(name=f"q{n}"), spec=QueueSpec()) for n in range(5)]
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(3):
+        for queued in times:
+            policies = with_queues(DEFAULT, Book(Tree(made if queued else ()), Accounts(())))
+            begun = time.process_time()
+            place(snapshot, policies)
+            times[queued].append(time.process_time() - begun)
+    what = f"placement with 5 queues of 50 users, {LEASES:,} leases, {PENDING:,} waiting"
+    rates = {queued: PENDING / min(found) for queued, found in times.items()}
+    return reported(what, rates[True], rates[False], unit="decisions/s", peer_name="without queues")
 
 
 def _measure(nodes: int, leases: int, pending: list[Gang]) -> tuple[float, int, float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
+from cumulus.resources.device import FULL_COMPUTE
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling import fit
@@ -45,19 +46,27 @@ class FairOrder:
 
     def arrange(self, snapshot: Snapshot) -> Sequence[Gang]:
         standings, tree = self.book.standings(snapshot), self.book.tree
-        places: dict[tuple[str, str, int], tuple[bool, int, tuple[float, ...]]] = {}
-        keys: list[tuple[object, ...]] = []
-        for gang in snapshot.pending:
-            place = (gang.queue, gang.user, gang.priority)
-            found = places.get(place)
-            if found is None:
-                queue = gang.queue or DEFAULT_QUEUE
-                band, urgent = tree.rules(queue).band(gang.priority)
-                found = places[place] = (urgent, -band, standings.ratios(queue, gang.user))
-            urgent, band, ratios = found
-            first = 0 if gang.started else 1 if urgent else 2
-            promised = gang.promised if first == 2 and gang.promised is not None else _NEVER
-            keys.append((first, promised, band, True, ratios, gang.since, gang.name))
+        groups: dict[tuple[str, str, int], list[int]] = {}
+        for index, gang in enumerate(snapshot.pending):
+            groups.setdefault((gang.queue, gang.user, gang.priority), []).append(index)
+        keys: list[tuple[object, ...]] = [()] * len(snapshot.pending)
+        whole, largest = standings.whole, _largest(snapshot)
+        shares: dict[int, float] = {}
+        for (name, user, priority), members in groups.items():
+            queue = name or DEFAULT_QUEUE
+            band, urgent = tree.rules(queue).band(priority)
+            *of_queues, used = standings.ratios(queue, user)
+            path = tuple(of_queues)
+            for gang, index in sorted(((snapshot.pending[i], i) for i in members), key=_by_age):
+                first = 0 if gang.started else 1 if urgent else 2
+                promised = gang.promised if first == 2 and gang.promised is not None else _NEVER
+                keys[index] = (first, promised, -band, True, path, used, gang.since, gang.name)
+                demand = gang.members[0].demand
+                share = shares.get(id(demand))
+                if share is None:
+                    share = shares[id(demand)] = share_of(*fit.share_of(demand, largest), largest) / FULL_COMPUTE
+                # A user's next job stands as if this one had its lease: two users with many jobs take turns.
+                used += share * len(gang.members) * gang.seconds / whole
         if any(tree.rules(name).quota for name in tree.names):
             keys = _within_quota(keys, snapshot, standings)
         # Names are there once, so that two keys never tie.
@@ -65,10 +74,18 @@ class FairOrder:
         return [snapshot.pending[index] for index in order]
 
 
+def _by_age(found: tuple[Gang, int]) -> tuple[datetime, str]:
+    return found[0].since, found[0].name
+
+
+def _largest(snapshot: Snapshot) -> int:
+    """The memory of the largest device."""
+    return max((device.memory_bytes for node in snapshot.nodes for device in node.devices), default=1)
+
+
 def _within_quota(keys: list[tuple[object, ...]], snapshot: Snapshot, standings: Standings) -> list[tuple[object, ...]]:
     """The keys, with those first in their band that fit into what their queue is sure of and does not hold yet."""
-    sizes = sorted({device.memory_bytes for node in snapshot.nodes for device in node.devices})
-    largest = sizes[-1] if sizes else 0
+    largest = _largest(snapshot)
     left: dict[str, int] = {}
     found = list(keys)
     for index in sorted(range(len(keys)), key=keys.__getitem__):

@@ -272,6 +272,11 @@ class Standings:
         """Devices that there are."""
         return sum(len(node.devices) for node in self._snapshot.nodes)
 
+    @cached_property
+    def whole(self) -> float:
+        """Device-seconds in an hour of all devices."""
+        return max(1, self.capacity) * 3600.0
+
     def queue(self, name: str) -> Standing:
         found = self._queues.get(name)
         if found is None:
@@ -299,7 +304,7 @@ class Standings:
     def ratios(self, queue: str, user: str) -> tuple[float, ...]:
         """Use by weight, from the top down to the user: who has less goes first. In hours of all devices, so that it
         says the same in a small cluster as in a large one."""
-        whole = max(1, self.capacity) * 3600.0
+        whole = self.whole
         path = self.tree.path(queue)
         return (
             *(self.queue(rules.name).used / (whole * rules.weight) for rules in path),
