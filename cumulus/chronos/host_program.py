@@ -12,12 +12,14 @@ On a worker this file and `unix_user.py` lie beside `chronos_runtime.py`. Standa
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import pwd
 import re
 import signal
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,13 +209,14 @@ def _prepared(program: Program, files: str) -> dict[str, str]:
     os.makedirs(files, mode=0o711, exist_ok=True)
     for passed in (os.path.dirname(files), files):
         os.chmod(passed, 0o711)
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(own, 0o700)
-        os.chown(own, user.uid, user.gid)
-    except FileExistsError:
-        pass
-    if (status := os.lstat(own)).st_uid != user.uid or not os.path.isdir(own):
+    status = os.lstat(own)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, user.uid):
         raise ValueError(f"{own} is not {user.name}'s: it belongs to the number {status.st_uid}")
+    if status.st_uid == 0:
+        # Just made, or by a call that ended before this.
+        os.chown(own, user.uid, user.gid)
 
     def prepare() -> str:
         signal.alarm(_PATIENCE)
