@@ -1,0 +1,101 @@
+"""To which queue a job is submitted, who may, what the queue's rules refuse, and what everybody sees of the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.errors import Forbidden, InvalidObject, NotFound
+from cumulus.resources.key import API_VERSION, Key
+from cumulus.resources.submitter import QUEUE
+from cumulus.service.identity import Identity
+from cumulus.service.service import Service
+from cumulus.store.memory import MemoryStore
+from cumulus.stores import empty_store
+from tests.documents import job, node, partition
+from tests.service.test_access import binding
+
+ADMIN = Identity("root", 0)
+ANN = Identity("ann", None, ("lab", "vision"))
+BOB = Identity("bob", None)
+
+
+def queue(name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": "Queue", "metadata": {"name": name}, "spec": spec}
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    """Ann and Bob may make containers in team; there are four queues."""
+    store: MemoryStore = empty_store()  # type: ignore[assignment]
+    for name in ("ann", "bob"):
+        store.create(binding("user", "User", name, "team", name))
+    made = Service(lambda: store, tmp_path)
+    for each in (
+        queue("default", highestPriority=10), queue("vision", submitters={"groups": ["vision"]}, maxDuration="2h"),
+        queue("anns", submitters={"users": ["ann"]}, parent="vision"), queue("teams", submitters={"namespaces": ["x"]}),
+    ):  # fmt: skip
+        made.objects.create(ADMIN, each)
+    return made
+
+
+def submit(service: Service, who: Identity, name: str = "j", **spec: Any) -> str:
+    """The queue that it came to."""
+    document = job(name, namespace="team", image="busybox", **spec)
+    # What a user writes there says nothing.
+    document["metadata"]["annotations"] = {QUEUE: "forged"}
+    if who.uid is None:
+        who = who._replace(uid=1001 + len(who.name) + ord(who.name[0]))
+    return str(service.objects.create(who, document)["metadata"]["annotations"][QUEUE])
+
+
+def test_a_job_that_names_no_queue_gets_the_one_of_its_user(service: Service) -> None:
+    assert submit(service, ANN) == "anns"
+    assert submit(service, BOB, "of-bob") == "default"
+    service.objects.delete(ADMIN, Key("Queue", "", "anns"))
+    assert submit(service, ANN, "k") == "vision"
+    assert submit(service, BOB._replace(groups=("vision",)), "l", queue="default") == "default"
+
+
+def test_who_is_not_listed_may_not_submit(service: Service) -> None:
+    with pytest.raises(Forbidden) as caught:
+        submit(service, BOB, queue="vision")
+    assert caught.value.hint == "the queue vision does not list bob among its submitters"
+    with pytest.raises(InvalidObject, match=r"spec\.queue: there is no queue nope; the queues are anns, default"):
+        submit(service, BOB, queue="nope")
+
+
+def test_the_rules_of_the_queue_hold_also_later(service: Service) -> None:
+    with pytest.raises(InvalidObject, match=r"spec\.priority: is more than 10"):
+        submit(service, BOB, priority=11)
+    submit(service, BOB, priority=10)
+    bob = BOB._replace(uid=1001 + 3 + ord("b"))
+    with pytest.raises(InvalidObject, match=r"spec\.priority: is more than 10"):
+        service.objects.patch(bob, Key("GPUJob", "team", "j"), {"spec": {"priority": 11}})
+    with pytest.raises(InvalidObject, match=r"spec\.gpu\.duration: is more than 2h, the longest"):
+        submit(service, ANN, "long", queue="vision", gpu={"duration": "3h"})
+    with pytest.raises(InvalidObject, match="cannot change"):
+        service.objects.set_annotations(bob, Key("GPUJob", "team", "j"), {QUEUE: "vision"}, overwrite=True)
+
+
+def test_queues_are_changed_by_admins_and_form_a_tree(service: Service) -> None:
+    with pytest.raises(Forbidden):
+        service.objects.create(ANN, queue("mine"))
+    with pytest.raises(InvalidObject, match=r"spec\.parent: there is no queue nope"):
+        service.objects.create(ADMIN, queue("new", parent="nope"))
+    with pytest.raises(InvalidObject, match="makes vision a part of itself: vision in anns in vision"):
+        service.objects.patch(ADMIN, Key("Queue", "", "vision"), {"spec": {"parent": "anns"}})
+
+
+def test_everybody_sees_who_waits_and_nothing_more(service: Service) -> None:
+    service.store.create(node("n"))
+    secret = partition("p", memory="30%")
+    service.store.create(secret)
+    line = service.explanations.line(Identity("nobody", 4711))
+    (one,) = line.waiting
+    assert (one.place, one.queue, one.name, one.share) == (1, "default", "default/p", "30%")
+    assert service.explanations.line(ANN, "anns").waiting == ()
+    with pytest.raises(NotFound, match="there is no queue nope"):
+        service.explanations.line(ANN, "nope")
