@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -193,6 +194,38 @@ def test_a_program_at_a_terminal(machine: Machine) -> None:
     quick = typing(machine, "run", "-it", *small, "quick", "--", "sh", "-c", "echo done; exit 3")
     quick.expect("done")
     assert end(quick) == 3
+
+
+def test_from_a_laptop(machine: Machine, tmp_path: Path) -> None:
+    """The same over TLS, with a token."""
+    found = machine.context()
+    (tmp_path / "ca.pem").write_text(found.ca)
+    laptop = {
+        "CUMULUS_HOME": "", "CUMULUS_ORCHESTRATOR_URL": found.server, "CUMULUS_TOKEN": found.token,
+        "CUMULUS_CA_FILE": str(tmp_path / "ca.pem"), "XDG_CONFIG_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path),
+    }  # fmt: skip
+    data = os.urandom(2_000_000)
+    done = ran(machine, "exec", "-i", "train", "--", "sh", "-c", "cat; exit 7", given=data, **laptop)
+    assert (done.returncode, done.stdout == data, done.stderr) == (7, True, b"")
+    shell = typing(machine, "exec", "-it", "train", "--", *BASH, **laptop)
+    shell.expect(PROMPT)
+    shell.sendline("exit 9")
+    assert end(shell) == 9
+    job = typing(
+        machine, "run", "--gpu", "5%", "--for", "3m", "--export", "NONE", "--name", "serves", "--port", "8899", "--",
+        sys.executable, "-m", "http.server", "8899", "--bind", "127.0.0.1", "--directory", str(tmp_path), **laptop,
+    )  # fmt: skip
+    job.expect(r"http://127.0.0.1:(\d+) leads to port 8899")
+    url = f"http://127.0.0.1:{job.match[1].decode()}/ca.pem"
+
+    def fetched() -> str:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read().decode())
+        return ""
+
+    assert eventually(fetched) == found.ca
+    job.close(force=True)
+    machine.ok("delete", "job", "serves")
 
 
 SERVER = """

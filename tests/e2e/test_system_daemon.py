@@ -235,6 +235,59 @@ def test_a_function_runs_as_who_calls_it_and_is_theirs_alone(daemon: SystemDaemo
     assert stolen.stdout.split() == [*["PERMISSION_DENIED"] * 5, "UNAUTHENTICATED", "False"], stolen.stderr
 
 
+BESIDE = """
+import sys
+from cumulus.client.endpoint import Endpoint
+from cumulus.client.http.client import HttpClient
+from cumulus.client.programs import Streams
+from cumulus.errors import CumulusError
+from cumulus.lib.execution import ExecRequest
+from cumulus.resources.key import Key
+namespace, name, terminal, *command = sys.argv[1:]
+write = sys.stdout.buffer.write
+with HttpClient(Endpoint("unix", "/run/cumulus/api.sock")) as client:
+    key = Key("GPUJob", namespace, name)
+    try:
+        program = client.exec(key, 0, ExecRequest(tuple(command), terminal=terminal))
+        write(f"code {program.run(Streams(write, write))}".encode())
+    except CumulusError as error:
+        print(type(error).__name__)
+    for ask in (lambda: client.attach(key, stdin=True), lambda: client.forward(key, 0, 22, None)):
+        try:
+            ask()
+        except CumulusError as error:
+            print(type(error).__name__)
+"""
+
+
+def test_a_program_beside_a_job_is_its_submitters(daemon: SystemDaemon, users: tuple[User, User]) -> None:
+    if not is_like_ours(PYTHON):
+        pytest.skip(f"NOT TESTED: {PYTHON} is another version than this one")
+    ann, bob = users
+    beside = started(daemon, ann, "beside", *HOLD)
+    work = f"{STATE}/process/users/{ann.uid}/{beside['metadata']['uid']}/a1-r0/work"
+    script = (
+        "id -u; id -G; pwd; umask; cat private; grep CapEff /proc/self/status; cat /proc/self/cgroup; "
+        "cat /proc/$(tail -n 1 pids | cut -d ' ' -f 2)/cgroup; stat -c %u $(tty) 2>&1; exit 3"
+    )
+
+    def asks(user: User | None, *words: str) -> str:
+        done = daemon.run(user, PYTHON, "-c", BESIDE, ann.name, "beside", *words, PYTHONPATH=f"{ROOT}:{SITE}")
+        assert done.returncode == 0, done.stderr + daemon.written()
+        return done.stdout.replace("\r", "")
+
+    own = daemon.run(ann, "id", "-G").stdout
+    for asking in (ann, None):
+        # Also where root asks.
+        uid, groups, directory, mask, private, rights, *rest = asks(asking, "xterm", "sh", "-c", script).splitlines()
+        assert (int(uid), f"{groups}\n", directory, private) == (ann.uid, own, work, "private")
+        assert rights.split() == ["CapEff:", "0000000000000000"]
+        here, there, terminal = rest[:3]
+        assert (here, int(terminal)) == (there, ann.uid), rest
+        assert rest[3] == "code 3UsageError" or rest[3:5] == ["code 3", "UsageError"] or "code 3" in rest[3]
+    assert asks(bob, "", "id").split() == ["Forbidden"] * 3
+
+
 def test_the_readmes_tour_of_a_shared_machine(daemon: SystemDaemon, users: tuple[User, User], server: None) -> None:
     if not is_like_ours(PYTHON):
         pytest.skip(f"NOT TESTED: users can't start this Python, and {PYTHON} can't load what is installed for it")
