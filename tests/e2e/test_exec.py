@@ -211,12 +211,18 @@ def test_from_a_laptop(machine: Machine, tmp_path: Path) -> None:
     shell.expect(PROMPT)
     shell.sendline("exit 9")
     assert end(shell) == 9
+    # Here the laptop is the server's machine: the port is taken, so the forwarding has another one.
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
+    serve = f"until {sys.executable} -m http.server {port} --bind 127.0.0.1 --directory {tmp_path}; do sleep 0.2; done"
     job = typing(
-        machine, "run", "--gpu", "5%", "--for", "3m", "--export", "NONE", "--name", "serves", "--port", "8899", "--",
-        sys.executable, "-m", "http.server", "8899", "--bind", "127.0.0.1", "--directory", str(tmp_path), **laptop,
+        machine, "run", "--gpu", "5%", "--for", "3m", "--export", "NONE", "--name", "serves", "--port", port, "--",
+        "sh", "-c", serve, **laptop,
     )  # fmt: skip
-    job.expect(r"http://127.0.0.1:(\d+) leads to port 8899")
+    job.expect(r"http://127.0.0.1:(\d+) leads to port ")
     url = f"http://127.0.0.1:{job.match[1].decode()}/ca.pem"
+
+    taken.close()
 
     def fetched() -> str:
         with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
