@@ -311,7 +311,7 @@ class SwarmBackend:
 
     def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
         """See `Backend.exec`."""
-        raise BackendRefused("no program can be started in a container yet")
+        raise BackendRefused("no program can be started in a container yet", hint="on its node, `docker exec` can")
 
     def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
         """See `Backend.attach`."""
@@ -319,7 +319,7 @@ class SwarmBackend:
 
     def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
         """See `Backend.connect`."""
-        raise BackendRefused("ports of containers can't be forwarded yet")
+        raise BackendRefused("ports of containers can't be forwarded yet", hint="spec.ports opens them on their node")
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""
