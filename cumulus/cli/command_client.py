@@ -28,6 +28,7 @@ SERVED = frozenset(
         "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume",
         "cordon", "uncordon", "run", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
         "kubeconfig", "version", "exec", "cp", "port-forward",
+        "rerun", "extend", "top", "create", "replace", "patch", "drain", "api-resources",
     )
 )  # fmt: skip
 """Verbs that need nothing of their process but what is sent: no terminal of their own, no look at the machine."""

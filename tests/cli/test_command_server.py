@@ -178,17 +178,9 @@ def test_what_is_served_is_a_verb_and_needs_no_process_of_its_own() -> None:
         "auth",
         "lint",
         "schema",
-        "api-resources",
         "attach",
-        "create",
-        "drain",
         "edit",
-        "extend",
         "help",
-        "patch",
-        "replace",
-        "rerun",
-        "top",
     }
     assert set(VERBS) > command_client.SERVED
 
