@@ -143,7 +143,10 @@ class CheckpointsBeyond:
 
     def _answer(self, *words: str) -> dict[str, Any]:
         with self._ask(*words) as said:
-            return _line(said) or {}
+            found = _line(said)
+        if found is None:
+            raise BackendError(f"{self.path} does not answer")
+        return found
 
     def _ask(self, *words: str) -> Said:
         command = [sys.executable, "-I", "-X", "utf8", uploader.__file__, *words]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -19,6 +20,7 @@ from cumulus.blob.s3.client import S3Client
 from cumulus.checkpoint import layout
 from cumulus.cli.verbs.checkpoints import receive
 from cumulus.errors import BackendError
+from cumulus.infrastructure import checkpoints
 from cumulus.infrastructure.checkpoints import CheckpointsBeyond
 from cumulus.lib import locks
 from cumulus.lib.unix_user import UnixUser
@@ -358,3 +360,11 @@ class TestBeyond:
         # What is damaged is nobody's newest, and the newest that is whole stays.
         assert beyond.prune(1) == [1]
         assert [one.step for one in beyond.list()] == [3, 2]
+
+    def test_a_place_that_does_not_answer_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(checkpoints._LONGEST, "list", 0.5)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            beyond = CheckpointsBeyond(Config("s3://bucket/x/y", endpoint=endpoint, keys=Keys("a", "b")), {})
+            with pytest.raises(BackendError, match="does not answer"):
+                beyond.list()
