@@ -254,6 +254,17 @@ class TestApplying:
         with pytest.raises(manifest.InvalidManifest, match="is immutable"):
             client.apply(self.load(", image: x"))
 
+    def test_what_cannot_change_can_be_made_anew(self, client: Client) -> None:
+        (made,) = client.apply(self.load())
+        assert made.after is not None
+        dry = client.apply(self.load(", image: x"), recreate=True, dry_run=True)
+        assert [each.action for each in dry] == ["recreated"]
+        assert client.get(TRAIN) == made.after
+        (anew,) = client.apply(self.load(", image: x"), recreate=True)
+        assert anew.after == client.get(TRAIN)
+        assert anew.after["status"]["earlierRuns"][0]["uid"] == made.after["metadata"]["uid"]
+        assert client.apply(self.load(", image: x"), recreate=True)[0].action == "unchanged"
+
     def test_a_conflict_has_its_place_and_can_be_forced(self, client: Client) -> None:
         client.apply(self.load(", priority: 2"), field_manager="ci")
         with pytest.raises(manifest.InvalidManifest) as raised:
