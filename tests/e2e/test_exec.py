@@ -294,6 +294,27 @@ def test_kubectl(machine: Machine, tmp_path: Path) -> None:
     assert (tmp_path / "back").read_bytes() == data
     done = run("cp", f"train-0:{tmp_path}/back", str(tmp_path / "again"))
     assert (done.returncode, (tmp_path / "again").read_bytes()) == (0, data), done
+    serving = subprocess.Popen(
+        [CUMULUS, "exec", "train", "--", sys.executable, "-c", SERVER], env=machine.env, stdout=subprocess.PIPE
+    )
+    assert serving.stdout is not None
+    port = int(serving.stdout.readline())
+    forwarding = pexpect.spawn(kubectl[0], [*kubectl[1:], "port-forward", "pod/train-0", f":{port}", ":1"], timeout=60)
+    forwarding.expect(rb"127.0.0.1:(\d+) -> \d\d")
+    local = int(forwarding.match[1])
+    forwarding.expect(rb"127.0.0.1:(\d+) -> 1\r")
+    refused = int(forwarding.match[1])
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", local), timeout=30) as made:
+            made.sendall(data)
+            made.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda: made.recv(65536), b"")) == data[::-1]
+    with socket.create_connection(("127.0.0.1", refused), timeout=30) as made:
+        assert made.recv(9) == b""
+    forwarding.expect("no process of the job listens")
+    forwarding.close(force=True)
+    serving.kill()
+    serving.communicate()
     shell = pexpect.spawn(kubectl[0], [*kubectl[1:], "exec", "-it", "train-0", "--", *BASH], timeout=60)
     shell.expect(PROMPT)
     shell.sendline("tty; exit 4")

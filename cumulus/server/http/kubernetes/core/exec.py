@@ -48,11 +48,13 @@ async def attach(request: Request) -> Response:
     )
 
 
-async def channels_of(request: Request, key: Key, replica: int, *, terminal: bool = False) -> str:
+async def channels_of(
+    request: Request, key: Key, replica: int, known: tuple[str, ...] = (V5, V4), *, terminal: bool = False
+) -> str:
     """The version of the channels that the request asks for. Raises as `protocol_of`; but kubectl, where a WebSocket
     was refused, asks for SPDY and tells what is wrong with that: so it is told what was wrong at first."""
     try:
-        return protocol_of(request, (V5, V4))
+        return protocol_of(request, known)
     except UsageError:
         api, identity = api_of(request), identity_of(request)
         await api.call(api.service.exec.check, identity, key, replica, terminal=terminal)

@@ -1,6 +1,7 @@
 """`pods/portforward`: connections to ports at which a pod's processes listen, over a WebSocket.
 
 Each port has two channels, 2n for the data and 2n + 1 for what is wrong; each begins with the port in two bytes.
+kubectl asks in another way: see `spdy_ports`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from starlette.routing import Route
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.server.http.api import api_of, identity_of
-from cumulus.server.http.kubernetes.channels import CLOSE, cancelled
+from cumulus.server.http.kubernetes.channels import CLOSE, V4, V5, cancelled
 from cumulus.server.http.kubernetes.core.exec import channels_of, replica_of
+from cumulus.server.http.kubernetes.core.spdy_ports import PROTOCOL as SPDY
+from cumulus.server.http.kubernetes.core.spdy_ports import SpdyPorts
 from cumulus.server.http.websocket import WebSocket, WebSocketResponse
 
 if TYPE_CHECKING:
@@ -32,7 +35,13 @@ _MOST = 16
 async def portforward(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
     key, replica = replica_of(request, "pods/portforward")
-    protocol = await channels_of(request, key, replica)
+    protocol = await channels_of(request, key, replica, (V5, V4, SPDY))
+    if protocol == SPDY:
+
+        async def connect(port: int) -> socket.socket:
+            return await api.call(api.service.exec.connect, identity, key, replica, port)
+
+        return WebSocketResponse(protocol, lambda other: SpdyPorts(other, connect).talk(), lambda: None)
     ports = _ports(request.query_params.getlist("ports"))
     made: list[socket.socket] = []
     try:
