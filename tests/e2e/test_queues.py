@@ -1,0 +1,48 @@
+"""Queues on the real daemon: a promise is given and kept, and what was held is counted once, over a kill -9."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cumulus.clock import parse_timestamp
+from tests.e2e.conftest import Machine, manifest
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.daemon
+
+
+def counted(machine: Machine) -> dict[str, Any]:
+    """What its only user has used, when both leases are counted."""
+
+    def both() -> dict[str, Any] | None:
+        found = [usage["status"] for usage in machine.items("queueusages")]
+        return found[0] if found and found[0]["leases"] == 2 else None
+
+    return eventually(both, what="both leases are counted")
+
+
+def test_a_promise_is_kept_and_each_lease_is_counted_once(machine: Machine) -> None:
+    daemon = machine.serve()
+    machine.ready()
+    machine.apply(
+        {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": "default"}, "spec": {}},
+        manifest("first", "sleep 3", memory="100%", duration="60s"),
+    )
+    machine.ok("wait", "gpujob/first", "--for=condition=Running", "--timeout=60s")
+    machine.apply(manifest("second", "true", memory="50%"))
+    told = eventually(lambda: machine.get("job", "second")["status"].get("promise"), what="it is promised a start")
+    assert "at the latest" in machine.ok("why", "second")
+    line = machine.ok("queue")
+    assert "default/second" in line
+    assert "default/first" in line
+    daemon.kill()
+    daemon.wait()
+    machine.serve()
+    machine.ok("wait", "gpujob/first", "gpujob/second", "--for=condition=Succeeded", "--timeout=60s")
+    (attempt,) = machine.get("job", "second")["status"]["attempts"]
+    assert parse_timestamp(attempt["startTime"]) <= parse_timestamp(told["startBy"])
+    usage = counted(machine)
+    # The first held the whole device for its three seconds and a little; nobody pays for the rest of the minute.
+    assert 3_000_000 <= usage["deviceMicroseconds"] < 40_000_000
