@@ -34,16 +34,20 @@ class LeaseProcesses:
     cgroups: tuple[str, ...]
     seen: tuple[Identity, ...] = ()
     """Those that the monitor's `cgroup_tracker` knows: some may have left their cgroup just now."""
+    user: str = ""
+    """For whom it was made."""
 
     @classmethod
     def load(cls, db: sqlite3.Connection, id: str) -> LeaseProcesses:
         sessions = db.execute("SELECT sid, start FROM session WHERE lease = ?", (id,))
         cgroups = db.execute("SELECT directory FROM cgroup WHERE lease = ?", (id,))
+        user = db.execute("SELECT user FROM lease WHERE id = ?", (id,)).fetchone()
         return cls(
             id=id,
             attached=tuple(records.processes_of(db, id)),
             sessions=tuple(Identity(sid, start) for sid, start in sessions),
             cgroups=tuple(directory for (directory,) in cgroups),
+            user=user[0] if user else "",
         )
 
     def members(self, snapshot: Snapshot) -> set[Identity]:

@@ -39,7 +39,7 @@ from cumulus.chronos.unleased import (
 )
 from cumulus.clock import Clock
 from cumulus.errors import ChronosError
-from cumulus.lib.processes import Identity, is_alive, read, send
+from cumulus.lib.processes import Identity, is_alive, is_gone, read, send
 from cumulus.resources.enforcement import Overuse, Unleased
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
@@ -55,7 +55,7 @@ OTHERS_SECONDS = 0.5
 
 _BOOKS_SECONDS = 3.0
 """Drivers list a process for a second or so after its end. One that is listed for longer and is not there is in another
-PID namespace, and nobody here can say whose it is."""
+PID namespace, and nobody here can say whose it is; or, where all processes are seen here, has left its memory to others."""
 
 _IDLE_SECONDS = 10.0
 _NAMED = 5
@@ -114,6 +114,8 @@ class Police:
         self._others_at = float("-inf")
         self._busy_at = float("-inf")
         self._strange: dict[tuple[str, int], float] = {}
+        self._listed: dict[tuple[str, int], tuple[Identity, Sequence[str]]] = {}
+        """Who it was that each device's driver lists, and in which leases, for as long as it does."""
         self._astray: frozenset[str] = frozenset()
         """Devices where processes of a lease were seen that has nothing of them."""
         self._members: Mapping[str, frozenset[Identity]] = {}
@@ -229,7 +231,9 @@ class Police:
             here = {lease.id: lease.memory_bytes for lease in self._known.leases if lease.device_id == id}
             if by_lease is None:
                 blind.append(id)
-                holdings |= policing.by_total(here, self._looked[id].used_bytes, here)
+                # What processes without a lease hold is no lease's.
+                strays = sum(size for (device, _), size in self._stray.items() if device == id)
+                holdings |= policing.by_total(here, max(0, self._looked[id].used_bytes - strays), here)
                 continue
             for lease_id, size in here.items():
                 bytes_, count = by_lease.get(lease_id, (0, 0))
@@ -252,25 +256,44 @@ class Police:
         """Bytes and processes by lease. None where some process cannot be told apart."""
         strange: set[int] = set()
         holders: list[tuple[int, Sequence[str]]] = []
+        self._listed = {key: known for key, known in self._listed.items() if key[0] != device or key[1] in held.processes}
         for pid, size in held.processes.items():
-            owners, proc = self._owner(pid), read(pid)
-            if owners is None or proc is None:
+            who = self._holder(device, pid)
+            owners = self._owner(pid) if who is not None else None
+            if who is None or owners is None or not is_alive(who):
                 strange.add(pid)
                 continue
-            who = Identity(pid, proc.start)
             if not owners and not is_ours(who):
                 self._stray[device, who] = size
             leases = self._meant(owners, device)
             holders.append((size, leases))
+            self._listed[device, pid] = who, leases
             for lease in leases:
                 members.setdefault(lease, set()).add(who)
         sizes = {lease.id: lease.memory_bytes for lease in self._known.leases if lease.device_id == device}
-        found = policing.by_lease(holders, sizes)
         self._strange = {key: since for key, since in self._strange.items() if key[0] != device or key[1] in strange}
         for pid in strange:
             self._strange.setdefault((device, pid), now)
-        foreign = any(now - self._strange[device, pid] > _BOOKS_SECONDS for pid in strange)
-        return None if foreign or held.untold else found
+        foreign = False
+        for pid in strange:
+            if now - self._strange[device, pid] <= _BOOKS_SECONDS:
+                continue
+            known = self._listed.get((device, pid))
+            if known is None and not (self._trusting and is_gone(pid)):
+                foreign = True
+            elif known is not None:
+                # It has ended, and whoever has its device files open keeps its memory: a child that it forked, say.
+                live = {lease.id for lease in self._known.leases}
+                holders.append((held.processes[pid], [id for id in known[1] if id in live]))
+        return None if foreign or held.untold else policing.by_lease(holders, sizes)
+
+    def _holder(self, device: str, pid: int) -> Identity | None:
+        """Who it is. None where there is none of that number, or one that got it after the driver listed it."""
+        proc, known = read(pid), self._listed.get((device, pid))
+        if proc is None:
+            return None
+        another = known is not None and known[0].start != proc.start
+        return None if another and not shows_device(pid) else Identity(pid, proc.start)
 
     def _owner(self, pid: int) -> frozenset[str] | None:
         """The leases of a process. None where there is none of that number, or it may be another one's here."""
@@ -326,7 +349,8 @@ class Police:
         self._told_to_end = {who: at for who, at in self._told_to_end.items() if is_alive(who)}
         for device, who in self._unleased.for_so_long(NOTICE_SECONDS, now) & self._stray.keys():
             found = describe(device, who, self._stray[device, who])
-            if found is None or not may_end(found, self._known.policy):
+            # The number may have been another's that left its memory to its children.
+            if found is None or not may_end(found, self._known.policy) or not shows_device(who.pid):
                 continue
             number = signal.SIGTERM if who not in self._told_to_end else signal.SIGKILL
             if number is signal.SIGKILL and now - self._told_to_end[who] < KILL_SECONDS:

@@ -3,15 +3,17 @@
 These tell: the cgroup of a lease; the container that `chronos-runtime` gave a slot; processes of leases that it
 descends from; sessions that leases made. Where they tell nothing, the environment that it was started with does. That
 is a program's own word, so that it counts only where it blames nobody else: for processes of the same user as the
-lease's, or where nothing else is known of the lease's processes.
+lease's, and where none of those is known, of the user that the lease was made for, of Chronos' own, and of containers.
 
-What was found of a process holds for its life: one that leaves its cgroup and loses its parents is still known.
+What was found of a process holds for its life: one that leaves its cgroup and loses its parents is still known. It may
+lease more later.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -36,6 +38,8 @@ class ProcessOwners:
         self._attached: dict[Identity, set[str]] = {}
         self._sessions: dict[Identity, set[str]] = {}
         self._found: dict[Identity, frozenset[str]] = {}
+        self._looked: set[Identity] = set()
+        """Those of `_found` that were looked at since the ledger said something new."""
         self._containers: dict[str, frozenset[str]] = {}
 
     def learn(self, leases: Sequence[LeaseProcesses]) -> None:
@@ -49,10 +53,11 @@ class ProcessOwners:
                 self._sessions.setdefault(session, set()).add(lease.id)
         live = {lease.id for lease in leases}
         self._found = {
-            process: found
+            process: found & live
             for process, found in self._found.items()
-            if found and found <= live and processes.is_alive(process)
+            if found & live and processes.is_alive(process)
         }
+        self._looked.clear()
         self._containers.clear()
 
     def of(self, pid: int) -> frozenset[str] | None:
@@ -61,13 +66,15 @@ class ProcessOwners:
         if proc is None or not proc.alive:
             return None
         who = Identity(pid, proc.start)
-        found = self._found.get(who)
-        if not found:
-            found = self._found[who] = self._look(who)
+        found = self._found.get(who, frozenset())
+        if not found or who not in self._looked:
+            found = self._look(who, found)
+            self._found[who] = found
+            self._looked.add(who)
         return found
 
-    def _look(self, who: Identity) -> frozenset[str]:
-        told = self._by_cgroup(who) | self._by_container(who) | self._by_ancestors(who)
+    def _look(self, who: Identity, known: frozenset[str]) -> frozenset[str]:
+        told = known | self._by_cgroup(who) | self._by_container(who) | self._by_ancestors(who)
         return told or self._by_environment(who)
 
     def _by_cgroup(self, who: Identity) -> frozenset[str]:
@@ -83,8 +90,7 @@ class ProcessOwners:
 
     def _by_container(self, who: Identity) -> frozenset[str]:
         found: set[str] = set()
-        place = processes.content(f"/proc/{who.pid}/cgroup").decode(errors="replace")
-        for container in set(_CONTAINER.findall(place)):
+        for container in _containers(who.pid):
             if container not in self._containers:
                 self._containers[container] = self._leases_of_container(container)
             found |= self._containers[container]
@@ -127,9 +133,13 @@ class ProcessOwners:
 
     def _may_say(self, who: Identity, lease: LeaseProcesses) -> bool:
         known = [process.pid for process in lease.attached if processes.is_alive(Identity(process.pid, process.start))]
+        user = processes.user(who.pid)
         if known:
-            return _user(who.pid) in {_user(pid) for pid in known}
-        return not lease.cgroups and not any(lease.id in map(str, _leases(note)) for note in self._notes())
+            return user is not None and user in set(map(processes.user, known))
+        if lease.cgroups or any(lease.id in map(str, _leases(note)) for note in self._notes()):
+            return False
+        # It may not have begun, and the program be another user's who names it.
+        return user in (0, os.geteuid()) or (user is not None and _name(user) == lease.user) or bool(_containers(who.pid))
 
 
 def _leases(note: dict[str, object]) -> list[object]:
@@ -137,8 +147,21 @@ def _leases(note: dict[str, object]) -> list[object]:
     return found if isinstance(found, list) else []
 
 
-def _user(pid: int) -> int:
+def _containers(pid: int) -> set[str]:
+    """The containers that the process's cgroups are named after. In a part that is delegated to them, users make cgroups
+    of any name: those tell nothing."""
+    found = set[str]()
+    for line in processes.content(f"/proc/{pid}/cgroup").decode(errors="replace").splitlines():
+        _, hierarchy, path = line.split(":", 2)
+        for match in _CONTAINER.finditer(path):
+            above = path[: path.rfind("/", 0, match.start())] or "/"
+            if match[0] not in found and cgroup.owner(above, hierarchy) in (None, 0, os.geteuid()):
+                found.add(match[0])
+    return found
+
+
+def _name(uid: int) -> str:
     try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return -1
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

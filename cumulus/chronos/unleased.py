@@ -66,9 +66,8 @@ def told(held: Mapping[tuple[str, Identity], int]) -> tuple[UnleasedProcess, ...
 
 def describe(device: str, process: Identity, size: int) -> UnleasedProcess | None:
     """None where it is gone."""
-    try:
-        uid = os.stat(f"/proc/{process.pid}").st_uid
-    except OSError:
+    uid = processes.user(process.pid)
+    if uid is None:
         return None
     program = printable.one_line(processes.name(process.pid)) or "?"
     return UnleasedProcess(device, process.pid, uid, _name(uid), program, size)
@@ -76,11 +75,7 @@ def describe(device: str, process: Identity, size: int) -> UnleasedProcess | Non
 
 def is_ours(process: Identity) -> bool:
     """Whether it is MPS's own server, which holds a little for all leases. By its user too: a name is anybody's."""
-    try:
-        uid = os.stat(f"/proc/{process.pid}").st_uid
-    except OSError:
-        return False
-    return uid in (0, os.geteuid()) and processes.name(process.pid).startswith(_MPS)
+    return processes.user(process.pid) in (0, os.geteuid()) and processes.name(process.pid).startswith(_MPS)
 
 
 def may_end(process: UnleasedProcess, policy: Policy) -> bool:

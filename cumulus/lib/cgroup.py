@@ -132,6 +132,24 @@ def directory_of(pid: int) -> str | None:
     return None if root is None or there is None else f"{root}{there}".rstrip("/")
 
 
+def owner(path: str, hierarchy: str) -> int | None:
+    """Whose the cgroup is that /proc/PID/cgroup shows as `path` of that hierarchy (its controllers, "" for version 2);
+    -1 where it is gone, None where that hierarchy is not to be seen here."""
+    wanted = {name.removeprefix("name=") for name in hierarchy.split(",")}
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            left, _, right = line.rstrip("\n").partition(" - ")
+            options = {option.removeprefix("name=") for option in right.rpartition(" ")[2].split(",")}
+            meant = right.startswith("cgroup ") and wanted <= options if hierarchy else right.startswith("cgroup2 ")
+            root, place = left.split()[3:5]
+            if meant and root == "/" and "/.." not in path:
+                try:
+                    return os.stat(f"{place}{path}").st_uid
+                except OSError:
+                    return -1
+    return None
+
+
 def is_inside(pid: int, directory: str) -> bool:
     """Whether the process is in the cgroup or one below it, by its own account; True too where it is gone."""
     root, there = _mount(), _path(pid)

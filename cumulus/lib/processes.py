@@ -79,6 +79,20 @@ def is_alive(target: Identity) -> bool:
     return proc is not None and proc.start == target.start and proc.alive
 
 
+def is_gone(pid: int) -> bool:
+    """Whether no process of that number runs here, also none that this user may not see."""
+    proc = read(pid)
+    if proc is not None:
+        return not proc.alive
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def is_stopped(target: Identity) -> bool:
     """Whether that very process is stopped by a signal, or by a debugger."""
     proc = read(target.pid)
@@ -135,6 +149,17 @@ def environment(pid: int) -> list[bytes]:
 def name(pid: int) -> str:
     """What the process calls itself, as it wrote it (PR_SET_NAME); "" where it is gone."""
     return content(f"/proc/{pid}/comm").decode(errors="replace").removesuffix("\n")
+
+
+def user(pid: int) -> int | None:
+    """The lowest of the process's real, effective and saved user; None where it is gone.
+
+    Not the owner of /proc/PID: that is root for any process that lets nobody look into it (PR_SET_DUMPABLE).
+    """
+    for line in content(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"Uid:"):
+            return min(map(int, line.split()[1:4]))
+    return None
 
 
 def pid_namespace(pid: int) -> str:

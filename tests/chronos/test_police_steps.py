@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import device_records
+from cumulus.chronos import device_records, police
 from cumulus.chronos.contract import Figures
 from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.device_processes import DeviceHeld, DeviceProcesses
@@ -20,6 +20,7 @@ from cumulus.chronos.police import Police, Verdict
 from cumulus.chronos.unleased import KILL_SECONDS, NOTICE_SECONDS
 from cumulus.clock import FakeClock
 from cumulus.health import node
+from cumulus.lib import processes
 from cumulus.resources.enforcement import Unleased
 from tests.chronos.conftest import GIB, SLEEP, request, up
 
@@ -27,7 +28,9 @@ Run = Callable[..., subprocess.Popen[bytes]]
 
 NOBODY_HERE = 2**22 - 3
 """A pid that no process has."""
-AS_SOMEBODY = "import os; os.setgid(64321); os.setuid(64321);"
+HOLDS = "import os; gpu = open(os.environ['OUT'] + '/nvidia0', 'w');"
+"""A file of that name stands for the GPU's."""
+AS_SOMEBODY = HOLDS + "os.setgid(64321); os.setuid(64321);"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
 
 
@@ -88,6 +91,7 @@ def test_nobody_looks_where_no_lease_lives_and_nobody_asks(bed: Bed, ledger: Led
 
 def test_what_cannot_be_told_apart_is_policed_by_the_total(bed: Bed, ledger: Ledger) -> None:
     ledger.grant(request())
+    bed.police._trusting = False
     bed.driver.held = {"GPU-a": DeviceHeld(40 * GIB, {NOBODY_HERE: 40 * GIB})}
     # It may have ended just now: drivers keep it on their books for a moment.
     bed.look(2)
@@ -96,6 +100,44 @@ def test_what_cannot_be_told_apart_is_policed_by_the_total(bed: Bed, ledger: Led
     assert bed.conditions()["Policed"] == (True, "ByDevice")
     ledger.grant(request("b"))
     assert bed.look(2).end == frozenset()
+
+
+def test_what_a_process_left_to_others_is_its_leases_or_nobodys(
+    bed: Bed, ledger: Ledger, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed program's forked workers keep its memory, on the driver's books under the number of who is gone."""
+    bed.police._trusting = True
+    ledger.grant(request())
+    bed.driver.held = {"GPU-a": DeviceHeld(40 * GIB, {NOBODY_HERE: 40 * GIB})}
+    assert bed.look(6).end == frozenset()
+    assert bed.conditions()["Policed"] == (True, "ByProcess")
+    process = run(HOLDS + SLEEP)
+    up(process)
+    ledger.attach("b", process.pid, ledger.grant(request("b")).token)
+    bed.driver.held = {"GPU-a": DeviceHeld(40 * GIB, {process.pid: 20 * GIB})}
+    bed.look(1)
+    process.kill()
+    process.wait()
+    bed.driver.held = {"GPU-a": DeviceHeld(40 * GIB, {process.pid: 40 * GIB})}
+    assert bed.look(2).end == frozenset()
+    # Its number may be another's by then, who holds nothing.
+    reused = run(SLEEP)
+    up(reused)
+    proc = processes.read(reused.pid)
+    monkeypatch.setattr(police, "read", lambda pid: proc)
+    assert bed.look(3).end == {"b"}
+    assert reused.pid not in {who.pid for who in bed.police.of("b")}
+    assert bed.police.seen.unleased == ()
+
+
+def test_what_others_hold_is_not_a_lonely_leases(bed: Bed, ledger: Ledger, run: Run) -> None:
+    ledger.grant(request())
+    bed.police._trusting = True
+    stray = run(SLEEP)
+    up(stray)
+    bed.driver.held = {"GPU-a": DeviceHeld(40 * GIB, {stray.pid: 40 * GIB}, untold=1)}
+    assert bed.look(4).end == frozenset()
+    assert bed.conditions()["Policed"] == (True, "ByDevice")
 
 
 def test_a_driver_without_an_answer_is_said_and_judges_nobody(bed: Bed, ledger: Ledger, home: Path) -> None:
@@ -141,10 +183,10 @@ def test_a_gpu_that_is_away_for_one_look_has_not_failed(bed: Bed, ledger: Ledger
 def test_end_ends_people_after_a_notice_and_nobody_else(bed: Bed, ledger: Ledger, run: Run) -> None:
     ledger.grant(request())
     somebody, stubborn = run(AS_SOMEBODY + SLEEP), run(STUBBORN + AS_SOMEBODY + SLEEP)
-    root = run(SLEEP)
-    for process in (somebody, stubborn, root):
+    root, reused = run(HOLDS + SLEEP), run("import os; os.setuid(64322);" + SLEEP)
+    for process in (somebody, stubborn, root, reused):
         up(process)
-    pids = (somebody.pid, stubborn.pid, root.pid)
+    pids = (somebody.pid, stubborn.pid, root.pid, reused.pid)
     bed.driver.held = {"GPU-b": DeviceHeld(9 * GIB, dict.fromkeys(pids, 3 * GIB))}
     bed.look(NOTICE_SECONDS + 10)
     assert [process.poll() for process in (somebody, stubborn, root)] == [None] * 3
@@ -159,5 +201,6 @@ def test_end_ends_people_after_a_notice_and_nobody_else(bed: Bed, ledger: Ledger
     assert stubborn.poll() is None
     bed.look(KILL_SECONDS + 1)
     assert stubborn.wait(10) == -signal.SIGKILL
-    assert root.poll() is None
+    # One has no GPU open: the driver lists a number that was another's.
+    assert [process.poll() for process in (root, reused)] == [None, None]
     assert len(bed.said) == 2

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.chronos import unleased
 from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.process_owners import ProcessOwners
 from cumulus.chronos.runtime import SLOTS, TAKEN
-from cumulus.lib import cgroup
-from tests.chronos.conftest import SLEEP, request, up
+from cumulus.lib import cgroup, processes
+from tests.chronos.conftest import GIB, SLEEP, request, up
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -24,6 +25,7 @@ CHILD = (
 )
 TELLS = CHILD + "print(p.pid, flush=True); time.sleep(60)"
 AS_ANOTHER = "import os, time; os.setuid(64321);" + SLEEP
+UNDUMPABLE = "import ctypes; p = ctypes.CDLL(None).prctl; p(4, 0, 0, 0, 0); p(15, b'nvidia-cuda-mps', 0, 0, 0);"
 
 
 def owners(ledger: Ledger) -> ProcessOwners:
@@ -78,9 +80,38 @@ def test_the_environment_counts_only_where_it_blames_nobody_else(ledger: Ledger,
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts programs of other users")
 def test_another_user_blames_nobody(ledger: Ledger, run: Run) -> None:
     attached(ledger, run(SLEEP), "taken")
-    process = run(AS_ANOTHER, CHRONOS_PARTITION_ID="taken")
-    up(process)
+    ledger.grant(request("free"))
+    ledger.grant(request("theirs", user="64321"))
+    for lease, blamed in (("taken", False), ("free", False), ("theirs", True)):
+        process = run(AS_ANOTHER, CHRONOS_PARTITION_ID=lease)
+        up(process)
+        assert owners(ledger).of(process.pid) == ({lease} if blamed else set())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts programs of other users")
+def test_nobody_passes_for_root_by_letting_nobody_look_into_them(ledger: Ledger, run: Run) -> None:
+    ledger.grant(request("free"))
+    process = run(AS_ANOTHER.replace("setuid(64321);", f"setuid(64321);{UNDUMPABLE}"), CHRONOS_PARTITION_ID="free")
+    who = up(process)
+    assert os.stat(f"/proc/{process.pid}").st_uid == 0
+    assert processes.user(process.pid) == 64321
     assert owners(ledger).of(process.pid) == frozenset()
+    assert not unleased.is_ours(who)
+    found = unleased.describe("GPU-a", who, GIB)
+    assert found is not None
+    assert found.uid == 64321
+
+
+def test_a_process_that_leases_more_later_runs_in_all_of_it(ledger: Ledger, run: Run) -> None:
+    process = run(SLEEP)
+    up(process)
+    attached(ledger, process, "a")
+    found = owners(ledger)
+    assert found.of(process.pid) == {"a"}
+    attached(ledger, process, "b")
+    with ledger.database.read() as db:
+        found.learn([LeaseProcesses.load(db, lease.id) for lease in ledger.list()])
+    assert found.of(process.pid) == {"a", "b"}
 
 
 def test_a_container_is_known_by_its_slot(ledger: Ledger, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,4 +130,18 @@ def test_a_container_is_known_by_its_slot(ledger: Ledger, run: Run, monkeypatch:
         "cumulus.chronos.process_owners.processes.content",
         lambda path: f"0::/docker/{container}\n".encode() if path.endswith("/cgroup") else content(Path(path)).encode(),
     )
+    makers = {"/docker": 0}
+    monkeypatch.setattr(cgroup, "owner", lambda path, hierarchy: makers[path])
     assert owners(ledger).of(process.pid) == {"a"}
+    # Who may make cgroups there gives them the name of anybody's container.
+    makers["/docker"] = 64321
+    assert owners(ledger).of(process.pid) == frozenset()
+
+
+def test_a_cgroup_is_its_makers(tmp_path: Path) -> None:
+    assert cgroup.owner("/", "name=nothing") is None
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, hierarchy, path = line.split(":", 2)
+        if cgroup.owner("/", hierarchy) is not None:
+            assert cgroup.owner(path, hierarchy) in (0, os.geteuid())
+            assert cgroup.owner("/nothing-of-that-name", hierarchy) == -1

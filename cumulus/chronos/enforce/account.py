@@ -7,8 +7,10 @@ read-only, so that a renewal reaches running jobs, and a job of another user can
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import struct
 import urllib.parse
 import uuid
@@ -59,13 +61,13 @@ def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None =
             place.parent.chmod(0o711)
         place.mkdir(exist_ok=True)
         place.chmod(0o755)
-        usage = os.open(place / "usage", os.O_RDWR | os.O_CREAT, 0o600)
+        usage = _open(place / "usage", os.O_RDWR | os.O_CREAT)
         if user is None:
             os.fchmod(usage, 0o666)
         else:
             os.fchown(usage, user, -1)
         os.close(usage)
-        if not (place / "limits").exists():
+        if not os.path.lexists(place / "limits"):
             shares = _shares(lease, clock)
             numbers = (device.platform_index, device.device_index)
             with replacing(str(place / "limits"), durable=False) as file:
@@ -91,7 +93,7 @@ def update(lease: Lease, home: Path, clock: Clock | None = None) -> None:
     path = directory(home, lease.id) / "limits"
     try:
         # In place: they have the file mapped.
-        with open(path, "r+b") as file:
+        with open(_open(path, os.O_RDWR), "r+b") as file:
             file.seek(_SHARES_AT)
             file.write(_SHARES.pack(*_shares(lease, clock)))
     except FileNotFoundError:
@@ -109,7 +111,7 @@ def used(lease_id: str, home: Path) -> dict[int, int]:
     """Bytes of OpenCL and CUDA memory that each living process of the lease holds. Empty where none took any."""
     try:
         # A program of the lease may have made it as large as it likes.
-        with open(directory(home, lease_id) / "usage", "rb") as file:
+        with open(_open(directory(home, lease_id) / "usage", os.O_RDONLY), "rb") as file:
             content = file.read(_LARGEST)
     except OSError:
         return {}
@@ -123,6 +125,16 @@ def used(lease_id: str, home: Path) -> dict[int, int]:
         if pid and (namespace != _namespace() or is_alive(Identity(pid, start))):
             found[pid] = found.get(pid, 0) + size
     return found
+
+
+def _open(path: Path, flags: int) -> int:
+    """The file itself, as a descriptor: a container whose user is root is shown the directory, and may put a link to
+    another of the node's files there, or a pipe that nobody writes to. Raises OSError."""
+    opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if stat.S_ISREG(os.fstat(opened).st_mode):
+        return opened
+    os.close(opened)
+    raise OSError(errno.EINVAL, "not a file")
 
 
 def _shares(lease: Lease, clock: Clock | None) -> tuple[int, int]:

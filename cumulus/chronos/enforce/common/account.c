@@ -350,10 +350,19 @@ void account_charge(lease_set leases, charge *begun) {
 
 void account_settle(charge *of, uint64_t bytes) {
     if (of->generation != atomic_load(&generation)) account_charge(of->leases, of); /* the parent's, before a fork */
-    for (unsigned i = 0; i < count; i++) {
-        if (!(of->leases >> i & 1)) continue;
-        if (bytes > of->bytes && !take_one(&accounts[i], bytes - of->bytes, true)) of->leases &= ~(1u << i);
-        if (bytes < of->bytes) atomic_fetch_sub(&accounts[i].mine->used, of->bytes - bytes);
+    if (bytes > of->bytes) {
+        charge more = {.leases = 0, .generation = of->generation, .bytes = bytes - of->bytes};
+        for (unsigned i = 0; i < count; i++) {
+            if (!(of->leases >> i & 1)) continue;
+            if (!take_one(&accounts[i], more.bytes, true)) {
+                account_give(&more); /* of all or of none: it stays what it was, until it is settled anew */
+                return;
+            }
+            more.leases |= 1u << i;
+        }
+    } else {
+        for (unsigned i = 0; i < count; i++)
+            if (of->leases >> i & 1 && bytes < of->bytes) atomic_fetch_sub(&accounts[i].mine->used, of->bytes - bytes);
     }
     of->bytes = bytes;
 }
