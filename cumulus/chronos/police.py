@@ -55,7 +55,7 @@ OTHERS_SECONDS = 0.5
 
 _BOOKS_SECONDS = 3.0
 """Drivers list a process for a second or so after its end. One that is listed for longer and is not there is in another
-PID namespace, and nobody here can say whose it is; or, where all processes are seen here, has left its memory to others."""
+PID namespace, and nobody here can say whose it is; where all processes are seen, it has left its memory to others."""
 
 _IDLE_SECONDS = 10.0
 _NAMED = 5
@@ -256,7 +256,9 @@ class Police:
         """Bytes and processes by lease. None where some process cannot be told apart."""
         strange: set[int] = set()
         holders: list[tuple[int, Sequence[str]]] = []
-        self._listed = {key: known for key, known in self._listed.items() if key[0] != device or key[1] in held.processes}
+        self._listed = {
+            key: known for key, known in self._listed.items() if key[0] != device or key[1] in held.processes
+        }
         for pid, size in held.processes.items():
             who = self._holder(device, pid)
             owners = self._owner(pid) if who is not None else None

@@ -139,7 +139,9 @@ class ProcessOwners:
         if lease.cgroups or any(lease.id in map(str, _leases(note)) for note in self._notes()):
             return False
         # It may not have begun, and the program be another user's who names it.
-        return user in (0, os.geteuid()) or (user is not None and _name(user) == lease.user) or bool(_containers(who.pid))
+        if user is None:
+            return False
+        return user in (0, os.geteuid()) or _name(user) == lease.user or bool(_containers(who.pid))
 
 
 def _leases(note: dict[str, object]) -> list[object]:
@@ -148,8 +150,8 @@ def _leases(note: dict[str, object]) -> list[object]:
 
 
 def _containers(pid: int) -> set[str]:
-    """The containers that the process's cgroups are named after. In a part that is delegated to them, users make cgroups
-    of any name: those tell nothing."""
+    """The containers that the process's cgroups are named after. In a part that is delegated to them, users make
+    cgroups of any name: those tell nothing."""
     found = set[str]()
     for line in processes.content(f"/proc/{pid}/cgroup").decode(errors="replace").splitlines():
         _, hierarchy, path = line.split(":", 2)
