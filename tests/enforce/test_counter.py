@@ -3,7 +3,9 @@ races, fork and crashes. What the real driver does is tests/gpu's to say."""
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import random
 import signal
@@ -34,6 +36,7 @@ ON_DEVICE = {"ints": [1, 0, 1, 0, 0, 0, 0, 0]}
 ON_HOST = {"ints": [1, 0, 2, 0, 0, 0, 0, 0]}
 CHUNK = 2 * MIB
 CONTEXT = 3 * MIB
+LOCK_AT = 16
 IMPORTED = 8 * MIB
 
 
@@ -270,6 +273,24 @@ def test_a_graph_counts_what_its_launch_takes_and_is_launched_no_more_when_that_
     held = job.made("cuMemCreate", "out", MIB, ON_DEVICE, 0)
     assert lease.used() == MIB, "the graphs' memory was let go of first"
     job("cuMemRelease", held)
+
+
+def test_what_could_not_be_counted_is_counted_the_next_time(leased: Make) -> None:
+    """A process of the lease may be stopped just while it has the account's lock."""
+    lease = leased(8 * MIB)
+    job = lease.job()
+    graph = job.made("cuGraphCreate", "out", 0)
+    node = {"ints": [1, 0, 1, 0, *[0] * 18, *[0] * 4, 3 * MIB, 0, 0, 0]}
+    assert job("cuGraphAddMemAllocNode", "out", graph, None, 0, node) == OK
+    with (account.directory(lease.home, "lease") / "usage").open("r+b") as file, mmap.mmap(file.fileno(), 0) as usage:
+        lock, libc = ctypes.c_char.from_buffer(usage, LOCK_AT), ctypes.CDLL(None)
+        assert libc.pthread_mutex_lock(ctypes.byref(lock)) == 0
+        assert job("cuGraphLaunch", graph, None) == OK
+        assert libc.pthread_mutex_unlock(ctypes.byref(lock)) == 0
+        del lock
+    assert (lease.used(), job.held()) == (0, 3 * MIB)
+    assert job("cuGraphLaunch", graph, None) == OK
+    assert lease.used() == job.held() > 0
 
 
 def test_a_stream_that_is_captured_goes_on_to_be_and_its_graph_counts_when_it_is_launched(leased: Make) -> None:
