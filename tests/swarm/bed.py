@@ -48,9 +48,9 @@ class SwarmBed(Bed):
         self.backend: SwarmBackend = self.open()
 
     def open(self, engine: Engine | None = None, **more: Any) -> SwarmBackend:
-        return self.beside("swarm", engine, **more)
+        return self.another("swarm", engine, **more)
 
-    def beside(self, directory: str, engine: Engine | None = None, **more: Any) -> SwarmBackend:
+    def another(self, directory: str, engine: Engine | None = None, **more: Any) -> SwarmBackend:
         """A backend of another state directory, for the same store."""
         engine = engine or Engine([self.lab.manager.socket])
         fixed: dict[str, Any] = {

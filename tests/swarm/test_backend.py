@@ -419,7 +419,7 @@ def test_services_of_others_are_left_alone(bed: SwarmBed) -> None:
 
 def test_another_control_plane_on_the_swarm_is_left_alone(bed: SwarmBed) -> None:
     work = started(bed, bed.work(*LONG))
-    other = bed.beside("other", instance=f"{bed.instance}-other")
+    other = bed.another("other", instance=f"{bed.instance}-other")
     assert not list(other.list())
     other.close()
     assert bed.seen(work).state is State.RUNNING
@@ -428,7 +428,7 @@ def test_another_control_plane_on_the_swarm_is_left_alone(bed: SwarmBed) -> None
 def test_a_service_from_an_earlier_life_is_found(bed: SwarmBed) -> None:
     """The state directory was lost: who takes the Swarm over sees it, and can end it."""
     work = started(bed, bed.work(*LONG))
-    fresh = bed.beside("fresh")
+    fresh = bed.another("fresh")
     with pytest.raises(NotOurs, match="another copy of this store"):
         fresh.list()
     fresh.ownership.adopt(fresh.ownership.mark())
