@@ -24,7 +24,8 @@ FATAL = {
 OFF_THE_BUS = 79
 
 KERNEL_LOG = "/dev/kmsg"
-_RECORD = re.compile(r"\d+,\d+,(\d+),[^;]*;NVRM: Xid \(PCI:([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2})[^)]*\): (\d+)", re.I)
+# Priorities from 8 on are of programs that write to the log, and none of the kernel's.
+_RECORD = re.compile(r"[0-7],\d+,(\d+),[^;]*;NVRM: Xid \(PCI:([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2})[^)]*\): (\d+)", re.I)
 _RECORD_BYTES = 8192
 _MOST = 100_000
 

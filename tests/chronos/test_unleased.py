@@ -76,7 +76,10 @@ def test_a_policy_keeps_what_is_not_said() -> None:
 def test_only_what_is_the_gpus_own_fault_counts(tmp_path: Path) -> None:
     assert [bool(xid.fault(number)) for number in (13, 31, 43, 48, 79, 95)] == [False, False, False, True, True, True]
     log = tmp_path / "kmsg"
-    log.write_text("4,1209,5000000,-;NVRM: Xid (PCI:0000:3B:00): 79, pid=1, GPU has fallen off the bus.\n")
+    said = "1209,5000000,-;NVRM: Xid (PCI:0000:3B:00): 79, pid=1, GPU has fallen off the bus.\n"
+    log.write_text(f"4,{said}")
     assert list(xid.in_kernel_log(4.0, str(log))) == [("0000:3b:00", 79)]
     assert list(xid.in_kernel_log(6.0, str(log))) == []
+    log.write_text(f"12,{said}")
+    assert list(xid.in_kernel_log(4.0, str(log))) == [], "a program wrote it"
     assert list(xid.in_kernel_log(0.0, str(tmp_path / "none"))) == []

@@ -56,6 +56,18 @@ def test_a_library_that_is_no_layer_is_not_taken(tmp_path: Path, monkeypatch: py
     assert "can't be loaded" in enforce.strength(CPU, tmp_path).reason
 
 
+def test_a_library_that_no_program_can_be_told_is_not_taken(
+    counter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "of mine"
+    place.mkdir()
+    (place / counter.name).symlink_to(counter)
+    monkeypatch.setenv(variables.CUDA_COUNTER, str(place / counter.name))
+    (condition,) = [each for each in enforce.health([H100], tmp_path) if each.type == "CUDACounter"]
+    assert not condition.status
+    assert "its path has a ' '" in condition.message
+
+
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(
     ("device", "what"), [(H100, "cuda-counter: "), (RADEON, "compute-unit-mask: "), (ARC, "level-zero: ")]

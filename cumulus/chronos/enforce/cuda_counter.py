@@ -14,7 +14,7 @@ from cumulus.chronos.settings import Settings
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
-LIBRARY = Library("CUDA counter", "libchronos_cuda_counter.so", "cuMemAlloc_v2", CUDA_COUNTER)
+LIBRARY = Library("CUDA counter", "libchronos_cuda_counter.so", "cuMemAlloc_v2", CUDA_COUNTER, " :")
 
 
 class CudaCounter:

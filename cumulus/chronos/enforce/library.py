@@ -22,6 +22,8 @@ class Library:
     """A function that it has and others have not."""
     variable: str
     """Names a built one."""
+    separators: str = ":"
+    """Of the list in which programs are told its path: there is no way to quote them."""
 
     @property
     def remedy(self) -> str:
@@ -54,6 +56,8 @@ class Library:
         return copy
 
     def _problem(self, path: Path) -> str:
+        if found := set(self.separators).intersection(str(path.absolute())):
+            return f"{path.absolute()} cannot be named to programs: its path has a {min(found)!r}"
         try:
             library = ctypes.CDLL(str(path.absolute()))
         except OSError as error:
