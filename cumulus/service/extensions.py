@@ -84,10 +84,8 @@ class Extensions:
             )
         owned = self._store.list(Query(GPUPartition.KIND, owner_uid=job["metadata"]["uid"])).items
         found = [each for each in owned if each["metadata"]["name"] in names]
-        if not found or any(
-            lookup(each, "status.phase") != PartitionPhase.ACTIVE or not lookup(each, "status.startedAt")
-            for each in found
-        ):
+        # Before its program is seen to have started, its end is the latest that it can be.
+        if not found or any(lookup(each, "status.phase") != PartitionPhase.ACTIVE for each in found):
             raise NotExtended(f"the lease of {name} has not begun, or is over", hint="try again in a moment")
         return found
 
