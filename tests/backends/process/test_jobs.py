@@ -22,6 +22,7 @@ from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.checkpointing import CheckpointWatch
 from cumulus.backends.process.command import Command
 from cumulus.backends.process.environment import DRIVERS, own_environment
+from cumulus.backends.process.execs import Execs
 from cumulus.backends.process.lease_guard import LeaseGuard
 from cumulus.backends.process.rlimits import lower
 from cumulus.backends.rundir.log import FileLog
@@ -517,7 +518,9 @@ class TestLogs:
                 monkeypatch.setattr(os, "read", lambda descriptor, size: b"y" * size)
                 guard = LeaseGuard({"leases": [], "env": {}, "chronos_home": None})
                 watch = CheckpointWatch({"fixed_env": {}, "events": ""})
-                Command({}, 0, output, output, FileLog(str(tmp_path)).writer(), guard, watch).abandon()
+                os.chdir(tmp_path)
+                execs = Execs({}, {}, "")
+                Command({}, 0, output, output, FileLog(str(tmp_path)).writer(), guard, watch, execs).abandon()
                 os._exit(0)
             finally:
                 # A child that went on would run the tests that follow a second time.
