@@ -16,11 +16,11 @@ from cumulus.manifest import Manifest, Problem
 from cumulus.resources.reasons import SourceReason
 from cumulus.resources.submitter import Submitter
 from cumulus.secrets import JobSecrets
-from cumulus.store.base import Documents, Fence, Write
+from cumulus.store.base import Document, Documents, Fence, Write
 
 
 class Submitters(Protocol):
-    """Acts for the people who made Sources. Every method raises Forbidden."""
+    """Acts for the people who made Sources and GPUCronJobs. Every method raises Forbidden."""
 
     def user_of(self, submitter: Submitter) -> UnixUser | None:
         """The Unix user whose rights count when something is read for them; None for this process's own."""
@@ -31,9 +31,11 @@ class Submitters(Protocol):
         ...
 
     def commit(
-        self, submitter: Submitter, writes: Sequence[Write], own: Sequence[Write], *, fence: Fence | None
-    ) -> Documents:
-        """Write what the person asks for, and what is the controller's own, in one transaction. The answers to both."""
+        self, submitter: Submitter, writes: Sequence[Write], own: Sequence[Write], *, fence: Fence | None,
+        owner: Document | None = None,
+    ) -> Documents:  # fmt: skip
+        """Write what the person asks for, and what is the controller's own, in one transaction. The answers to both.
+        `owner`: the reference to what owns all that is made."""
         ...
 
 

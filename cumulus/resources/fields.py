@@ -229,7 +229,19 @@ def check_secret_name(value: str) -> str:
     return value
 
 
+def check_time_zone(value: str) -> str:
+    """Raises ValueError."""
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(value)
+    except (ValueError, OSError, KeyError):
+        raise ValueError(f"{value[:60]!r} is not a time zone; write Europe/Berlin or UTC") from None
+    return value
+
+
 Text = Annotated[str, on_write(check_text)]
+TimeZone = Annotated[str, on_write(check_time_zone)]
 Argument = Annotated[str, on_write(check_argument)]
 NodePath = Annotated[str, on_write(check_path)]
 AbsolutePath = Annotated[str, on_write(check_absolute_path)]

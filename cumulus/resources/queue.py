@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import time
 from typing import Annotated, ClassVar, Literal
-from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
-from cumulus.resources.fields import Duration, FieldError, Model, Name, Text, Time, on_write, rule
+from cumulus.resources.fields import Duration, FieldError, Model, Name, Text, Time, TimeZone, on_write, rule
 from cumulus.resources.meta import Resource
 
 MOST_THOUSANDTHS = 10**9
@@ -33,14 +32,6 @@ def clock_minutes(value: str) -> int:
     if found is None:
         raise ValueError(f"{value[:20]!r} is not a time of day; write 09:00, or 24:00 for the day's end")
     return found.hour * 60 + found.minute
-
-
-def _zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ValueError, OSError, KeyError):
-        raise ValueError(f"{value[:60]!r} is not a time zone; write Europe/Berlin or UTC") from None
-    return value
 
 
 ClockTime = Annotated[str, on_write(_clock_time)]
@@ -134,7 +125,7 @@ class QueueSpec(Model):
         description="Ranges of priority; within one, use decides who goes first. If left out, each priority is one.",
     )
     hours: tuple[Opening, ...] = Field((), description="When its jobs may start. If left out: always.")
-    time_zone: Annotated[str, on_write(_zone)] = Field("UTC", description="That of `hours`: Europe/Berlin.")
+    time_zone: TimeZone = Field("UTC", description="That of `hours`: Europe/Berlin.")
     half_life: Duration = Field(
         "7d", description="The time after which what was used counts half, when it is decided who goes first."
     )

@@ -7,11 +7,22 @@ from cumulus.lib.suggest import nearest
 from cumulus.resources.documents import json_type
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import event, gpujob, gpunode, gpupartition, lease, queue, queueusage, rolebinding, source
+from cumulus.resources.kinds import (
+    event,
+    gpucronjob,
+    gpujob,
+    gpunode,
+    gpupartition,
+    lease,
+    queue,
+    queueusage,
+    rolebinding,
+    source,
+)
 
 KINDS: tuple[Kind, ...] = (
     gpujob.KIND, gpupartition.KIND, gpunode.KIND, event.KIND, lease.KIND, rolebinding.KIND, rolebinding.CLUSTER_KIND,
-    source.KIND, queue.KIND, queueusage.KIND,
+    source.KIND, queue.KIND, gpucronjob.KIND, queueusage.KIND,
 )  # fmt: skip
 
 BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 from cumulus.blob.base import BlobStore
@@ -18,7 +19,7 @@ from cumulus.service.access.access import Access
 from cumulus.service.access.guard import Guard
 from cumulus.service.accounts import Accounts
 from cumulus.service.identity import Identity
-from cumulus.store.base import Documents, Fence, Store, Write
+from cumulus.store.base import Document, Documents, Fence, Store, Write
 
 
 class OnBehalf:
@@ -75,14 +76,19 @@ class OnBehalf:
         return found
 
     def commit(
-        self, submitter: Submitter, writes: Sequence[Write], own: Sequence[Write], *, fence: Fence | None
-    ) -> Documents:
+        self, submitter: Submitter, writes: Sequence[Write], own: Sequence[Write], *, fence: Fence | None,
+        owner: Document | None = None,
+    ) -> Documents:  # fmt: skip
         """Write what the person asks for, and after it what is the controller's `own`, in one transaction. The answers
-        to both. Raises Forbidden, Conflict, NotFound, AlreadyExists, InvalidObject, Fenced."""
+        to both. `owner`: the reference to what owns all that is made; the person need not be allowed to say so. Raises
+        Forbidden, Conflict, NotFound, AlreadyExists, InvalidObject, Fenced."""
         identity = self._identity(submitter)
         changes = [audit.change(write.verb, BY_NAME[write.target.kind].plural, write.target) for write in writes]
         with self._access.audit.doing(identity, changes):
             checked = self._guard.checked(identity, writes)
+            if owner is not None:
+                asked = len(writes)
+                checked = [*(_owned(write, owner) for write in checked[:asked]), *checked[asked:]]
             answers = self._store.transact([*checked, *own], fence=fence)
         if any(BY_NAME[write.target.kind].grants for write in writes):
             self._access.bindings_changed()
@@ -103,3 +109,10 @@ class OnBehalf:
                 hint="delete it and make it anew as yourself",
             )
         return found
+
+
+def _owned(write: Write, owner: Document) -> Write:
+    if write.verb != "create" or write.document is None:
+        return write
+    metadata = {**write.document["metadata"], "ownerReferences": [owner]}
+    return replace(write, document={**write.document, "metadata": metadata})

@@ -12,7 +12,7 @@ from cumulus.cli.targets import Selection, Target
 from cumulus.errors import AlreadySet, Conflict, Forbidden, JobFinished, NotFound, UsageError
 from cumulus.resources.key import Key
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import gpujob, gpunode
+from cumulus.resources.kinds import gpucronjob, gpujob, gpunode
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 Some = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="JOB…", help="Jobs: NAME… or job/NAME….", autocompletion=completion.jobs, show_default=False
+        metavar="JOB…",
+        help="Jobs: NAME… or job/NAME…; cron jobs: cronjob/NAME….",
+        autocompletion=completion.jobs,
+        show_default=False,
     ),
 ]
 SomeNodes = Annotated[
@@ -37,13 +40,15 @@ All = Annotated[bool, typer.Option("--all", help="All of them in the namespace."
 def suspend(
     words: Some = None, selector: options.Labels = "", all: All = False, namespace: options.Namespace = ""
 ) -> int:
-    """Stop jobs and give their leases back. Nothing of them runs until they are resumed.
+    """Stop jobs and give their leases back. Nothing of them runs until they are resumed. A cron job that is suspended
+    makes no more jobs.
 
     \b
     Examples:
       cumulus suspend train
       cumulus suspend train eval -n research
       cumulus suspend -l team=vision
+      cumulus suspend cronjob/nightly
     """
     return _suspend(words or (), selector, all, namespace, suspended=True)
 
@@ -57,6 +62,7 @@ def resume(
     Examples:
       cumulus resume train
       cumulus resume --all
+      cumulus resume cronjob/nightly
     """
     return _suspend(words or (), selector, all, namespace, suspended=False)
 
@@ -129,7 +135,10 @@ def annotate(
 
 
 def _suspend(words: Sequence[str], selector: str, all: bool, namespace: str, *, suspended: bool) -> int:
-    done, found = "suspended" if suspended else "resumed", _of_kind(words, gpujob.KIND, bool(selector or all))
+    done, found = (
+        "suspended" if suspended else "resumed",
+        _of_kind(words, (gpujob.KIND, gpucronjob.KIND), bool(selector or all)),
+    )
     with context.client() as client:
         selection = Selection(context.namespace(namespace), selector)
         code, changed = _each(
@@ -141,7 +150,7 @@ def _suspend(words: Sequence[str], selector: str, all: bool, namespace: str, *, 
 
 
 def _cordon(words: Sequence[str], selector: str, all: bool, *, unschedulable: bool) -> int:
-    done, found = "cordoned" if unschedulable else "uncordoned", _of_kind(words, gpunode.KIND, bool(selector or all))
+    done, found = "cordoned" if unschedulable else "uncordoned", _of_kind(words, (gpunode.KIND,), bool(selector or all))
     with context.client() as client:
         return _each(
             client, found, Selection(None, selector), done, f"already {done}",
@@ -170,11 +179,12 @@ def _each(
     return code, changed
 
 
-def _of_kind(words: Sequence[str], kind: Kind, several: bool) -> list[Target]:
-    found = targets.parse_some(words, default=kind)
+def _of_kind(words: Sequence[str], kinds: Sequence[Kind], several: bool) -> list[Target]:
+    found = targets.parse_some(words, default=kinds[0])
     targets.check_named(found, several=several)
-    if wrong := next((target for target in found if target.kind is not kind), None):
-        raise UsageError(f"this is for a {kind.name}, not for a {wrong.kind.name}")
+    if wrong := next((target for target in found if target.kind not in kinds), None):
+        names = " or a ".join(kind.name for kind in kinds)
+        raise UsageError(f"this is for a {names}, not for a {wrong.kind.name}")
     return found
 
 

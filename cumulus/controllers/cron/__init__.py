@@ -1,0 +1,1 @@
+"""The cron controller: makes the jobs of GPUCronJobs when they are due."""

@@ -1,0 +1,89 @@
+"""Reconciles one GPUCronJob: makes the job that is due, as its submitter, and deletes old ones."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from cumulus.clock import Clock
+from cumulus.controllers.cron.plan import CronPlan, job_name, plan
+from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
+from cumulus.gitops.room import Submitters
+from cumulus.machinery.cache import Reader, StoreReader
+from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.writes import write_status
+from cumulus.resources.cron_job import GPUCronJob
+from cumulus.resources.job import GPUJob
+from cumulus.resources.reasons import EventReason
+from cumulus.resources.submitter import Submitter
+from cumulus.store.base import Write
+from cumulus.store.client import Client
+
+NAME = "cron"
+
+AGAIN_SECONDS = 30.0
+"""Until a job that was refused is tried again: a role, or a queue, may come."""
+
+
+class CronReconciler:
+    def __init__(
+        self, reader: Reader, client: Client, clock: Clock, recorder: Recorder, submitters: Submitters
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._clock = clock
+        self._recorder = recorder
+        self._submitters = submitters
+
+    def reconcile(self, request: Request) -> Result:
+        cron = self._reader.get(GPUCronJob, *request)
+        if cron is None or cron.deleting:
+            return Done()
+        wanted = plan(cron, self._jobs(cron), self._clock.now())
+        for job in wanted.forget:
+            with suppress(NotFound):
+                self._client.delete(job)
+        if wanted.due is None:
+            if wanted.status != cron.status:
+                write_status(self._client, cron.replace(status=wanted.status))
+            return Done() if wanted.wake is None else After(wanted.wake)
+        try:
+            self._make(cron, wanted)
+        except (Forbidden, InvalidObject) as error:
+            self._tell(cron, EventReason.FAILED_CREATE, f"cannot make its job: {error}")
+            return After(AGAIN_SECONDS)
+        return After(0.0 if wanted.wake is None else wanted.wake)
+
+    def _jobs(self, cron: GPUCronJob) -> list[GPUJob]:
+        """All that it owns. Absence is never believed of a cache."""
+        found = self._reader.owned(GPUJob, cron.uid)
+        there = {job.metadata.name for job in found}
+        store = StoreReader(self._client.store)
+        for name in sorted({*cron.status.active} - there):
+            job = store.get(GPUJob, cron.metadata.namespace or "", name)
+            if job is not None and job.is_owned_by(cron.uid):
+                found.append(job)
+        return found
+
+    def _make(self, cron: GPUCronJob, wanted: CronPlan) -> None:
+        """The job, what it replaces and the status, all or nothing."""
+        assert wanted.due is not None
+        name = job_name(cron, wanted.due)
+        own = [Write("delete", key=job.key, uid=job.uid) for job in wanted.replace]
+        own.append(Write("status", cron.replace(status=wanted.status).to_json()))
+        submitter = Submitter.of(cron.metadata.annotations)
+        try:
+            self._submitters.commit(
+                submitter, [Write("create", cron.job(name).to_json())], own, fence=self._client.fence,
+                owner=cron.owner_reference().to_json(),
+            )  # fmt: skip
+        except AlreadyExists:
+            # Its own of a time when the clock was ahead, or somebody else's: this time is over in any case.
+            active = tuple(each for each in wanted.status.active if each != name)
+            write_status(self._client, cron.replace(status=wanted.status.model_copy(update={"active": active})))
+            self._tell(cron, EventReason.FAILED_CREATE, f"there is a job {name} already")
+            return
+        self._recorder.record(cron, "Normal", EventReason.SUCCESSFUL_CREATE, f"made the job {name}", component=NAME)
+
+    def _tell(self, cron: GPUCronJob, reason: str, message: str) -> None:
+        self._recorder.record(cron, "Warning", reason, message, component=NAME)
