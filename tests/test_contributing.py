@@ -185,7 +185,7 @@ def test_a_kind_is_added_by_the_steps_alone(copy: Path) -> None:
     registry = (ROOT / "cumulus" / "resources" / "registry.py").read_text()
     opening = "KINDS: tuple[Kind, ...] = (\n"
     assert registry.count(opening) == 1
-    listed = registry.replace("kinds import event,", "kinds import event, greeting,")
+    listed = registry.replace("kinds import (\n    event,", "kinds import (\n    event,\n    greeting,")
     (package / "resources" / "registry.py").write_text(listed.replace(opening, opening + "greeting.KIND, "))
     # 4. The controller.
     (package / "controllers" / "greeting").mkdir()

@@ -167,19 +167,19 @@ def test_a_daemon_that_dies_at_every_step_makes_each_job_once(tmp_path: Path) ->
 def test_who_lost_their_role_makes_no_more_jobs(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, nodes=("node-1",))
     binding = cluster.service.objects.create(ROOT, {
-        "apiVersion": API_VERSION, "kind": "RoleBinding", "metadata": {"name": "nobody", "namespace": "default"},
-        "roleRef": {"kind": "Role", "name": "user"}, "subjects": [{"kind": "User", "name": "nobody"}],
+        "apiVersion": API_VERSION, "kind": "RoleBinding", "metadata": {"name": "daemon", "namespace": "default"},
+        "roleRef": {"kind": "Role", "name": "user"}, "subjects": [{"kind": "User", "name": "daemon"}],
     })  # fmt: skip
-    nobody = Identity("nobody", pwd.getpwnam("nobody").pw_uid)
+    daemon = Identity("daemon", pwd.getpwnam("daemon").pw_uid)
     with pytest.raises(Forbidden) as refused:
-        cluster.service.objects.create(nobody, manifest())
+        cluster.service.objects.create(daemon, manifest())
     assert "would run as the daemon's own user" in (refused.value.hint or "")
     mine = manifest()
     mine["spec"]["jobTemplate"]["spec"]["image"] = "busybox"
-    made = cluster.service.objects.create(nobody, mine)
+    made = cluster.service.objects.create(daemon, mine)
     settle(cluster.world, cluster.daemon, seconds=900)
     (job,) = jobs(cluster)
-    assert Submitter.of(job.metadata.annotations) == ("nobody", nobody.uid, False)
+    assert Submitter.of(job.metadata.annotations) == ("daemon", daemon.uid, False)
     admin = Identity("admin-here", 4242)
     cluster.service.objects.create(ROOT, {
         "apiVersion": API_VERSION, "kind": "RoleBinding", "metadata": {"name": "admin", "namespace": "default"},
@@ -189,7 +189,7 @@ def test_who_lost_their_role_makes_no_more_jobs(tmp_path: Path) -> None:
     other["spec"]["jobTemplate"]["spec"]["image"] = "mine"
     with pytest.raises(Forbidden) as refused:
         cluster.service.objects.update(admin, other)
-    assert "it acts for nobody" in (refused.value.hint or "")
+    assert "it acts for daemon" in (refused.value.hint or "")
     cluster.service.objects.delete(ROOT, key_of(binding))
     settle(cluster.world, cluster.daemon, seconds=900)
     assert len(jobs(cluster)) == 1
