@@ -3,10 +3,13 @@ outside its target is refused, and nothing is there before the whole of it is.""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import shutil
 import tarfile
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,20 +22,26 @@ class RefusedEntry(CumulusError):
     """An entry of an archive would lie, or lead, outside the target."""
 
 
-def unpack(archive: BinaryIO, base: str, target: Path) -> None:
+def unpack(archive: BinaryIO, base: str, target: Path, is_whole: Callable[[], bool] = lambda: True) -> None:
     """The entry `base` of the archive as `target`, with all below it. An old file there is replaced, a directory is
-    not. Raises RefusedEntry, UsageError, CumulusError for what is no archive, OSError."""
+    not. `is_whole` is asked at the end: an archive that was cut off between two entries looks like a shorter one.
+    Raises RefusedEntry, UsageError, CumulusError for what is no archive, OSError."""
     if target.is_dir():
         raise UsageError(f"{target} is a directory already", hint="name one that is not there, or delete it first")
-    made = target.with_name(f".{target.name}.{os.getpid()}")
-    _remove(made)
+    # Of a name that nobody can guess, and nobody else's to read until its files have their modes.
+    place = Path(tempfile.mkdtemp(prefix=".cumulus-cp-", dir=target.parent))
+    made = place / target.name
     try:
         _unpack(archive, base, made)
+        while archive.read(_READ):
+            pass
+        if not is_whole():
+            raise CumulusError("not all of it came", hint="nothing was copied")
         os.replace(made, target)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise CumulusError(f"what came is no whole archive: {error}") from None
     finally:
-        _remove(made)
+        shutil.rmtree(place)
 
 
 def pack(source: Path, name: str, archive: BinaryIO) -> None:
@@ -49,7 +58,8 @@ def _nobodys(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def _unpack(archive: BinaryIO, base: str, made: Path) -> None:
-    links: list[tuple[Path, str]] = []
+    links: list[tuple[Path, tarfile.TarInfo]] = []
+    directories: list[tuple[Path, int]] = []
     files: dict[tuple[str, ...], Path] = {}
     with tarfile.open(fileobj=archive, mode="r|", bufsize=_READ) as entries:
         for entry in entries:
@@ -57,8 +67,10 @@ def _unpack(archive: BinaryIO, base: str, made: Path) -> None:
             place = made.joinpath(*parts)
             if entry.isdir():
                 place.mkdir(parents=True, exist_ok=True)
+                directories.append((place, entry.mode))
             elif entry.issym():
-                links.append((place, _inside(entry, parts)))
+                _check_inside(entry, parts)
+                links.append((place, entry))
             elif entry.islnk():
                 first = files.get(_parts(entry.linkname, base))
                 if first is None:
@@ -71,9 +83,16 @@ def _unpack(archive: BinaryIO, base: str, made: Path) -> None:
             else:
                 raise _refused(entry, "is neither a file, a directory nor a link")
     # Last, so that nothing is written through one of them.
-    for place, leads_to in links:
+    for place, entry in links:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(leads_to)
+        place.symlink_to(entry.linkname)
+    # Once all are there: a link that leads through others leads elsewhere than its words say.
+    root = os.path.realpath(made)
+    for place, entry in links:
+        if not f"{os.path.realpath(place)}/".startswith(f"{root}/"):
+            raise _leads_out(entry)
+    for place, mode in directories:
+        os.chmod(place, _mode(mode) | 0o700)
     if not os.path.lexists(made):
         raise CumulusError("nothing came")
 
@@ -85,10 +104,15 @@ def _write(entries: tarfile.TarFile, entry: tarfile.TarInfo, place: Path) -> Non
     # Never through what is there already.
     with open(place, "xb") as file:
         shutil.copyfileobj(content, file, _READ)
+    os.chmod(place, _mode(entry.mode) | 0o600)
+    with contextlib.suppress(ValueError, OverflowError):
+        os.utime(place, (entry.mtime, entry.mtime))
+
+
+def _mode(given: int) -> int:
     mask = os.umask(0)
     os.umask(mask)
-    os.chmod(place, entry.mode & 0o777 & ~mask | 0o600)
-    os.utime(place, (entry.mtime, entry.mtime))
+    return given & 0o777 & ~mask
 
 
 def _parts(name: str, base: str) -> tuple[str, ...]:
@@ -100,20 +124,16 @@ def _parts(name: str, base: str) -> tuple[str, ...]:
     return tuple(words[len(first) :])
 
 
-def _inside(entry: tarfile.TarInfo, parts: tuple[str, ...]) -> str:
-    """Where a symbolic link leads, if that stays below the target."""
+def _check_inside(entry: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
+    """Raises RefusedEntry for a symbolic link that leads out of the target by its own words."""
     leads_to = posixpath.normpath(posixpath.join(*parts[:-1], entry.linkname)) if parts else ".."
     if entry.linkname.startswith("/") or leads_to == ".." or leads_to.startswith("../"):
-        raise _refused(entry, f"leads out of what is copied, to {entry.linkname}")
-    return entry.linkname
+        raise _leads_out(entry)
+
+
+def _leads_out(entry: tarfile.TarInfo) -> RefusedEntry:
+    return _refused(entry, f"leads out of what is copied, to {entry.linkname}")
 
 
 def _refused(entry: tarfile.TarInfo, why: str) -> RefusedEntry:
     return RefusedEntry(f"{entry.name} {why}", hint="nothing was copied")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -13,12 +15,16 @@ from cumulus.server.stream_threads import LIMIT, StreamThreads
 if TYPE_CHECKING:
     from cumulus.server.metrics.daemon import DaemonMetrics
     from cumulus.server.watches import WatchBridge
+    from cumulus.service.identity import Identity
     from cumulus.service.service import Service
 
 P = ParamSpec("P")
 T = TypeVar("T")
 THREADS = 16
 """Calls of the service that run at once. Streams, which take long, have threads of their own."""
+REACHING, OF_ONE_USER = 64, 8
+"""Calls that wait for programs of users, at once."""
+_TURN_SECONDS = 0.05
 
 
 class Api:
@@ -34,11 +40,37 @@ class Api:
         self.bridge = bridge
         self.streams = StreamThreads(streams)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
+        self._reaching = ThreadPoolExecutor(REACHING, thread_name_prefix="reach")
+        self._reached: Counter[tuple[str, int | None]] = Counter()
+        self._lock = threading.Lock()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function, which may block for a moment, returns from a thread. Raises what it raises."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
+    async def reach(self, identity: Identity, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `call`, where it is up to a user's program how long that takes: in other threads, of which one user has
+        few. A port at which nobody accepts is to hold up whoever asked for it, and nobody else."""
+        who = identity[:2]
+        while not self._begin(who):
+            await asyncio.sleep(_TURN_SECONDS)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reaching, lambda: function(*args, **kwargs))
+        finally:
+            with self._lock:
+                self._reached[who] -= 1
+                if not self._reached[who]:
+                    del self._reached[who]
+
+    def _begin(self, who: tuple[str, int | None]) -> bool:
+        # Several listeners, each with an event loop of its own, share this.
+        with self._lock:
+            if self._reached[who] >= OF_ONE_USER:
+                return False
+            self._reached[who] += 1
+            return True
+
     def close(self) -> None:
         self.streams.close()
+        self._reaching.shutdown()
         self._threads.shutdown()

@@ -76,6 +76,8 @@ def test_a_file_is_replaced_and_a_directory_is_not(tmp_path: Path) -> None:
         [("x", DIRECTORY, ""), ("x/link", SYMBOLIC, "../..")],
         [("x", DIRECTORY, ""), ("x/a/link", SYMBOLIC, "../../../outside")],
         [("x", SYMBOLIC, "outside")],
+        # Its words stay inside, and it leads out through the other one, which leads up.
+        [("x/a/b", DIRECTORY, ""), ("x/out", SYMBOLIC, "a/b/up/../other"), ("x/a/b/up", SYMBOLIC, "../..")],
         [("x", DIRECTORY, ""), ("x/hard", HARD, "/etc/passwd")],
         [("x", DIRECTORY, ""), ("x/hard", HARD, "x/nothing")],
         [("x", DIRECTORY, ""), ("x/pipe", FIFO, "")],
@@ -105,3 +107,35 @@ def test_what_is_cut_off_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(CumulusError):
             archives.unpack(io.BytesIO(data), "x", tmp_path / "x")
         assert os.listdir(tmp_path) == []
+
+
+def test_what_was_cut_off_between_two_entries_leaves_nothing(tmp_path: Path) -> None:
+    whole = archive(("x", DIRECTORY, ""), ("x/first", FILE, "data"), ("x/second", FILE, "data")).getvalue()
+    cut = whole[: 3 * tarfile.BLOCKSIZE]
+    with pytest.raises(CumulusError, match="not all of it came"):
+        archives.unpack(io.BytesIO(cut), "x", tmp_path / "x", lambda: False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_private_directory_stays_private_and_times_that_are_none_harm_nobody(tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as file:
+        for name, kind, mode, time in (
+            ("x", DIRECTORY, 0o500, "0"), ("x/a", FILE, 0o600, "nan"), ("x/b", FILE, 0o600, "1e300"),
+        ):  # fmt: skip
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode, entry.pax_headers = kind.encode(), mode, {"mtime": time}
+            file.addfile(entry)
+    made.seek(0)
+    archives.unpack(made, "x", tmp_path / "x")
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o700
+    assert sorted(os.listdir(tmp_path / "x")) == ["a", "b"]
+
+
+def test_headers_without_end_are_no_archive(tmp_path: Path) -> None:
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 1
+    block = name.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(tarfile.BLOCKSIZE, b"\0")
+    with pytest.raises(CumulusError, match="no whole archive"):
+        archives.unpack(io.BytesIO(block * 3000), "x", tmp_path / "x")
+    assert os.listdir(tmp_path) == []

@@ -30,6 +30,8 @@ class ProcessExecution:
         self._terminal = terminal
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.done = control.fileno()
+        # From here on an event loop uses it. A supervisor that is slow misses a size of the terminal.
+        control.setblocking(False)
         for descriptor in (stdin, stdout, stderr):
             if descriptor >= 0:
                 os.set_blocking(descriptor, False)

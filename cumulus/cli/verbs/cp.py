@@ -22,6 +22,8 @@ from cumulus.resources.key import Key
 
 _REMOTE = re.compile(r"((?:[a-z]+/)?[a-z0-9][a-z0-9.-]*):(.+)", re.DOTALL)
 _NOT_FOUND = 127
+_KILLED = 128
+"""And more."""
 
 
 class _Place(NamedTuple):
@@ -86,10 +88,12 @@ class _Copy:
         elif not target.absolute().parent.is_dir():
             raise UsageError(f"there is no directory {target.parent}", hint="make it first")
         read, write = os.pipe()
+        ended = threading.Event()
         with open(read, "rb") as archive, open(write, "wb", buffering=0) as coming:
-            unpacking = _Thread(lambda: _drained(archives.unpack, archive, base, target))
+            unpacking = _Thread(lambda: _unpacked(archive, base, target, ended))
             try:
-                self._tar(["cf", "-", "-C", parent or ".", "--", base], None, lambda data: _write_all(coming, data))
+                words = ["cf", "-", "-C", parent or ".", "--", base]
+                self._tar(words, None, lambda data: _write_all(coming, data), ended.set)
             finally:
                 coming.close()
                 problem = unpacking.end()
@@ -113,9 +117,15 @@ class _Copy:
         if problem is not None and not isinstance(problem, BrokenPipeError):
             raise problem
 
-    def _tar(self, words: list[str], stdin: int | None, stdout: Callable[[bytes], None]) -> None:
+    def _tar(
+        self, words: list[str], stdin: int | None, stdout: Callable[[bytes], None],
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`ended` is called where tar came to its end, whether or not it had something to say."""
         said = bytearray()
         code = self._run(("tar", *words), Streams(stdout, said.extend, stdin))
+        if code < _KILLED:
+            ended()
         lines = said.decode(errors="replace").splitlines()
         if code == _NOT_FOUND:
             raise CumulusError("there is no tar where the job runs", hint="cumulus exec can read and write files")
@@ -153,10 +163,10 @@ class _Thread:
             self._problem = error
 
 
-def _drained(work: Callable[[BinaryIO, str, Path], None], archive: BinaryIO, base: str, target: Path) -> None:
+def _unpacked(archive: BinaryIO, base: str, target: Path, ended: threading.Event) -> None:
     """Also where it fails, all that comes is read: who sends learns of it at the end."""
     try:
-        work(archive, base, target)
+        archives.unpack(archive, base, target, ended.is_set)
     finally:
         while archive.read(2**20):
             pass

@@ -147,7 +147,9 @@ class WebSocketResponse(Response):
             )
             made = WebSocket(tunnel)
             try:
-                await self._talk(made)
+                # Whoever goes away in the middle is no defect of ours.
+                with contextlib.suppress(ConnectionError):
+                    await self._talk(made)
             finally:
                 tunnel.close()
         finally:

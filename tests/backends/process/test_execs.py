@@ -6,12 +6,15 @@ import os
 import resource
 import select
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cumulus.backends.base import State, Workload
+from cumulus.backends.process import execution
 from cumulus.errors import NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
 from tests.backends.conformance import ended
@@ -168,3 +171,16 @@ def test_a_dead_supervisor_leaves_nothing_of_it(bed: ProcessBed, work: Workload)
     made.close()
     bed.finish(work)
     eventually(lambda: not job_processes(bed.directory))
+
+
+def test_sizes_that_nobody_takes_keep_nobody_waiting() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.settimeout(10)
+    made = execution._Attached(near, -1, -1, -1, terminal=False)
+    with far:
+        began = time.monotonic()
+        for columns in range(1, 5000):
+            made.resize(columns, 40)
+        assert time.monotonic() - began < 9
+        assert far.recv(99) == b"[1, 40]"
+    made.close()

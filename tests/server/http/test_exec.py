@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ from cumulus.lib import websocket
 from cumulus.lib.execution import ExecRequest
 from cumulus.resources.key import Key
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
+from cumulus.server import api
+from cumulus.server.http import app
 from cumulus.service.access.access import ADMIN_GROUP
 from cumulus.service.identity import Identity
 from tests.documents import job, running
@@ -182,16 +186,22 @@ def test_ports(train: Served) -> None:
                 asked.forward(TRAIN, 0, port, far)
 
 
-def raw(served: Served) -> socket.socket:
-    """A WebSocket that was accepted."""
+def asking(served: Served, path: str) -> socket.socket:
+    """A WebSocket that was asked for."""
     made = socket.socket(socket.AF_UNIX)
     made.settimeout(20)
     made.connect(str(served.path))
     made.sendall(
-        f"GET {EXEC}?command=cat&stdin=true HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         f"Sec-WebSocket-Key: {websocket.new_key()}\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Protocol: v4.channel.k8s.io, v5.channel.k8s.io\r\n\r\n".encode()
     )
+    return made
+
+
+def raw(served: Served, path: str = f"{EXEC}?command=cat&stdin=true") -> socket.socket:
+    """A WebSocket that was accepted."""
+    made = asking(served, path)
     head = b""
     while b"\r\n\r\n" not in head:
         head += made.recv(1)
@@ -245,3 +255,71 @@ def test_an_error_is_told_as_the_service_tells_it(train: Served) -> None:
     train.outside.execution = fails  # type: ignore[method-assign]
     with pytest.raises(NotRunning, match="gone"):
         ran(train, "hello")
+
+
+def test_ports_that_take_no_connection_hold_up_nobody_else(train: Served) -> None:
+    train.store.create(binding("user", "User", "ann", "default"))
+    goes_on, reached = threading.Event(), []
+
+    def stuck(*_: object) -> socket.socket:
+        reached.append(1)
+        goes_on.wait(30)
+        raise NotRunning("it takes no connection")
+
+    train.outside.connection = stuck  # type: ignore[method-assign]
+    train.asks = ANN
+    ports = [asking(train, f"{EXEC.removesuffix('exec')}portforward?ports=8888") for _ in range(2 * api.THREADS)]
+    try:
+        while len(reached) < api.OF_ONE_USER:
+            time.sleep(0.01)
+        train.asks = Identity("root", 0)
+        began = time.monotonic()
+        assert train.ask("GET", "/api/v1/namespaces/default/pods").code == 200
+        # Of the same kind, and another user's.
+        assert ran(train, "hello") == (0, b"hello\n")
+        assert time.monotonic() - began < 20
+        assert len(reached) == api.OF_ONE_USER
+    finally:
+        goes_on.set()
+    for each in ports:
+        with each:
+            assert each.recv(12).startswith(b"HTTP/1.1 4")
+
+
+def test_who_goes_away_in_the_middle_is_no_defect(train: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    defects: list[object] = []
+    monkeypatch.setattr(app, "_log", SimpleNamespace(error=lambda *_, **words: defects.append(words)))
+    ended = threading.Semaphore(0)
+
+    def flood(*_: object) -> socket.socket:
+        near, far = socket.socketpair()
+
+        def write() -> None:
+            with far:
+                try:
+                    while True:
+                        far.sendall(bytes(65536))
+                except OSError:
+                    ended.release()
+
+        threading.Thread(target=write, daemon=True).start()
+        return near
+
+    train.outside.connection = flood  # type: ignore[method-assign]
+    for _ in range(3):
+        with raw(train, f"{EXEC.removesuffix('exec')}portforward?ports=8888") as made:
+            made.recv(100_000)
+        assert ended.acquire(timeout=20)
+    started, begin = threading.Event(), train.outside.execution
+
+    def late(*given: Any) -> Any:
+        started.wait(20)
+        return begin(*given)
+
+    train.outside.execution = late  # type: ignore[method-assign]
+    asking(train, f"{EXEC}?command=cat").close()
+    # It is seen by the server's only thread before this is answered.
+    assert train.ask("GET", "/api/v1/namespaces/default/pods").code == 200
+    started.set()
+    assert ran(train, "hello") == (0, b"hello\n")
+    assert defects == []

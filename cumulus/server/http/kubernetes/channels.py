@@ -49,8 +49,6 @@ class Channels:
                 await cancelled(others)
                 await self._tell(code)
                 await self._websocket.close()
-        except ConnectionError:
-            pass
         finally:
             await cancelled([ends, *others])
 

@@ -32,7 +32,7 @@ async def exec(request: Request) -> Response:
     given = request.query_params
     terminal = _terminal(given.get("term", "")) if flag(request, "tty") else ""
     asked = ExecRequest(tuple(given.getlist("command")), flag(request, "stdin"), terminal)
-    execution = await api.call(api.service.exec.exec, identity, key, replica, asked)
+    execution = await api.reach(identity, api.service.exec.exec, identity, key, replica, asked)
     return WebSocketResponse(
         protocol, lambda made: Channels(made, execution, closes=protocol == V5).talk(), execution.close
     )
@@ -42,7 +42,9 @@ async def attach(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
     key, replica = replica_of(request, "pods/attach")
     protocol = await channels_of(request, key, replica, terminal=True)
-    execution = await api.call(api.service.exec.attach, identity, key, replica, stdin=flag(request, "stdin"))
+    execution = await api.reach(
+        identity, api.service.exec.attach, identity, key, replica, stdin=flag(request, "stdin")
+    )  # fmt: skip
     return WebSocketResponse(
         protocol, lambda made: Channels(made, execution, closes=protocol == V5).talk(), execution.close
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
-from cumulus.errors import CumulusError, UsageError
+from cumulus.errors import UsageError
 from cumulus.lib.printable import one_line
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.kubernetes.channels import CLOSE, V4, V5, cancelled
@@ -46,7 +46,7 @@ async def portforward(request: Request) -> Response:
     made: list[socket.socket] = []
     try:
         for port in ports:
-            made.append(await api.call(api.service.exec.connect, identity, key, replica, port))
+            made.append(await api.reach(identity, api.service.exec.connect, identity, key, replica, port))
             made[-1].setblocking(False)
     except BaseException:
         _close(made)
@@ -89,26 +89,28 @@ class _Forwarding:
                 tasks[0].result()
                 await cancelled(tasks[1:])
                 await self._websocket.close()
-        except (ConnectionError, CumulusError):
-            pass
         finally:
             await cancelled(tasks)
 
     async def _copies(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for number, connection in enumerate(self._connections):
-                group.create_task(self._copy(number, connection))
+        copying = [asyncio.ensure_future(self._copy(*each)) for each in enumerate(self._connections)]
+        try:
+            await asyncio.gather(*copying)
+        finally:
+            await cancelled(copying)
 
     async def _copy(self, number: int, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            while data := await loop.sock_recv(connection, _CHUNK):
-                await self._websocket.send(bytes([2 * number]) + data)
-        except OSError as error:
-            if isinstance(error, ConnectionResetError):
-                await self._websocket.send(bytes([2 * number + 1]) + b"the connection was reset")
-            else:
-                raise
+        while True:
+            try:
+                data = await loop.sock_recv(connection, _CHUNK)
+            except OSError as error:
+                said = f"the connection was cut: {error.strerror}"
+                await self._websocket.send(bytes([2 * number + 1]) + said.encode())
+                return
+            if not data:
+                return
+            await self._websocket.send(bytes([2 * number]) + data)
 
     async def _receive(self) -> None:
         loop = asyncio.get_running_loop()
