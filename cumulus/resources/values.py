@@ -12,6 +12,10 @@ KEYED_LISTS: Mapping[tuple[str, ...], str] = {
     ("spec", "mounts"): "target",
     # Not the container's port, to which several of the node may lead.
     ("spec", "ports"): "hostPort",
+    # The same of a template: clients of the API know one schema of both.
+    ("spec", "jobTemplate", "spec", "env"): "name",
+    ("spec", "jobTemplate", "spec", "mounts"): "target",
+    ("spec", "jobTemplate", "spec", "ports"): "hostPort",
     ("status", "conditions"): "type",
     ("metadata", "ownerReferences"): "uid",
 }
