@@ -113,7 +113,7 @@ def test_recursive() -> None:
         (
             "", "there is no kind ''",
             "the kinds are gpujobs, gpupartitions, gpunodes, events, leases, rolebindings, clusterrolebindings, "
-            "sources, queues, queueusages",
+            "sources, queues, gpucronjobs, queueusages",
         ),
     ],
 )  # fmt: skip
