@@ -90,6 +90,9 @@ def logs(
     """
     found, several = targets.parse_some(words or (), default=gpujob.KIND), bool(selector or all)
     targets.check_named(found, several=several)
+    for target in found:
+        if target.kind is not gpujob.KIND:
+            raise UsageError(f"only jobs have logs, not a {target.kind.name}")
     if previous and attempt:
         raise UsageError("give either --previous or --attempt")
     selection = Selection(context.namespace(namespace), selector)

@@ -15,9 +15,10 @@ from tests.server.http.conftest import Served
 KEY = {"kind": "GPUJob", "namespace": "default", "name": "train"}
 FREE = (
     "revision", "job_files", "server_state", "delete_losses", "api_address", "who_am_i", "may", "create_token",
-    "tokens", "revoke_token", "remove_node", "ticket", "line",
+    "tokens", "revoke_token", "remove_node", "ticket", "line", "usage",
 )  # fmt: skip
-"""Calls that tell nothing of others, or are about who asks, and one that is refused for another reason first."""
+"""Calls that tell of others nothing but what all may know, or are about who asks, and one that is refused for another
+reason first."""
 
 
 def test_a_call_and_its_answer(served: Served) -> None:
