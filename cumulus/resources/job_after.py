@@ -43,7 +43,7 @@ class After(Model):
 class DependencyState(StrEnum):
     MISSING = "Missing"
     """There is no such job yet."""
-    WAITING = "Waiting"
+    UNFINISHED = "Unfinished"
     """It is not over."""
     MET = "Met"
     """It ended as it was to. This stays, whatever becomes of that job."""
@@ -58,7 +58,7 @@ class Dependency(Model):
 
     name: str = Field(description="The job's name.")
     wants: str = Field(description="How it must end: Succeeded, Failed, or Finished for either.")
-    state: DependencyState = Field(description="Missing, Waiting, Met, Unmet or Deleted.")
+    state: DependencyState = Field(description="Missing, Unfinished, Met, Unmet or Deleted.")
 
 
 def progress(after: After, known: Sequence[Dependency] | None, phases: Mapping[str, str]) -> tuple[Dependency, ...]:
@@ -99,7 +99,7 @@ def _state(wants: str, before: DependencyState | None, phase: str | None) -> Dep
     if phase is None:
         return DependencyState.MISSING if before in (None, DependencyState.MISSING) else DependencyState.DELETED
     if phase not in ("Succeeded", "Failed"):
-        return DependencyState.WAITING
+        return DependencyState.UNFINISHED
     return DependencyState.MET if wants in (phase, "Finished") else DependencyState.UNMET
 
 

@@ -43,13 +43,13 @@ def why(job: GPUJob) -> tuple[str, str]:
     ("wants", "before", "phase", "state"),
     [
         ("succeeded", None, None, S.MISSING), ("succeeded", S.MISSING, None, S.MISSING),
-        ("succeeded", None, "Pending", S.WAITING), ("succeeded", S.WAITING, "Running", S.WAITING),
-        ("succeeded", S.WAITING, "Succeeded", S.MET), ("succeeded", S.WAITING, "Failed", S.UNMET),
-        ("failed", None, "Failed", S.MET), ("failed", S.WAITING, "Succeeded", S.UNMET),
-        ("finished", S.WAITING, "Failed", S.MET), ("finished", S.WAITING, "Succeeded", S.MET),
-        ("finished", S.WAITING, None, S.DELETED), ("succeeded", S.DELETED, None, S.DELETED),
+        ("succeeded", None, "Pending", S.UNFINISHED), ("succeeded", S.UNFINISHED, "Running", S.UNFINISHED),
+        ("succeeded", S.UNFINISHED, "Succeeded", S.MET), ("succeeded", S.UNFINISHED, "Failed", S.UNMET),
+        ("failed", None, "Failed", S.MET), ("failed", S.UNFINISHED, "Succeeded", S.UNMET),
+        ("finished", S.UNFINISHED, "Failed", S.MET), ("finished", S.UNFINISHED, "Succeeded", S.MET),
+        ("finished", S.UNFINISHED, None, S.DELETED), ("succeeded", S.DELETED, None, S.DELETED),
         ("succeeded", S.MET, None, S.MET), ("succeeded", S.MET, "Failed", S.MET),
-        ("succeeded", S.UNMET, "Pending", S.WAITING), ("succeeded", S.DELETED, "Pending", S.WAITING),
+        ("succeeded", S.UNMET, "Pending", S.UNFINISHED), ("succeeded", S.DELETED, "Pending", S.UNFINISHED),
     ],
 )  # fmt: skip
 def test_how_far_a_job_is(wants: str, before: S | None, phase: str | None, state: S) -> None:
@@ -73,7 +73,7 @@ def test_it_takes_no_share_before_its_time_and_then_joins_the_queue() -> None:
     assert not world.partitions()
     world.apply(a_job("prepare"))
     settle(world, daemon, seconds=5)
-    assert [each.state for each in world.job("train").status.after or ()] == [S.WAITING, S.MISSING]
+    assert [each.state for each in world.job("train").status.after or ()] == [S.UNFINISHED, S.MISSING]
     world.apply(a_job("bad-check"))
     settle(world, daemon, seconds=2)
     started = world.clock.now()
@@ -127,7 +127,7 @@ def test_what_was_met_stays_met_when_the_other_job_goes() -> None:
     daemon = Daemon(world)
     settle(world, daemon, seconds=60)
     assert [job.metadata.name for job in world.client.list(GPUJob)] == ["held", "second", "train"]
-    assert [each.state for each in world.job("train").status.after or ()] == [S.MET, S.WAITING]
+    assert [each.state for each in world.job("train").status.after or ()] == [S.MET, S.UNFINISHED]
     assert [each.state for each in world.job("held").status.after or ()] == [S.MET]
     world.change_spec("second", suspend=False)
     world.change_spec("held", suspend=False)
