@@ -30,6 +30,7 @@ def script(place: Path, *lines: str, executable: bool = True) -> str:
         ("#SBATCH -J 'My Job!' -c4 --mem=16G", {"base": "my-job", "cpus": "4", "memory": "16Gi"}),
         ("#SBATCH --mem 512", {"memory": "512Mi"}),
         ("#SBATCH --nodes=2 --ntasks=8", {"replicas": "8"}),
+        ("#SBATCH -d afterok:prepare:fetch", {"after": "prepare,fetch"}),
         ("#SBATCH --gpus-per-node=1  # one", {"gpus": "1"}),
         ("#SBATCHED --time=1", None),
         ("# SBATCH --time=1", None),
