@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 if __name__ == "__main__":
@@ -111,11 +113,19 @@ def main() -> None:
     # What a library prints must not be taken for an answer.
     os.dup2(2, 1)
     drivers = Drivers()
-    for line in sys.stdin:
-        asked = json.loads(line)
+    requests: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    while True:
+        asked = json.loads(requests.get())
         said = drivers.look(asked["look"]) if "look" in asked else drivers.figures(asked["figures"], asked["since"])
         answers.write(json.dumps(said) + "\n")
         answers.flush()
+
+
+def _read(requests: SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)  # The main thread may be in a driver that hangs.
 
 
 if __name__ == "__main__":

@@ -174,14 +174,21 @@ def test_where_processes_are_not_told_the_total_is_policed_and_the_node_says_so(
 
 
 def test_a_driver_that_hangs_is_said_and_leases_end_on_time_all_the_same(
-    ledger: Ledger, gpus: StandInNvml, run: Run
+    ledger: Ledger, gpus: StandInNvml, run: Run, home: Path
 ) -> None:
+    from cumulus.chronos import monitor_control
+
     gpus.head("hangs")
     process = held(ledger, run, seconds=1.0)
+    monitor = monitor_control.running(home)
+    assert monitor
+    asking = eventually(lambda: processes.descendants(monitor))
     began = time.monotonic()
     assert process.wait(10) == -signal.SIGTERM
     assert time.monotonic() - began < 3
-    assert os.path.exists(ledger.home)
+    # What hangs there does not outlive the monitor, however that ends.
+    os.kill(monitor, signal.SIGKILL)
+    eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in asking))
 
 
 def test_a_monitor_that_is_killed_amid_it_is_replaced_by_one_that_goes_on(
