@@ -59,3 +59,21 @@ def test_anothers_is_not_reached_and_nor_is_one_beside_it() -> None:
 def test_what_is_connected_is_no_listener() -> None:
     with socket.create_server(("127.0.0.1", 0)) as made, socket.create_connection(made.getsockname()) as client:
         assert mine(client.getsockname()[1]) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_whose_the_other_end_is(family: int) -> None:
+    host = "127.0.0.1" if family == socket.AF_INET else "::ffff:127.0.0.1"
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        for user in (0, 65534):
+            os.seteuid(user)
+            asking = socket.socket(family)
+            os.seteuid(0)
+            asking.connect((host, made.getsockname()[1]))
+            connection, _ = made.accept()
+            with connection:
+                assert listeners.user_of(connection) == user
+                asking.close()
+                # Whoever has gone is nobody.
+                assert listeners.user_of(connection) is None

@@ -28,6 +28,8 @@ def unpack(archive: BinaryIO, base: str, target: Path, is_whole: Callable[[], bo
     Raises RefusedEntry, UsageError, CumulusError for what is no archive, OSError."""
     if target.is_dir():
         raise UsageError(f"{target} is a directory already", hint="name one that is not there, or delete it first")
+    if os.path.lexists(target) and not target.is_file():
+        raise UsageError(f"{target} is no file, so nothing is put in its place")
     # Of a name that nobody can guess, and nobody else's to read until its files have their modes.
     place = Path(tempfile.mkdtemp(prefix=".cumulus-cp-", dir=target.parent))
     made = place / target.name

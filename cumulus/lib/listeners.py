@@ -51,6 +51,28 @@ def listeners(port: int) -> list[Listener]:
     return found
 
 
+def user_of(connection: socket.socket) -> int | None:
+    """Whose process is at the other end of a TCP connection within this machine; None where nobody's is, and where
+    there is no /proc that tells."""
+    here, there = _end(connection.getsockname()), _end(connection.getpeername())
+    # A socket for IPv6 may be used for IPv4 too.
+    for file, before in (("/proc/self/net/tcp", b""), ("/proc/self/net/tcp6", _MAPPED)):
+        for line in processes.content(file).splitlines()[1:]:
+            words = line.split()
+            # A socket that no process holds any more has no inode, and root for its user.
+            if words[1] == before + there and words[2] == before + here and words[9] != b"0":
+                return int(words[7])
+    return None
+
+
+_MAPPED = b"0000000000000000FFFF0000"
+
+
+def _end(address: tuple[str, int]) -> bytes:
+    """As the kernel writes it."""
+    return f"{socket.inet_aton(address[0])[::-1].hex()}:{address[1]:04x}".upper().encode()
+
+
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 

@@ -57,11 +57,11 @@ class TestCheckpointFiles(CheckpointStoreConformance):
 
 
 class LocalShell:
-    """Runs here what is for the node; its docker tells of one container."""
+    """Runs here what is for the node; its docker tells of one container, with that `Config`."""
 
-    def __init__(self, directory: Path, mounts: list[dict[str, str]]) -> None:
+    def __init__(self, directory: Path, mounts: list[dict[str, str]], **config: Any) -> None:
         docker = directory / "docker"
-        docker.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps([{'Mounts': mounts}])}\nEND\n")
+        docker.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps([{'Mounts': mounts, 'Config': config}])}\nEND\n")
         docker.chmod(0o755)
         self._env = {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}
 

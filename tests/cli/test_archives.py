@@ -63,6 +63,10 @@ def test_a_file_is_replaced_and_a_directory_is_not(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     with pytest.raises(UsageError, match="directory already"):
         archives.unpack(archive(("d", DIRECTORY, "")), "d", tmp_path / "d")
+    # As with /dev/null, which root could replace.
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is no file"):
+        archives.unpack(archive(("x", FILE, "")), "x", tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -229,6 +233,30 @@ def test_a_nodes_engine_tells_when_a_checkpoint_was_written(tmp_path: Path) -> N
     assert engine.written("c1", "/data/not-there") == ""
     assert engine.written("c1", "/gone") is None
     assert engine.written("c1", "/elsewhere") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_only_the_daemon_says_that_a_container_sees_the_nodes_files(tmp_path: Path) -> None:
+    mine, nobodys = tmp_path / "mine", Path(tempfile.mkdtemp())
+    mine.mkdir()
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.chown(nobodys, nobody, -1)
+    for place in (mine, nobodys):
+        (place / "weights").write_text("1")
+        place.chmod(0o700)
+
+    def seen(place: Path, env: list[str], **labels: str) -> str | None:
+        return ShellEngine(LocalShell(tmp_path, [], Env=env, Labels=labels)).written("c1", str(place))
+
+    try:
+        # What an image can say.
+        label = {"cumulus.dev/program-of": "0"}
+        assert seen(mine, ["CHRONOS_SUBMITTER=1000:1000:"], **label) is None
+        assert seen(mine, ["CHRONOS_SUBMITTER=admin", "X=host:root:0"], **label) is None
+        assert seen(nobodys, program := [f"CHRONOS_SUBMITTER=host:nobody:{nobody}"])
+        assert not seen(mine, program)
+    finally:
+        shutil.rmtree(nobodys)
 
 
 def test_a_code_that_no_program_gave_is_none() -> None:

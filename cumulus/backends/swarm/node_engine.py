@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 from cumulus.backends.swarm.shells import Feeds, NodeShell, Relays
 from cumulus.checkpoint import layout
-from cumulus.chronos.contract.container import FILES, KEPT, PRIVATE, PROGRAMS
+from cumulus.chronos.contract.container import FILES, HOST_PREFIX, KEPT, PRIVATE, PROGRAMS, SUBMITTER_VARIABLE
 from cumulus.clock import timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError
 from cumulus.lib import host_image
@@ -103,10 +103,6 @@ class RunsPrograms(Protocol):
     def remove_program(self, uid: int, job_uid: str) -> None:
         """Delete what that user's programs of the job left in directories of the job's own."""
         ...
-
-
-PROGRAM = "cumulus.dev/program-of"
-"""On a container that has its node's own root: the number of the user whom it runs as."""
 
 
 @runtime_checkable
@@ -271,9 +267,9 @@ class ShellEngine:
     def _on_node(self, id: str, path: str) -> _Place | None:
         """Where a path of the container is on the node."""
         container = self.container(id) or {}
-        user = ((container.get("Config") or {}).get("Labels") or {}).get(PROGRAM, "")
-        if user.isdecimal():
-            return _Place("/", shlex.quote(path), int(user))
+        user = _program_of(container)
+        if user is not None:
+            return _Place("/", shlex.quote(path), user)
         mounts = sorted(container.get("Mounts") or (), key=lambda mount: -len(mount["Destination"]))
         below = (m for m in mounts if f"{path}/".startswith(f"{m['Destination'].rstrip('/')}/"))
         mount = next(below, None)
@@ -351,6 +347,16 @@ class _Place(NamedTuple):
 
     def command(self, command: str) -> str:
         return command if self.user is None else _as_user(self.user, command)
+
+
+def _program_of(container: Mapping[str, Any]) -> int | None:
+    """Whom a container runs as that has its node's own root. Said by the variable that the daemon writes to every
+    container: a label might be the image's, and so of whoever made that."""
+    for variable in (container.get("Config") or {}).get("Env") or ():
+        name, _, value = variable.partition("=")
+        if name == SUBMITTER_VARIABLE and value.startswith(HOST_PREFIX):
+            return int(value.rpartition(":")[2])
+    return None
 
 
 def _as_user(uid: int, command: str) -> str:

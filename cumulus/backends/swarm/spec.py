@@ -19,7 +19,6 @@ from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import confinement, programs
 from cumulus.backends.swarm.confinement import Confinement
 from cumulus.backends.swarm.environment import engine_environment
-from cumulus.backends.swarm.node_engine import PROGRAM
 from cumulus.backends.swarm.programs import ProgramUser
 from cumulus.errors import BackendRefused
 
@@ -119,7 +118,6 @@ def service(
     mounts: Sequence[Mapping[str, Any]] = _binds(binds or {})
     if program is not None:
         at = programs.SECRETS
-        own[PROGRAM] = str(program.uid)
         environment = programs.environment(
             workload, program, prepared or {}, {**(node_env or {}), **gang_variables(workload)}
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +17,7 @@ from cumulus.cli import completion, context, options, terminal
 from cumulus.cli.verbs.exec import Replica, job_key
 from cumulus.client.base import Client
 from cumulus.errors import CumulusError, UsageError
+from cumulus.lib import listeners
 from cumulus.resources.key import Key
 
 LOOPBACK = "127.0.0.1"
@@ -43,7 +46,7 @@ def port_forward(
     """Reach a port of a running job at this machine's loopback.
 
     Only ports at which a process of the job listens are reached. Nobody else gets in: the job's port is opened nowhere,
-    and here it is at 127.0.0.1 alone, until Ctrl-C.
+    and here it is at 127.0.0.1 alone, until Ctrl-C. On Linux other users of this machine are turned away there.
 
     \b
     Examples:
@@ -103,7 +106,22 @@ def serve(client: Client, key: Key, replica: int, listening: Sequence[tuple[int,
         for descriptor in readable:
             port, made = ports[descriptor]
             connection, _ = made.accept()
+            if not _is_ours(connection):
+                connection.close()
+                terminal.warning(f"another user of this machine asked for port {port}, and was turned away")
+                continue
             threading.Thread(target=_carry, args=(client, key, replica, port, connection), daemon=True).start()
+
+
+def _is_ours(connection: socket.socket) -> bool:
+    """Whether this user, or root, is at the other end. Everybody on the machine comes as far as its loopback."""
+    if sys.platform != "linux":
+        return True
+    try:
+        return listeners.user_of(connection) in (0, os.geteuid())
+    except OSError:
+        # It is gone already.
+        return False
 
 
 def _listen(port: int) -> socket.socket:
