@@ -18,7 +18,6 @@ import json
 import os
 import pwd
 import re
-import signal
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -179,7 +178,6 @@ def _why_no_user(name: str, uid: int) -> str:
 
 def _why_other(name: str, uid: int, directory: str, word: str) -> str:
     def look() -> str:
-        signal.alarm(_PATIENCE)
         try:
             os.chdir(directory)
         except OSError as error:
@@ -195,7 +193,7 @@ def _why_other(name: str, uid: int, directory: str, word: str) -> str:
     try:
         if not _WORD.fullmatch(word) or not os.path.isabs(directory):
             return "no such question"
-        return call(user_of(name, uid), look)
+        return call(user_of(name, uid), look, _PATIENCE)
     except ValueError as error:
         return str(error)
     except OSError:
@@ -219,7 +217,6 @@ def _prepared(program: Program, files: str) -> dict[str, str]:
         os.chown(own, user.uid, user.gid)
 
     def prepare() -> str:
-        signal.alarm(_PATIENCE)
         try:
             return json.dumps(_made(program.wanted, own))
         except (OSError, ValueError) as error:
@@ -227,7 +224,7 @@ def _prepared(program: Program, files: str) -> dict[str, str]:
             return json.dumps({"problem": text})
 
     try:
-        made: dict[str, str] = json.loads(call(user, prepare))
+        made: dict[str, str] = json.loads(call(user, prepare, _PATIENCE))
     except OSError:
         raise ValueError(f"the program's directory does not answer on this node within {_PATIENCE} s") from None
     if "problem" in made:

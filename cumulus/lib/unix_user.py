@@ -6,10 +6,15 @@ mount of theirs leads to nothing that they could not reach themselves.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import platform
+import select
+import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -78,9 +83,9 @@ def become(user: UnixUser) -> None:
         os._exit(126)
 
 
-def call(user: UnixUser, action: Callable[[], str]) -> str:
+def call(user: UnixUser, action: Callable[[], str], seconds: float | None = None) -> str:
     """What `action` returns in a child of this process that is `user`. This process has one thread. Raises OSError
-    where the child does not answer."""
+    where the child does not answer, or not within `seconds`: it is the user's, who may have stopped it."""
     readable, writable = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
@@ -94,12 +99,29 @@ def call(user: UnixUser, action: Callable[[], str]) -> str:
         finally:
             os._exit(0)
     os.close(writable)
-    with open(readable, "rb") as file:
-        said = file.read()
-    os.waitpid(child, 0)
+    said, whole = _read(readable, seconds)
+    with contextlib.suppress(ProcessLookupError):
+        # It has said all. Its user may have stopped it after that.
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0 if whole else os.WNOHANG)
+    if not whole:
+        raise OSError(errno.ETIMEDOUT, f"a process of {user.name}'s does not answer")
     if not said:
         raise OSError(0, f"a process of {user.name}'s ended without a word")
     return said[1:].decode("utf-8", "surrogateescape")
+
+
+def _read(descriptor: int, seconds: float | None) -> tuple[bytes, bool]:
+    """What comes, and whether that was all of it."""
+    until = None if seconds is None else time.monotonic() + seconds
+    said = b""
+    with open(descriptor, "rb", buffering=0) as file:
+        while select.select([file], [], [], None if until is None else max(0.0, until - time.monotonic()))[0]:
+            part = file.read(65536)
+            if not part:
+                return said, True
+            said += part
+    return said, False
 
 
 def _can_come_back() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from cumulus.chronos import container_gc, host_program, runtime
+from cumulus.lib import processes
 from tests.unix_users import open_directory
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 
@@ -97,6 +100,20 @@ def test_a_call_that_was_cut_short_is_continued(files: Path) -> None:
 def test_what_cannot_be_is_told(files: Path, wanted: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         entered(files, **wanted)
+
+
+def test_a_helper_that_its_user_stops_holds_nothing_up(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_program, "_PATIENCE", 0.3)
+    monkeypatch.setattr(host_program, "_made", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
+    before = set(children())
+    with pytest.raises(ValueError, match="does not answer on this node"):
+        entered(files)
+    eventually(lambda: set(children()) <= before)
+
+
+def children() -> list[int]:
+    """Of this process, without those that have ended."""
+    return [found.pid for found in processes.living(processes.children(os.getpid()))]
 
 
 def test_another_ones_directory_is_not_used(files: Path) -> None:
