@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.sim import known, mutants, report
 from tests.sim.check import check, check_schedule
+from tests.sim.near import near
 from tests.sim.schedule import generate
 from tests.sim.shrink import shrink
 from tests.sim.simulation import Outcome
@@ -35,9 +36,13 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help="with --replay: do not shrink the schedule first")
     parser.add_argument("--mutants", action="store_true", help="plant each known bug, and tell which seed finds it")
     parser.add_argument("--within", type=int, default=5000, help="with --mutants: seeds to try for each (5000)")
+    parser.add_argument("--near", metavar="BUG", help="find a schedule near its own in known.py that shows the bug now")
     given = parser.parse_args()
     if given.replay is not None:
         return _replay(given.replay, whole=given.whole)
+    if given.near is not None:
+        print(near(given.near, given.seeds) or "none was found: try more --seeds")
+        return 0
     if given.mutants:
         return _mutants(given.within, given.jobs)
     return _seeds(range(given.start, given.start + given.seeds), given.jobs)
