@@ -53,6 +53,8 @@ def test_a_message_in_parts_with_a_ping_between_them() -> None:
         (bytes([0x82, 0xFF]) + (2**40).to_bytes(8, "big"), websocket.TOO_LARGE),
         (websocket.frame(websocket.BINARY, b"x" * 101, mask=True), websocket.TOO_LARGE),
     ],
+    # A mask is drawn by lot, and each process that runs tests must name them alike.
+    ids=("unmasked", "extension", "kind", "goes on", "ping in parts", "long ping", "2**40", "too large"),
 )
 def test_what_is_refused(data: bytes, code: int) -> None:
     with pytest.raises(WebSocketError) as raised:
