@@ -44,6 +44,8 @@ _KEPT = ("/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup")
 _SHM = "/dev/shm"
 _MASKED = ("/run/docker.sock", "/run/docker", "/run/containerd", "/run/user", "/run/dbus", "/run/systemd/private")
 """By these a program could have something started outside of its container, and so outside of its lease."""
+_USERS = "/run/user"
+"""Of them one that is made by the first who logs in. What is not there when the container is made is not masked."""
 _ENGINES = ("/run/docker.sock", "/run/containerd/containerd.sock")
 _ENGINES_OWN = ("PATH", "HOME", "HOSTNAME")
 """Variables that the engine sets of itself."""
@@ -114,6 +116,7 @@ def enter(config: dict[str, Any], program: Program, home: Path, files: str = FIL
     config["mounts"] = [*_mounts(mounts, shared=shared)]
     config["root"] = {"path": _ROOT, "readonly": False}
     linux["rootfsPropagation"] = "rslave"
+    os.makedirs(_USERS, mode=0o755, exist_ok=True)
     linux["maskedPaths"] = [*(linux.get("maskedPaths") or ()), *_MASKED]
 
 

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from cumulus.errors import CumulusError, UsageError
 
@@ -40,7 +40,7 @@ def unpack(archive: BinaryIO, base: str, target: Path, is_whole: Callable[[], bo
         if not is_whole():
             raise CumulusError("not all of it came", hint="nothing was copied")
         os.replace(made, target)
-    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise CumulusError(f"what came is no whole archive: {error}") from None
     finally:
         shutil.rmtree(place)
@@ -105,10 +105,23 @@ def _write(entries: tarfile.TarFile, entry: tarfile.TarInfo, place: Path) -> Non
     assert content is not None
     # Never through what is there already.
     with open(place, "xb") as file:
-        shutil.copyfileobj(content, file, _READ)
+        if entry.issparse():
+            _copy_with_holes(content, file)
+        else:
+            shutil.copyfileobj(content, file, _READ)
     os.chmod(place, _mode(entry.mode) | 0o600)
     with contextlib.suppress(ValueError, OverflowError):
         os.utime(place, (entry.mtime, entry.mtime))
+
+
+def _copy_with_holes(content: IO[bytes], file: BinaryIO) -> None:
+    """Holes stay holes: there may be more of them than there is disk."""
+    while data := content.read(_READ):
+        if data.strip(b"\0"):
+            file.write(data)
+        else:
+            file.seek(len(data), os.SEEK_CUR)
+    file.truncate(file.tell())
 
 
 def _mode(given: int) -> int:

@@ -50,6 +50,12 @@ def config(**wanted: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(host_program, "_USERS", str(tmp_path / "run" / "user"))
+    return tmp_path / "run" / "user"
+
+
 def entered(files: Path, **wanted: Any) -> dict[str, Any]:
     made = config(**wanted)
     given = dict(each.partition("=")[::2] for each in made["process"]["env"])
@@ -58,8 +64,9 @@ def entered(files: Path, **wanted: Any) -> dict[str, Any]:
     return made
 
 
-def test_the_configuration_is_the_users(files: Path) -> None:
+def test_the_configuration_is_the_users(files: Path, users: Path) -> None:
     made = entered(files, checkpoint="saved")
+    assert users.is_dir()
     process, own = made["process"], files / str(NOBODY.pw_uid)
     assert process["args"] == [
         "/usr/bin/docker-init", "--", "/bin/sh", "-c", process["args"][4], "sh", f"{own}/j/a1-r0/work", "train", "it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -143,3 +144,19 @@ def test_headers_without_end_are_no_archive(tmp_path: Path) -> None:
     with pytest.raises(CumulusError, match="no whole archive"):
         archives.unpack(io.BytesIO(block * 3000), "x", tmp_path / "x")
     assert os.listdir(tmp_path) == []
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    with open(tmp_path / "x", "wb") as file:
+        file.write(b"begin")
+        file.seek(2**27)
+        file.write(b"end")
+    words = ["tar", "--format=pax", "--sparse", "-C", str(tmp_path), "-cf", "-", "x"]
+    sent = subprocess.run(words, capture_output=True, check=True).stdout
+    (tmp_path / "x").unlink()
+    archives.unpack(io.BytesIO(sent), "x", tmp_path / "x")
+    with open(tmp_path / "x", "rb") as read:
+        assert read.read(6) == b"begin\0"
+        read.seek(2**27 - 1)
+        assert read.read() == b"\0end"
+    assert (tmp_path / "x").stat().st_blocks < 10_000
