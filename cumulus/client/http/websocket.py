@@ -22,6 +22,8 @@ LARGEST = 2**24
 """Bytes of a message."""
 FULL = 2**18
 """Bytes that wait to be sent before nothing more should be added."""
+_TURN = 2**22
+"""Bytes that one turn takes at most: what comes as fast as it is taken would never be handed on."""
 _CHUNK = 2**16
 _LONGEST_HEAD = 2**16
 
@@ -35,7 +37,8 @@ class WebSocket:
         self._messages = websocket.Messages(masked=False, largest=LARGEST)
         self._out = bytearray()
         self._come: deque[bytes] = deque()
-        self._reads_to_write = False
+        self._more = False
+        """There may be more to take at once, of which no select tells."""
         self.ended = False
         """Nothing more comes."""
         self._take(received)
@@ -67,12 +70,15 @@ class WebSocket:
             while self._out:
                 del self._out[: self._socket.send(self._out)]
         try:
-            # What TLS has decrypted already wakes no select: all of it is taken.
-            while not self.ended and (data := self._socket.recv(_CHUNK)):
+            # What TLS has decrypted already wakes no select.
+            taken, self._more = 0, True
+            while not self.ended and taken < _TURN:
+                data = self._socket.recv(_CHUNK)
+                taken += len(data)
                 self._take(data)
-            self.ended = True
+                self.ended = self.ended or not data
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
+            self._more = False
         except OSError:
             self.ended = True
 
@@ -83,7 +89,7 @@ class WebSocket:
 
     def wait(self, *others: int, seconds: float | None = None) -> list[int]:
         """Until something can be moved, or one of the other descriptors is readable: which ones are."""
-        if self._come or self.ended:
+        if self._come or self.ended or self._more:
             seconds = 0.0
         read: list[int] = [self.fileno(), *others]
         write = [self.fileno()] if self._out else []

@@ -1,0 +1,35 @@
+"""The client's side of a WebSocket."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, cast
+
+from cumulus.client.http.websocket import WebSocket
+from cumulus.lib import websocket
+
+
+class Endless:
+    """A connection from which more comes than anybody takes."""
+
+    frame = websocket.frame(websocket.BINARY, bytes(60_000))
+
+    def __init__(self) -> None:
+        self._near, self._far = socket.socketpair()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._near, name)
+
+    def recv(self, _: int) -> bytes:
+        return self.frame
+
+
+def test_what_comes_without_end_is_handed_on() -> None:
+    made = WebSocket(cast(socket.socket, Endless()), b"")
+    for _ in range(3):
+        made.turn()
+        assert 10 < len(made.received()) < 200
+        # Nothing has come in the socket, and it is not waited for.
+        assert made.wait() == []
+    assert not made.ended
+    made.close()
