@@ -47,8 +47,8 @@ from cumulus.secrets import JobSecrets
 
 log = structlog.get_logger("cumulus.backends")
 
-FOLLOW_INTERVAL = 0.1
-"""Seconds between looks for new output while a log is followed."""
+FOLLOW_INTERVAL, FOLLOW_SOON = 0.1, 0.005
+"""Seconds between looks for new output while a log is followed: at most, and at first. Many programs are short."""
 
 _SUPERVISOR_PATIENCE, _LOCK_INTERVAL = 2.0, 0.01
 """Seconds for which a purge waits for a supervisor that has written its run's end, and between its looks."""
@@ -222,8 +222,14 @@ class ProcessBackend:
         kept = FileLog(run.directory, retention_of(run.spec))
         if not follow:
             return kept.read(tail=tail, since=since, timestamps=timestamps, position=position)
+        began = self._clock.monotonic()
+
+        def wait() -> None:
+            followed = self._clock.monotonic() - began
+            self._clock.sleep(min(FOLLOW_INTERVAL, max(FOLLOW_SOON, followed / 20)))
+
         return kept.follow(
-            lambda: run.finished, lambda: self._clock.sleep(FOLLOW_INTERVAL),
+            lambda: run.finished, wait,
             tail=tail, since=since, timestamps=timestamps, position=position,
         )  # fmt: skip
 
