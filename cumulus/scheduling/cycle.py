@@ -176,8 +176,8 @@ class Cycle:
         self._policies = policies
         self._position = 0
         self._gate = policies.admission.begin(snapshot)
-        self._asked: Gang | None = None
-        """The gang that `bind` was last asked for, as it was admitted."""
+        self._narrowed: dict[str, Gang] = {}
+        """Gangs that were admitted, and kept off some devices."""
         self._last_reserved: tuple[int, list[Seat]] = (0, [])
         self._bound: list[tuple[str, tuple[str, int]]] = []
         self.promises = Promises(snapshot, self.availability, policies.promises, self._gate)
@@ -203,7 +203,8 @@ class Cycle:
             self.not_admitted = admitted
             return False
         self.not_admitted = None
-        self._asked = gang = admitted
+        if admitted is not gang:
+            self._narrowed[gang.name] = gang = admitted
         alone = _alone(gang)
         if alone in self._alike:
             return False
@@ -228,7 +229,8 @@ class Cycle:
             self.not_admitted = admitted
             return False
         self.not_admitted = None
-        self._asked = gang = admitted
+        if admitted is not gang:
+            self._narrowed[gang.name] = gang = admitted
         self.promises.lift(gang)
         self._not_before.clear()
         length = microseconds(gang.seconds)
@@ -253,7 +255,7 @@ class Cycle:
             self.refusals.append(refusal)
             return refusal
         self.victims.extend(self._policies.preemption.victims(gang, self._snapshot))
-        asked = self._asked if self._asked is not None and self._asked.name == gang.name else gang
+        asked = self.admitted(gang)
         if gang.promised is not None and self._policies.promises:
             self._reserved[_filters(gang)] += 1
             refusal = Refusal(gang, self._position, self._keep(asked), hopeless=False)
@@ -279,8 +281,13 @@ class Cycle:
         self.refusals.append(refusal)
         return refusal
 
+    def admitted(self, gang: Gang) -> Gang:
+        """The gang as it was admitted: perhaps kept off some devices."""
+        return self._narrowed.get(gang.name, gang)
+
     def reserve(self, gang: Gang) -> Reservation | None:
         """Keep the earliest start that the gang can have; None where no ready node could ever hold it."""
+        gang = self.admitted(gang)
         length = microseconds(gang.seconds) + (TURNOVER if self._policies.promises else 0)
         found = self._earliest(gang, length)
         if found is None:

@@ -109,9 +109,10 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
         )  # fmt: skip
     if cycle.not_admitted is not None:
         return _not_admitted(snapshot, gang, cycle.not_admitted)
-    reasons = node_reasons(snapshot, cycle.availability, gang)
-    instead = _instead(cycle, gang) if policies.promises else ()
-    ahead = _competitors(cycle, gang)
+    admitted = cycle.admitted(gang)
+    reasons = node_reasons(snapshot, cycle.availability, admitted)
+    instead = _instead(cycle, admitted) if policies.promises else ()
+    ahead = _competitors(cycle, admitted)
     reservation, far_back = _reserve_in_turn(cycle, gang, ahead)
     state = State.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
     blockers = _blockers(snapshot, cycle, reservation) if reservation else ()

@@ -16,6 +16,7 @@ from cumulus.scheduling.snapshot import Gang, Node, Snapshot
 
 # Of several devices' reasons a node shows the one that came closest to fitting, of the largest device.
 _NEARNESS: tuple[str, ...] = (
+    SchedulingReason.QUEUE_LIMIT,
     SchedulingReason.TOO_LARGE,
     SchedulingReason.ENFORCEMENT_TOO_WEAK,
     SchedulingReason.NO_MATCHING_DEVICE,

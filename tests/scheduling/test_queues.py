@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.cycle import CycleResult, place
+from cumulus.scheduling.explain import explain
 from cumulus.scheduling.policy import Policies
 from cumulus.scheduling.queues import Rules
 from cumulus.scheduling.snapshot import Snapshot
@@ -70,6 +72,25 @@ def test_a_limit_on_one_class_of_devices_leaves_the_others() -> None:
     cluster.submit(*(Job(f"j{n}") for n in range(3)))
     cluster.run(1.0)
     assert sorted(hold.node for held in cluster.holds.values() for hold in held) == ["n0", "other"]
+
+
+def test_who_is_kept_off_a_class_of_devices_is_told_of_the_limit_and_not_of_what_is_free_there() -> None:
+    cluster = Cluster([a_queue("default", limit=[{"device": "*H100*", "devices": 1}])], nodes=2)
+    other = Cluster([], name="NVIDIA A100").nodes[0]
+    cluster.nodes = (*cluster.nodes, replace(other, name="other"))
+    cluster.submit(*(Job(f"j{n}") for n in range(4)))
+    cluster.run(1.0)
+    (on_other,) = (hold.job for held in cluster.holds.values() for hold in held if hold.node == "other")
+    for job in ("j2", "j3"):
+        found = explain(cluster.snapshot(), Key("GPUPartition", "default", f"{job}-0"), cluster.policies())
+        assert found is not None
+        assert {reason.node: reason.reason.code for reason in found.reasons} == {
+            "n0": SchedulingReason.QUEUE_LIMIT,
+            "n1": SchedulingReason.QUEUE_LIMIT,
+            "other": SchedulingReason.INSUFFICIENT_MEMORY,
+        }
+        assert found.instead == ()
+        assert [blocker.job for blocker in found.blockers] == [on_other]
 
 
 def test_a_queue_below_its_quota_goes_first_whatever_was_used() -> None:

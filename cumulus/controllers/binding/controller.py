@@ -177,7 +177,8 @@ class BindingReconciler:
             message = ""
             if told and position > self._explain_from and len(unplaced) < EXPLAINED_PER_PASS:
                 last = position
-                message = cycle.not_admitted.message if cycle.not_admitted else summary(explain.node_reasons(gang))
+                why = cycle.not_admitted
+                message = why.message if why else summary(explain.node_reasons(cycle.admitted(gang)))
             refusals.append(cycle.refuse(gang))
             if last == position:
                 unplaced.append(Unplaced(gang, refusals[-1].reason.code, message))
