@@ -40,7 +40,6 @@ whatever the order says later, under (2) and (3) alone.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +57,7 @@ from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.promises import TURNOVER, Moved, Promises
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Snapshot
+from cumulus.scheduling.timeline import microseconds
 from cumulus.scheduling.usage import share_of
 
 RESERVATION_DEPTH = 8
@@ -351,11 +351,6 @@ def _filters(gang: Gang) -> frozenset[Filter]:
 def _alone(gang: Gang) -> tuple[int, float] | None:
     """What makes a gang of one like another: equal demands are one object, as a rule. None for a larger gang."""
     return (id(gang.members[0].demand), gang.seconds) if len(gang.members) == 1 else None
-
-
-def microseconds(seconds: float) -> int:
-    """Whole microseconds, rounded up."""
-    return math.ceil(seconds * 1_000_000)
 
 
 def _bounds(pool: Pool, shape: Uniform, length: int) -> tuple[int, int | None] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from cumulus.resources.key import Key
@@ -18,13 +18,14 @@ from cumulus.scheduling import linking
 from cumulus.scheduling.assign import assign
 from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.claim import Demand
-from cumulus.scheduling.cycle import Binding, Cycle, Refusal, Reservation, microseconds
+from cumulus.scheduling.cycle import Binding, Cycle, Refusal, Reservation
 from cumulus.scheduling.equivalence import uniform_shape
-from cumulus.scheduling.fit import Reason
+from cumulus.scheduling.fit import Reason, utc
 from cumulus.scheduling.forecast import expected_starts
 from cumulus.scheduling.node_reasons import NodeReason, node_reasons, words_for_ports
 from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, ReturnsBy, Snapshot
+from cumulus.scheduling.timeline import microseconds
 
 EXPLAIN_WORK = 1_000_000
 """Devices that `explain` looks at, one by one, before it gives up on saying when a gang far back starts."""
@@ -287,10 +288,10 @@ def _headline(about: Explanation) -> str:
             if about.earliest is None:
                 return "waits, too far back in the queue to say until when"
             wait = format_duration((about.earliest - about.now).total_seconds())
-            when = f"{_utc(about.earliest)} (in {wait})"
+            when = f"{utc(about.earliest)} (in {wait})"
             sooner = about.expected is not None and about.expected < about.earliest - timedelta(minutes=1)
             if sooner and about.expected is not None:
-                expected = _utc(about.expected)
+                expected = utc(about.expected)
                 return f"is expected to start at {expected}, {'at the latest' if about.certain else 'else'} by {when}"
             return f"starts by {when} at the latest" if about.certain else f"is expected to start by {when}"
 
@@ -314,7 +315,7 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
     if about.blockers:
         yield "waits for:"
         for blocker in about.blockers[:limit]:
-            ends = _WITHOUT_TIME.get(blocker.returns_by, f"until {_utc(blocker.returns_at)} at the latest")
+            ends = _WITHOUT_TIME.get(blocker.returns_by, f"until {utc(blocker.returns_at)} at the latest")
             share = f"{format_bytes(blocker.memory_bytes)} and {blocker.compute / 10:g}% of device {blocker.device}"
             if blocker.ports:
                 share = f"{words_for_ports(blocker.ports)} and {share}"
@@ -327,10 +328,6 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
             yield f"  {reason.node}: {reason.reason.code}: {reason.reason.message}"
         if len(about.reasons) > limit:
             yield f"  and {len(about.reasons) - limit} more ({_counts(about)})"
-
-
-def _utc(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _some(names: tuple[str, ...], limit: int) -> str:

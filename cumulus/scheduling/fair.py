@@ -169,7 +169,7 @@ class _Limits:
             opens = max((at for rules in path if (at := rules.opens_at(self._now)) is not None), default=None)
             self._closed[queue] = None
             if opens is not None:
-                said = f"its jobs start from {opens.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ} on"
+                said = f"its jobs start from {fit.utc(opens)} on"
                 self._closed[queue] = Reason(SchedulingReason.QUEUE_CLOSED, said)
         return self._closed[queue]
 

@@ -5,6 +5,7 @@ The one place that says so: placement asks for a yes or no, `explain` for the wo
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -25,6 +26,11 @@ class Reason(NamedTuple):
 
     code: str
     message: str
+
+
+def utc(moment: datetime) -> str:
+    """As people are told it: 2030-01-31T12:00:00Z."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def unavailable(node: Node) -> Reason | None:

@@ -8,9 +8,6 @@ from cumulus.resources.device import Device, Link
 
 SAME = 0
 """One device."""
-NETWORK = len(Link) + 2
-"""Devices of several nodes."""
-
 FASTEST = 1
 """NVLink, or one device."""
 

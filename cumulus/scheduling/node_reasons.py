@@ -10,9 +10,9 @@ from cumulus.scheduling import fit
 from cumulus.scheduling.assign import uniform
 from cumulus.scheduling.availability import Availability, Offer, Slot
 from cumulus.scheduling.claim import Demand
-from cumulus.scheduling.cycle import microseconds
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.snapshot import Gang, Node, Snapshot
+from cumulus.scheduling.timeline import microseconds
 
 # Of several devices' reasons a node shows the one that came closest to fitting, of the largest device.
 _NEARNESS: tuple[str, ...] = (

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from cumulus.resources.key import Key
@@ -25,6 +25,7 @@ from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import Gate
 from cumulus.scheduling.snapshot import Gang, Node, ReturnsBy, Snapshot
+from cumulus.scheduling.timeline import microseconds
 
 TURNOVER = 15_000_000
 """Microseconds that are kept free after each lease that a promise counts on."""
@@ -188,12 +189,12 @@ class Promises:
         """Keep the seats from when they were planned, or a little later where they are late, but not too late."""
         latest = max(0, (promised - self._snapshot.now) // _MICROSECOND)
         start = max(0, latest - TURNOVER)
-        end = latest + _microseconds(gang.seconds)
+        end = latest + microseconds(gang.seconds)
         times = {time for seat in seats for time in seat.slot.timeline.times if start < time <= latest}
         return any(self._reserve(gang, Kept(moment, end, seats)) for moment in (start, *sorted(times)))
 
     def _reseat(self, gang: Gang, promised: datetime, cause: Reason, earliest: Earliest) -> None:
-        found = earliest(gang, _microseconds(gang.seconds) + TURNOVER)
+        found = earliest(gang, microseconds(gang.seconds) + TURNOVER)
         if found is None:
             self._moved[gang.name] = Moved(gang, None, cause=cause)
             return
@@ -206,7 +207,7 @@ class Promises:
         )
 
     def _keep_from(self, gang: Gang, start: int, seats: list[Seat]) -> Kept:
-        kept = Kept(start, start + _microseconds(gang.seconds) + TURNOVER, seats)
+        kept = Kept(start, start + microseconds(gang.seconds) + TURNOVER, seats)
         self._reserve(gang, kept)
         return kept
 
@@ -243,15 +244,11 @@ class Promises:
             if last.returns_by is ReturnsBy.OVERDUE:
                 said = f"{last.holder} still holds {where}: its lease is over, its processes are being ended"
             else:
-                said = f"{last.holder} holds {where} until {last.returns_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+                said = f"{last.holder} holds {where} until {fit.utc(last.returns_at)}"
             return Reason(SchedulingReason.RESERVED, said)
         names = sorted({name for seat in seats for name in seat.slot.reserved})
         by = f" for {names[0]}" if names else ""
         return Reason(SchedulingReason.RESERVED, f"its seats are kept{by}, which goes before it")
-
-
-def _microseconds(seconds: float) -> int:
-    return -int(-seconds * 1_000_000 // 1)
 
 
 def _places(gang: Gang, seats: Sequence[Seat]) -> tuple[PromisedSeat, ...]:

@@ -268,14 +268,9 @@ class Standings:
         return groups
 
     @cached_property
-    def capacity(self) -> int:
-        """Devices that there are."""
-        return sum(len(node.devices) for node in self._snapshot.nodes)
-
-    @cached_property
     def whole(self) -> float:
         """Device-seconds in an hour of all devices."""
-        return max(1, self.capacity) * 3600.0
+        return max(1, sum(len(node.devices) for node in self._snapshot.nodes)) * 3600.0
 
     def queue(self, name: str) -> Standing:
         found = self._queues.get(name)

@@ -5,11 +5,17 @@ Times are whole microseconds from the snapshot's `now`; what is free after the l
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 Taken = tuple[int, int, int]
 """When a share that is held from now on returns, its bytes, its thousandths of compute."""
+
+
+def microseconds(seconds: float) -> int:
+    """Whole microseconds, rounded up."""
+    return math.ceil(seconds * 1_000_000)
 
 
 class Timeline:

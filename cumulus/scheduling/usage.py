@@ -96,7 +96,7 @@ def _with_ending(endings: tuple[Ending, ...], name: str, part: float) -> tuple[E
         new = Ending(name=name, leases=old.leases + 1, part=old.part + (part - old.part) * weight)
     rest = [ending for ending in endings if ending.name not in ("", name)]
     of_all = [ending for ending in endings if ending.name == "" and name != ""]
-    return (*of_all, new, *rest)[:REMEMBERED_NAMES] if name else (new, *rest)[:REMEMBERED_NAMES]
+    return (*of_all, new, *rest)[:REMEMBERED_NAMES]
 
 
 def expected_part(status: QueueUsageStatus, name: str) -> float | None:
@@ -105,10 +105,8 @@ def expected_part(status: QueueUsageStatus, name: str) -> float | None:
     return known.get(name, known.get(""))
 
 
-def expected_end(start: datetime, end: datetime, now: datetime, part: float | None) -> datetime:
+def expected_end(start: datetime, end: datetime, now: datetime, part: float) -> datetime:
     """When a lease that lasts from `start` to `end` at most is expected to be given back; never in the past."""
-    if part is None:
-        return end
     expected = start + timedelta(seconds=(end - start).total_seconds() * part)
     # What held on for longer than usual is expected to do so for as long as it was expected to last before.
     return min(end, max(expected, now + (now - start) * 0.1))
