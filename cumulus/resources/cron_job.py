@@ -7,7 +7,17 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cumulus.resources.fields import FieldError, Model, Text, Time, TimeZone, check_label_key, on_write, rule
+from cumulus.resources.fields import (
+    FieldError,
+    Model,
+    Text,
+    Time,
+    TimeZone,
+    all_fields,
+    check_label_key,
+    on_write,
+    rule,
+)
 from cumulus.resources.job import GPUJob, GPUJobSpec
 from cumulus.resources.meta import LabelMap, ObjectMeta, Resource
 from cumulus.resources.schedule import check_schedule
@@ -81,12 +91,7 @@ class GPUCronJob(Resource):
     """Makes a job at each time of a schedule."""
 
     KIND: ClassVar[str] = "GPUCronJob"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(
-        {
-            "schedule", "timeZone", "concurrencyPolicy", "startingDeadlineSeconds", "suspend",
-            "successfulJobsHistoryLimit", "failedJobsHistoryLimit", "jobTemplate",
-        }
-    )  # fmt: skip
+    MUTABLE: ClassVar[frozenset[str]] = all_fields(GPUCronJobSpec)
 
     kind: Literal["GPUCronJob"] = Field("GPUCronJob", description="Always GPUCronJob.")
     spec: GPUCronJobSpec = Field(description="What to run, and when.")

@@ -28,6 +28,11 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def all_fields(model: type[Model]) -> frozenset[str]:
+    """Their names as in JSON: of a spec of which all may change."""
+    return frozenset(to_camel(name) for name in model.model_fields)
+
+
 class FieldError(ValueError):
     """A rule over several fields is broken: `at` is the path, within the model, of the field to blame."""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from pydantic.alias_generators import to_camel
 
-from cumulus.resources.fields import Model, Time
+from cumulus.resources.fields import Model, Time, all_fields
 from cumulus.resources.meta import Condition, Resource
 
 LEADER = "cumulus-controller"
@@ -40,7 +39,7 @@ class Lease(Resource):
     """Which daemon leads."""
 
     KIND: ClassVar[str] = "Lease"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(to_camel(name) for name in LeaseSpec.model_fields)
+    MUTABLE: ClassVar[frozenset[str]] = all_fields(LeaseSpec)
     NAMESPACED: ClassVar[bool] = False
 
     kind: Literal["Lease"] = Field("Lease", description="Always Lease.")

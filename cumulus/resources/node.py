@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from cumulus.resources.device import Device, Link, Slice
 from cumulus.resources.enforcement import Enforcement, Overuse, Unleased, unleased_exception
-from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time
+from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time, all_fields
 from cumulus.resources.meta import Condition, Resource, condition
 from cumulus.resources.reasons import NodeCondition
 
@@ -228,9 +228,7 @@ class GPUNode(Resource):
     """A machine with devices."""
 
     KIND: ClassVar[str] = "GPUNode"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(
-        {"unschedulable", "ssh", "overuse", "unleasedProcesses", "unleasedExceptions"}
-    )
+    MUTABLE: ClassVar[frozenset[str]] = all_fields(GPUNodeSpec)
     NAMESPACED: ClassVar[bool] = False
 
     kind: Literal["GPUNode"] = Field("GPUNode", description="Always GPUNode.")

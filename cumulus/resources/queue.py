@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cumulus.resources.fields import Duration, FieldError, Model, Name, Text, Time, TimeZone, on_write, rule
+from cumulus.resources.fields import Duration, FieldError, Model, Name, Text, Time, TimeZone, all_fields, on_write, rule
 from cumulus.resources.meta import Resource
 
 MOST_THOUSANDTHS = 10**9
@@ -159,12 +159,7 @@ class Queue(Resource):
 
     KIND: ClassVar[str] = "Queue"
     NAMESPACED: ClassVar[bool] = False
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(
-        {
-            "parent", "submitters", "weight", "quota", "limit", "maxJobs", "perUser", "maxDuration",
-            "defaultPriority", "highestPriority", "bands", "hours", "timeZone", "halfLife",
-        }
-    )  # fmt: skip
+    MUTABLE: ClassVar[frozenset[str]] = all_fields(QueueSpec)
 
     kind: Literal["Queue"] = Field("Queue", description="Always Queue.")
     spec: QueueSpec = Field(default_factory=QueueSpec, description="Its place in the tree, and its rules.")

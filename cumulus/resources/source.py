@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic.alias_generators import to_camel
 
 from cumulus.lib.versions import check_range
 from cumulus.resources.field_managers import OF_SOURCES
@@ -19,6 +18,7 @@ from cumulus.resources.fields import (
     SecretName,
     Text,
     Time,
+    all_fields,
     check_path,
     check_text,
     on_write,
@@ -342,7 +342,7 @@ class Source(Resource):
     """A directory or git repository whose manifests the cluster is kept equal to."""
 
     KIND: ClassVar[str] = "Source"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(to_camel(name) for name in SourceSpec.model_fields)
+    MUTABLE: ClassVar[frozenset[str]] = all_fields(SourceSpec)
 
     kind: Literal["Source"] = Field("Source", description="Always Source.")
     spec: SourceSpec = Field(description="Where the manifests are, and what may be done with them.")
