@@ -139,12 +139,13 @@ class SweepReconciler:
         gone = set()
         for observed in backend.list():
             try:
-                job = self._job(observed)
+                named = self._job(observed)
             except InvalidObject as error:
                 # It may be meant to run; it is ended where its deletion is asked for, or with its lease.
                 log.error("left alone a workload of a damaged job", workload=observed.name, error=str(error))
                 continue
-            run = self._earlier_run(observed) if job is None else None
+            job = named if named is not None and named.uid == observed.job_uid else None
+            run = _earlier_run(named, observed) if named is not None else None
             if run is not None and not run.released:
                 self._changed(Request(observed.namespace, observed.job))
                 continue
@@ -164,22 +165,19 @@ class SweepReconciler:
             backend.purge(uid)
 
     def _job(self, observed: Observed) -> GPUJob | None:
-        """The workload's job, as the reader has it or, where it lacks it, as the store does."""
+        """The job of that name, as the reader has it or, where that is not the workload's own, as the store does."""
         job = self._reader.get(GPUJob, observed.namespace, observed.job)
         if job is None or job.uid != observed.job_uid:
             try:
                 job = self._client.get(GPUJob, observed.namespace, observed.job)
             except NotFound:
                 return None
-        return job if job.uid == observed.job_uid else None
+        return job
 
-    def _earlier_run(self, observed: Observed) -> EarlierRun | None:
-        """The run that it belongs to, where its job was made anew since and its log is kept."""
-        try:
-            job = self._client.get(GPUJob, observed.namespace, observed.job)
-        except NotFound:
-            return None
-        return next((r for r in job.status.earlier_runs if r.uid == observed.job_uid and not r.purged), None)
+
+def _earlier_run(job: GPUJob, observed: Observed) -> EarlierRun | None:
+    """The run of the job that it belongs to, where the job was made anew since and its log is kept."""
+    return next((r for r in job.status.earlier_runs if r.uid == observed.job_uid and not r.purged), None)
 
 
 def _over(job: GPUJob, observed: Observed) -> bool:

@@ -31,26 +31,24 @@ class Tended:
 
 
 def tend(
-    job: GPUJob, client: Client, backends: Mapping[str, Backend], clock: Clock,
-    purged: Callable[[str], None] = lambda uid: None,
-) -> Tended:  # fmt: skip
+    job: GPUJob, client: Client, backends: Mapping[str, Backend], clock: Clock, purged: Callable[[str], None]
+) -> Tended:
     """End what is left of earlier runs, and delete the files of those whose time is over: `purged` is told of each."""
     now, runs, waits = clock.now(), [], []
     for run in job.status.earlier_runs:
         if not run.released:
-            found = list(_backend(backends, run).list(run.uid))
-            wait = end_all(client, run.uid, [_backend(backends, run)], grace(run), AttemptReason.REPLACED)
+            backend = _backend(backends, run)
+            wait = end_all(client, run.uid, [backend], grace(run), AttemptReason.REPLACED)
             if wait is not None:
                 waits.append(wait)
             else:
+                found = list(backend.list(run.uid))
                 for observed in found:
                     # Its log stays; nobody sweeps up what is not there.
-                    _backend(backends, run).remove(observed.name)
+                    backend.remove(observed.name)
                 run = ended(run, found, now)
         runs.append(run)
-    job = job.replace(status=job.status.model_copy(update={"earlier_runs": tuple(runs)}))
-    for number in due(job, now):
-        index = next(i for i, run in enumerate(runs) if run.number == number)
+    for index in due(job, runs, now):
         _backend(backends, runs[index]).purge(runs[index].uid)
         purged(runs[index].uid)
         runs[index] = runs[index].model_copy(update={"purged": True, "attempts": ()})
@@ -84,13 +82,13 @@ def ended(run: EarlierRun, found: Sequence[Observed], now: datetime) -> EarlierR
     return run.model_copy(update=update)
 
 
-def due(job: GPUJob, now: datetime) -> list[int]:
-    """The numbers of the runs whose files are to go now. What the job still goes on from stays."""
-    runs, needed = job.status.earlier_runs, _continued(job)
+def due(job: GPUJob, runs: Sequence[EarlierRun], now: datetime) -> list[int]:
+    """Which of the runs are those whose files are to go now. What the job still goes on from stays."""
+    needed = _continued(job)
     if job.status.checkpoint is not None or job.status.phase.finished:
         needed = None
     return [
-        run.number for index, run in enumerate(runs)
+        index for index, run in enumerate(runs)
         if run.released and not run.purged and (needed is None or run.uid != needed.uid)
         and (index < len(runs) - KEPT_RUNS or ((left := _left(run, now)) is not None and left <= 0))
     ]  # fmt: skip
