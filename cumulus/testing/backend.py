@@ -262,13 +262,9 @@ class FakeBackend:
     def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
         """See `FakeExecution`."""
         with self._lock, self.faults.around("exec", job_uid):
-            self._settle()
-            for run in self._kept.values():
-                work = run.workload
-                same = (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica)
-                if same and run.state(self._clock.monotonic()) is State.RUNNING:
-                    return FakeExecution(asked)
-            raise NotRunning("its program has not started yet or has ended")
+            if not self._runs_now(job_uid, attempt, replica):
+                raise NotRunning("its program has not started yet or has ended")
+            return FakeExecution(asked)
 
     def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
         """As if the program were a cat."""
@@ -277,13 +273,17 @@ class FakeBackend:
     def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
         """A port that is even listens, and gives back what it gets."""
         with self._lock, self.faults.around("connect", job_uid):
-            self._settle()
-            for run in self._kept.values():
-                work = run.workload
-                same = (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica)
-                if same and run.state(self._clock.monotonic()) is State.RUNNING and port % 2 == 0:
-                    return echoing()
-            raise NotRunning(f"no process of the job listens on port {port}")
+            if port % 2 or not self._runs_now(job_uid, attempt, replica):
+                raise NotRunning(f"no process of the job listens on port {port}")
+            return echoing()
+
+    def _runs_now(self, job_uid: str, attempt: int, replica: int) -> bool:
+        self._settle()
+        return any(
+            (run.workload.job_uid, run.workload.attempt, run.workload.replica) == (job_uid, attempt, replica)
+            and run.state(self._clock.monotonic()) is State.RUNNING
+            for run in self._kept.values()
+        )
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         self._subscribers.append(changed)
