@@ -137,5 +137,10 @@ def exists(change: Change) -> bool:
     return change.type != "DELETED"
 
 
+def respecified(change: Change) -> bool:
+    """As `Change.respecified` says."""
+    return change.respecified
+
+
 def deleted(change: Change) -> bool:
     return change.type == "DELETED"

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cumulus.answers.objects import Extended
-from cumulus.clock import Clock, parse_timestamp, timestamp, to_the_second
+from cumulus.clock import Clock, parse_timestamp, short_timestamp, timestamp
 from cumulus.errors import Conflict, Forbidden, InvalidObject, NotExtended, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
@@ -141,5 +141,5 @@ def _longer(partition: Document, seconds: float) -> Document:
 
 def _said(late: Moved) -> str:
     whose = f" of {one_line(late.user)}" if late.user else ""
-    then = f"at {to_the_second(timestamp(late.then))}" if late.then is not None else "nobody can say when"
-    return f"job {late.job}{whose} is told {to_the_second(timestamp(late.told))}, and would start {then}"
+    then = f"at {short_timestamp(late.then)}" if late.then is not None else "nobody can say when"
+    return f"job {late.job}{whose} is told {short_timestamp(late.told)}, and would start {then}"

@@ -10,7 +10,7 @@ from cumulus.controllers.context import Context
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition_watches import LIVE, became_active, changes_the_queue
 from cumulus.machinery.cache import Cache
-from cumulus.machinery.controller import Controller, Watch
+from cumulus.machinery.controller import Controller, Watch, respecified
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.node import GPUNode
@@ -30,11 +30,6 @@ def the_queue_of_promises(change: Change, cache: Cache) -> tuple[Request, ...]:
 
 def rest(reconciler: BindingReconciler, request: Request) -> float:
     return reconciler.rest
-
-
-def rules_changed(change: Change) -> bool:
-    """A queue came, went, or has other rules."""
-    return change.respecified
 
 
 def nobody(change: Change, cache: Cache) -> tuple[Request, ...]:
@@ -58,7 +53,7 @@ CONTROLLERS = (
             Watch(GPUPartition.KIND, the_queue, when=changes_the_queue, after=rest),
             Watch(GPUPartition.KIND, the_queue_of_promises, when=became_active, after=rest),
             Watch(GPUNode.KIND, the_queue, when=matters_to_others, after=rest),
-            Watch(Queue.KIND, the_queue, when=rules_changed, after=rest),
+            Watch(Queue.KIND, the_queue, when=respecified, after=rest),
             Watch(QueueUsage.KIND, nobody),
         ),
         indexes=(LIVE,),

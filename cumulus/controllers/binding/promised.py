@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cumulus.clock import timestamp, to_the_second
+from cumulus.clock import short_timestamp, timestamp
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.recorder import Recorder
 from cumulus.resources.job import GPUJob
@@ -45,7 +45,7 @@ def tell_of_late(moved: Iterable[Moved], reader: Reader, recorder: Recorder, com
 
 def _change(one: Moved) -> str:
     """starts by 15:32 now, not by 15:10."""
-    before = "" if one.gang.promised is None else to_the_second(timestamp(one.gang.promised))
+    before = "" if one.gang.promised is None else short_timestamp(one.gang.promised)
     if one.start_by is None:
         return f"the promise to start by {before} does not hold any more"
-    return f"starts by {to_the_second(timestamp(one.start_by))} at the latest, not by {before}"
+    return f"starts by {short_timestamp(one.start_by)} at the latest, not by {before}"

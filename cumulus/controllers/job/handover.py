@@ -16,6 +16,7 @@ from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import AttemptReason, Retry, retry_of
+from cumulus.resources.retries import requeues
 
 GRANT_SECONDS = 2.0
 """What the queue, a binding and a lease take where a share is free."""
@@ -28,35 +29,26 @@ its time counts without it."""
 PART_OF_LEASE = 2
 """Of a short lease, only the last such part."""
 
-
 SETTLE_SECONDS = 5.0
 """A lease that lasts so much longer than an attempt may be queued ahead was lengthened after that."""
 
 
 def early(view: View, held: Sequence[GPUPartition]) -> bool:
     """Whether the next attempt was queued for the end of a lease that lasts longer by now."""
-    ends = [parse_timestamp(p.status.expires_at) for p in held if p.status.expires_at]
-    if view.job.status.next is None or not ends:
-        return False
-    longest = min(LONGEST, parse_duration(view.job.spec.gpu.duration) / PART_OF_LEASE)
-    return (min(ends) - view.now).total_seconds() > longest + SETTLE_SECONDS
+    left = _left(view, held) if view.job.status.next is not None else None
+    return left is not None and left > _longest(view) + SETTLE_SECONDS
 
 
 def due(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
     """Seconds until the next attempt is to be queued, 0 where it is time; None where none is to be, or where it is not
     known when the lease ends."""
     job = view.job
-    checkpoint = job.spec.checkpoint
-    if checkpoint is None or checkpoint.on_expiry != "Requeue" or job.status.next is not None:
+    if not requeues(job) or job.status.next is not None:
         return None
-    if attempt.start_time is None or not held or any(p.status.started_at is None for p in held):
+    if attempt.start_time is None or any(p.status.started_at is None for p in held):
         return None
-    ends = [parse_timestamp(p.status.expires_at) for p in held if p.status.expires_at]
-    if not ends:
-        return None
-    left = (min(ends) - view.now).total_seconds()
-    deadline = view.deadline_left()
-    if deadline is not None and deadline <= left:
+    left, deadline = _left(view, held), view.deadline_left()
+    if left is None or (deadline is not None and deadline <= left):
         return None
     return max(0.0, left - lead(view))
 
@@ -66,7 +58,17 @@ def lead(view: View) -> float:
     job = view.job
     saved, grace = job.status.checkpoint, parse_duration(job_partitions.grace(job))
     save = grace if saved is None else min(grace, 2 * saved.seconds)
-    return min(save + GRANT_SECONDS, LONGEST, parse_duration(job.spec.gpu.duration) / PART_OF_LEASE)
+    return min(save + GRANT_SECONDS, _longest(view))
+
+
+def _longest(view: View) -> float:
+    return min(LONGEST, parse_duration(view.job.spec.gpu.duration) / PART_OF_LEASE)
+
+
+def _left(view: View, held: Sequence[GPUPartition]) -> float | None:
+    """Seconds until the first of the leases ends; None where that is not known."""
+    ends = [parse_timestamp(p.status.expires_at) for p in held if p.status.expires_at]
+    return (min(ends) - view.now).total_seconds() if ends else None
 
 
 def queued(view: View, status: GPUJobStatus) -> tuple[GPUJobStatus, tuple[GPUPartition, ...]]:

@@ -29,11 +29,6 @@ Ask = Callable[[str, Sequence[tuple[str, int]]], ProgramsAnswer | None]
 """Asks the node of that name about users: names and numbers. None: nobody can be asked now, so what was said holds."""
 
 
-def nobody(node: str, users: Sequence[tuple[str, int]]) -> ProgramsAnswer | None:
-    """An `Ask` for where there is no cluster."""
-    return None
-
-
 def _waiting(document: Document) -> Iterable[str]:
     phase = (document.get("status") or {}).get("phase", PartitionPhase.PENDING)
     is_program = (document.get("spec") or {}).get("program") is not None

@@ -6,7 +6,7 @@ from cumulus.controllers.context import Context
 from cumulus.controllers.partition_watches import LIVE
 from cumulus.controllers.queue.controller import ALL, NAME, SETTLE, QueueReconciler
 from cumulus.machinery.cache import Cache
-from cumulus.machinery.controller import Controller, Watch
+from cumulus.machinery.controller import Controller, Watch, respecified
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.partition import GPUPartition
@@ -17,17 +17,13 @@ def where_there_are_queues(change: Change, cache: Cache) -> tuple[Request, ...]:
     return (ALL,) if cache.keys(Queue.KIND) else ()
 
 
-def rules_changed(change: Change) -> bool:
-    return change.respecified
-
-
 CONTROLLERS = (
     Controller[Context, QueueReconciler](
         name=NAME,
         build=lambda context: QueueReconciler(context.cache, context.client, context.clock),
         resync=lambda context: (ALL,) if context.cache.keys(Queue.KIND) else (),
         watches=(
-            Watch(Queue.KIND, where_there_are_queues, when=rules_changed, after=SETTLE),
+            Watch(Queue.KIND, where_there_are_queues, when=respecified, after=SETTLE),
             Watch(GPUPartition.KIND, where_there_are_queues, after=SETTLE),
         ),
         indexes=(LIVE,),
