@@ -11,19 +11,19 @@ import structlog
 from cumulus.blob.base import BlobStore, owner_of
 from cumulus.calls import documents
 from cumulus.clock import Clock
+from cumulus.machinery.pages import pages
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.resources.documents import lookup
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Document
 from cumulus.resources.submitter import Submitter
-from cumulus.store.base import Query, Store
+from cumulus.store.base import Store
 
 _log = structlog.get_logger("cumulus.controllers")
 
 COLLECT = Request("", "collect")
 """The collection's only key."""
 COLLECT_SECONDS = 600.0
-PAGE = 500
 
 
 class CollectReconciler:
@@ -47,15 +47,10 @@ class CollectReconciler:
 
     def _named(self) -> Iterator[tuple[str, str]]:
         """Asked of the store itself: that something is gone is never believed of a cache."""
-        token = ""
-        while True:
-            page = self._store.list(Query(GPUJob.KIND, limit=PAGE, continue_token=token))
+        for page in pages(self._store, GPUJob.KIND):
             for job in page.items:
                 owner = owner_of(Submitter.of(lookup(job, "metadata.annotations")))
                 yield from ((owner, name) for name in blobs_of(job))
-            token = page.continue_token
-            if not token:
-                return
 
 
 def blobs_of(job: Document) -> Iterator[str]:

@@ -13,11 +13,12 @@ import structlog
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.controllers.context import Removal, Removals
 from cumulus.errors import CumulusError
+from cumulus.machinery.pages import pages
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.resources.documents import lookup
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.key import Document
-from cumulus.store.base import Query, Store
+from cumulus.store.base import Store
 
 _log = structlog.get_logger("cumulus.controllers")
 
@@ -26,7 +27,6 @@ REMOVE = Request("", "remove")
 REMOVE_SECONDS = 60.0
 LATE = timedelta(hours=25)
 """After so long it is done once more: an uploader that a deleted job left behind goes on for a day."""
-PAGE = 500
 
 
 class RemovalReconciler:
@@ -60,13 +60,8 @@ class RemovalReconciler:
 
     def _needed(self) -> Iterator[tuple[str, str]]:
         """Namespace and name of jobs from whose last checkpoint another is to go on. Asked of the store itself."""
-        token = ""
-        while True:
-            page = self._store.list(Query(GPUJob.KIND, limit=PAGE, continue_token=token))
+        for page in pages(self._store, GPUJob.KIND):
             yield from (key for job in page.items if (key := _source_of(job)) is not None)
-            token = page.continue_token
-            if not token:
-                return
 
 
 def _source_of(job: Document) -> tuple[str, str] | None:

@@ -8,12 +8,13 @@ from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.controllers.job_dependents import awaited
 from cumulus.errors import Conflict, NotFound
 from cumulus.machinery.cache import Reader
+from cumulus.machinery.pages import pages
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import key_of
 from cumulus.resources.quantity import parse_duration
-from cumulus.store.base import Query, Write
+from cumulus.store.base import Write
 from cumulus.store.client import Client
 
 EVENT_SECONDS = 3600.0
@@ -25,7 +26,6 @@ AWAITED_SECONDS = 1.0
 TIDY = Request("", "tidy")
 """The tidy controller's only key."""
 TIDY_SECONDS = 60.0
-PAGE = 500
 
 
 class TtlReconciler:
@@ -67,10 +67,9 @@ class TidyReconciler:
         return After(TIDY_SECONDS)
 
     def _expire_events(self) -> None:
-        store, token = self._client.store, ""
+        store = self._client.store
         oldest = timestamp(self._clock.now() - timedelta(seconds=EVENT_SECONDS))
-        while True:
-            page = store.list(Query(Event.KIND, limit=PAGE, continue_token=token))
+        for page in pages(store, Event.KIND):
             old = [item for item in page.items if item.get("lastTimestamp", "") < oldest]
             writes = [Write("delete", key=key_of(item), uid=item["metadata"]["uid"]) for item in old]
             if writes:
@@ -78,6 +77,3 @@ class TidyReconciler:
                     store.transact(writes, fence=self._client.fence)
                 except (Conflict, NotFound):
                     return
-            token = page.continue_token
-            if not token:
-                return
