@@ -86,8 +86,10 @@ class Rules:
         if any(start <= minute < end for start, end in spans):
             return None
         wait = min((start - minute) % _WEEK for start, _ in spans)
-        opens = local.replace(second=0, microsecond=0, tzinfo=None) + wait * _MINUTE
-        return opens.replace(tzinfo=local.tzinfo).astimezone(UTC)
+        opens = (local.replace(second=0, microsecond=0) + wait * _MINUTE).replace(fold=0)
+        found = opens.astimezone(UTC)
+        # Of a time of day that comes twice, the first may be over.
+        return found if found > now else opens.replace(fold=1).astimezone(UTC)
 
 
 def _caps(amounts: Iterable[Amount]) -> tuple[Cap, ...]:

@@ -125,6 +125,11 @@ def test_hours_say_when_jobs_start() -> None:
     assert rules.opens_at(monday) is None
     assert rules.opens_at(monday - timedelta(hours=1)) == monday
     assert rules.opens_at(monday + timedelta(days=1, hours=9)) == monday + timedelta(days=7)
+    # 02:30 comes twice that night, an hour apart.
+    at_night = Rules("q", a_queue("q", hours=[{"from": "02:45"}], timeZone="Europe/Berlin").spec)
+    for hour in (0, 1):
+        half_past = datetime(2030, 10, 27, hour, 30, tzinfo=UTC)
+        assert at_night.opens_at(half_past) == half_past + timedelta(minutes=15)
     cluster = Cluster([a_queue("default", hours=[{"from": "13:00"}])])
     cluster.submit(Job("j"))
     cluster.run(1.0)
