@@ -16,7 +16,7 @@ import structlog
 from cumulus.clock import Clock, timestamp
 from cumulus.controllers.binding.promised import by_partition, tell_of_late
 from cumulus.controllers.context import Placed, nobody_told
-from cumulus.controllers.partition_watches import LIVE
+from cumulus.controllers.live_claims import LiveClaims
 from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
@@ -32,7 +32,6 @@ from cumulus.resources.queue import Queue
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.reasons import PartitionCondition, PartitionReason
-from cumulus.scheduling.claim import Claim, claim_of
 from cumulus.scheduling.cycle import Binding, Cycle, Refusal
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.node_reasons import Explainer, NodeReason
@@ -90,7 +89,7 @@ class BindingReconciler:
         self._client = client
         self._clock = clock
         self._policies = policies
-        self._claims: dict[Key, tuple[int, Claim]] = {}
+        self._claims = LiveClaims(reader)
         self._assembler = Assembler()
         self._written = 0
         self._unanswered = False
@@ -112,8 +111,7 @@ class BindingReconciler:
             self._unanswered = False
         if self._reader.revision < self._written:
             return After(VISIBLE_WITHIN)
-        self._refresh()
-        claims = (claim for _, claim in self._claims.values())
+        claims = self._claims.refreshed()
         snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
         book = self._book()
         cycle = Cycle(snapshot, with_queues(self._policies, book))
@@ -140,21 +138,6 @@ class BindingReconciler:
         if self._tree[0] != versions:
             self._tree = (versions, Tree(queues))
         return Book(self._tree[1], Accounts(self._reader.all(QueueUsage)))
-
-    def _refresh(self) -> None:
-        """Bring the claims up to the reader's view; only what changed is decoded."""
-        claims, live = self._claims, self._reader.indexed(LIVE, "")
-        for key in [key for key in claims if key not in live]:
-            del claims[key]
-        for key, entry in live.items():
-            known = claims.get(key)
-            if known is not None and known[0] == entry.revision:
-                continue
-            partition = self._partition(key)
-            if partition is not None:
-                claims[key] = (entry.revision, claim_of(partition))
-            else:
-                claims.pop(key, None)
 
     def _partition(self, key: Key) -> GPUPartition | None:
         """None where it went, or is damaged: the node's ledger still knows what it holds."""

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cumulus.clock import Clock, timestamp
-from cumulus.controllers.partition_watches import LIVE
+from cumulus.controllers.live_claims import LiveClaims
 from cumulus.errors import Conflict, NotFound
-from cumulus.machinery.cache import Reader, readable
+from cumulus.machinery.cache import Reader
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.resources.node import GPUNode
-from cumulus.resources.partition import GPUPartition
 from cumulus.resources.queue import Queue, QueueStatus
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.queue_usage import QueueUsage
 from cumulus.scheduling.queues import Accounts, Standings, Tree
-from cumulus.scheduling.snapshot import Gang, Snapshot, build
+from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
 from cumulus.store.base import Write
 from cumulus.store.client import Client
 
@@ -35,6 +34,8 @@ REFRESH = 60.0
 class QueueReconciler:
     def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
         self._reader = reader
+        self._claims = LiveClaims(reader)
+        self._assembler = Assembler()
         self._client = client
         self._clock = clock
 
@@ -42,9 +43,8 @@ class QueueReconciler:
         queues = self._reader.all(Queue)
         if not queues:
             return Done()
-        keys = self._reader.indexed(LIVE, "")
-        live = (readable(self._reader, GPUPartition, key.namespace, key.name) for key in keys)
-        snapshot = build(self._reader.all(GPUNode), [p for p in live if p is not None], self._clock.now())
+        claims = self._claims.refreshed()
+        snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
         tree = Tree(queues)
         found = statuses(tree, Standings(tree, Accounts(self._reader.all(QueueUsage)), snapshot), snapshot)
         changed = [q.replace(status=found[q.metadata.name]) for q in queues if found[q.metadata.name] != q.status]
