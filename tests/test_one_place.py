@@ -151,7 +151,6 @@ OTHER_WORDS = {
     "resources/kinds/gpujob.py": "titles of fields: Started, Completed",
     "resources/kinds/gpunode.py": "the status of a node as kubectl words it",
     "resources/kinds/source.py": "titles of fields: Synced, Error",
-    "resources/job_after.py": "an enum of what became of a job that another one waits for",
     "resources/source.py": "enums of what became of a sync and of an object",
     "server/http/kubernetes/core/pods.py": "a pod's conditions, in Kubernetes' words",
     "scheduling/explain.py": "an enum of what becomes of a gang",
