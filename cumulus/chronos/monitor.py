@@ -282,9 +282,10 @@ class Monitor:
 
     def _newly_held(self) -> list[tuple[Lease, int]]:
         """What leases hold that are over, where the ledger does not say so; 0 for those that are not any more."""
-        if self._police is None:
+        verdict = self._police.verdict if self._police is not None else Verdict()
+        if not verdict.judged:
             return []
-        verdict, now = self._police.verdict, Moment.read(self._clock)
+        now = Moment.read(self._clock)
         with self._database.read() as db:
             told = {lease.id: lease for lease in records.leases(db, now, f"{records.LIVE} AND held_bytes > 0")}
             found = [(records.find_lease(db, id, now), size) for id, size in verdict.held.items()]
@@ -382,6 +383,9 @@ class Monitor:
         if self._police is None:
             return
         found, faults, seen = self._police.health, dict(self._police.faults), self._police.seen
+        if not found and not faults and seen is self._seen_last:
+            # It has looked at no device yet: mostly, there is no GPU.
+            return
         with self._database.read() as db:
             known = device_records.health(db, device_records.POLICING)
             failed = node_watch.faults(db)

@@ -58,6 +58,8 @@ _BOOKS_SECONDS = 3.0
 PID namespace, and nobody here can say whose it is; where all processes are seen, it has left its memory to others."""
 
 _IDLE_SECONDS = 10.0
+_NO_GPU_SECONDS = 1.0
+"""How often a node without a GPU is looked at for one."""
 _NAMED = 5
 """Processes without a lease that a condition names."""
 _TELL_ANEW = 1.1
@@ -178,7 +180,8 @@ class Police:
 
     def _run(self) -> None:
         said = ""
-        while not self._stop.wait(policing.LOOK_SECONDS):
+        pause = policing.LOOK_SECONDS
+        while not self._stop.wait(pause):
             try:
                 self.step()
                 said = ""
@@ -192,6 +195,7 @@ class Police:
                     self._say(text)
                 said = text
                 self.health = (_condition(False, EnforcementReason.UNAVAILABLE, "looking at the devices failed"),)
+            pause = policing.LOOK_SECONDS if self._known.devices else _NO_GPU_SECONDS
 
     def _rest(self, now: float) -> None:
         self.verdict = Verdict()
