@@ -207,7 +207,6 @@ class Police:
         version = self._database.version()
         if version is not None and version == self._known.version:
             return
-        version = self._database.version()
         with self._database.read() as db:
             devices = {d.id: d for d in device_records.devices(db) if d.type == "gpu"}
             live = records.leases(db, Moment.read(self._clock), records.LIVE) if devices else []
@@ -232,12 +231,12 @@ class Police:
         self._end_unleased(now)
         self._note_lost(now)
         for id, by_lease in mapped.items():
-            here = {lease.id: lease.memory_bytes for lease in self._known.leases if lease.device_id == id}
+            here = self._sizes(id)
             if by_lease is None:
                 blind.append(id)
                 # What processes without a lease hold is no lease's.
                 strays = sum(size for (device, _), size in self._stray.items() if device == id)
-                holdings |= policing.by_total(here, max(0, self._looked[id].used_bytes - strays), here)
+                holdings |= policing.by_total(here, max(0, self._looked[id].used_bytes - strays))
                 continue
             for lease_id, size in here.items():
                 bytes_, count = by_lease.get(lease_id, (0, 0))
@@ -276,7 +275,6 @@ class Police:
             self._listed[device, pid] = who, leases
             for lease in leases:
                 members.setdefault(lease, set()).add(who)
-        sizes = {lease.id: lease.memory_bytes for lease in self._known.leases if lease.device_id == device}
         self._strange = {key: since for key, since in self._strange.items() if key[0] != device or key[1] in strange}
         for pid in strange:
             self._strange.setdefault((device, pid), now)
@@ -291,7 +289,7 @@ class Police:
                 # It has ended, and whoever has its device files open keeps its memory: a child that it forked, say.
                 live = {lease.id for lease in self._known.leases}
                 holders.append((held.processes[pid], [id for id in known[1] if id in live]))
-        return None if foreign or held.untold else policing.by_lease(holders, sizes)
+        return None if foreign or held.untold else policing.by_lease(holders, self._sizes(device))
 
     def _holder(self, device: str, pid: int) -> Identity | None:
         """Who it is. None where there is none of that number, or one that got it after the driver listed it."""
@@ -309,8 +307,11 @@ class Police:
 
     def _meant(self, owners: frozenset[str], device: str) -> Sequence[str]:
         """Of the leases that a process runs in, those of that device; else one of them, which it has left behind."""
-        here = {lease.id for lease in self._known.leases if lease.device_id == device}
-        return sorted(owners & here) or sorted(owners)[:1]
+        return sorted(owners & self._sizes(device).keys()) or sorted(owners)[:1]
+
+    def _sizes(self, device: str) -> dict[str, int]:
+        """The device's leases, with what they lease of it."""
+        return {lease.id: lease.memory_bytes for lease in self._known.leases if lease.device_id == device}
 
     def _announce(self, over: Mapping[str, int], judged: frozenset[str]) -> None:
         by_id = {lease.id: lease for lease in self._known.leases}

@@ -87,11 +87,9 @@ def by_lease(holders: Iterable[tuple[int, Sequence[str]]], leased: Mapping[str, 
     return found
 
 
-def by_total(leased: Mapping[str, int], used_bytes: int, busy: Iterable[str]) -> dict[str, Holding]:
+def by_total(leased: Mapping[str, int], used_bytes: int) -> dict[str, Holding]:
     """Holdings of a device's leases where the driver tells the device's total alone. Who exceeds the sum is known only
     where one lease has it to itself: else none is judged."""
-    known = {id: Holding(size) for id, size in leased.items()}
-    alone = list(busy)
-    if len(alone) == 1 and alone[0] in leased:
-        known[alone[0]] = Holding(leased[alone[0]], used_bytes, 1)
-    return known
+    if len(leased) == 1:
+        return {id: Holding(size, used_bytes, 1) for id, size in leased.items()}
+    return {id: Holding(size) for id, size in leased.items()}

@@ -45,9 +45,6 @@ class UnleasedProcesses:
         kept = {key: since for key, since in self._since.items() if key[0] not in seen or key in found}
         self._since = {**dict.fromkeys(found, now), **kept}
 
-    def since(self, device: str, process: Identity) -> float:
-        return self._since[device, process]
-
     def for_so_long(self, seconds: float, now: float) -> set[tuple[str, Identity]]:
         return {key for key, since in self._since.items() if now - since >= seconds}
 

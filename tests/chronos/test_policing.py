@@ -52,8 +52,8 @@ def test_a_process_in_several_leases_may_hold_all_of_them() -> None:
 
 
 def test_of_a_device_that_tells_its_total_alone_only_a_lone_lease_is_judged() -> None:
-    assert by_total({"a": GIB}, 9 * GIB, ["a"])["a"].over
-    assert not any(holding.over for holding in by_total({"a": GIB, "b": GIB}, 9 * GIB, ["a", "b"]).values())
+    assert by_total({"a": GIB}, 9 * GIB)["a"].over
+    assert not any(holding.over for holding in by_total({"a": GIB, "b": GIB}, 9 * GIB).values())
 
 
 @pytest.mark.parametrize(
