@@ -47,7 +47,7 @@ class DeviceUtilization:
     processes: dict[int, Utilization]
 
 
-class _Memory(ctypes.Structure):
+class Memory(ctypes.Structure):
     _fields_ = [("total", ctypes.c_uint64), ("free", ctypes.c_uint64), ("used", ctypes.c_uint64)]
 
 
@@ -95,15 +95,23 @@ class Nvml:
 
     def devices(self) -> dict[str, DeviceUtilization]:
         """By UUID."""
-        count = ctypes.c_uint()
-        self._lib.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        found = {}
+        return {uuid: self._device(handle) for uuid, handle in self.handles().items()}
+
+    def handles(self) -> dict[str, ctypes.c_void_p]:
+        """Of all GPUs, by UUID."""
+        count, found = ctypes.c_uint(), {}
+        self.tells("nvmlDeviceGetCount_v2", ctypes.byref(count))
         for index in range(count.value):
-            handle, uuid = ctypes.c_void_p(), ctypes.create_string_buffer(96)
-            if self._lib.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
-                self._lib.nvmlDeviceGetUUID(handle, uuid, len(uuid))
-                found[uuid.value.decode()] = self._device(handle)
+            handle = ctypes.c_void_p()
+            if self.tells("nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(handle)):
+                found[self.uuid(handle)] = handle
         return found
+
+    def uuid(self, handle: ctypes.c_void_p) -> str:
+        """Of a GPU or a MIG instance, "" where it is not told."""
+        text = ctypes.create_string_buffer(96)
+        self.tells("nvmlDeviceGetUUID", handle, text, len(text))
+        return text.value.decode(errors="replace")
 
     def handle(self, uuid: str) -> ctypes.c_void_p:
         """Of a GPU or a MIG instance. Raises OSError, with NVML's error as its number."""
@@ -121,8 +129,8 @@ class Nvml:
     def held(self, uuid: str) -> tuple[int, dict[int, int], int]:
         """Bytes in use on the device, bytes by process, and how many processes there are whose bytes are not told.
         Raises OSError."""
-        handle, memory = self.handle(uuid), _Memory()
-        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        handle = self.handle(uuid)
+        used = self._used(handle)
         told: dict[int, int] = {}
         listed: set[int] = set()
         for name in _LISTS:
@@ -131,24 +139,23 @@ class Nvml:
                     listed.add(process.pid)
                     if process.memory != _UNKNOWN:
                         told[process.pid] = max(process.memory, told.get(process.pid, 0))
-        return memory.used, told, len(listed - told.keys())
+        return used, told, len(listed - told.keys())
 
     def figures(self, uuid: str) -> dict[str, Any]:
         """How the device is; without what is not told. Raises OSError where it is gone."""
-        handle, memory, rates = self.handle(uuid), _Memory(), _Rates()
-        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        handle, rates = self.handle(uuid), _Rates()
         number, wide = ctypes.c_uint(), ctypes.c_ulonglong()
-        found: dict[str, Any] = {"used_bytes": memory.used}
-        if self._tells("nvmlDeviceGetUtilizationRates", handle, ctypes.byref(rates)):
+        found: dict[str, Any] = {"used_bytes": self._used(handle)}
+        if self.tells("nvmlDeviceGetUtilizationRates", handle, ctypes.byref(rates)):
             found["busy"] = min(rates.gpu, 100) * 10
-        if self._tells("nvmlDeviceGetPowerUsage", handle, ctypes.byref(number)):
+        if self.tells("nvmlDeviceGetPowerUsage", handle, ctypes.byref(number)):
             found["power_watts"] = round(number.value / 1000, 1)
-        if self._tells("nvmlDeviceGetTemperature", handle, 0, ctypes.byref(number)):
+        if self.tells("nvmlDeviceGetTemperature", handle, 0, ctypes.byref(number)):
             found["temperature"] = number.value
-        if self._tells("nvmlDeviceGetCurrentClocksThrottleReasons", handle, ctypes.byref(wide)):
+        if self.tells("nvmlDeviceGetCurrentClocksThrottleReasons", handle, ctypes.byref(wide)):
             found["throttling"] = [word for mask, word in _THROTTLING.items() if wide.value & mask]
         for name, kind in (("ecc_corrected", _CORRECTED), ("ecc_uncorrected", _UNCORRECTED)):
-            if self._tells("nvmlDeviceGetTotalEccErrors", handle, kind, _VOLATILE, ctypes.byref(wide)):
+            if self.tells("nvmlDeviceGetTotalEccErrors", handle, kind, _VOLATILE, ctypes.byref(wide)):
                 found[name] = wide.value
         return found
 
@@ -156,23 +163,23 @@ class Nvml:
         """`errors` tells of this device from now on. Nothing happens where the driver tells none."""
         if self._events is None:
             self._events = ctypes.c_void_p()
-            if not self._tells("nvmlEventSetCreate", ctypes.byref(self._events)):
+            if not self.tells("nvmlEventSetCreate", ctypes.byref(self._events)):
                 self._events = ctypes.c_void_p()
         if self._events.value and uuid not in self._watched:
             self._watched.add(uuid)
-            self._tells("nvmlDeviceRegisterEvents", self.handle(uuid), ctypes.c_ulonglong(_XID_EVENT), self._events)
+            self.tells("nvmlDeviceRegisterEvents", self.handle(uuid), ctypes.c_ulonglong(_XID_EVENT), self._events)
 
     def errors(self) -> list[tuple[str, int]]:
         """The numbers of the errors (Xid) that came since the last call, each with its device."""
         found = []
-        event, uuid = _Event(), ctypes.create_string_buffer(96)
+        event = _Event()
         for _ in range(_MOST_EVENTS):
             if not (self._events and self._events.value):
                 break
-            if not self._tells("nvmlEventSetWait_v2", self._events, ctypes.byref(event), 0):
+            if not self.tells("nvmlEventSetWait_v2", self._events, ctypes.byref(event), 0):
                 break
-            if self._tells("nvmlDeviceGetUUID", ctypes.c_void_p(event.device), uuid, len(uuid)):
-                found.append((uuid.value.decode(errors="replace"), int(event.data)))
+            if uuid := self.uuid(ctypes.c_void_p(event.device)):
+                found.append((uuid, int(event.data)))
         return found
 
     def address(self, uuid: str) -> str:
@@ -181,20 +188,23 @@ class Nvml:
         self.call("nvmlDeviceGetPciInfo_v3", self.handle(uuid), ctypes.byref(place))
         return f"{place.domain:04x}:{place.bus:02x}:{place.device:02x}"
 
-    def _tells(self, name: str, *arguments: Any) -> bool:
+    def tells(self, name: str, *arguments: Any) -> bool:
+        """Whether the call succeeds. A function that this version does not have fails as one that the GPU does not
+        support."""
         function = getattr(self._lib, name, None)
         return function is not None and function(*arguments) == 0
 
     def memory_used(self, uuid: str) -> int:
-        """Bytes in use on the device, of all processes."""
-        handle, memory = ctypes.c_void_p(), _Memory()
-        self._lib.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle))
-        if code := self._lib.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
-            raise OSError(f"nvmlDeviceGetMemoryInfo failed with {code}")
+        """Bytes in use on the device, of all processes. Raises OSError."""
+        return self._used(self.handle(uuid))
+
+    def _used(self, handle: ctypes.c_void_p) -> int:
+        memory = Memory()
+        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
         return int(memory.used)
 
     def _device(self, handle: ctypes.c_void_p) -> DeviceUtilization:
-        memory, rates = _Memory(), _Rates()
+        memory, rates = Memory(), _Rates()
         self._lib.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
         told = self._lib.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)) == 0
         since = ctypes.c_uint64(int(time.time() * 1e6) - _WINDOW)

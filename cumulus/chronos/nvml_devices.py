@@ -19,7 +19,7 @@ if __name__ == "__main__":
     # Run by path: neither site-packages nor the working directory is on sys.path (-I).
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
 
-from cumulus.chronos.nvml import LIBRARY, TIMEOUT
+from cumulus.chronos.nvml import TIMEOUT, Memory, Nvml
 from cumulus.resources.device import Link
 
 _P2P_NVLINK, _P2P_OK = 2, 0
@@ -68,10 +68,6 @@ class Told:
     mig: Mapping[str, Mig] = field(default_factory=dict)
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_uint64), ("free", ctypes.c_uint64), ("used", ctypes.c_uint64)]
-
-
 class _Attributes(ctypes.Structure):
     _fields_ = [
         ("multiprocessors", ctypes.c_uint), ("copy_engines", ctypes.c_uint), ("decoders", ctypes.c_uint),
@@ -98,60 +94,36 @@ class _InstanceInfo(ctypes.Structure):
     ]  # fmt: skip
 
 
-class _Library:
-    """NVML in this process. Raises OSError where it is not there or does not start. A function that this version does
-    not have fails as one that the GPU does not support."""
-
-    def __init__(self) -> None:
-        self._lib = ctypes.CDLL(LIBRARY)
-        if code := self.call("nvmlInit_v2"):
-            raise OSError(f"nvmlInit_v2 failed with {code}")
-
-    def call(self, name: str, *arguments: Any) -> int:
-        function = getattr(self._lib, name, None)
-        return -1 if function is None else int(function(*arguments))
-
-    def devices(self) -> dict[str, ctypes.c_void_p]:
-        """By UUID."""
-        count, found = ctypes.c_uint(), {}
-        self.call("nvmlDeviceGetCount_v2", ctypes.byref(count))
-        for index in range(count.value):
-            handle = ctypes.c_void_p()
-            if self.call("nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(handle)) == 0:
-                found[self.uuid(handle)] = handle
-        return found
-
-    def uuid(self, handle: ctypes.c_void_p) -> str:
-        text = ctypes.create_string_buffer(96)
-        self.call("nvmlDeviceGetUUID", handle, text, len(text))
-        return text.value.decode()
+class _Library(Nvml):
+    """Asked for what discovery wants to know beyond sizes."""
 
     def link(self, one: ctypes.c_void_p, other: ctypes.c_void_p) -> Link | None:
         """None where it does not tell."""
         status, level = ctypes.c_uint(), ctypes.c_uint()
-        told = self.call("nvmlDeviceGetP2PStatus", one, other, _P2P_NVLINK, ctypes.byref(status)) == 0
+        told = self.tells("nvmlDeviceGetP2PStatus", one, other, _P2P_NVLINK, ctypes.byref(status))
         if told and status.value == _P2P_OK:
             return Link.NVLINK
-        if self.call("nvmlDeviceGetTopologyCommonAncestor", one, other, ctypes.byref(level)):
+        if not self.tells("nvmlDeviceGetTopologyCommonAncestor", one, other, ctypes.byref(level)):
             return None
         return _ANCESTORS.get(level.value, Link.SYSTEM)
 
     def mig(self, handle: ctypes.c_void_p) -> Mig | None:
         """None where the GPU is not in MIG mode."""
         now, pending = ctypes.c_uint(), ctypes.c_uint()
-        if self.call("nvmlDeviceGetMigMode", handle, ctypes.byref(now), ctypes.byref(pending)) or now.value != _ENABLED:
+        told = self.tells("nvmlDeviceGetMigMode", handle, ctypes.byref(now), ctypes.byref(pending))
+        if not told or now.value != _ENABLED:
             return None
         return Mig(tuple(self._instances(handle)), tuple(self._profiles(handle)), self._taken(handle))
 
     def _instances(self, handle: ctypes.c_void_p) -> Iterator[Instance]:
         count = ctypes.c_uint()
-        self.call("nvmlDeviceGetMaxMigDeviceCount", handle, ctypes.byref(count))
+        self.tells("nvmlDeviceGetMaxMigDeviceCount", handle, ctypes.byref(count))
         for index in range(count.value):
-            mig, memory, attributes = ctypes.c_void_p(), _Memory(), _Attributes()
-            if self.call("nvmlDeviceGetMigDeviceHandleByIndex", handle, index, ctypes.byref(mig)):
+            mig, memory, attributes = ctypes.c_void_p(), Memory(), _Attributes()
+            if not self.tells("nvmlDeviceGetMigDeviceHandleByIndex", handle, index, ctypes.byref(mig)):
                 continue
-            told = self.call("nvmlDeviceGetMemoryInfo", mig, ctypes.byref(memory)) == 0
-            if self.call("nvmlDeviceGetAttributes_v2", mig, ctypes.byref(attributes)) and not told:
+            told = self.tells("nvmlDeviceGetMemoryInfo", mig, ctypes.byref(memory))
+            if not self.tells("nvmlDeviceGetAttributes_v2", mig, ctypes.byref(attributes)) and not told:
                 continue
             size = memory.total if told else attributes.memory_mib * 2**20
             yield Instance(self.uuid(mig), _called(attributes, size), size)
@@ -159,18 +131,18 @@ class _Library:
     def _known(self, handle: ctypes.c_void_p) -> Iterator[_ProfileInfo]:
         for number in range(_PROFILES):
             info = _ProfileInfo()
-            if self.call("nvmlDeviceGetGpuInstanceProfileInfo", handle, number, ctypes.byref(info)) == 0:
+            if self.tells("nvmlDeviceGetGpuInstanceProfileInfo", handle, number, ctypes.byref(info)):
                 yield info
 
     def _taken(self, handle: ctypes.c_void_p) -> tuple[tuple[int, int], ...] | None:
         found = []
         for profile in self._known(handle):
             count, there = ctypes.c_uint(), (ctypes.c_void_p * max(1, profile.instances))()
-            if self.call("nvmlDeviceGetGpuInstances", handle, profile.id, there, ctypes.byref(count)):
+            if not self.tells("nvmlDeviceGetGpuInstances", handle, profile.id, there, ctypes.byref(count)):
                 return None
             for instance in there[: count.value]:
                 info = _InstanceInfo()
-                if self.call("nvmlGpuInstanceGetInfo", ctypes.c_void_p(instance), ctypes.byref(info)):
+                if not self.tells("nvmlGpuInstanceGetInfo", ctypes.c_void_p(instance), ctypes.byref(info)):
                     return None
                 found.append((info.placement.start, info.placement.size))
         return tuple(sorted(found))
@@ -179,10 +151,10 @@ class _Library:
         for info in self._known(handle):
             count = ctypes.c_uint()
             name = "nvmlDeviceGetGpuInstancePossiblePlacements_v2"
-            if self.call(name, handle, info.id, None, ctypes.byref(count)) or not count.value:
+            if not self.tells(name, handle, info.id, None, ctypes.byref(count)) or not count.value:
                 continue
             places = (_Placement * count.value)()
-            if self.call(name, handle, info.id, places, ctypes.byref(count)) == 0:
+            if self.tells(name, handle, info.id, places, ctypes.byref(count)):
                 size = info.memory_mib * 2**20
                 found = tuple((place.start, place.size) for place in places[: count.value])
                 yield Profile(f"{info.slices}g.{_gigabytes(size)}gb", size, found)
@@ -227,7 +199,7 @@ def _read_mig(
 def main() -> None:
     """Print what `read` reads."""
     library = _Library()
-    devices = library.devices()
+    devices = library.handles()
     links: dict[str, dict[str, Link]] = {}
     for one, handle in devices.items():
         found = {other: library.link(handle, theirs) for other, theirs in devices.items() if other != one}
