@@ -164,11 +164,9 @@ def beyond(home: Path, job: Document, uri: str, variables: Mapping[str, str]) ->
                 f"{uri} is a directory of the nodes, which this machine may not have",
                 hint="look there, or at the job's node: leave --beyond out",
             )
-        backend = ProcessBackend(paths.process_dir(home), "", JobSecrets(paths.job_secrets_dir(home)))
-        place = backend.checkpoint_place(uid)
-        backend.close()
+        place = _place_here(home, job)
         if place is None:
-            raise NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
+            raise _not_here(job)
         user = place[1]
     place_of_job = Beyond(
         namespace, uid, uri, str(asked.get("credentials") or ""), 1, "", "",
@@ -188,23 +186,29 @@ def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -
             f"gpujob/{job['metadata']['name']} keeps its checkpoints in its container alone, or has not run yet",
             hint="name a directory on one of spec.mounts in checkpoint.path",
         )
-    here = None if lookup(job, "spec.image") else _here_on_disk(home, job)
+    here = None if lookup(job, "spec.image") else _place_here(home, job)
     attempts = [attempt for attempt in lookup(job, "status.attempts") or () if attempt.get("node")]
     if elsewhere is not None and (here is None or attempts[-1:] == [] or attempts[-1]["node"] == elsewhere[0]):
         return _of_node(home, nodes, *elsewhere)
     if here is None:
-        raise NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
-    return here
+        raise _not_here(job)
+    path, user = here
+    return CheckpointFiles(path, partial(_here, user))
 
 
-def _here_on_disk(home: Path, job: Document) -> CheckpointFiles | None:
+def _not_here(job: Document) -> NotFound:
+    return NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
+
+
+def _place_here(home: Path, job: Document) -> tuple[str, UnixUser | None] | None:
+    """Directory and user of what processes of the job left on this machine."""
     directory = paths.process_dir(home)
     if not directory.exists():
         return None
     backend = ProcessBackend(directory, "", JobSecrets(paths.job_secrets_dir(home)))
     place = backend.checkpoint_place(job["metadata"]["uid"])
     backend.close()
-    return None if place is None else CheckpointFiles(place[0], partial(_here, place[1]))
+    return place
 
 
 def _elsewhere(home: Path, job: Document) -> tuple[str, str, UnixUser | None] | None:
