@@ -30,7 +30,7 @@ from cumulus.backends.swarm.preparing import Preparing
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
-from cumulus.backends.swarm.uploading import NodeUploading, noted, user_seen
+from cumulus.backends.swarm.uploading import NodeUploading, newest_files, noted
 from cumulus.backends.swarm.watch import Watcher
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.clock import Clock, SystemClock
@@ -302,12 +302,11 @@ class SwarmBackend:
     def checkpoint_place(self, job_uid: str) -> tuple[str, str, UnixUser | None] | None:
         """Node and directory of the newest attempt's checkpoints, and whose they are: None where only they tell. None
         where it has none on a node."""
-        runs = [run for run in self._records.of_job(job_uid) if run.start.get("checkpoint")]
-        if not runs:
+        found = newest_files(self._records.of_job(job_uid))
+        if found is None:
             return None
-        last = max(runs, key=lambda run: (run.start["attempt"], -run.start["replica"]))
-        kept = last.start["checkpoint"]
-        return last.start["node"], kept["place"], UnixUser.read(kept["user"]) or user_seen(runs)
+        last, user = found
+        return last.start["node"], last.start["checkpoint"]["place"], user
 
     def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
         """See `Backend.exec`."""

@@ -120,10 +120,9 @@ class NodeUploading:
     ) -> dict[str, Any]:
         """The last checkpoint of the job that this one goes on from. Raises `BackendRefused` where there is none."""
         kept = record.start["checkpoint"]
-        last = max((run for run in origin if run.start.get("checkpoint")), key=_order, default=None)
+        last, whose = newest_files(origin) or (None, None)
         theirs = None if last is None else self._programs(last)
         if last is not None and theirs is not None:
-            whose = UnixUser.read(last.start["checkpoint"]["user"]) or user_seen(origin)
             there = last.start["checkpoint"]["place"]
             try:
                 if (found := _newest(theirs.read(whose, "list", there))) is not None:
@@ -203,7 +202,7 @@ class NodeUploading:
 
     def _user(self, record: Record, earlier: Earlier) -> UnixUser | None:
         """Whom the container runs as, None where nobody knows before it runs."""
-        user = UnixUser.read(record.start["checkpoint"]["user"]) or user_seen(earlier)
+        user = UnixUser.read(record.start["checkpoint"]["user"]) or _user_seen(earlier)
         uid = record.start.get("program")
         if user is None and uid is not None:
             # Of the groups on this machine none need be the same there.
@@ -211,7 +210,7 @@ class NodeUploading:
         return user
 
 
-def user_seen(runs: Sequence[Record]) -> UnixUser | None:
+def _user_seen(runs: Sequence[Record]) -> UnixUser | None:
     """Whom the job's containers were seen to run as."""
     for run in reversed(runs):
         if user := UnixUser.read((run.read(UPLOADER) or {}).get("user")):
@@ -224,8 +223,14 @@ def _were_copied(runs: Sequence[Record]) -> bool:
     return any((run.read(UPLOADER) or {"error": "never"})["error"] == "" for run in runs)
 
 
-def _order(run: Record) -> tuple[int, int]:
-    return int(run.start["attempt"]), -int(run.start["replica"])
+def newest_files(runs: Sequence[Record]) -> tuple[Record, UnixUser | None] | None:
+    """The job's last run that has files on its node, and whose they are: None where only they tell. None where there is
+    no such run."""
+    there = [run for run in runs if run.start.get("checkpoint")]
+    if not there:
+        return None
+    last = max(there, key=lambda run: (int(run.start["attempt"]), -int(run.start["replica"])))
+    return last, UnixUser.read(last.start["checkpoint"]["user"]) or _user_seen(there)
 
 
 def _elsewhere(record: Record, earlier: Earlier) -> Record | None:
