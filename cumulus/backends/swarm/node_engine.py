@@ -176,21 +176,18 @@ class ShellEngine:
 
     def manifest(self, id: str, file: str) -> bytes:
         found = self._on_node(id, file)
-        # No link is followed, and nothing but a file is opened: the job wrote there what it liked.
-        read = f"dd if={shlex.quote(file)} iflag=nofollow,nonblock,fullblock bs=1M count={_MANIFEST_MIB} status=none"
-        command = f"timeout 10 {read} | base64 -w 0"
-        _, output, _ = self._sh(command if found is None else found.command(command))
-        try:
-            return base64.b64decode(output)
-        except ValueError:
-            return b""
+        user = None if found is None else found.user
+        return self._content(_Place("/", shlex.quote(file), user), f"bs=1M count={_MANIFEST_MIB}")
 
     def upload_status(self, id: str, path: str) -> bytes:
         found = self._on_node(id, f"{path}/{DIRECTORY}/{FILE}")
-        if found is None:
-            return b""
-        read = f"dd if={found.place} iflag=nofollow,nonblock,fullblock bs=64k count=1 status=none 2>/dev/null"
-        _, output, _ = self._sh(found.command(f"timeout 10 {read} | base64 -w 0"))
+        return b"" if found is None else self._content(found, "bs=64k count=1")
+
+    def _content(self, file: _Place, most: str) -> bytes:
+        """What is in a file, up to so much. No link is followed, and nothing but a file is opened: the job wrote there
+        what it liked."""
+        read = f"dd if={file.place} iflag=nofollow,nonblock,fullblock {most} status=none 2>/dev/null"
+        _, output, _ = self._sh(file.command(f"timeout 10 {read} | base64 -w 0"))
         try:
             return base64.b64decode(output)
         except ValueError:
