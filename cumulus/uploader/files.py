@@ -126,17 +126,22 @@ def _receive(path: str, _: Sequence[str], *, adopt: bool = False) -> None:
             layout.remove_tree(made)
             _say({"step": manifest.step, "size": manifest.size})
             return
-        write_durably(os.path.join(made, layout.MANIFEST), manifest.encode())
-        for root, _directories, _files in os.walk(made):
-            sync_directory(root)
-        # What has this name is damaged, or an older attempt saved it: else nobody had asked.
-        layout.delete(path, manifest.step)
-        os.rename(made, layout.directory(path, manifest.step))
-        sync_directory(path)
+        commit(made, path, manifest)
     except BaseException:
         layout.remove_tree(made)
         raise
     _say({"step": manifest.step, "size": manifest.size})
+
+
+def commit(made: str, path: str, manifest: layout.Manifest) -> None:
+    """Make a checkpoint of `path` of the directory `made`, which has its files: durable, and whole at once."""
+    write_durably(os.path.join(made, layout.MANIFEST), manifest.encode())
+    for root, _directories, _files in os.walk(made):
+        sync_directory(root)
+    # What has this name is damaged, or an older attempt saved it: else nobody had asked.
+    layout.delete(path, manifest.step)
+    os.rename(made, layout.directory(path, manifest.step))
+    sync_directory(path)
 
 
 def _has(path: str, manifest: layout.Manifest) -> bool:

@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import MANIFEST, Damaged, File, Manifest
-from cumulus.lib.files import sync_directory, write_durably
-from cumulus.uploader import catalog
+from cumulus.checkpoint.layout import Damaged, File, Manifest
+from cumulus.uploader import catalog, files
 from cumulus.uploader.place import Name, Place, Unfaithful
 from cumulus.uploader.upload import SMALL
 
@@ -73,13 +72,7 @@ def _fetch(place: Place, name: Name, manifest: Manifest, path: str) -> None:
         for file in manifest.files:
             if file.size > SMALL:
                 fetch(file)
-        write_durably(os.path.join(made, MANIFEST), manifest.encode())
-        for root, _, _ in os.walk(made):
-            sync_directory(root)
-        # What has this name was damaged, or an older attempt saved it.
-        layout.delete(path, name.step)
-        os.rename(made, layout.directory(path, name.step))
-        sync_directory(path)
+        files.commit(made, path, manifest)
     except BaseException:
         layout.remove_tree(made)
         raise
