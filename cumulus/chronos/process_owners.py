@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from cumulus.chronos.runtime import SLOTS, TAKEN
 from cumulus.chronos.snapshot import leases_of
 from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity
+from cumulus.lib.unix_user import name_of
 
 _CONTAINER = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _MOST_ANCESTORS = 64
@@ -141,7 +141,7 @@ class ProcessOwners:
         # It may not have begun, and the program be another user's who names it.
         if user is None:
             return False
-        return user in (0, os.geteuid()) or _name(user) == lease.user or bool(_containers(who.pid))
+        return user in (0, os.geteuid()) or name_of(user) == lease.user or bool(_containers(who.pid))
 
 
 def _leases(note: dict[str, object]) -> list[object]:
@@ -160,10 +160,3 @@ def _containers(pid: int) -> set[str]:
             if match[0] not in found and cgroup.owner(above, hierarchy) in (None, 0, os.geteuid()):
                 found.add(match[0])
     return found
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -6,7 +6,6 @@ Pure but for what it reads of a process; `police` looks, and signals.
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from cumulus.chronos.contract.policy import Policy
 from cumulus.chronos.policing import ALLOWANCE_BYTES
 from cumulus.lib import printable, processes
 from cumulus.lib.processes import Identity
+from cumulus.lib.unix_user import name_of
 from cumulus.resources.enforcement import Unleased
 
 TOLD_SECONDS = 2.5
@@ -67,7 +67,7 @@ def describe(device: str, process: Identity, size: int) -> UnleasedProcess | Non
     if uid is None:
         return None
     program = printable.one_line(processes.name(process.pid)) or "?"
-    return UnleasedProcess(device, process.pid, uid, _name(uid), program, size)
+    return UnleasedProcess(device, process.pid, uid, printable.one_line(name_of(uid)), program, size)
 
 
 def is_ours(process: Identity) -> bool:
@@ -90,10 +90,3 @@ def _system_program(pid: int) -> str:
         return os.path.basename(path) if os.stat(f"/proc/{pid}/exe").st_uid == 0 else ""
     except OSError:
         return ""
-
-
-def _name(uid: int) -> str:
-    try:
-        return printable.one_line(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return str(uid)

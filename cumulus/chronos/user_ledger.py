@@ -12,6 +12,7 @@ from cumulus.chronos.contract import Device, Lease, LeaseRequest
 from cumulus.chronos.contract.policy import Policy, PolicyChange
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import CumulusError, Forbidden, NoSuchLease
+from cumulus.lib.unix_user import name_of
 
 
 class Peer(NamedTuple):
@@ -22,10 +23,7 @@ class Peer(NamedTuple):
 
     @property
     def name(self) -> str:
-        try:
-            return pwd.getpwuid(self.uid).pw_name
-        except KeyError:
-            return str(self.uid)
+        return name_of(self.uid)
 
     @property
     def groups(self) -> Sequence[int]:

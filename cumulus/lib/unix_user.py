@@ -70,6 +70,16 @@ class UnixUser(NamedTuple):
         }  # fmt: skip
 
 
+def name_of(uid: int) -> str:
+    """The user's name; the number where this machine knows no such user."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def become(user: UnixUser) -> None:
     """Make this process, which has one thread, that user's for good. Raises OSError.
 
