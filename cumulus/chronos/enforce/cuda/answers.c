@@ -19,7 +19,7 @@ static void free_at_most(lease_set leases, size_t *free) {
 }
 
 EXPORTED CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
-    if (!REAL(cuMemGetInfo_v2)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuMemGetInfo_v2));
     CUresult outcome = REAL(cuMemGetInfo_v2)(free, total);
     if (outcome != CUDA_SUCCESS) return outcome;
     lease_set leases = leases_here();
@@ -31,7 +31,7 @@ EXPORTED CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
 }
 
 EXPORTED CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device) {
-    if (!REAL(cuDeviceTotalMem_v2)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuDeviceTotalMem_v2));
     CUresult outcome = REAL(cuDeviceTotalMem_v2)(bytes, device);
     if (outcome == CUDA_SUCCESS && bytes) total_at_most(leases_of_device(device), bytes);
     return outcome;
@@ -40,7 +40,7 @@ EXPORTED CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device) {
 /* The functions of CUDA 3.1 count in 32 bits. */
 
 EXPORTED CUresult cuMemGetInfo(unsigned *free, unsigned *total) {
-    if (!REAL(cuMemGetInfo)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuMemGetInfo));
     CUresult outcome = REAL(cuMemGetInfo)(free, total);
     size_t left = free ? *free : 0, all = total ? *total : 0;
     if (outcome != CUDA_SUCCESS) return outcome;
@@ -52,7 +52,7 @@ EXPORTED CUresult cuMemGetInfo(unsigned *free, unsigned *total) {
 }
 
 EXPORTED CUresult cuDeviceTotalMem(unsigned *bytes, CUdevice device) {
-    if (!REAL(cuDeviceTotalMem)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuDeviceTotalMem));
     CUresult outcome = REAL(cuDeviceTotalMem)(bytes, device);
     size_t all = bytes ? *bytes : 0;
     if (outcome != CUDA_SUCCESS) return outcome;
@@ -62,8 +62,6 @@ EXPORTED CUresult cuDeviceTotalMem(unsigned *bytes, CUdevice device) {
 }
 
 /* ---- NVML, which knows every device of the machine ---- */
-
-#define UUID_TEXT 96
 
 static bool same_uuid(const char *text, const uint8_t *uuid) {
     static const char digits[] = "0123456789abcdef";

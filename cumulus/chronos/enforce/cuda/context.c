@@ -82,7 +82,6 @@ bool device_of_stream(CUstream stream, CUdevice *device) {
 #define LOOK_SECONDS 1
 #define INITIAL_PID_NAMESPACE 4026531836u /* include/linux/proc_ns.h: elsewhere NVML's process numbers are not ours */
 #define MAX_PROCESSES 1024
-#define UUID_TEXT 96
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static charge beside[MAX_LEASES];
@@ -192,9 +191,6 @@ void look_beside(lease_set leases) {
 }
 
 /* ---- contexts ---- */
-
-#define MISSING(real)                                                                                                  \
-    if (!(real)) return CUDA_ERROR_NOT_INITIALIZED
 
 static CUcontext primary[MAX_DEVICES];
 

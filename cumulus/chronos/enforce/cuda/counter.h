@@ -54,6 +54,10 @@ enum {
 void *real_function(int at);
 #define REAL(name) ((__typeof__(&name))real_function(AT_##name))
 
+/* In a function of ours: this driver may have none of that name. */
+#define MISSING(real)                                                                                                  \
+    if (!(real)) return CUDA_ERROR_NOT_INITIALIZED
+
 /* A function of the driver, or of NVML, that we only call. Looked for once for each place in the code. */
 void *driver_function(const char *name);
 void *nvml_function(const char *name);

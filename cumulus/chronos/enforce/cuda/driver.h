@@ -93,6 +93,7 @@ typedef struct {
     unsigned gpu_instance, compute_instance;
 } NVprocess;
 
+#define UUID_TEXT 96 /* bytes: NVML_DEVICE_UUID_V2_BUFFER_SIZE */
 #define NVML_SUCCESS 0
 #define NVML_ERROR_UNINITIALIZED 1
 

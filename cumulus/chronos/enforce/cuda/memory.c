@@ -129,8 +129,6 @@ static CUresult end(record *begun, CUresult outcome, kind what, uint64_t key) {
 }
 
 #define REFUSED CUDA_ERROR_OUT_OF_MEMORY
-#define MISSING(real)                                                                                                  \
-    if (!(real)) return CUDA_ERROR_NOT_INITIALIZED
 
 /* ---- linear memory ---- */
 

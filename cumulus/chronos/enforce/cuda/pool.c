@@ -197,7 +197,7 @@ static CUresult from_current(int at, CUdeviceptr *pointer, size_t size, CUstream
     CUmempool current = NULL;
     CUdevice device = 0;
     CUresult (*pool_of)(CUmempool *, CUdevice) = DRIVER(CUresult, "cuDeviceGetMemPool", (CUmempool *, CUdevice));
-    if (!real) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(real);
     if (is_captured(stream))
         return node_fits(device_here(), size) ? real(pointer, size, stream) : CUDA_ERROR_OUT_OF_MEMORY;
     if (!device_of_stream(stream, &device) || !pool_of || pool_of(&current, device)) return real(pointer, size, stream);
@@ -225,7 +225,7 @@ EXPORTED CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *pointer, size_t size
 /* ---- pools of a program's own ---- */
 
 EXPORTED CUresult cuMemPoolCreate(CUmempool *made, const CUpoolprops *asked) {
-    if (!REAL(cuMemPoolCreate)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuMemPoolCreate));
     CUresult outcome = REAL(cuMemPoolCreate)(made, asked);
     if (outcome == CUDA_SUCCESS && asked) {
         bool on_device = asked->location.type == MEM_LOCATION_DEVICE;
@@ -237,7 +237,7 @@ EXPORTED CUresult cuMemPoolCreate(CUmempool *made, const CUpoolprops *asked) {
 }
 
 EXPORTED CUresult cuMemPoolDestroy(CUmempool handle) {
-    if (!REAL(cuMemPoolDestroy)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuMemPoolDestroy));
     pthread_mutex_lock(&guard);
     CUresult outcome = REAL(cuMemPoolDestroy)(handle);
     pool **place = &pools;
@@ -253,7 +253,7 @@ EXPORTED CUresult cuMemPoolDestroy(CUmempool handle) {
 }
 
 EXPORTED CUresult cuMemPoolTrimTo(CUmempool handle, size_t least) {
-    if (!REAL(cuMemPoolTrimTo)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuMemPoolTrimTo));
     CUresult outcome = REAL(cuMemPoolTrimTo)(handle, least);
     pools_changed();
     pools_look();
@@ -268,21 +268,21 @@ static bool may_add(const CUallocnode *node) {
 
 EXPORTED CUresult cuGraphAddMemAllocNode(CUgraphnode *node, CUgraph graph, const CUgraphnode *after, size_t count,
                                          CUallocnode *asked) {
-    if (!REAL(cuGraphAddMemAllocNode)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuGraphAddMemAllocNode));
     if (asked && !may_add(asked)) return CUDA_ERROR_OUT_OF_MEMORY;
     return REAL(cuGraphAddMemAllocNode)(node, graph, after, count, asked);
 }
 
 EXPORTED CUresult cuGraphAddNode(CUgraphnode *node, CUgraph graph, const CUgraphnode *after, size_t count,
                                  CUnodeparams *asked) {
-    if (!REAL(cuGraphAddNode)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuGraphAddNode));
     if (asked && asked->type == GRAPH_NODE_MEM_ALLOC && !may_add(&asked->alloc)) return CUDA_ERROR_OUT_OF_MEMORY;
     return REAL(cuGraphAddNode)(node, graph, after, count, asked);
 }
 
 EXPORTED CUresult cuGraphAddNode_v2(CUgraphnode *node, CUgraph graph, const CUgraphnode *after, const void *edges,
                                     size_t count, CUnodeparams *asked) {
-    if (!REAL(cuGraphAddNode_v2)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuGraphAddNode_v2));
     if (asked && asked->type == GRAPH_NODE_MEM_ALLOC && !may_add(&asked->alloc)) return CUDA_ERROR_OUT_OF_MEMORY;
     return REAL(cuGraphAddNode_v2)(node, graph, after, edges, count, asked);
 }
@@ -291,7 +291,7 @@ EXPORTED CUresult cuGraphAddNode_v2(CUgraphnode *node, CUgraph graph, const CUgr
 static CUresult launch(int at, CUgraphexec graph, CUstream stream) {
     CUresult (*real)(CUgraphexec, CUstream) = real_function(at);
     CUdevice device = 0;
-    if (!real) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(real);
     if (!graphs_allocate || is_captured(stream) || !device_of_stream(stream, &device)) return real(graph, stream);
     lease_set leases = leases_of_device(device);
     if (account_over(leases) && pools_trim() && account_over(leases)) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -311,7 +311,7 @@ EXPORTED CUresult cuGraphLaunch_ptsz(CUgraphexec graph, CUstream stream) {
 }
 
 EXPORTED CUresult cuDeviceGraphMemTrim(CUdevice device) {
-    if (!REAL(cuDeviceGraphMemTrim)) return CUDA_ERROR_NOT_INITIALIZED;
+    MISSING(REAL(cuDeviceGraphMemTrim));
     CUresult outcome = REAL(cuDeviceGraphMemTrim)(device);
     pools_changed();
     pools_look();
