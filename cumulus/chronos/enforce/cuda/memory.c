@@ -78,6 +78,15 @@ static void settle(record *gone) {
     free(gone);
 }
 
+/* What was forgotten before the driver was asked to free it: back where that failed. */
+static void freed(record *gone, CUresult outcome) {
+    if (gone && outcome != CUDA_SUCCESS) {
+        remember(gone);
+    } else {
+        settle(gone);
+    }
+}
+
 void forget_context(CUcontext context) {
     record *gone = NULL;
     pthread_mutex_lock(&guard);
@@ -172,14 +181,11 @@ EXPORTED CUresult cuMemFree_v2(CUdeviceptr pointer) {
     MISSING(REAL(cuMemFree_v2));
     record *gone = forget(POINTER, pointer);
     CUresult outcome = REAL(cuMemFree_v2)(pointer);
-    if (outcome != CUDA_SUCCESS && gone) {
-        remember(gone);
-    } else if (gone) {
-        settle(gone);
-    } else if (pointer) {
+    if (!gone && pointer) {
         pools_changed();
         pools_look();
     }
+    freed(gone, outcome);
     return outcome;
 }
 
@@ -188,13 +194,8 @@ static CUresult free_async(int at, CUdeviceptr pointer, CUstream stream) {
     MISSING(real);
     record *gone = forget(POINTER, pointer);
     CUresult outcome = real(pointer, stream);
-    if (outcome != CUDA_SUCCESS && gone) {
-        remember(gone);
-    } else if (gone) {
-        settle(gone);
-    } else {
-        pools_changed();
-    }
+    if (!gone) pools_changed();
+    freed(gone, outcome);
     return outcome;
 }
 
@@ -259,11 +260,7 @@ static CUresult destroy(kind what, void *array, CUresult (*real)(void *)) {
     MISSING(real);
     record *gone = forget(what, (uintptr_t)array);
     CUresult outcome = real(array);
-    if (outcome != CUDA_SUCCESS && gone) {
-        remember(gone);
-    } else {
-        settle(gone);
-    }
+    freed(gone, outcome);
     return outcome;
 }
 
@@ -397,11 +394,7 @@ EXPORTED CUresult cuIpcCloseMemHandle(CUdeviceptr pointer) {
     MISSING(REAL(cuIpcCloseMemHandle));
     record *gone = forget(IMPORT, pointer);
     CUresult outcome = REAL(cuIpcCloseMemHandle)(pointer);
-    if (outcome != CUDA_SUCCESS && gone) {
-        remember(gone);
-    } else {
-        settle(gone);
-    }
+    freed(gone, outcome);
     return outcome;
 }
 
