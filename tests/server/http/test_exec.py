@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,11 +26,13 @@ from cumulus.resources.key import Key
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
 from cumulus.server import api
 from cumulus.server.http import app
+from cumulus.server.http.kubernetes.core.spdy_ports import PROTOCOL as SPDY
 from cumulus.service.access.access import ADMIN_GROUP
 from cumulus.service.identity import Identity
 from tests.documents import job, running
 from tests.server.http.conftest import Served, serving
 from tests.server.http.kubectl import KUBECTL, MISSING, Kubectl
+from tests.server.http.test_spdy import Client as SpdyClient
 from tests.service.test_access import binding
 
 TRAIN = Key("GPUJob", "default", "train")
@@ -186,7 +188,11 @@ def test_ports(train: Served) -> None:
                 asked.forward(TRAIN, 0, port, far)
 
 
-def asking(served: Served, path: str) -> socket.socket:
+CHANNELS_OF_KUBECTL = "v4.channel.k8s.io, v5.channel.k8s.io"
+PORTFORWARD = f"{EXEC.removesuffix('exec')}portforward"
+
+
+def asking(served: Served, path: str, protocols: str = CHANNELS_OF_KUBECTL) -> socket.socket:
     """A WebSocket that was asked for."""
     made = socket.socket(socket.AF_UNIX)
     made.settimeout(20)
@@ -194,14 +200,16 @@ def asking(served: Served, path: str) -> socket.socket:
     made.sendall(
         f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         f"Sec-WebSocket-Key: {websocket.new_key()}\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Protocol: v4.channel.k8s.io, v5.channel.k8s.io\r\n\r\n".encode()
+        f"Sec-WebSocket-Protocol: {protocols}\r\n\r\n".encode()
     )
     return made
 
 
-def raw(served: Served, path: str = f"{EXEC}?command=cat&stdin=true") -> socket.socket:
+def raw(
+    served: Served, path: str = f"{EXEC}?command=cat&stdin=true", protocols: str = CHANNELS_OF_KUBECTL
+) -> socket.socket:
     """A WebSocket that was accepted."""
-    made = asking(served, path)
+    made = asking(served, path, protocols)
     head = b""
     while b"\r\n\r\n" not in head:
         head += made.recv(1)
@@ -257,7 +265,26 @@ def test_an_error_is_told_as_the_service_tells_it(train: Served) -> None:
         ran(train, "hello")
 
 
-def test_ports_that_take_no_connection_hold_up_nobody_else(train: Served) -> None:
+def asking_by_websocket(served: Served) -> list[socket.socket]:
+    return [asking(served, f"{PORTFORWARD}?ports=8888") for _ in range(2 * api.THREADS)]
+
+
+def asking_by_spdy(served: Served) -> list[socket.socket]:
+    """As kubectl does: all over one connection, which is there at once, and is pinged first."""
+    made, streams = raw(served, PORTFORWARD, SPDY), SpdyClient()
+    for number in range(2 * api.THREADS):
+        for stream, kind in ((4 * number + 1, "error"), (4 * number + 3, "data")):
+            frame = streams.open(stream, streamtype=kind, port="8888", requestid=str(number))
+            made.sendall(websocket.frame(websocket.BINARY, frame, mask=True))
+    return [made]
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"), [(asking_by_websocket, b"HTTP/1.1 4"), (asking_by_spdy, b"\x89\0")], ids=["websocket", "spdy"]
+)
+def test_ports_that_take_no_connection_hold_up_nobody_else(
+    train: Served, ask: Callable[[Served], list[socket.socket]], answer: bytes
+) -> None:
     train.store.create(binding("user", "User", "ann", "default"))
     goes_on, reached = threading.Event(), []
 
@@ -268,7 +295,7 @@ def test_ports_that_take_no_connection_hold_up_nobody_else(train: Served) -> Non
 
     train.outside.connection = stuck  # type: ignore[method-assign]
     train.asks = ANN
-    ports = [asking(train, f"{EXEC.removesuffix('exec')}portforward?ports=8888") for _ in range(2 * api.THREADS)]
+    ports = ask(train)
     try:
         while len(reached) < api.OF_ONE_USER:
             time.sleep(0.01)
@@ -283,7 +310,7 @@ def test_ports_that_take_no_connection_hold_up_nobody_else(train: Served) -> Non
         goes_on.set()
     for each in ports:
         with each:
-            assert each.recv(12).startswith(b"HTTP/1.1 4")
+            assert each.recv(12).startswith(answer)
 
 
 def test_who_goes_away_in_the_middle_is_no_defect(train: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +334,7 @@ def test_who_goes_away_in_the_middle_is_no_defect(train: Served, monkeypatch: py
 
     train.outside.connection = flood  # type: ignore[method-assign]
     for _ in range(3):
-        with raw(train, f"{EXEC.removesuffix('exec')}portforward?ports=8888") as made:
+        with raw(train, f"{PORTFORWARD}?ports=8888") as made:
             made.recv(100_000)
         assert ended.acquire(timeout=20)
     started, begin = threading.Event(), train.outside.execution

@@ -156,6 +156,11 @@ def number(request: Request, name: str, default: int | None = None) -> int | Non
     return int(text)
 
 
+def is_port(text: str) -> bool:
+    """Whether it is a number from 1 to 65535."""
+    return text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) < 2**16
+
+
 def field_manager(request: Request) -> str:
     """Who owns what the request changes: as it says, or the program that sent it."""
     agent = request.headers.get("user-agent", "").partition("/")[0]

@@ -22,6 +22,7 @@ from cumulus.server.http.kubernetes.channels import CLOSE, V4, V5, cancelled
 from cumulus.server.http.kubernetes.core.exec import channels_of, replica_of
 from cumulus.server.http.kubernetes.core.spdy_ports import PROTOCOL as SPDY
 from cumulus.server.http.kubernetes.core.spdy_ports import SpdyPorts
+from cumulus.server.http.kubernetes.requests import is_port
 from cumulus.server.http.websocket import WebSocket, WebSocketResponse
 
 if TYPE_CHECKING:
@@ -36,18 +37,19 @@ async def portforward(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
     key, replica = replica_of(request, "pods/portforward")
     protocol = await channels_of(request, key, replica, (V5, V4, SPDY))
+
+    async def connect(port: int) -> socket.socket:
+        connection = await api.reach(identity, api.service.exec.connect, identity, key, replica, port)
+        connection.setblocking(False)
+        return connection
+
     if protocol == SPDY:
-
-        async def connect(port: int) -> socket.socket:
-            return await api.call(api.service.exec.connect, identity, key, replica, port)
-
         return WebSocketResponse(protocol, lambda other: SpdyPorts(other, connect).talk(), lambda: None)
     ports = _ports(request.query_params.getlist("ports"))
     made: list[socket.socket] = []
     try:
         for port in ports:
-            made.append(await api.reach(identity, api.service.exec.connect, identity, key, replica, port))
-            made[-1].setblocking(False)
+            made.append(await connect(port))
     except BaseException:
         _close(made)
         raise
@@ -59,7 +61,7 @@ def _ports(given: Sequence[str]) -> list[int]:
     if not words or len(words) > _MOST:
         raise UsageError(f"ports must name one port, or up to {_MOST}")
     for word in words:
-        if not (word.isascii() and word.isdecimal() and 0 < int(word[:6]) < 2**16 and len(word) < 6):
+        if not is_port(word):
             raise UsageError(f"{one_line(word)[:40]!r} is no port: a port is a number from 1 to 65535")
     return [int(word) for word in words]
 

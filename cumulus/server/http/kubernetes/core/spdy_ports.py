@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from cumulus.errors import CumulusError
 from cumulus.server.http import spdy
+from cumulus.server.http.kubernetes.channels import cancelled
+from cumulus.server.http.kubernetes.requests import is_port
 
 if TYPE_CHECKING:
     from cumulus.server.http.websocket import WebSocket
@@ -23,7 +25,7 @@ _WAITING = 16
 """Pieces that wait for one connection before all of them wait."""
 
 Connect = Callable[[int], Awaitable[socket.socket]]
-"""Makes a connection to a port. Raises CumulusError."""
+"""Makes a connection to a port, which does not block. Raises CumulusError."""
 
 
 class SpdyPorts:
@@ -48,10 +50,7 @@ class SpdyPorts:
         except (ConnectionError, spdy.SpdyError):
             pass
         finally:
-            left = [awake, hearing, *self._tasks.values()]
-            for each in left:
-                each.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await cancelled([awake, hearing, *self._tasks.values()])
 
     async def _hear(self) -> None:
         while (message := await self._websocket.receive()) is not None:
@@ -72,8 +71,7 @@ class SpdyPorts:
     async def _open(self, stream: int, headers: dict[str, str]) -> None:
         kind, request, port = headers.get("streamtype", ""), headers.get("requestid", ""), headers.get("port", "")
         known = kind == "error" or (kind == "data" and request in self._errors)
-        numbered = port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 2**16
-        if not known or not numbered or stream in self._tasks or len(self._errors) + len(self._tasks) >= _MOST:
+        if not known or not is_port(port) or stream in self._tasks or len(self._errors) + len(self._tasks) >= _MOST:
             await self._websocket.send(self._session.reset(stream))
             return
         await self._websocket.send(self._session.reply(stream))
@@ -93,15 +91,13 @@ class SpdyPorts:
         with contextlib.suppress(ConnectionError):
             try:
                 with await self._connect(port) as connection:
-                    connection.setblocking(False)
                     sending = asyncio.create_task(self._send(stream, connection))
                     try:
                         loop = asyncio.get_running_loop()
                         while data := await loop.sock_recv(connection, _CHUNK):
                             await self._websocket.send(self._session.data(stream, data))
                     finally:
-                        sending.cancel()
-                        await asyncio.gather(sending, return_exceptions=True)
+                        await cancelled([sending])
             except CumulusError as problem:
                 said = str(problem).encode()
             except OSError as problem:
