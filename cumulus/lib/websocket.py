@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-NORMAL, GOING_AWAY, PROTOCOL_ERROR, TOO_LARGE = 1000, 1001, 1002, 1009
+NORMAL, PROTOCOL_ERROR, TOO_LARGE = 1000, 1002, 1009
 VERSION = "13"
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _LONGEST_CONTROL = 125
@@ -123,7 +123,7 @@ class Messages:
         if size > self._largest:
             raise WebSocketError(TOO_LARGE, f"a frame has more than {self._largest} bytes")
         key = bytes(buffer[begin : begin + 4]) if masked else b""
-        begin += len(key) if len(key) == 4 or not masked else 4
+        begin += 4 if masked else 0
         if len(buffer) < begin + size:
             return None
         payload = bytes(buffer[begin : begin + size])

@@ -298,9 +298,10 @@ class HttpClient:
         return self._program(f"{_pod_path(key, 0)}/attach?{urlencode(given)}")
 
     def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
-        from cumulus.client.http.forwarding import PROTOCOL, forward
+        from cumulus.client.http.forwarding import forward
+        from cumulus.lib.remotecommand import V5
 
-        made, _ = self._connection.websocket(f"{_pod_path(key, replica)}/portforward?ports={port}", (PROTOCOL,))
+        made = self._connection.websocket(f"{_pod_path(key, replica)}/portforward?ports={port}", V5)
         try:
             forward(made, connection)
         finally:
@@ -457,10 +458,10 @@ class HttpClient:
         self.close()
 
     def _program(self, path: str) -> RemoteProgram:
-        from cumulus.client.http.programs import PROTOCOL, HttpProgram
+        from cumulus.client.http.programs import HttpProgram
+        from cumulus.lib.remotecommand import V5
 
-        made, _ = self._connection.websocket(path, (PROTOCOL,))
-        return HttpProgram(made, self._connection.where)
+        return HttpProgram(self._connection.websocket(path, V5), self._connection.where)
 
     def _object(
         self, method: Method, path: str, given: Mapping[str, object] = {}, body: object = None, *,

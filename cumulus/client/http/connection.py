@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cumulus.client.http.errors import ServerUnavailable, error_of
@@ -107,15 +107,15 @@ class Connection:
         self._streams.add(made)
         return made
 
-    def websocket(self, path: str, protocols: Sequence[str]) -> tuple[WebSocket, str]:
-        """A WebSocket over a connection of its own, and its subprotocol. Raises as `call` does."""
+    def websocket(self, path: str, protocol: str) -> WebSocket:
+        """A WebSocket with that subprotocol, over a connection of its own. Raises as `call` does."""
         from cumulus.client.http.websocket import opened
 
         connection = self._connect()
         sock = connection.sock
         host = "localhost" if self.endpoint.kind == "unix" else self.endpoint.address.removeprefix("https://")
         try:
-            made = opened(sock, path, {"Host": host, **self._headers(JSON)}, protocols, self.where)
+            made = opened(sock, path, {"Host": host, **self._headers(JSON)}, protocol, self.where)
         except BaseException:
             connection.close()
             raise

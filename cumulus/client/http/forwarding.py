@@ -7,9 +7,9 @@ import contextlib
 import socket
 
 from cumulus.client.http.websocket import WebSocket
+from cumulus.lib.remotecommand import CLOSE
 
-PROTOCOL = "v5.channel.k8s.io"
-DATA, ERROR, CLOSE = 0, 1, 255
+DATA, ERROR = 0, 1
 _CHUNK = 2**15
 _HEAD = 2
 """Bytes that each channel begins with: the port."""

@@ -9,9 +9,8 @@ from cumulus.client.http.errors import ServerUnavailable, error_in
 from cumulus.client.http.websocket import WebSocket
 from cumulus.client.programs import Streams
 from cumulus.errors import CumulusError
+from cumulus.lib.remotecommand import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT
 
-PROTOCOL = "v5.channel.k8s.io"
-STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 _CHUNK = 2**15
 _LOOK = 0.3
 """Seconds between two looks at the size of the terminal."""

@@ -10,13 +10,9 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from cumulus.client.http.errors import ServerUnavailable, error_of
 from cumulus.lib import websocket
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LARGEST = 2**24
 """Bytes of a message."""
@@ -29,7 +25,7 @@ _LONGEST_HEAD = 2**16
 
 
 class WebSocket:
-    """Messages in `receive`, `send` for the other way. The socket does not block: `turn` moves what can be moved."""
+    """Messages in `received`, `send` for the other way. The socket does not block: `turn` moves what can be moved."""
 
     def __init__(self, sock: socket.socket, received: bytes) -> None:
         sock.setblocking(False)
@@ -49,10 +45,6 @@ class WebSocket:
     @property
     def is_full(self) -> bool:
         return len(self._out) > FULL
-
-    @property
-    def waits_to_send(self) -> bool:
-        return bool(self._out)
 
     def send(self, data: bytes) -> None:
         """Add a message to what is to be sent."""
@@ -110,15 +102,13 @@ class WebSocket:
             self.ended = True
 
 
-def opened(
-    sock: socket.socket, path: str, headers: Mapping[str, str], protocols: Sequence[str], where: str
-) -> tuple[WebSocket, str]:
-    """The WebSocket at the path, over a connection that nothing was asked on yet, and its subprotocol. Raises the
+def opened(sock: socket.socket, path: str, headers: Mapping[str, str], protocol: str, where: str) -> WebSocket:
+    """The WebSocket with that subprotocol at the path, over a connection that nothing was asked on yet. Raises the
     CumulusError that the server tells; ServerUnavailable."""
     key = websocket.new_key()
     given = {
         **headers, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": key,
-        "Sec-WebSocket-Version": websocket.VERSION, "Sec-WebSocket-Protocol": ", ".join(protocols),
+        "Sec-WebSocket-Version": websocket.VERSION, "Sec-WebSocket-Protocol": protocol,
     }  # fmt: skip
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items()), "", ""]
     try:
@@ -129,10 +119,10 @@ def opened(
             raise error_of(status, _body(sock, rest, fields))
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ServerUnavailable(f"{where} closed the connection: {error}", hint="try again") from None
-    protocol = fields.get("Sec-WebSocket-Protocol", "")
-    if fields.get("Sec-WebSocket-Accept") != websocket.accepted(key) or protocol not in protocols:
+    answered = fields.get("Sec-WebSocket-Accept"), fields.get("Sec-WebSocket-Protocol")
+    if answered != (websocket.accepted(key), protocol):
         raise ServerUnavailable(f"{where} speaks another WebSocket than this client")
-    return WebSocket(sock, rest), protocol
+    return WebSocket(sock, rest)
 
 
 def _head(sock: socket.socket) -> tuple[bytes, bytes]:

@@ -68,9 +68,9 @@ class WebSocket:
         """A message, once there is room for it. Raises ConnectionError."""
         await self._send(websocket.BINARY, data)
 
-    async def close(self, code: int = websocket.NORMAL, reason: str = "") -> None:
+    async def close(self) -> None:
         """Say that this is all, and wait a moment for the other side to have it."""
-        await self._close(websocket.closing(code, reason))
+        await self._close(websocket.closing(websocket.NORMAL))
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 while await self._tunnel.read():

@@ -1,7 +1,4 @@
-"""Kubernetes' channels in a WebSocket: each message begins with the number of the stream that it belongs to.
-
-`v5.channel.k8s.io` can close one stream alone, which is how a program learns of the end of its input.
-"""
+"""The streams of a program over Kubernetes' channels in a WebSocket (see `lib.remotecommand`)."""
 
 from __future__ import annotations
 
@@ -13,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from cumulus.lib.remotecommand import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT
 from cumulus.server.http.status import failure
 
 if TYPE_CHECKING:
     from cumulus.lib.execution import Execution, Exit
     from cumulus.server.http.websocket import WebSocket
 
-V5, V4 = "v5.channel.k8s.io", "v4.channel.k8s.io"
-STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 _CHUNK = 2**15
 
 

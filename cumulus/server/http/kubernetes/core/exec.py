@@ -9,9 +9,10 @@ from starlette.routing import Route
 from cumulus.errors import NotFound, UsageError
 from cumulus.lib.execution import ExecRequest
 from cumulus.lib.printable import one_line
+from cumulus.lib.remotecommand import V4, V5
 from cumulus.resources.key import Key
 from cumulus.server.http.api import api_of, identity_of
-from cumulus.server.http.kubernetes.channels import V4, V5, Channels
+from cumulus.server.http.kubernetes.channels import Channels
 from cumulus.server.http.kubernetes.core.pods import CONTAINER, VIEW, job_of
 from cumulus.server.http.kubernetes.requests import flag
 from cumulus.server.http.websocket import WebSocketResponse, protocol_of
@@ -19,6 +20,8 @@ from cumulus.server.http.websocket import WebSocketResponse, protocol_of
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from cumulus.lib.execution import Execution
 
 TERMINAL = "xterm"
 """What a terminal is where the client does not say: as in a container."""
@@ -32,10 +35,7 @@ async def exec(request: Request) -> Response:
     given = request.query_params
     terminal = _terminal(given.get("term", "")) if flag(request, "tty") else ""
     asked = ExecRequest(tuple(given.getlist("command")), flag(request, "stdin"), terminal)
-    execution = await api.reach(identity, api.service.exec.exec, identity, key, replica, asked)
-    return WebSocketResponse(
-        protocol, lambda made: Channels(made, execution, closes=protocol == V5).talk(), execution.close
-    )
+    return _joined(protocol, await api.reach(identity, api.service.exec.exec, identity, key, replica, asked))
 
 
 async def attach(request: Request) -> Response:
@@ -45,9 +45,7 @@ async def attach(request: Request) -> Response:
     execution = await api.reach(
         identity, api.service.exec.attach, identity, key, replica, stdin=flag(request, "stdin")
     )  # fmt: skip
-    return WebSocketResponse(
-        protocol, lambda made: Channels(made, execution, closes=protocol == V5).talk(), execution.close
-    )
+    return _joined(protocol, execution)
 
 
 async def channels_of(
@@ -74,6 +72,12 @@ def replica_of(request: Request, resource: str) -> tuple[Key, int]:
     if found is None:
         raise NotFound(f'pods "{one_line(name)}" not found')
     return Key(VIEW.stored, namespace, found[0]), found[1]
+
+
+def _joined(protocol: str, execution: Execution) -> WebSocketResponse:
+    return WebSocketResponse(
+        protocol, lambda made: Channels(made, execution, closes=protocol == V5).talk(), execution.close
+    )
 
 
 def _terminal(name: str) -> str:

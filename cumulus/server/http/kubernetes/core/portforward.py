@@ -17,8 +17,9 @@ from starlette.routing import Route
 
 from cumulus.errors import UsageError
 from cumulus.lib.printable import one_line
+from cumulus.lib.remotecommand import CLOSE, V4, V5
 from cumulus.server.http.api import api_of, identity_of
-from cumulus.server.http.kubernetes.channels import CLOSE, V4, V5, cancelled
+from cumulus.server.http.kubernetes.channels import cancelled
 from cumulus.server.http.kubernetes.core.exec import channels_of, replica_of
 from cumulus.server.http.kubernetes.core.spdy_ports import PROTOCOL as SPDY
 from cumulus.server.http.kubernetes.core.spdy_ports import SpdyPorts
