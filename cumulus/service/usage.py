@@ -37,14 +37,14 @@ class Usage:
 
 
 def _devices(nodes: Sequence[Document], held: Sequence[Document], now: datetime) -> Iterator[DeviceUse]:
+    by_device: Mapping[tuple[str, int], list[Document]] = defaultdict(list)
+    for partition in held:
+        by_device[lookup(partition, "status.node"), lookup(partition, "status.device")].append(partition)
     for node in nodes:
-        name, kind = node["metadata"]["name"], gpunode.KIND
-        state = kind.summary(node, now)
+        name, state = node["metadata"]["name"], gpunode.KIND.summary(node, now)
         for device in lookup(node, "status.devices") or ():
             figures = device.get("figures") or {}
-            mine = [
-                p for p in held if (lookup(p, "status.node"), lookup(p, "status.device")) == (name, device["index"])
-            ]
+            mine = by_device.get((name, device["index"]), ())
             leases = [*(p["status"] for p in mine), *(device.get("foreignLeases") or ())]
             yield DeviceUse(
                 node=name, index=device["index"], name=device.get("name", ""),
