@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,7 +13,7 @@ from cumulus.cli import completion, context, options
 from cumulus.errors import UsageError
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
-from cumulus.resources.columns import NOTHING, until
+from cumulus.resources.columns import NOTHING, percent, until
 from cumulus.resources.quantity import format_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 _OF = ("nodes", "jobs", "users")
 _LEAST = 0.2
 Rows = list[list[str]]
+
+
+class _UserUse(NamedTuple):
+    """What one user's jobs hold."""
+
+    user: str
+    jobs: int
+    devices: int
+    memory_bytes: int
+    compute: int
 
 
 def top(
@@ -60,9 +70,10 @@ def top(
             from cumulus.answers.codec import encode
             from cumulus.cli import printers
 
-            shown = {"nodes": found.devices, "jobs": found.shares}.get(what)
-            value = [_plain(encode(each)) for each in shown] if shown is not None else _users(found.shares)
-            safe_output.block(sys.stdout, printers.to_json(value) + "\n")
+            uses: dict[str, Sequence[object]] = {
+                "nodes": found.devices, "jobs": found.shares, "users": _users(found.shares)
+            }  # fmt: skip
+            safe_output.block(sys.stdout, printers.to_json([_plain(encode(use)) for use in uses[what]]) + "\n")
             return
         if once or not sys.stdout.isatty():
             headings, rows = _table(what, found)
@@ -117,10 +128,9 @@ def _table(what: str, found: UsageNow) -> tuple[Sequence[Heading | str], Rows]:
         ]  # fmt: skip
         return headings, [_share(share, found.time) for share in found.shares]
     rows = [
-        [str(u["user"]) or NOTHING, str(u["jobs"]), str(u["devices"]), format_bytes(int(str(u["memoryBytes"]))),
-         _percent(int(str(u["compute"])))]
+        [u.user or NOTHING, str(u.jobs), str(u.devices), format_bytes(u.memory_bytes), percent(u.compute)]
         for u in _users(found.shares)
-    ]  # fmt: skip
+    ]
     return ["USER", "JOBS", "DEVICES", "MEMORY", "COMPUTE"], rows
 
 
@@ -133,8 +143,8 @@ def _device(use: DeviceUse) -> list[str]:
     return [
         use.node, f"{use.index} {use.name}".strip(), share(use.leased_bytes), share(use.used_bytes),
         share(use.idle_bytes), format_bytes(use.over_bytes) if use.over_bytes else NOTHING,
-        format_bytes(use.unleased_bytes) if use.unleased_bytes else NOTHING, _percent(use.leased_compute),
-        NOTHING if use.busy is None else _percent(use.busy),
+        format_bytes(use.unleased_bytes) if use.unleased_bytes else NOTHING, percent(use.leased_compute),
+        NOTHING if use.busy is None else percent(use.busy),
         NOTHING if use.power_watts is None else f"{use.power_watts:.0f}W",
         NOTHING if use.temperature_celsius is None else f"{use.temperature_celsius}C", use.state,
     ]  # fmt: skip
@@ -146,30 +156,26 @@ def _share(share: ShareUse, now: str) -> list[str]:
     ends = until(share.until, parse_timestamp(now)) if share.until else NOTHING
     return [
         share.namespace, share.name, share.user or NOTHING, ",".join(share.nodes), str(share.devices),
-        format_bytes(share.memory_bytes), _percent(share.compute), ends, "yes" if share.over else NOTHING,
+        format_bytes(share.memory_bytes), percent(share.compute), ends, "yes" if share.over else NOTHING,
     ]  # fmt: skip
 
 
-def _users(shares: Sequence[ShareUse]) -> list[dict[str, object]]:
+def _users(shares: Sequence[ShareUse]) -> list[_UserUse]:
     """Who holds most first."""
     by_user: dict[str, list[ShareUse]] = defaultdict(list)
     for share in shares:
         by_user[share.user].append(share)
-    found: list[dict[str, object]] = [
-        {
-            "user": user, "jobs": len(mine), "devices": sum(share.devices for share in mine),
-            "memoryBytes": sum(share.memory_bytes for share in mine), "compute": sum(share.compute for share in mine),
-        }
+    found = [
+        _UserUse(
+            user, len(mine), sum(share.devices for share in mine), sum(share.memory_bytes for share in mine),
+            sum(share.compute for share in mine),
+        )
         for user, mine in by_user.items()
     ]  # fmt: skip
-    return sorted(found, key=lambda user: (-int(str(user["compute"])), str(user["user"])))
+    return sorted(found, key=lambda use: (-use.compute, use.user))
 
 
 def _plain(value: dict[str, object]) -> dict[str, object]:
     """An answer in the words of the API's JSON."""
     words = {name.split("_")[0] + "".join(p.title() for p in name.split("_")[1:]): v for name, v in value.items()}
     return {name: each for name, each in words.items() if not name.startswith("@")}
-
-
-def _percent(thousandths: int) -> str:
-    return f"{thousandths / 10:g}%"
