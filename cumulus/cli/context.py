@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cumulus import environment, paths
 from cumulus.cli import terminal
+from cumulus.errors import CumulusError
 from cumulus.resources.key import DEFAULT_NAMESPACE
 from cumulus.resources.quantity import format_duration
 
@@ -63,6 +64,14 @@ def client(*, create: bool = False, quiet: bool = False, objects: bool = True) -
     if found.kind == "embedded" and objects and not (create or quiet):
         _note_no_store(Path(found.address))
     return opened
+
+
+def check_daemon(client: Client) -> None:
+    """Raises CumulusError where no daemon would run a job."""
+    if endpoint().kind == "embedded" and (state := client.server_state()).pid is None:
+        raise CumulusError(
+            f"no daemon runs on {state.home}, so nothing would run the job", hint="start one: cumulus serve &"
+        )
 
 
 def note_if_no_daemon(then: str, client: Client) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kind import Kind
+from cumulus.resources.kinds import gpujob
 from cumulus.resources.query import Query
 from cumulus.resources.registry import KINDS, find_kind
 
@@ -56,6 +57,17 @@ def parse_one(words: Sequence[str], *, default: Kind) -> Target:
     if len(found) != 1 or found[0].name is None:
         raise UsageError("name exactly one object", hint="as NAME, KIND NAME or KIND/NAME")
     return found[0]
+
+
+def job_key(words: Sequence[str], namespace: str, otherwise: str) -> Key:
+    """The key of the one job that is named: NAME, job NAME or job/NAME, in `namespace` or else the context's.
+    `otherwise`: what a person who names another object is told: `only jobs run programs, not`. Raises UsageError."""
+    from cumulus.cli import context
+
+    found = key(parse_one(words, default=gpujob.KIND), context.namespace(namespace))
+    if found.kind != gpujob.KIND.name:
+        raise UsageError(f"{otherwise} a {found.kind}")
+    return found
 
 
 def keys_in(files: Sequence[str], recursive: bool) -> list[Key]:

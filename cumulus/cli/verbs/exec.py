@@ -10,7 +10,6 @@ from cumulus.cli import completion, context, joined, options, raw_terminal, targ
 from cumulus.errors import UsageError
 from cumulus.lib.execution import ExecRequest
 from cumulus.resources.key import Key
-from cumulus.resources.kinds import gpujob
 
 Words = Annotated[
     list[str] | None,
@@ -66,7 +65,4 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
 
 def job_key(word: str, namespace: str) -> Key:
     """Of the job that a person named: NAME or job/NAME. Raises UsageError."""
-    key = targets.key(targets.parse_one([word], default=gpujob.KIND), context.namespace(namespace))
-    if key.kind != gpujob.KIND.name:
-        raise UsageError(f"only jobs run programs, not a {key.kind}")
-    return key
+    return targets.job_key([word], namespace, "only jobs run programs, not")

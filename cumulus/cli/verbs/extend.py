@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from cumulus.cli import completion, context, options, targets, terminal
-from cumulus.errors import UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.kinds import gpujob
 
@@ -32,9 +31,7 @@ def extend(
       cumulus extend train +2h
       cumulus extend train +30m --dry-run
     """
-    key = targets.key(targets.parse_one([job], default=gpujob.KIND), context.namespace(namespace))
-    if key.kind != gpujob.KIND.name:
-        raise UsageError(f"only the leases of jobs are extended, not those of a {key.kind}")
+    key = targets.job_key([job], namespace, "only the leases of jobs are extended, not those of")
     seconds = options.seconds_of(longer.removeprefix("+"), "+DURATION")
     with context.client() as client:
         found = client.extend(key, seconds, dry_run=dry_run)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cumulus.cli import attached, completion, confirm, context, options, set_fields, targets, terminal
-from cumulus.errors import CumulusError, UsageError
+from cumulus.errors import UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kinds import gpujob
@@ -56,17 +56,12 @@ def rerun(
       cumulus rerun train -e SEED=7 -d
       cumulus rerun train --from-checkpoint --set spec.gpu.duration=4h
     """  # fmt: skip
-    key = targets.key(targets.parse_one(words, default=gpujob.KIND), context.namespace(namespace))
-    if key.kind != gpujob.KIND.name:
-        raise UsageError(f"only jobs can be run again, not a {key.kind}")
+    key = targets.job_key(words, namespace, "only jobs can be run again, not")
     patch = set_fields.patch_of(gpujob.KIND, settings or ())
     if other := sorted(patch.keys() - {"spec"}):
         raise UsageError(f"--set: {other[0]} stays as it is", hint="see `cumulus label` and `cumulus annotate`")
     with context.client() as client:
-        if context.endpoint().kind == "embedded" and (state := client.server_state()).pid is None:
-            raise CumulusError(
-                f"no daemon runs on {state.home}, so nothing would run the job", hint="start one: cumulus serve &"
-            )
+        context.check_daemon(client)
         job = client.get(key)
         if not yes and not _agreed(job):
             terminal.note("Nothing was changed.")

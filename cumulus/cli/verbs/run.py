@@ -27,12 +27,11 @@ from cumulus.cli import (
 )
 from cumulus.cli.command_job import Shell, Wanted
 from cumulus.cli.verbs import port_forward
-from cumulus.errors import CumulusError, StoreUnavailable, UsageError
+from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.lib import safe_output
 from cumulus.resources.annotations import SAME_DIRECTORY
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, key_of
-from cumulus.resources.kinds import gpujob
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
@@ -274,9 +273,7 @@ def attach(
       cumulus attach train
       cumulus attach job/train --tail 20
     """
-    key = targets.key(targets.parse_one(words, default=gpujob.KIND), context.namespace(namespace))
-    if key.kind != gpujob.KIND.name:
-        raise UsageError(f"only jobs can be attached to, not a {key.kind}")
+    key = targets.job_key(words, namespace, "only jobs can be attached to, not")
     lines = _count(tail, "--tail", 0) if tail else None
     with context.client() as client:
         job = client.get(key)
@@ -291,10 +288,7 @@ def _submit(job: Document, directory: str | None) -> str:
     also where no daemon would run it."""
     title = f"gpujob/{job['metadata']['name']}"
     with context.client(quiet=True) as client:
-        if context.endpoint().kind == "embedded" and (state := client.server_state()).pid is None:
-            raise CumulusError(
-                f"no daemon runs on {state.home}, so nothing would run the job", hint="start one: cumulus serve &"
-            )
+        context.check_daemon(client)
         if directory is not None:
             _note_nodes(client, job, directory)
         try:
