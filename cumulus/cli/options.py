@@ -81,6 +81,13 @@ def seconds_of(text: str, option: str) -> float:
         raise UsageError(f"{option}: {error}") from None
 
 
+def is_dry_run(word: str) -> bool:
+    """Of --dry-run. Raises UsageError."""
+    if word not in ("server", "none"):
+        raise UsageError(f"there is no dry run {word!r}", hint="write --dry-run=server")
+    return word == "server"
+
+
 def check_json(output: str) -> None:
     """Raises UsageError where --output asks a verb that prints a text or JSON for something else."""
     if output not in ("", "json"):

@@ -33,6 +33,24 @@ ForceConflicts = Annotated[
     bool, typer.Option("--force-conflicts", help="Change fields also where another manager owns them, and own them.")
 ]
 
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Make jobs anew whose immutable fields change; what runs is ended, old logs are kept."
+    ),
+]
+Output = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORM",
+        show_default=False,
+        help="name, json or yaml.",
+        autocompletion=completion.one_of("name", "json", "yaml"),
+    ),
+]
+
 
 def apply(
     filename: options.Files = None,
@@ -62,23 +80,8 @@ def apply(
     namespace: Namespace = "",
     field_manager: FieldManager = CUMULUS,
     force_conflicts: ForceConflicts = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Make jobs anew whose immutable fields change; what runs is ended, old logs are kept."
-        ),
-    ] = False,
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FORM",
-            show_default=False,
-            help="name, json or yaml.",
-            autocompletion=completion.one_of("name", "json", "yaml"),
-        ),
-    ] = "",
+    force: Force = False,
+    output: Output = "",
 ) -> None:
     """Create or change objects from manifests.
 
@@ -97,13 +100,9 @@ def apply(
       cumulus apply -f job.yaml --force
       cumulus apply -f manifests/ --field-manager=ci
     """
-    if dry_run not in ("server", "none"):
-        raise UsageError(f"there is no dry run {dry_run!r}", hint="write --dry-run=server")
-    if output not in ("", "name", "json", "yaml"):
-        raise UsageError(f"there is no output format {output!r} here", hint="the formats are name, json, yaml")
+    dry = is_dry(dry_run, output)
     limit = _prune_limit(prune, prune_limit, selector)
     manifests = load(filename, recursive, namespace)
-    dry = dry_run == "server"
     with context.client(create=not dry) as client:
         results = client.apply(
             manifests, dry_run=dry, prune=selector, prune_limit=limit, field_manager=field_manager,
@@ -184,6 +183,14 @@ def load(filename: Sequence[str] | None, recursive: bool, namespace: str, *, gen
         filename, recursive=recursive, namespace=namespace or None, default_namespace=context.namespace(),
         generate=generate,
     )  # fmt: skip
+
+
+def is_dry(dry_run: str, output: str) -> bool:
+    """Whether nothing is to be written. Raises UsageError for options that there are not."""
+    dry = options.is_dry_run(dry_run)
+    if output not in ("", "name", "json", "yaml"):
+        raise UsageError(f"there is no output format {output!r} here", hint="the formats are name, json, yaml")
+    return dry
 
 
 def _prune_limit(prune: bool, limit: str, selector: str) -> int | None:

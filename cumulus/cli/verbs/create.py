@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cumulus.cli import completion, context, options, printers, targets, terminal
-from cumulus.cli.verbs.apply import Namespace, load
+from cumulus.cli.verbs.apply import Force, Namespace, Output, is_dry, load
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, Forbidden, InvalidObject, NotFound, UsageError
 from cumulus.lib import safe_output
 from cumulus.resources.key import Document
@@ -30,17 +30,6 @@ DryRun = Annotated[
         help="server: check, but write nothing.",
     ),
 ]
-Output = Annotated[
-    str,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FORM",
-        show_default=False,
-        help="name, json or yaml.",
-        autocompletion=completion.one_of("name", "json", "yaml"),
-    ),
-]
 
 
 def create(
@@ -59,7 +48,7 @@ def create(
       cumulus create -f job.yaml
       cumulus create -f sweep.yaml -o name
     """
-    dry = _dry(dry_run, output)
+    dry = is_dry(dry_run, output)
     manifests = load(filename, recursive, namespace, generate=True)
     with context.client(create=not dry) as client:
         code = _each(
@@ -73,12 +62,7 @@ def create(
 def replace(
     filename: options.Files = None,
     recursive: options.Recursive = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Make jobs anew whose immutable fields change; what runs is ended, old logs are kept."
-        ),
-    ] = False,
+    force: Force = False,
     dry_run: DryRun = "none",
     output: Output = "",
     namespace: Namespace = "",
@@ -90,7 +74,7 @@ def replace(
       cumulus replace -f job.yaml
       cumulus replace -f job.yaml --force
     """
-    dry = _dry(dry_run, output)
+    dry = is_dry(dry_run, output)
     manifests = load(filename, recursive, namespace)
     with context.client() as client:
 
@@ -139,7 +123,7 @@ def patch(
       cumulus patch job/train -p 'spec: {ttlAfterFinished: 1h}'
       cumulus patch node gpu-3 --type json -p '[{"op": "add", "path": "/metadata/labels/rack", "value": "7"}]'
     """
-    dry = _dry(dry_run, output)
+    dry = is_dry(dry_run, output)
     if bool(given) == bool(file):
         raise UsageError("give the patch with -p, or with --patch-file")
     if type not in ("merge", "json"):
@@ -188,15 +172,6 @@ def _show(document: Document, word: str, output: str, dry: bool) -> None:
         return
     name = f"{BY_NAME[document['kind']].qualified}/{document['metadata']['name']}"
     print(name if output == "name" else f"{name} {word}" + (" (server dry run)" if dry else ""), flush=True)
-
-
-def _dry(dry_run: str, output: str) -> bool:
-    """Whether nothing is to be written. Raises UsageError for options that there are not."""
-    if dry_run not in ("server", "none"):
-        raise UsageError(f"there is no dry run {dry_run!r}", hint="write --dry-run=server")
-    if output not in ("", "name", "json", "yaml"):
-        raise UsageError(f"there is no output format {output!r} here", hint="the formats are name, json, yaml")
-    return dry_run == "server"
 
 
 def _read(file: str) -> str:

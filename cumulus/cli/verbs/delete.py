@@ -89,8 +89,7 @@ def delete(
     """
     if cascade not in ("background", "orphan"):
         raise UsageError(f"there is no cascade {cascade!r}", hint="it is background or orphan")
-    if dry_run not in ("server", "none"):
-        raise UsageError(f"there is no dry run {dry_run!r}", hint="write --dry-run=server")
+    dry = options.is_dry_run(dry_run)
     seconds = options.seconds_of(timeout, "--timeout") if timeout else float("inf")
     grace = _grace(grace_period, now)
     several = bool(all or selector or field_selector)
@@ -105,7 +104,7 @@ def delete(
         own = [kind for document in found if (kind := BY_NAME[document["kind"]]).own_grace_period]
         if grace and own:
             raise UsageError(f"a {own[0].one} has its own grace period", hint="--grace-period and --now are for jobs")
-        if dry_run == "server":
+        if dry:
             for key in map(key_of, found):
                 client.delete(key, dry_run=True)
                 print(f"{_shown(key)} deleted (server dry run)")
