@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
     from cumulus.client.base import PatchType
+    from cumulus.manifest import Manifest
 
 _REFUSED = (AlreadyExists, Conflict, Forbidden, InvalidObject, NotFound)
 DryRun = Annotated[
@@ -51,9 +52,7 @@ def create(
     dry = is_dry(dry_run, output)
     manifests = load(filename, recursive, namespace, generate=True)
     with context.client(create=not dry) as client:
-        code = _each(
-            [m.document for m in manifests], lambda one: (client.create(one, dry_run=dry), "created"), output, dry
-        )
+        code = _each(manifests, lambda one: (client.create(one.document, dry_run=dry), "created"), output, dry)
         if not dry:
             context.note_if_no_daemon("this takes effect", client)
     return code
@@ -78,17 +77,16 @@ def replace(
     manifests = load(filename, recursive, namespace)
     with context.client() as client:
 
-        def replaced(document: Document) -> tuple[Document, str]:
-            (manifest,) = (m for m in manifests if m.document is document)
+        def replaced(manifest: Manifest) -> tuple[Document, str]:
             live = client.get(manifest.key)
             if force:
                 (found,) = client.apply([manifest], dry_run=True, force_conflicts=True, recreate=True)
                 if found.action == "recreated":
                     (found,) = [found] if dry else client.apply([manifest], force_conflicts=True, recreate=True)
                     return found.after or live, "recreated"
-            return client.update(over(live, document), dry_run=dry), "replaced"
+            return client.update(over(live, manifest.document), dry_run=dry), "replaced"
 
-        code = _each([m.document for m in manifests], replaced, output, dry)
+        code = _each(manifests, replaced, output, dry)
         if not dry:
             context.note_if_no_daemon("this takes effect", client)
     return code
@@ -150,12 +148,14 @@ def over(live: Document, document: Document) -> Document:
     return {**document, "metadata": {**kept, **document["metadata"]}}
 
 
-def _each(documents: Sequence[Document], write: Any, output: str, dry: bool) -> int:
+def _each(
+    manifests: Sequence[Manifest], write: Callable[[Manifest], tuple[Document, str]], output: str, dry: bool
+) -> int:
     """Write each, whatever becomes of the others; the exit code."""
     code = 0
-    for document in documents:
+    for manifest in manifests:
         try:
-            after, word = write(document)
+            after, word = write(manifest)
         except _REFUSED as error:
             terminal.error(error)
             code = 1
