@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cumulus.errors import Forbidden, NotFound, NotRunning, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kinds.gpujob import running_attempt
 from cumulus.resources.registry import BY_NAME
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
@@ -86,9 +87,8 @@ class Exec:
         replicas = lookup(job, "spec.replicas") or 1
         if not 0 <= replica < replicas:
             raise UsageError(f"{name} has {replicas} replicas, counted from 0: there is no replica {replica}")
-        attempts = lookup(job, "status.attempts") or []
-        last = attempts[-1] if attempts else {}
-        if not last.get("startTime") or last.get("endTime"):
+        last = running_attempt(job)
+        if last is None:
             raise NotRunning(f"{name} does not run: {phase_summary(job)}")
         nodes = last.get("nodes") or [last.get("node", "")]
         node = str(nodes[min(replica, len(nodes) - 1)])

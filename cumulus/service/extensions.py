@@ -12,6 +12,7 @@ from cumulus.errors import Conflict, Forbidden, InvalidObject, NotExtended, Usag
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.kinds.gpujob import running_attempt
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import format_duration, parse_duration
@@ -75,15 +76,14 @@ class Extensions:
     def _held(self, job: Document) -> list[Document]:
         """The partitions of the running attempt. Raises NotExtended."""
         name = f"gpujob/{job['metadata']['name']}"
-        attempts = lookup(job, "status.attempts") or [{}]
-        names = set(attempts[-1].get("partitions") or ())
-        if not attempts[-1].get("startTime") or attempts[-1].get("endTime"):
+        attempt = running_attempt(job)
+        if attempt is None:
             raise NotExtended(
                 f"{name} has no lease that runs ({lookup(job, 'status.phase')})",
                 hint=f"cumulus rerun {job['metadata']['name']} --set spec.gpu.duration=… asks for a longer one",
             )
         owned = self._store.list(Query(GPUPartition.KIND, owner_uid=job["metadata"]["uid"])).items
-        found = [each for each in owned if each["metadata"]["name"] in names]
+        found = [each for each in owned if each["metadata"]["name"] in (attempt.get("partitions") or ())]
         # Before its program is seen to have started, its end is the latest that it can be.
         if not found or any(lookup(each, "status.phase") != PartitionPhase.ACTIVE for each in found):
             raise NotExtended(f"the lease of {name} has not begun, or is over", hint="try again in a moment")

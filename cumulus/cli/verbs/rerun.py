@@ -76,9 +76,7 @@ def rerun(
 
 def _agreed(job: Document) -> bool:
     """Whether what runs may be ended. Only who sits at a terminal is asked."""
-    attempts = lookup(job, "status.attempts") or [{}]
-    runs = attempts[-1].get("startTime") and not attempts[-1].get("endTime")
-    if not runs or BY_NAME[job["kind"]].over(job) or not confirm.possible():
+    if gpujob.running_attempt(job) is None or BY_NAME[job["kind"]].over(job) or not confirm.possible():
         return True
     from cumulus.clock import SystemClock
 

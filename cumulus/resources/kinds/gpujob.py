@@ -36,6 +36,12 @@ def job_node(job: Document) -> str:
     return ",".join(nodes)
 
 
+def running_attempt(job: Document) -> Document | None:
+    """The attempt whose program runs now; None where none does."""
+    last: Document = (lookup(job, "status.attempts") or [{}])[-1]
+    return last if last.get("startTime") and not last.get("endTime") else None
+
+
 def job_attempts(job: Document) -> str:
     """How many attempts have started: one is counted by the controllers when it begins to wait for its share."""
     waiting = [a for a in lookup(job, "status.attempts") or () if not a.get("startTime")]
@@ -98,10 +104,10 @@ def job_checkpoint(job: Document, view: View) -> str:
 def unsaved(job: Document, now: datetime) -> str:
     """What would be lost if what runs ended now: the time since the last checkpoint. "" where nothing runs, or where
     the job keeps none."""
-    attempts = lookup(job, "status.attempts") or ()
-    began = attempts[-1].get("startTime") if attempts and not attempts[-1].get("endTime") else None
-    if not began or lookup(job, "spec.checkpoint") is None:
+    attempt = running_attempt(job)
+    if attempt is None or lookup(job, "spec.checkpoint") is None:
         return ""
+    began = attempt["startTime"]
     saved = (lookup(job, "status.checkpoint") or {}).get("time") or ""
     if saved > began:
         return f"{age(saved, now)} of work, since the last checkpoint"
