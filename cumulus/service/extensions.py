@@ -20,14 +20,13 @@ from cumulus.resources.query import Query
 from cumulus.resources.queue import Queue
 from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.registry import BY_NAME
-from cumulus.resources.submitter import QUEUE
 from cumulus.scheduling import extension
 from cumulus.scheduling.extension import Moved
 from cumulus.scheduling.policy import Policies
 from cumulus.scheduling.snapshot import Snapshot, build
 from cumulus.service import audit
+from cumulus.service.access import queues
 from cumulus.service.access.access import Access
-from cumulus.service.access.queues import queues as queues_of
 from cumulus.service.identity import Identity
 from cumulus.service.objects import ATTEMPTS, Objects
 from cumulus.service.placement import policies
@@ -61,16 +60,15 @@ class Extensions:
             raise Forbidden(f"gpujob/{key.name} cannot be extended: {refused}")
         with self._access.audit.doing(identity, [audit.change("update", "gpujobs/lease", key)], dry_run=dry_run):
             for _ in range(ATTEMPTS):
-                held = self._held(job)
-                self._check_longest(job, held, seconds)
-                self._check_promises(key, [key_of(each) for each in held], seconds)
-                writes = [Write("update", _longer(each, seconds)) for each in held]
+                longer = [_longer(each, seconds) for each in self._held(job)]
+                self._check_longest(job, longer, seconds)
+                self._check_promises(key, [key_of(each) for each in longer], seconds)
                 try:
                     if not dry_run:
-                        self._store.transact(writes)
+                        self._store.transact([Write("update", each) for each in longer])
                 except Conflict:
                     continue
-                return Extended(min(str(each["spec"]["until"]) for each in (w.document or {} for w in writes)))
+                return Extended(min(each["spec"]["until"] for each in longer))
         raise Conflict(f"the leases of gpujob/{key.name} keep changing", hint="try again")
 
     def _held(self, job: Document) -> list[Document]:
@@ -106,18 +104,15 @@ class Extensions:
 
     def _policies(self) -> Policies:
         client, damaged = Client(self._store), list[InvalidObject]()
-        queues = client.list(Queue, damaged=damaged.append)
-        usages = client.list(QueueUsage, damaged=damaged.append) if queues else []
-        return policies(self._home, queues, usages)
+        there = client.list(Queue, damaged=damaged.append)
+        usages = client.list(QueueUsage, damaged=damaged.append) if there else []
+        return policies(self._home, there, usages)
 
-    def _check_longest(self, job: Document, held: Sequence[Document], seconds: float) -> None:
+    def _check_longest(self, job: Document, longer: Sequence[Document], seconds: float) -> None:
         """Raises NotExtended where the lease would be longer than its queue allows."""
-        name = lookup(job, "metadata.annotations") or {}
-        queue = queues_of(self._store).get(str(name.get(QUEUE) or ""))
-        longest = lookup(queue or {}, "spec.maxDuration")
-        for each in held if longest else ():
-            since = parse_timestamp(lookup(each, "status.startedAt"))
-            until = parse_timestamp(str((_longer(each, seconds)["spec"])["until"]))
+        longest = lookup(queues.queues(self._store).get(queues.named_by(job)) or {}, "spec.maxDuration")
+        for each in longer if longest else ():
+            since, until = (parse_timestamp(lookup(each, path)) for path in ("status.startedAt", "spec.until"))
             if (until - since).total_seconds() > parse_duration(longest):
                 raise NotExtended(
                     f"gpujob/{job['metadata']['name']} cannot have {format_duration(seconds)} more: its queue allows "
