@@ -11,7 +11,7 @@ from cumulus.cli import others_words
 from cumulus.cli.main import VERBS
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
-from tests.documents import active, failed, job, node, running
+from tests.documents import active, failed, job, node, partition, running
 
 FILE = """\
 apiVersion: cumulus.dev/v1alpha1
@@ -92,6 +92,14 @@ def test_each_suggestion_is_a_command_of_ours() -> None:
 )  # fmt: skip
 def test_words_of_others(theirs: list[str], ours: str) -> None:
     assert others_words.meant(theirs, list(VERBS)) == ours
+
+
+def test_who_could_start_now_starts_now(store: SqliteStore, run: Run, still: None) -> None:
+    store.create(node("gpu-1"))
+    store.create(partition("waits"))
+    done = run("queue")
+    row = done.out.splitlines()[1].split()
+    assert (done.code, row[:2], row[-2:]) == (0, ["1", "default/waits"], ["~", "now"]), done
 
 
 def test_top(store: SqliteStore, run: Run, still: None) -> None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cumulus.cli import context, options
-from cumulus.clock import SystemClock, to_the_second
+from cumulus.clock import SystemClock, parse_timestamp, to_the_second
 from cumulus.lib.table import Heading, Table
-from cumulus.resources.columns import until
 from cumulus.resources.quantity import format_duration
 
 if TYPE_CHECKING:
@@ -72,8 +71,8 @@ def _latest(waiting: Waiting, now: datetime) -> str:
 
 
 def _in(moment: str, now: datetime) -> str:
-    """2030-01-31T14:10:00Z, in 12m."""
+    """2030-01-31T14:10:00Z, in 12m; `now` where it is no second away."""
     if not moment:
         return ""
-    left = until(moment, now)
-    return "now" if left in ("0s", "") or left.startswith("-") else f"{to_the_second(moment)}, in {left}"
+    left = int((parse_timestamp(moment) - now).total_seconds())
+    return f"{to_the_second(moment)}, in {format_duration(left)}" if left > 0 else "now"
