@@ -33,3 +33,14 @@ def test_what_comes_without_end_is_handed_on() -> None:
         assert made.wait() == []
     assert not made.ended
     made.close()
+
+
+def test_what_came_before_the_other_side_went_is_read() -> None:
+    near, far = socket.socketpair()
+    made = WebSocket(near, b"")
+    with far:
+        far.sendall(websocket.frame(websocket.BINARY, b"last words"))
+    made.send(b"typed meanwhile")
+    made.turn()
+    assert (made.received(), made.ended) == ([b"last words"], True)
+    made.close()

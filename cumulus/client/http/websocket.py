@@ -58,9 +58,14 @@ class WebSocket:
 
     def turn(self) -> None:
         """Send and receive what can be at once."""
-        with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        try:
             while self._out:
                 del self._out[: self._socket.send(self._out)]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError:
+            # Nobody takes it any more. What was sent before that is still to be read.
+            self._out.clear()
         try:
             # What TLS has decrypted already wakes no select.
             taken, self._more = 0, True
