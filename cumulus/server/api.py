@@ -54,13 +54,10 @@ class Api:
         who = identity[:2]
         while not self._begin(who):
             await asyncio.sleep(_TURN_SECONDS)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._reaching, lambda: function(*args, **kwargs))
-        finally:
-            with self._lock:
-                self._reached[who] -= 1
-                if not self._reached[who]:
-                    del self._reached[who]
+        reaching = self._reaching.submit(function, *args, **kwargs)
+        # Not where the caller stops waiting: the thread is taken until the function returns.
+        reaching.add_done_callback(lambda _: self._end(who))
+        return await asyncio.wrap_future(reaching)
 
     def _begin(self, who: tuple[str, int | None]) -> bool:
         # Several listeners, each with an event loop of its own, share this.
@@ -69,6 +66,12 @@ class Api:
                 return False
             self._reached[who] += 1
             return True
+
+    def _end(self, who: tuple[str, int | None]) -> None:
+        with self._lock:
+            self._reached[who] -= 1
+            if not self._reached[who]:
+                del self._reached[who]
 
     def close(self) -> None:
         self.streams.close()

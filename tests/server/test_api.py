@@ -1,0 +1,53 @@
+"""Threads for calls of the service: how many of them one user may take."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from cumulus.clock import FakeClock
+from cumulus.server.api import OF_ONE_USER, Api
+from cumulus.server.watches import WatchBridge
+from cumulus.service.identity import Identity
+from cumulus.service.service import Service
+from cumulus.store.memory import MemoryStore
+from tests.documents import NOW
+
+ANN, BOB = Identity("ann", 1001), Identity("bob", 1002)
+
+
+def test_who_stops_waiting_has_the_threads_until_they_are_free(tmp_path: Path) -> None:
+    store = MemoryStore(FakeClock(NOW))
+    bridge = WatchBridge(store)
+    api = Api(Service(lambda: store, tmp_path), bridge)
+    goes_on, begun = threading.Event(), list[int]()
+
+    def stuck() -> None:
+        begun.append(1)
+        goes_on.wait(30)
+
+    async def asked() -> None:
+        waiting = [asyncio.create_task(api.reach(ANN, stuck)) for _ in range(OF_ONE_USER)]
+        while len(begun) < OF_ONE_USER:
+            await asyncio.sleep(0.01)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await api.reach(ANN, begun.clear)
+        await api.reach(BOB, begun.append, 2)
+        goes_on.set()
+        await api.reach(ANN, begun.append, 3)
+        assert begun == [1] * OF_ONE_USER + [2, 3]
+
+    try:
+        asyncio.run(asked())
+    finally:
+        goes_on.set()
+        bridge.close()
+        api.close()
+        store.close()
