@@ -298,13 +298,13 @@ class TestLost:
     ) -> None:
         launch = launch_module.launch
 
-        def launch_and_kill(*arguments: Any) -> Any:
-            pid, *others = launch(*arguments)
-            os.kill(pid, signal.SIGKILL)
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        def launch_and_kill(*arguments: Any) -> launch_module.Launched:
+            launched = launch(*arguments)
+            os.kill(launched.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, launched.pid, os.WEXITED | os.WNOWAIT)
             if stopped:
                 Path(layout.STOP).touch()
-            return pid, *others
+            return launched
 
         monkeypatch.setattr(supervisor, "launch", launch_and_kill)
         bed.start_unsupervised(work := job(bed, ran))

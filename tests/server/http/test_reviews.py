@@ -37,6 +37,15 @@ def documents() -> dict[str, dict[str, Any]]:
             "apiVersion": "cumulus.dev/v1alpha1", "kind": "Source", "metadata": {"name": "x", "namespace": "team"},
             "spec": {"git": {"url": "https://git.example.org/r.git"}},
         },
+        "gpucronjobs": {
+            "apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUCronJob", "metadata": {"name": "x", "namespace": "team"},
+            "spec": {
+                "schedule": "0 3 * * *",
+                "jobTemplate": {
+                    "spec": {"image": "busybox", "runAsUser": 1001, "gpu": {"memory": "10%", "duration": "1h"}},
+                },
+            },
+        },
         "queues": {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": "x"}, "spec": {}},
         "queueusages": {
             "apiVersion": "cumulus.dev/v1alpha1", "kind": "QueueUsage", "metadata": {"name": "x"},
