@@ -26,9 +26,11 @@ def counted(machine: Machine) -> dict[str, Any]:
 def test_a_promise_is_kept_and_each_lease_is_counted_once(machine: Machine) -> None:
     daemon = machine.serve()
     machine.ready()
+    seen = machine.directory / "seen"
+    script = f"sleep 3; until [ -e {seen} ]; do sleep 0.1; done"
     machine.apply(
         {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": "default"}, "spec": {}},
-        manifest("first", "sleep 3", memory="100%", duration="60s"),
+        manifest("first", script, memory="100%", duration="60s"),
     )
     machine.ok("wait", "gpujob/first", "--for=condition=Running", "--timeout=60s")
     machine.apply(manifest("second", "true", memory="50%"))
@@ -37,6 +39,7 @@ def test_a_promise_is_kept_and_each_lease_is_counted_once(machine: Machine) -> N
     line = machine.ok("queue")
     assert "default/second" in line
     assert "default/first" in line
+    seen.touch()
     daemon.kill()
     daemon.wait()
     machine.serve()
@@ -44,5 +47,5 @@ def test_a_promise_is_kept_and_each_lease_is_counted_once(machine: Machine) -> N
     (attempt,) = machine.get("job", "second")["status"]["attempts"]
     assert parse_timestamp(attempt["startTime"]) <= parse_timestamp(told["startBy"])
     usage = counted(machine)
-    # The first held the whole device for its three seconds and a little; nobody pays for the rest of the minute.
+    # The first held the whole device for three seconds and until it was seen; nobody pays for the rest of the minute.
     assert 3_000_000 <= usage["deviceMicroseconds"] < 40_000_000
