@@ -87,26 +87,30 @@ static lease_set leases_of_nvml(NVdevice device) {
     return found;
 }
 
+/* Makes total and free memory those of the leases on the device. False where it has none: the driver's answer stays. */
+static bool leased(NVdevice device, size_t *total, size_t *left) {
+    lease_set leases = leases_of_nvml(device);
+    if (!leases) return false;
+    total_at_most(leases, total);
+    free_at_most(leases, left);
+    return true;
+}
+
 EXPORTED int nvmlDeviceGetMemoryInfo(NVdevice device, NVmemory *memory) {
     int (*real)(NVdevice, NVmemory *) = real_function(AT_nvmlDeviceGetMemoryInfo);
     int outcome = real ? real(device, memory) : NVML_ERROR_UNINITIALIZED;
-    lease_set leases = outcome == NVML_SUCCESS && memory ? leases_of_nvml(device) : 0;
-    if (!leases) return outcome;
+    if (outcome != NVML_SUCCESS || !memory) return outcome;
     size_t total = memory->total, left = memory->free;
-    total_at_most(leases, &total);
-    free_at_most(leases, &left);
-    *memory = (NVmemory){.total = total, .free = left, .used = total - left};
+    if (leased(device, &total, &left)) *memory = (NVmemory){.total = total, .free = left, .used = total - left};
     return outcome;
 }
 
 EXPORTED int nvmlDeviceGetMemoryInfo_v2(NVdevice device, NVmemory2 *memory) {
     int (*real)(NVdevice, NVmemory2 *) = real_function(AT_nvmlDeviceGetMemoryInfo_v2);
     int outcome = real ? real(device, memory) : NVML_ERROR_UNINITIALIZED;
-    lease_set leases = outcome == NVML_SUCCESS && memory ? leases_of_nvml(device) : 0;
-    if (!leases) return outcome;
+    if (outcome != NVML_SUCCESS || !memory) return outcome;
     size_t total = memory->total, left = memory->free;
-    total_at_most(leases, &total);
-    free_at_most(leases, &left);
+    if (!leased(device, &total, &left)) return outcome;
     memory->total = total;
     memory->free = left;
     memory->reserved = 0;
