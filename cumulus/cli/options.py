@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,6 +79,14 @@ def seconds_of(text: str, option: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from None
+
+
+def dry_run(help: str) -> Any:
+    """The option --dry-run of a verb that writes: `"none"` is its default, and `is_dry_run` reads it."""
+    return typer.Option(
+        "--dry-run", autocompletion=completion.one_of("server", "none"), metavar="server|none", show_default=False,
+        help=help,
+    )  # fmt: skip
 
 
 def is_dry_run(word: str) -> bool:

@@ -55,16 +55,7 @@ Output = Annotated[
 def apply(
     filename: options.Files = None,
     recursive: options.Recursive = False,
-    dry_run: Annotated[
-        str,
-        typer.Option(
-            "--dry-run",
-            autocompletion=completion.one_of("server", "none"),
-            metavar="server|none",
-            show_default=False,
-            help="server: check and merge, but write nothing.",
-        ),
-    ] = "none",
+    dry_run: Annotated[str, options.dry_run("server: check and merge, but write nothing.")] = "none",
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete what was applied before, matches -l and is in no file now.")
     ] = False,

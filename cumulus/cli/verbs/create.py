@@ -21,16 +21,7 @@ if TYPE_CHECKING:
     from cumulus.manifest import Manifest
 
 _REFUSED = (AlreadyExists, Conflict, Forbidden, InvalidObject, NotFound)
-DryRun = Annotated[
-    str,
-    typer.Option(
-        "--dry-run",
-        autocompletion=completion.one_of("server", "none"),
-        metavar="server|none",
-        show_default=False,
-        help="server: check, but write nothing.",
-    ),
-]
+DryRun = Annotated[str, options.dry_run("server: check, but write nothing.")]
 
 
 def create(

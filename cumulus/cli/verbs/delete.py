@@ -56,16 +56,7 @@ def delete(
     ignore_not_found: Annotated[
         bool, typer.Option("--ignore-not-found", help="Do not fail if an object does not exist.")
     ] = False,
-    dry_run: Annotated[
-        str,
-        typer.Option(
-            "--dry-run",
-            autocompletion=completion.one_of("server", "none"),
-            metavar="server|none",
-            show_default=False,
-            help="server: check, but delete nothing.",
-        ),
-    ] = "none",
+    dry_run: Annotated[str, options.dry_run("server: check, but delete nothing.")] = "none",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about nodes.")] = False,
 ) -> int:
     """Delete objects.
