@@ -48,7 +48,7 @@ def show(sources: Sequence[Source], out: TextIO, *, follow: bool) -> int:
             stream.write(piece.data)
         elif piece is not None:
             stream.end()
-            if said := _words(piece):
+            if said := words(piece):
                 terminal.note(f"{sources[number].name}: {said}")
         else:
             stream.end()
@@ -94,7 +94,8 @@ def _together(sources: Sequence[Source]) -> Iterator[_Item]:
         yield item
 
 
-def _words(piece: LogPiece) -> str:
+def words(piece: LogPiece) -> str:
+    """What is told of a piece that is none of the log, as a clause; "" where that is nothing."""
     match piece:
         case AttemptFollows(attempt):
             return f"attempt {attempt} begins"

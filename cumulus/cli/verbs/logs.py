@@ -215,11 +215,5 @@ def _words(piece: ReplicaChosen | AttemptFollows | AttemptEnded | NothingWritten
             return f"This is replica {replica} of {replicas}; choose another with --replica 1 to {replicas - 1}."
         case AttemptFollows(attempt):
             return f"Attempt {attempt} of {job}:"
-        case AttemptEnded(attempt, end, wrote=False):
-            return f"Attempt {attempt} wrote nothing; it ended with {end}."
-        case AttemptEnded(attempt, end):
-            return f"Attempt {attempt} ended with {end}."
-        case NothingWritten(attempt):
-            return f"Attempt {attempt} has written nothing so far."
-        case NoneFollowed(state):
-            return f"No attempt followed: {state}."
+    said = log_streams.words(piece)
+    return f"{said[0].upper()}{said[1:]}."
