@@ -198,13 +198,10 @@ class Cycle:
         if gang.promised is not None and self._policies.promises:
             self.promises.put_back(self._taken(), self._earliest)
             return self._bind_promised(gang)
-        admitted = self._gate.admit(gang)
-        if isinstance(admitted, Reason):
-            self.not_admitted = admitted
+        admitted = self._let_in(gang, self._gate.admit(gang))
+        if admitted is None:
             return False
-        self.not_admitted = None
-        if admitted is not gang:
-            self._narrowed[gang.name] = gang = admitted
+        gang = admitted
         alone = _alone(gang)
         if alone in self._alike:
             return False
@@ -221,16 +218,23 @@ class Cycle:
         self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
         return True
 
+    def _let_in(self, gang: Gang, admitted: Gang | Reason) -> Gang | None:
+        """The gang as it was admitted; None where it was not, and `not_admitted` says why."""
+        if isinstance(admitted, Reason):
+            self.not_admitted = admitted
+            return None
+        self.not_admitted = None
+        if admitted is not gang:
+            self._narrowed[gang.name] = admitted
+        return admitted
+
     def _bind_promised(self, gang: Gang) -> bool:
         """As `bind`. What was kept for the gang is lifted, until `refuse` keeps something for it again. Others'
         promises stand around it, so nothing is learnt here for those who come later."""
-        admitted = self.promises.admitted[gang.name]
-        if isinstance(admitted, Reason):
-            self.not_admitted = admitted
+        admitted = self._let_in(gang, self.promises.admitted[gang.name])
+        if admitted is None:
             return False
-        self.not_admitted = None
-        if admitted is not gang:
-            self._narrowed[gang.name] = gang = admitted
+        gang = admitted
         self.promises.lift(gang)
         self._not_before.clear()
         length = microseconds(gang.seconds)
