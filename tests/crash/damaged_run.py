@@ -41,7 +41,7 @@ def main(directory: Path, seed: int, examples: int) -> None:
         for call in (bed.backend.get, lambda _: bed.backend.start(hurt)):
             with suppress(BackendError):
                 call(hurt.name)
-        command = [sys.executable, "-I", "-S", "-X", "utf8", spawner.SUPERVISOR, str(place)]
+        command = [*spawner.PYTHON, spawner.SUPERVISOR, str(place)]
         subprocess.run(command, capture_output=True, timeout=30, check=False)
         assert (place / name).read_bytes() == damaged or name == layout.EXIT, said
     bed.close()

@@ -7,7 +7,6 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any
 from cumulus.backends.base import Observed, State
 from cumulus.backends.checkpoints import document_of, read_saved
 from cumulus.backends.process import layout
-from cumulus.backends.process.spawner import Spawned, Spawner
+from cumulus.backends.process.spawner import PYTHON, Spawned, Spawner
 from cumulus.backends.process.watch import signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.chronos.contract import variables
@@ -177,7 +176,7 @@ class Run:
         except FileNotFoundError:
             self._copied = True
             return
-        program = [sys.executable, "-I", "-S", "-X", "utf8", UPLOADING, self.directory]
+        program = [*PYTHON, UPLOADING, self.directory]
         subprocess.run(program, env=self._environment(environment), check=False, stdin=subprocess.DEVNULL, timeout=60)
 
     def _environment(self, daemon: Mapping[str, str]) -> dict[str, str]:

@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -21,6 +21,8 @@ log = structlog.get_logger("cumulus.backends")
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 SUPERVISOR = os.path.join(_HERE, "supervisor.py")
+PYTHON = (sys.executable, "-I", "-S", "-X", "utf8")
+"""Runs a program by path: neither site-packages nor the working directory is in its way."""
 PATIENCE_SECONDS = 10.0
 """How long a fork is waited for: the first one until Python has started, on a machine that may be very busy."""
 
@@ -73,18 +75,9 @@ class Spawner:
     def _start(self, environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            pid = os.posix_spawn(
-                sys.executable,
-                [*_PYTHON, self._server, self._root],
-                {name: environment[name] for name in _LIBRARIES if name in environment},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                ],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_ALL_SIGNALS,
-            )
+            libraries = {name: environment[name] for name in _LIBRARIES if name in environment}
+            streams = (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
+            pid = _python([self._server, self._root], libraries, streams)
         ours.settimeout(PATIENCE_SECONDS)
         self._channel, self._pid = ours, pid
 
@@ -115,25 +108,24 @@ class Spawner:
             os.waitpid(self._pid, 0)
 
 
-_PYTHON = (sys.executable, "-I", "-S", "-X", "utf8")
 _LIBRARIES = ("PATH", "LD_LIBRARY_PATH")
 """What the process that forks needs of the environment; each supervisor has its own."""
-_ALL_SIGNALS = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 
 
 def _spawn(program: str, directory: str, environment: Mapping[str, str]) -> Spawned:
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawn(
-        sys.executable,
-        [*_PYTHON, program, directory],
-        dict(environment),
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.path.join(directory, SUPERVISOR_LOG), append, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=_ALL_SIGNALS,
+    streams = (
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, os.path.join(directory, SUPERVISOR_LOG), append, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
     )
+    pid = _python([program, directory], environment, streams)
     return Spawned(pid, os.pidfd_open(pid))
+
+
+def _python(words: Sequence[str], environment: Mapping[str, str], streams: Sequence[tuple[Any, ...]]) -> int:
+    """Start a program that is run by path, in a session of its own and with signals as they are by default; its pid."""
+    return os.posix_spawn(
+        sys.executable, [*PYTHON, *words], dict(environment), file_actions=streams, setsid=True, setsigmask=(),
+        setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
+    )  # fmt: skip
