@@ -116,11 +116,7 @@ class Cluster:
 
 def main() -> int:
     print(f"on {machine()}", flush=True)
-    missed = False
-    for result in run():
-        print(report.line(result), flush=True)
-        missed |= not isinstance(result, LeftOut) and not result.met
-    return int(missed)
+    return report.shown(run())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import plot
@@ -21,6 +21,15 @@ def line(result: Result) -> str:
     return (
         f"{verdict}  {result.what}: {result.ours} against {result.peer}: {result.ratio:.2f}, goal {result.goal}{note}"
     )
+
+
+def shown(results: Iterable[Result]) -> int:
+    """Print results as they come; the exit code: 1 where a goal was missed."""
+    missed = False
+    for result in results:
+        print(line(result), flush=True)
+        missed |= not isinstance(result, LeftOut) and not result.met
+    return int(missed)
 
 
 def write(docs: Path, results: Sequence[Result]) -> None:
