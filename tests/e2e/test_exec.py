@@ -246,13 +246,31 @@ while True:
 """
 
 
-def test_ports(machine: Machine) -> None:
+@pytest.fixture
+def port(machine: Machine) -> Iterator[int]:
+    """At which a process of the job gives back what it gets, from behind."""
+    command = [CUMULUS, "exec", "train", "--", sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, env=machine.env, stdout=subprocess.PIPE) as serving:
+        assert serving.stdout is not None
+        yield int(serving.stdout.readline())
+        serving.kill()
+
+
+def is_answered(port: int, data: bytes) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as made:
+        made.sendall(data)
+        made.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: made.recv(65536), b"")) == data[::-1]
+
+
+def is_closed_at_once(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as made:
+        return made.recv(9) == b""
+
+
+def test_ports(machine: Machine, port: int) -> None:
     elsewhere = socket.create_server(("127.0.0.1", 0))
-    serving = subprocess.Popen(
-        [CUMULUS, "exec", "train", "--", sys.executable, "-c", SERVER], env=machine.env, stdout=subprocess.PIPE
-    )
-    assert serving.stdout is not None
-    port, other = int(serving.stdout.readline()), elsewhere.getsockname()[1]
+    other = elsewhere.getsockname()[1]
     forwarding = typing(machine, "port-forward", "train", f"0:{port}", f"0:{other}")
     forwarding.expect(r"127.0.0.1:(\d+) leads to port")
     local = int(forwarding.match[1])
@@ -260,25 +278,19 @@ def test_ports(machine: Machine) -> None:
     refused = int(forwarding.match[1])
     data = os.urandom(1_000_000)
     for _ in range(2):
-        with socket.create_connection(("127.0.0.1", local), timeout=30) as made:
-            made.sendall(data)
-            made.shutdown(socket.SHUT_WR)
-            assert b"".join(iter(lambda: made.recv(65536), b"")) == data[::-1]
+        assert is_answered(local, data)
     # The daemon could reach it, and the job does not listen there.
-    with socket.create_connection(("127.0.0.1", refused), timeout=30) as made:
-        assert made.recv(9) == b""
+    assert is_closed_at_once(refused)
     forwarding.expect("no process of the job listens")
     elsewhere.settimeout(0.2)
     with elsewhere, pytest.raises(TimeoutError):
         elsewhere.accept()
     forwarding.sendintr()
     assert end(forwarding) == 130
-    serving.kill()
-    serving.communicate()
 
 
 @pytest.mark.skipif(KUBECTL is None, reason=MISSING)
-def test_kubectl(machine: Machine, tmp_path: Path) -> None:
+def test_kubectl(machine: Machine, port: int, tmp_path: Path) -> None:
     file = tmp_path / "kubeconfig"
     file.write_text(eventually(lambda: machine.run("kubeconfig").stdout, what="it answers over TLS"))
     kubectl = [str(KUBECTL), f"--kubeconfig={file}", f"--cache-dir={tmp_path}"]
@@ -294,27 +306,16 @@ def test_kubectl(machine: Machine, tmp_path: Path) -> None:
     assert (tmp_path / "back").read_bytes() == data
     done = run("cp", f"train-0:{tmp_path}/back", str(tmp_path / "again"))
     assert (done.returncode, (tmp_path / "again").read_bytes()) == (0, data), done
-    serving = subprocess.Popen(
-        [CUMULUS, "exec", "train", "--", sys.executable, "-c", SERVER], env=machine.env, stdout=subprocess.PIPE
-    )
-    assert serving.stdout is not None
-    port = int(serving.stdout.readline())
     forwarding = pexpect.spawn(kubectl[0], [*kubectl[1:], "port-forward", "pod/train-0", f":{port}", ":1"], timeout=60)
     forwarding.expect(rb"127.0.0.1:(\d+) -> \d\d")
     local = int(forwarding.match[1])
     forwarding.expect(rb"127.0.0.1:(\d+) -> 1\r")
     refused = int(forwarding.match[1])
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", local), timeout=30) as made:
-            made.sendall(data)
-            made.shutdown(socket.SHUT_WR)
-            assert b"".join(iter(lambda: made.recv(65536), b"")) == data[::-1]
-    with socket.create_connection(("127.0.0.1", refused), timeout=30) as made:
-        assert made.recv(9) == b""
+        assert is_answered(local, data)
+    assert is_closed_at_once(refused)
     forwarding.expect("no process of the job listens")
     forwarding.close(force=True)
-    serving.kill()
-    serving.communicate()
     shell = pexpect.spawn(kubectl[0], [*kubectl[1:], "exec", "-it", "train-0", "--", *BASH], timeout=60)
     shell.expect(PROMPT)
     shell.sendline("tty; exit 4")
