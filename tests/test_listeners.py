@@ -64,13 +64,17 @@ def test_what_is_connected_is_no_listener() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_whose_the_other_end_is(family: int) -> None:
-    host = "127.0.0.1" if family == socket.AF_INET else "::ffff:127.0.0.1"
+    # The client asks from an address of its own: from the server's address the kernel may give it the server's own port,
+    # and it would be connected to itself.
+    mapped = "" if family == socket.AF_INET else "::ffff:"
     with socket.create_server(("127.0.0.1", 0)) as made:
+        made.settimeout(30)
         for user in (0, 65534):
             os.seteuid(user)
             asking = socket.socket(family)
             os.seteuid(0)
-            asking.connect((host, made.getsockname()[1]))
+            asking.bind((f"{mapped}127.0.0.2", 0))
+            asking.connect((f"{mapped}127.0.0.1", made.getsockname()[1]))
             connection, _ = made.accept()
             with connection:
                 assert listeners.user_of(connection) == user
