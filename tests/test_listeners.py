@@ -64,8 +64,8 @@ def test_what_is_connected_is_no_listener() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_whose_the_other_end_is(family: int) -> None:
-    # The client asks from an address of its own: from the server's address the kernel may give it the server's own port,
-    # and it would be connected to itself.
+    # The client asks from an address of its own: from the server's it may be given the very port of the server,
+    # and be connected to itself.
     mapped = "" if family == socket.AF_INET else "::ffff:"
     with socket.create_server(("127.0.0.1", 0)) as made:
         made.settimeout(30)
