@@ -190,6 +190,14 @@ class StaleToken(ChronosError):
     """The fencing token presented is older than the lease's current one."""
 
 
+class ParkRefused(ChronosError):
+    """The lease cannot be parked, and its program goes on. `reason` is a `ParkingReason`."""
+
+    def __init__(self, message: str, *, reason: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
 class LedgerUnavailable(ChronosError):
     """The ledger's directory cannot be used: no permission, full disk, damaged, newer version."""
 

@@ -18,4 +18,8 @@ def reason_of(ended: str, circumstance: str) -> tuple[AttemptReason, str] | None
             return AttemptReason.OVERUSED, f"it held more GPU memory than it leases{circumstance}"
         case "lost":
             return AttemptReason.LOST, f"its GPU failed{circumstance}"
+        case "unpark-failed":
+            return AttemptReason.LOST, f"it was parked and could not be brought back{circumstance}"
+        case "rebooted":
+            return AttemptReason.LOST, f"its node was restarted while it was parked{circumstance}"
     return None

@@ -59,8 +59,13 @@ class NodeClock:
                 self._leases[lease.id] = times
                 if len(self._leases) > _REMEMBERED:
                     self._leases.popitem(last=False)
-        ended_at = timestamp(parse_timestamp(lease.ended_at) - skew) if lease.ended_at else ""
-        return replace(lease, granted_at=timestamp(times.granted), expires_at=timestamp(times.ends), ended_at=ended_at)
+        ended_at, parked_at = (
+            timestamp(parse_timestamp(text) - skew) if text else "" for text in (lease.ended_at, lease.parked_at)
+        )
+        return replace(
+            lease, granted_at=timestamp(times.granted), expires_at=timestamp(times.ends), ended_at=ended_at,
+            parked_at=parked_at,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

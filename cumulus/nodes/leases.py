@@ -10,10 +10,11 @@ from typing import Any
 from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts, PolicyChange, commands, wire
 from cumulus.chronos.contract.usage import DeviceUse, device_uses
 from cumulus.clock import parse_timestamp
-from cumulus.errors import LedgerUnavailable
+from cumulus.errors import LedgerUnavailable, ParkRefused
 from cumulus.nodes import answers
 from cumulus.nodes.clocks import NodeClock
 from cumulus.nodes.connection import Answer, NodeConnection
+from cumulus.resources.reasons import ParkingReason
 
 SECONDS = 15.0
 """For a command to answer."""
@@ -52,8 +53,9 @@ class RemoteLeases:
             figures = {str(id): wire.read_figures(fields) for id, fields in said.get("figures", {}).items()}
             unleased = tuple(map(wire.read_unleased, said.get("unleased", ())))
             self._facts = NodeFacts(
-                node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions, figures, unleased
-            )
+                node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions, figures, unleased,
+                wire.read_parking(said["parking"]) if said.get("parking") else None,
+            )  # fmt: skip
             found = [wire.read_device(fields) for fields in said["devices"]]
         self._discovered = True
         return found
@@ -79,6 +81,19 @@ class RemoteLeases:
         said, answer = self._call(commands.listing(ended))
         with self._understanding():
             return [self._clock.on_ours(wire.read_lease(x), answer.sent, answer.received) for x in said["leases"]]
+
+    def park(self, id: str, park_for: float, *, freeze: bool = False, token: int | None = None) -> Lease:
+        """See `Parks.park`."""
+        if "park" not in self._takes:
+            raise ParkRefused(
+                f"Chronos on {self.connection.node} is older than parking", reason=ParkingReason.NOT_SUPPORTED,
+                hint="cumulus node setup brings it up to date",
+            )  # fmt: skip
+        return self._granted(commands.park(id, park_for, freeze, token))
+
+    def unpark(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
+        """See `Parks.unpark`."""
+        return self._granted(commands.unpark(id, seconds, token))
 
     def usage(self) -> Sequence[DeviceUse]:
         """What leases use of the devices now."""

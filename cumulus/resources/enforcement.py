@@ -1,4 +1,5 @@
-"""The three strengths of enforcement, and what a node does about overuse. Standard library only."""
+"""The three strengths of enforcement, how leases share a GPU, and what a node does about overuse. Standard library
+only."""
 
 from __future__ import annotations
 
@@ -17,6 +18,16 @@ class Enforcement(StrEnum):
         """Whether this is at least as strong as `least`."""
         order = list(Enforcement)
         return order.index(self) >= order.index(least)
+
+
+class Sharing(StrEnum):
+    """How the programs of leases use a GPU that others lease too."""
+
+    CONCURRENT = "Concurrent"
+    """At the same time, through NVIDIA's MPS where the node has it. A client of MPS cannot be parked."""
+    PARKABLE = "Parkable"
+    """Without MPS: programs of several leases take turns on the GPU, and the counting library alone holds memory. The
+    lease can be parked."""
 
 
 class Overuse(StrEnum):

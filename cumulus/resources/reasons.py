@@ -197,6 +197,10 @@ class PartitionReason(StrEnum):
     """They do not any more."""
     DEVICE_LOST = "DeviceLost"
     """Its device has failed."""
+    UNPARK_FAILED = "UnparkFailed"
+    """It was parked, and its node could not bring its processes back."""
+    REBOOTED = "NodeRebooted"
+    """It was parked when its node was restarted."""
     NODE_GONE = "NodeGone"
     """Somebody deleted its GPUNode."""
     NODE_UNREACHABLE = "NodeUnreachable"
@@ -205,7 +209,8 @@ class PartitionReason(StrEnum):
     @property
     def node_lost(self) -> bool:
         """Whether the lease went with its node: what ran in it counts as lost, not as refused."""
-        return self in (PartitionReason.NODE_GONE, PartitionReason.LEASE_LOST)
+        gone = (PartitionReason.UNPARK_FAILED, PartitionReason.REBOOTED)
+        return self in (PartitionReason.NODE_GONE, PartitionReason.LEASE_LOST, *gone)
 
 
 @unique
@@ -264,6 +269,52 @@ class EnforcementReason(StrEnum):
     """The driver tells what each process holds."""
     BY_DEVICE = "ByDevice"
     """The driver's processes cannot be told apart: the total of a device is policed."""
+
+
+@unique
+class ParkingReason(StrEnum):
+    """Why a node does not park a lease. The node's own Chronos says them; nothing was changed where it does."""
+
+    again: bool
+    """Whether asking again later may help."""
+
+    def __new__(cls, value: str, again: bool = False) -> ParkingReason:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.again = again
+        return member
+
+    NOT_SUPPORTED = "ParkingNotSupported"
+    """Its device or its driver cannot move a program into main memory."""
+    NOT_PROVEN = "ParkingNotProven"
+    """The node's self-test has not shown that this framework comes back with this GPU and driver."""
+    FAILED_BEFORE = "ParkingFailedBefore"
+    """The node's self-test, or a lease, did not come back with this framework, GPU and driver."""
+    NO_MEMORY = "NoParkingMemory", True
+    """The node has not enough main memory for it."""
+    MEMORY_LIMIT = "JobMemoryLimit"
+    """The job's own limit of main memory would end it."""
+    MPS_CLIENT = "MPSClient"
+    MANAGED_MEMORY = "ManagedMemory"
+    SHARED_MEMORY = "SharedGPUMemory"
+    """It shares GPU memory with another process (CUDA IPC)."""
+    PEER_ACCESS = "PeerAccess"
+    """It reaches the memory of another GPU."""
+    SEVERAL_DEVICES = "SeveralDevices"
+    """One of its processes runs in leases of several devices."""
+    NOT_COUNTED = "NotCounted"
+    """The counting library does not know one of its processes, so nobody knows how that allocates."""
+    NOT_CUDA = "NotCUDA"
+    """One of its processes holds the GPU otherwise than through CUDA."""
+    CANNOT_FREEZE = "CannotFreeze"
+    DRIVER_REFUSED = "DriverRefused", True
+    """The driver did not lock or move one of its processes: those before it were brought back."""
+    GPU_NOT_FREED = "GPUNotFreed", True
+    """All was moved, and the driver still shows memory of the GPU as taken by it: it was brought back."""
+    PROCESSES_CHANGED = "ProcessesChanged", True
+    """New processes of it came to the GPU faster than they could be locked."""
+    INTERRUPTED = "Interrupted", True
+    """What parked it ended meanwhile: it was brought back."""
 
 
 @unique

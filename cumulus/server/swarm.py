@@ -60,7 +60,7 @@ class _Nodes:
     def lease_end(self, node: str, id: str) -> tuple[str, str]:
         """Why a lease ended, and when; two empty texts while it is active or not known."""
         lease = self._agent(node).leases.get(id)
-        if lease is None or lease.state is LeaseState.ACTIVE:
+        if lease is None or lease.state.goes_on:
             return "", ""
         return (str(lease.end_reason.value) if lease.end_reason else "released"), lease.expires_at
 

@@ -56,6 +56,8 @@ class Script:
 _ENDS = {
     EndReason.OVERUSED: AttemptReason.OVERUSED,
     EndReason.LOST: AttemptReason.LOST,
+    EndReason.UNPARK_FAILED: AttemptReason.LOST,
+    EndReason.REBOOTED: AttemptReason.LOST,
     EndReason.EXPIRED: AttemptReason.LEASE_EXPIRED,
     EndReason.RELEASED: AttemptReason.STOPPED,
 }

@@ -133,7 +133,7 @@ class LeaseGuard:
         With `by`, where it had begun to end by that time of the machine's monotonic clock."""
         if not self._leases:
             return ""
-        from cumulus.chronos.contract import EndReason, LeaseState
+        from cumulus.chronos.contract import EndReason
         from cumulus.errors import ChronosError
 
         reasons: set[EndReason | None] = set()
@@ -146,9 +146,10 @@ class LeaseGuard:
                 if self._began + (lease.get("seconds") or math.inf) <= min(by, SystemClock().monotonic()):
                     reasons.add(EndReason.EXPIRED)
                 continue
-            if found is not None and found.state is not LeaseState.ACTIVE and (since is None or since <= by):
+            if found is not None and not found.state.goes_on and (since is None or since <= by):
                 reasons.add(found.end_reason)
-        order = (EndReason.OVERUSED, EndReason.LOST, EndReason.EXPIRED, EndReason.RELEASED)
+        lost = (EndReason.LOST, EndReason.UNPARK_FAILED, EndReason.REBOOTED)
+        order = (EndReason.OVERUSED, *lost, EndReason.EXPIRED, EndReason.RELEASED)
         return next((str(r) for r in order if r in reasons), "")
 
     def ended_at_last(self, by: float) -> str:

@@ -8,12 +8,22 @@ Outside of `cumulus.chronos` only this package is imported, and `cumulus.chronos
 the node itself.
 """
 
-from cumulus.chronos.contract.lease import EndReason, Lease, LeaseRequest, Leases, LeaseState, Prepares, Usage
+from cumulus.chronos.contract.lease import (
+    EndReason,
+    Lease,
+    LeaseRequest,
+    Leases,
+    LeaseState,
+    ParkRefusal,
+    Prepares,
+    Usage,
+)
 from cumulus.chronos.contract.node import Figures, Health, NodeFacts, UnleasedProcess
+from cumulus.chronos.contract.parking import Parking, Parks, Proof
 from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.resources.device import FULL_COMPUTE, Device
 
 __all__ = [
     "FULL_COMPUTE", "Device", "EndReason", "Figures", "Health", "Lease", "LeaseRequest", "LeaseState", "Leases",
-    "NodeFacts", "PolicyChange", "Prepares", "UnleasedProcess", "Usage",
+    "NodeFacts", "ParkRefusal", "Parking", "Parks", "PolicyChange", "Prepares", "Proof", "UnleasedProcess", "Usage",
 ]  # fmt: skip

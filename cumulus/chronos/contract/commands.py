@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from cumulus.chronos.contract.lease import LeaseRequest
 from cumulus.chronos.contract.policy import PolicyChange
+from cumulus.resources.enforcement import Sharing
 
 DEVICES = ("devices", "--json")
 STATS = ("stats", "--json")
@@ -21,8 +22,9 @@ def create(request: LeaseRequest, *, takes: Container[str]) -> Sequence[str]:
     within = (f"--start-within={_plain(request.start_within)}s",) if request.start_within else ()
     name = (f"--name={request.name}",) if "name" in takes and request.name else ()
     overuse = (f"--overuse={request.overuse}",) if "overuse" in takes and request.overuse else ()
+    sharing = (f"--sharing={request.sharing}",) if "sharing" in takes and request.sharing != Sharing.CONCURRENT else ()
     return (
-        "create", "--json", *within, *name, *overuse, f"--id={request.id}", f"--owner={request.owner}",
+        "create", "--json", *within, *name, *overuse, *sharing, f"--id={request.id}", f"--owner={request.owner}",
         f"--user={request.user}", f"--grace={_plain(request.grace)}s", f"--compute={Decimal(request.compute) / 10:f}%",
         str(request.device), f"{Decimal(request.memory_bytes) / 1000:f}k", f"{_plain(request.seconds)}s",
     )  # fmt: skip
@@ -48,12 +50,22 @@ def prepare(id: str) -> Sequence[str]:
     return ("prepare", "--json", id)
 
 
+def park(id: str, park_for: float, freeze: bool, token: int | None) -> Sequence[str]:
+    frozen = ("--freeze",) if freeze else ()
+    return ("park", "--json", *_token(token), *frozen, f"--for={_plain(park_for)}s", id)
+
+
+def unpark(id: str, seconds: float, token: int | None) -> Sequence[str]:
+    return ("unpark", "--json", *_token(token), id, f"{_plain(seconds)}s")
+
+
 def policy(change: PolicyChange) -> Sequence[str]:
     return (
         "policy", "--json",
         *((f"--overuse={change.overuse}",) if change.overuse else ()),
         *((f"--unleased={change.unleased}",) if change.unleased else ()),
         *((f"--except={','.join(change.exceptions)}",) if change.exceptions is not None else ()),
+        *((f"--parking-memory={change.parking_memory}",) if change.parking_memory is not None else ()),
     )  # fmt: skip
 
 

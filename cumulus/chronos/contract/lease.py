@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from cumulus.resources.device import Device
-from cumulus.resources.enforcement import Overuse
+from cumulus.resources.enforcement import Overuse, Sharing
 from cumulus.resources.quantity import format_bytes
 
 
@@ -37,13 +37,26 @@ class LeaseRequest:
     overuse: Overuse | None = None
     """What is done where its processes hold more than it; None for the node's own rule. It only ever makes that
     stricter."""
+    sharing: Sharing = Sharing.CONCURRENT
+    """Whether its programs use MPS, with which they cannot be parked."""
 
 
 class LeaseState(StrEnum):
     ACTIVE = "Active"
+    PARKING = "Parking"
+    """What its processes hold of the GPU is being moved into main memory. The share is still taken."""
+    PARKED = "Parked"
+    """Its processes wait in main memory, and the share is free. It ends when its parking does."""
+    UNPARKING = "Unparking"
+    """The share is taken again, and its processes are being brought back."""
     ENDING = "Ending"
     """Expired or released, its processes are being ended; the share is still taken."""
     ENDED = "Ended"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has not begun to end."""
+        return self not in (LeaseState.ENDING, LeaseState.ENDED)
 
 
 class EndReason(StrEnum):
@@ -53,6 +66,19 @@ class EndReason(StrEnum):
     """Its processes held more of a GPU than was leased, and were killed at once."""
     LOST = "lost"
     """Its device failed."""
+    UNPARK_FAILED = "unpark-failed"
+    """It was parked, and its processes could not be brought back."""
+    REBOOTED = "rebooted"
+    """It was parked when its machine was restarted: what waited in main memory is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParkRefusal:
+    """Why a lease was not parked. Its program goes on as if nothing had been."""
+
+    reason: str
+    """A `ParkingReason`, of this version or a later one."""
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +110,21 @@ class Lease:
     """What is done where its processes hold more than it: the stricter of its request and its node."""
     held_bytes: int = 0
     """What its processes were found to hold while that is more than it; 0 while it is not."""
+    sharing: Sharing = Sharing.CONCURRENT
+    """As in the request."""
+    parked_bytes: int = 0
+    """Main memory that is set aside for its parked processes: while it is PARKING, PARKED or UNPARKING."""
+    parked_at: str = ""
+    """Since when it holds no share: set while it is PARKED, and where it ends from there."""
+    moved_in: float = 0.0
+    """Seconds that it took to park or unpark it the last time; 0 where it never was."""
+    park_refused: ParkRefusal | None = None
+    """Why it was not parked when that was asked for last."""
+
+    @property
+    def holds_share(self) -> bool:
+        """Whether its memory and compute are taken from its device."""
+        return self.state is not LeaseState.ENDED and not self.parked_at
 
     @property
     def overused(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cumulus.chronos.contract.parking import Parking
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -66,3 +68,5 @@ class NodeFacts:
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """By device id."""
     unleased: tuple[UnleasedProcess, ...] = ()
+    parking: Parking | None = None
+    """None where its Chronos cannot park."""

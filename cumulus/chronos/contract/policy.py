@@ -1,4 +1,5 @@
-"""What a node does about overuse and about processes without a lease: its own setting, kept in its ledger.
+"""What a node does about overuse and about processes without a lease, and how much main memory parked leases may take:
+its own setting, kept in its ledger.
 
 `chronos_cli policy` writes it, and so does the controller whose GPUNode says it; the monitor acts by it alone.
 """
@@ -22,6 +23,8 @@ class Policy:
     unleased: Unleased = Unleased.REPORT
     exceptions: tuple[str, ...] = ()
     """`user:NAME`, `user:UID` or `program:NAME`: whose processes are never ended for want of a lease."""
+    parking_memory: int | None = None
+    """Bytes of main memory for parked leases; None: half of it, 0: none is parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,16 @@ class PolicyChange:
     overuse: Overuse | None = None
     unleased: Unleased | None = None
     exceptions: tuple[str, ...] | None = None
+    parking_memory: int | None = None
 
     def __bool__(self) -> bool:
         return self != PolicyChange()
 
     def applied(self, to: Policy) -> Policy:
-        given = {"overuse": self.overuse, "unleased": self.unleased, "exceptions": self.exceptions}
+        given = {
+            "overuse": self.overuse, "unleased": self.unleased, "exceptions": self.exceptions,
+            "parking_memory": self.parking_memory,
+        }
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return replace(to, **changes)
 
@@ -46,14 +53,18 @@ def to_json(policy: Policy) -> dict[str, Any]:
         "overuse": policy.overuse and policy.overuse.value,
         "unleasedProcesses": policy.unleased.value,
         "exceptions": list(policy.exceptions),
+        "parkingMemory": policy.parking_memory,
     }
 
 
 def from_json(said: Mapping[str, Any]) -> Policy:
     """Raises KeyError, TypeError, ValueError."""
-    overuse = said["overuse"]
+    overuse, parking = said["overuse"], said.get("parkingMemory")
     return Policy(
-        Overuse(overuse) if overuse else None, Unleased(said["unleasedProcesses"]), exceptions(*said["exceptions"])
+        Overuse(overuse) if overuse else None,
+        Unleased(said["unleasedProcesses"]),
+        exceptions(*said["exceptions"]),
+        None if parking is None else int(parking),
     )
 
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from cumulus import errors
-from cumulus.chronos.contract.lease import EndReason, Lease, LeaseState
+from cumulus.chronos.contract.lease import EndReason, Lease, LeaseState, ParkRefusal
 from cumulus.chronos.contract.node import Figures, Health, UnleasedProcess
+from cumulus.chronos.contract.parking import Parking, Proof
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import ChronosError, CumulusError
+from cumulus.errors import ChronosError, CumulusError, ParkRefused
 from cumulus.resources.device import Device, Link
-from cumulus.resources.enforcement import Enforcement, Overuse
+from cumulus.resources.enforcement import Enforcement, Overuse, Sharing
 
 PROTOCOL = 1
 
@@ -26,6 +27,7 @@ _ERRORS: Mapping[str, type[CumulusError]] = {
         errors.InsufficientShare,
         errors.NoSuchLease,
         errors.StaleToken,
+        errors.ParkRefused,
         errors.LedgerUnavailable,
         errors.LedgerFull,
         errors.LedgerReplaced,
@@ -40,12 +42,15 @@ def document(clock: Clock, **fields: Any) -> dict[str, Any]:
 
 
 def error_json(error: CumulusError) -> dict[str, Any]:
-    return {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
+    reason = {"reason": error.reason} if isinstance(error, ParkRefused) else {}
+    return {"kind": type(error).__name__, "message": str(error), "hint": error.hint, **reason}
 
 
 def read_error(fields: Mapping[str, Any]) -> CumulusError:
     """The exception that was raised on the node; a `ChronosError` where its kind is not known here."""
     kind = _ERRORS.get(str(fields.get("kind")), ChronosError)
+    if kind is ParkRefused:
+        return ParkRefused(str(fields.get("message")), reason=str(fields.get("reason", "")), hint=fields.get("hint"))
     return kind(str(fields.get("message")), hint=fields.get("hint"))
 
 
@@ -93,6 +98,28 @@ def read_unleased(fields: Mapping[str, Any]) -> UnleasedProcess:
     )  # fmt: skip
 
 
+def parking_json(parking: Parking) -> dict[str, Any]:
+    return {
+        "limitBytes": parking.limit_bytes,
+        "usedBytes": parking.used_bytes,
+        "proofs": [
+            {
+                "device": proof.device, "driver": proof.driver, "framework": proof.framework, "holds": proof.holds,
+                "message": proof.message, "testedAt": proof.tested_at,
+            }
+            for proof in parking.proofs
+        ],
+    }  # fmt: skip
+
+
+def read_parking(fields: Mapping[str, Any]) -> Parking:
+    proofs = tuple(
+        Proof(each["device"], each["driver"], each["framework"], bool(each["holds"]), each["message"], each["testedAt"])
+        for each in fields["proofs"]
+    )
+    return Parking(int(fields["limitBytes"]), int(fields["usedBytes"]), proofs)
+
+
 def device_json(device: Device) -> dict[str, Any]:
     return {
         "index": device.index,
@@ -121,7 +148,9 @@ def read_device(fields: Mapping[str, Any]) -> Device:
 
 
 def lease_json(lease: Lease) -> dict[str, Any]:
-    """`computePercent` is for people, `compute` the exact thousandths; `expiresIn` is in seconds."""
+    """`computePercent` is for people, `compute` the exact thousandths; `expiresIn` and `movedIn` are in seconds. Those of a
+    lease that is Parked are its parking's."""
+    refused = lease.park_refused
     return {
         "partitionId": lease.id,
         "device": lease.device,
@@ -142,11 +171,16 @@ def lease_json(lease: Lease) -> dict[str, Any]:
         "endedAt": lease.ended_at or None,
         "overuse": lease.overuse.value,
         "heldBytes": lease.held_bytes,
+        "sharing": lease.sharing.value,
+        "parkedBytes": lease.parked_bytes,
+        "parkedAt": lease.parked_at or None,
+        "movedIn": round(lease.moved_in, 6),
+        "parkRefused": refused and {"reason": refused.reason, "message": refused.message},
     }
 
 
 def read_lease(fields: Mapping[str, Any]) -> Lease:
-    reason = fields["endReason"]
+    reason, refused = fields["endReason"], fields.get("parkRefused")
     return Lease(
         id=fields["partitionId"], device=fields["device"], device_id=fields["deviceId"],
         memory_bytes=fields["memoryBytes"], compute=fields["compute"], user=fields["user"], owner=fields["owner"],
@@ -154,5 +188,8 @@ def read_lease(fields: Mapping[str, Any]) -> Lease:
         granted_at=fields["grantedAt"], expires_at=fields["expiresAt"], expires_in=fields["expiresIn"],
         end_reason=EndReason(reason) if reason else None, ended_at=fields["endedAt"] or "",
         name=fields.get("name", ""), overuse=Overuse(fields.get("overuse", Overuse.REPORT)),
-        held_bytes=fields.get("heldBytes", 0),
+        held_bytes=fields.get("heldBytes", 0), sharing=Sharing(fields.get("sharing", Sharing.CONCURRENT)),
+        parked_bytes=fields.get("parkedBytes", 0), parked_at=fields.get("parkedAt") or "",
+        moved_in=fields.get("movedIn", 0.0),
+        park_refused=ParkRefusal(str(refused["reason"]), str(refused["message"])) if refused else None,
     )  # fmt: skip

@@ -244,6 +244,8 @@ _ENDS = {
     EndReason.RELEASED: (PartitionPhase.RELEASED, PartitionReason.RELEASED),
     EndReason.OVERUSED: (PartitionPhase.FAILED, PartitionReason.OVERUSED),
     EndReason.LOST: (PartitionPhase.FAILED, PartitionReason.DEVICE_LOST),
+    EndReason.UNPARK_FAILED: (PartitionPhase.FAILED, PartitionReason.UNPARK_FAILED),
+    EndReason.REBOOTED: (PartitionPhase.FAILED, PartitionReason.REBOOTED),
 }
 
 
@@ -311,5 +313,9 @@ def _why(lease: Lease) -> str:
             return f"its processes {lease.overused or 'held more than it'}"
         case EndReason.LOST:
             return "its device failed"
+        case EndReason.UNPARK_FAILED:
+            return "it was parked and could not be brought back"
+        case EndReason.REBOOTED:
+            return "its node was restarted while it was parked"
         case _:
             return "it was given back"

@@ -83,7 +83,7 @@ if [ -n "$user" ]; then
   rule=/etc/sudoers.d/chronos-$(printf %s "$user" | tr -c 'A-Za-z0-9_-' _)
   {
     printf 'Cmnd_Alias CHRONOS_LEASES ='
-    for verb in devices stats list get create begin renew release prepare policy serve; do printf ' %s %s *,' "$bin" "$verb"; done
+    for verb in devices stats list get create begin renew release prepare policy park unpark serve; do printf ' %s %s *,' "$bin" "$verb"; done
     printf ' !%s * --ho*\n' "$bin"
     printf '%s ALL=(root) NOPASSWD: CHRONOS_LEASES\n' "$user"
   } >"$work/rule"
