@@ -34,7 +34,7 @@ def check_same(lease: Lease, request: LeaseRequest) -> None:
         )
 
 
-def check_fits(request: LeaseRequest, share: Share) -> None:
+def check_fits(request: LeaseRequest | Lease, share: Share) -> None:
     free = share.memory_bytes - share.used_memory
     if request.memory_bytes > free:
         raise InsufficientShare(

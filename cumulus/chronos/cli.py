@@ -21,8 +21,8 @@ from cumulus.chronos.verbs import OpenLedger
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import descriptors, safe_output
-from cumulus.resources.enforcement import Overuse, Unleased
-from cumulus.resources.quantity import parse_duration, parse_millis, parse_share
+from cumulus.resources.enforcement import Overuse, Sharing, Unleased
+from cumulus.resources.quantity import parse_bytes, parse_duration, parse_millis, parse_share
 
 _EXAMPLES = """\
 examples:
@@ -30,6 +30,8 @@ examples:
   chronos_cli create 0 0.5 1h30m                   half of device 0 for an hour and a half
   chronos_cli create 0 20Gi 3600 --compute 25%     20 GiB and a quarter of its compute for 3600 seconds
   chronos_cli exec PARTITION -- python train.py    run a program inside the lease; it ends with the lease
+  chronos_cli park PARTITION --for 8h              move its GPU memory into main memory, and free the share
+  chronos_cli unpark PARTITION 1h                  take the share again: its programs go on
   chronos_cli release PARTITION                    give the share back before its time
 
 PARTITION is an id, a name (that of the GPUPartition, or of create --name), or the beginning of one.
@@ -149,6 +151,24 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
     renew.add_argument("partition", help=_WHICH)
     renew.add_argument("duration", type=_value(parse_duration), help="from now: 90s, 1h30m or seconds")
     renew.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
+    park = verb("park", verbs.park, "move what a lease's programs hold of the GPU into main memory, and free the share")
+    park.add_argument("partition", help=_WHICH)
+    park.add_argument(
+        "--for",
+        dest="park_for",
+        type=_value(parse_duration),
+        default=86400.0,
+        metavar="TIME",
+        help="end its programs if they still wait by then (default 1d)",
+    )
+    park.add_argument(
+        "--freeze", action="store_true", help="stop its programs meanwhile; else they go on, and CUDA calls wait"
+    )
+    park.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
+    unpark = verb("unpark", verbs.unpark, "take the share of a parked lease again, and let its programs go on")
+    unpark.add_argument("partition", help=_WHICH)
+    unpark.add_argument("duration", type=_value(parse_duration), help="from then on: 90s, 1h30m or seconds")
+    unpark.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
     release = verb("release", verbs.release, "end a lease and its processes")
     release.add_argument("partition", help=_WHICH)
     release.add_argument("--wait", action="store_true", help="wait until its processes are gone")
@@ -204,6 +224,14 @@ def _add_create(create: argparse.ArgumentParser) -> None:
         choices=list(Overuse),
         help="what is done where its processes hold more: it is only ever made stricter than the node's rule",
     )
+    create.add_argument(
+        "--sharing",
+        type=Sharing,
+        choices=list(Sharing),
+        default=Sharing.CONCURRENT,
+        help="Concurrent: programs of several leases run at once, through MPS (default); Parkable: without MPS, by "
+        "turns, and the lease can be parked",
+    )
     create.add_argument("-q", "--quiet", action="store_true", help="print only the partition id")
 
 
@@ -228,6 +256,12 @@ def _add_policy(added: argparse.ArgumentParser) -> None:
         type=_value(lambda text: exceptions(*filter(None, text.split(",")))),
         metavar="WHO,…",
         help="who is never ended for want of a lease: user:NAME, user:UID or program:NAME; '' for nobody",
+    )
+    added.add_argument(
+        "--parking-memory",
+        type=_value(parse_bytes),
+        metavar="SIZE",
+        help="main memory for parked leases, 64Gi say; 0: none is parked (default: half of the main memory)",
     )
 
 

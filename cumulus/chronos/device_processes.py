@@ -5,12 +5,6 @@ A driver that hangs takes that process with it, and nothing else: it is given up
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +13,12 @@ from cumulus.chronos import driver_process
 from cumulus.chronos.contract import Figures
 from cumulus.clock import Clock
 from cumulus.lib.backoff import Backoff
+from cumulus.lib.line_process import LineProcess
 
 ANSWER_SECONDS = 5.0
 """The first answer takes a second or two, where the driver has to wake up."""
 
 _AGAIN = Backoff(first=1.0, longest=60.0)
-_LONGEST_ANSWER = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +38,7 @@ class DeviceProcesses:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._child: subprocess.Popen[bytes] | None = None
+        self._process = LineProcess(driver_process.__file__)
         self._failures = 0
         self._not_before = 0.0
 
@@ -73,39 +67,22 @@ class DeviceProcesses:
             return None
         return found
 
+    def clients(self, devices: Sequence[str]) -> tuple[Mapping[str, frozenset[int]], str] | None:
+        """The clients of MPS on each device, by their numbers, and the version of NVIDIA's driver. None where there is
+        no answer now."""
+        try:
+            said = self._ask({"clients": list(devices)})
+            found = {id: frozenset(map(int, pids)) for id, pids in said["clients"].items()}
+        except (OSError, ValueError, KeyError):
+            self._give_up()
+            return None
+        return found, str(said["driver"])
+
     def close(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        child.kill()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        # One that hangs in its driver ends when that lets go of it.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(0.2)
+        self._process.close()
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        if self._child is None:
-            self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", driver_process.__file__],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
-            )  # fmt: skip
-        child = self._child
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(json.dumps(request).encode() + b"\n")
-        answer = b""
-        deadline = self._clock.monotonic() + ANSWER_SECONDS
-        while not answer.endswith(b"\n"):
-            ready, _, _ = select.select([child.stdout], [], [], max(0.0, deadline - self._clock.monotonic()))
-            part = os.read(child.stdout.fileno(), 65536) if ready else b""
-            if not part or len(answer) > _LONGEST_ANSWER:
-                raise TimeoutError("the drivers do not answer")
-            answer += part
-        found: dict[str, Any] = json.loads(answer)
-        return found
+        return self._process.ask(request, ANSWER_SECONDS)
 
     def _give_up(self) -> None:
         self.close()

@@ -5,6 +5,8 @@
     -> {"GPU-…": [USED, {"PID": BYTES}, UNTOLD]}     null where the driver does not tell, "lost" for a GPU that is gone
     <- {"figures": ["GPU-…"], "since": SECONDS}
     -> {"GPU-…": {"used_bytes": …, "fault": "…"}}    faults of the kernel's log from so many seconds after the boot on
+    <- {"clients": ["GPU-…"]}
+    -> {"clients": {"GPU-…": [PID, …]}, "driver": "580.65"}    the clients of MPS
 
 Standard library only.
 """
@@ -74,6 +76,17 @@ class Drivers:
                 return {"fault": xid.fault(xid.OFF_THE_BUS)}
             return None
 
+    def clients(self, devices: Sequence[str]) -> dict[str, Any]:
+        found: dict[str, list[int]] = {}
+        version = ""
+        for device in devices:
+            with suppress(OSError):
+                driver = self._of(device)
+                if isinstance(driver, nvml.Nvml):
+                    found[device] = driver.clients(device)
+                    version = driver.version()
+        return {"clients": found, "driver": version}
+
     def _errors(self, devices: Sequence[str], since: float) -> list[tuple[str, int]]:
         if self._nvml is None:
             return []
@@ -117,7 +130,12 @@ def main() -> None:
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     while True:
         asked = json.loads(requests.get())
-        said = drivers.look(asked["look"]) if "look" in asked else drivers.figures(asked["figures"], asked["since"])
+        if "look" in asked:
+            said = drivers.look(asked["look"])
+        elif "clients" in asked:
+            said = drivers.clients(asked["clients"])
+        else:
+            said = drivers.figures(asked["figures"], asked["since"])
         answers.write(json.dumps(said) + "\n")
         answers.flush()
 

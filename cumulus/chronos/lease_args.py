@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.errors import NoSuchDevice, UsageError
 from cumulus.resources.device import slice_of
-from cumulus.resources.enforcement import Overuse
+from cumulus.resources.enforcement import Overuse, Sharing
 from cumulus.resources.quantity import parse_duration, parse_millis, parse_share
 
 GRACE = 10.0
@@ -31,6 +31,7 @@ def request(
     start_within: float = 0.0,
     name: str = "",
     overuse: Overuse | None = None,
+    sharing: Sharing = Sharing.CONCURRENT,
 ) -> LeaseRequest:
     """`compute` None: as great a part as of memory. `id` None: a new one. Raises `UsageError`."""
     try:
@@ -47,6 +48,7 @@ def request(
             start_within=start_within,
             name=name,
             overuse=overuse,
+            sharing=sharing,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -22,24 +22,31 @@ from cumulus.chronos.contract import (
     Lease,
     LeaseRequest,
     LeaseState,
+    Parking,
     Usage,
 )
+from cumulus.chronos.contract.parking import expected_seconds
 from cumulus.chronos.contract.policy import Policy, PolicyChange
 from cumulus.chronos.database import Database
 from cumulus.chronos.device import discover
 from cumulus.chronos.home import default_home
 from cumulus.chronos.inventory import Inventory, offered
 from cumulus.chronos.node_watch import Seen
+from cumulus.chronos.parking import check, memory, rows
+from cumulus.chronos.parking.steps import Step
 from cumulus.chronos.records import Moment
-from cumulus.clock import Clock, SystemClock
+from cumulus.clock import Clock, SystemClock, timestamp
 from cumulus.errors import (
     ChronosError,
     CumulusError,
+    InsufficientShare,
     LedgerUnavailable,
     NoSuchLease,
+    ParkRefused,
 )
 from cumulus.lib import cgroup, processes
 from cumulus.resources.enforcement import overuse_of
+from cumulus.resources.reasons import ParkingReason
 
 _LOOKED = 0.1
 """For so long after a look at the monitor it is taken to run, by whoever makes no new lease."""
@@ -159,7 +166,7 @@ class Ledger:
         self.open()
         with self.database.write() as tx:
             now = Moment.read(self.clock)
-            lease = _active(tx, id, token, now)
+            lease = _going_on(tx, id, token, now)
             if seconds > lease.expires_in:
                 lease = records.extend(tx, lease, seconds, now)
             device = device_records.find_device(tx, lease.device_id)
@@ -228,15 +235,68 @@ class Ledger:
         with self.database.write() as tx:
             now = Moment.read(self.clock)
             lease = records.find_lease(tx, id, now)
-            if lease is None or lease.state is not LeaseState.ACTIVE:
+            if lease is None or not lease.state.goes_on:
                 return lease
             checks.check_token(lease, token)
-            if records.processes_of(tx, id):
+            if records.processes_of(tx, id) or lease.state is not LeaseState.ACTIVE:
                 lease = records.begin_end(tx, lease, EndReason.RELEASED, now)
             else:
                 lease = records.finish_end(tx, lease, now, EndReason.RELEASED)
         self._watch(poke=lease.state is LeaseState.ENDING, within=_LOOKED)
         return lease
+
+    def park(
+        self, id: str, park_for: float, *, freeze: bool = False, token: int | None = None, unproven: bool = False
+    ) -> Lease:
+        """See `Parks.park`. `unproven`: also where nothing is proven, for the self-test, whose program may be lost."""
+        checks.check_seconds(park_for)
+        self.open()
+        with self.database.write() as tx:
+            now = Moment.read(self.clock)
+            lease = _going_on(tx, id, token, now)
+            if lease.state in (LeaseState.PARKING, LeaseState.PARKED):
+                return lease
+            if lease.state is LeaseState.UNPARKING:
+                raise ParkRefused(
+                    f"lease {id} is being brought back", reason=ParkingReason.INTERRUPTED, hint="ask again once it is"
+                )
+            device = device_records.find_device(tx, lease.device_id)
+            limit = memory.limit(policy.read(tx).parking_memory)
+            check.check_device(device, rows.proofs(tx), limit, unproven=unproven)
+            rows.ask(tx, id, park_for, freeze, unproven, now)
+            lease = _going_on(tx, id, None, now)
+            records.audit(tx, "parking", lease, timestamp(now.wall))
+        self._watch(poke=True)
+        return lease
+
+    def unpark(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
+        """See `Parks.unpark`."""
+        checks.check_seconds(seconds)
+        self.open()
+        with self.database.write() as tx:
+            now = Moment.read(self.clock)
+            lease = _going_on(tx, id, token, now)
+            if lease.state is LeaseState.PARKING:
+                rows.advance(tx, id, (Step.ASKED, Step.LOCKING, Step.MOVING), Step.UNDOING)
+                rows.say_why(tx, id, ParkingReason.INTERRUPTED, "it was asked to come back")
+            elif lease.state is LeaseState.PARKED:
+                share = device_records.find_share(tx, lease.device)
+                if share is None or share.id != lease.device_id:
+                    raise InsufficientShare(f"the device of lease {id} is not here any more")
+                if fault := node_watch.faults(tx).get(share.id):
+                    raise checks.failed_device(lease.device, fault)
+                checks.check_fits(lease, share)
+                rows.take_back(tx, lease, share.token + 1, seconds, expected_seconds(lease.parked_bytes) * 4, now)
+                lease = _going_on(tx, id, None, now)
+                records.audit(tx, "unparking", lease, timestamp(now.wall))
+        self._watch(poke=True)
+        return lease
+
+    def parking(self) -> Parking:
+        """How much main memory may be used for parked leases and is, and what is proven here."""
+        self.open()
+        with self.database.read() as db:
+            return Parking(memory.limit(policy.read(db).parking_memory), rows.set_aside(db), tuple(rows.proofs(db)))
 
     def get(self, id: str) -> Lease | None:
         """See `Leases.get`. Makes no ledger."""
@@ -378,11 +438,20 @@ class Ledger:
             monitor_control.poke(self.home)
 
 
-def _active(tx: sqlite3.Connection, id: str, token: int | None, now: Moment) -> Lease:
+def _going_on(tx: sqlite3.Connection, id: str, token: int | None, now: Moment) -> Lease:
     lease = records.find_lease(tx, id, now)
     if lease is None:
         raise NoSuchLease(f"there is no lease {id}", hint="see the live ones with: chronos_cli list")
-    if lease.state is not LeaseState.ACTIVE:
+    if not lease.state.goes_on:
         raise NoSuchLease(f"lease {id} has ended: {lease.end_reason}", hint="ask for a new lease")
     checks.check_token(lease, token)
+    return lease
+
+
+def _active(tx: sqlite3.Connection, id: str, token: int | None, now: Moment) -> Lease:
+    lease = _going_on(tx, id, token, now)
+    if lease.state is not LeaseState.ACTIVE:
+        raise NoSuchLease(
+            f"lease {id} is {lease.state.lower()}: no program starts in it", hint=f"first: chronos_cli unpark {id} TIME"
+        )
     return lease

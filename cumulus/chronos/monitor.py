@@ -35,6 +35,8 @@ from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor_control import ensure_running
 from cumulus.chronos.node_watch import Seen
+from cumulus.chronos.parking import rows
+from cumulus.chronos.parking.parker import Parker
 from cumulus.chronos.police import Police, Verdict
 from cumulus.chronos.records import Moment
 from cumulus.chronos.snapshot import Snapshot
@@ -117,6 +119,11 @@ class Monitor:
         if lasting and police is None:
             self._police = Police(ledger.database, self._clock, lambda: monitor_control.poke(ledger.home), self._say)
             self._police.start()
+        self._parker: Parker | None = None
+        if lasting:
+            poke = lambda: monitor_control.poke(ledger.home)  # noqa: E731
+            self._parker = Parker(Database(ledger.home), self._clock, self._say, wake=poke)
+            self._parker.start()
 
     def step(self) -> float:
         """Do all that is due. Returns the seconds until something is due again, at most `monitor_control.POLL`.
@@ -168,14 +175,14 @@ class Monitor:
                 over |= self._deserted(db)
             for id in over - found.keys():
                 held = records.find_lease(db, id, now)
-                if held is not None and held.state is LeaseState.ACTIVE:
+                if held is not None and held.state.goes_on:
                     held = replace(held, state=LeaseState.ENDING, end_reason=EndReason.RELEASED)
                     found[id] = _Ending(held, now.monotonic, recorded=False)
             verdict = self._police.verdict if self._police is not None else Verdict()
             for ids, reason in ((verdict.end, EndReason.OVERUSED), (verdict.lost, EndReason.LOST)):
                 for id in ids - found.keys():
                     held = records.find_lease(db, id, now)
-                    if held is not None and held.state is LeaseState.ACTIVE:
+                    if held is not None and held.state.goes_on:
                         held = replace(held, state=LeaseState.ENDING, end_reason=reason)
                         found[id] = _Ending(held, now.monotonic, recorded=False)
         for id, known in self._endings.items():
@@ -205,6 +212,10 @@ class Monitor:
         """End what is attached, at once: a look at all processes takes milliseconds."""
         with self._database.read() as db:
             lease = LeaseProcesses.load(db, ending.lease.id)
+            parked = rows.find(db, ending.lease.id)
+        for directory in parked.frozen if parked is not None else ():
+            # A process that stands still heeds no SIGTERM.
+            cgroup.thaw(directory)
         if lease.attached:
             if self._clock.monotonic() < ending.kill_at:
                 targets = lease.at_hand()
@@ -294,7 +305,7 @@ class Monitor:
         within = [
             (lease, 0)
             for id, lease in told.items()
-            if id in verdict.judged and id not in verdict.held and lease.state is LeaseState.ACTIVE
+            if id in verdict.judged and id not in verdict.held and lease.state.goes_on
         ]
         for lease, size in new:
             if size and not lease.held_bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from cumulus.chronos.contract import Lease, LeaseState
+from cumulus.chronos.contract import Lease
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import UsageError
 
@@ -41,7 +41,7 @@ def _matching(leases: Sequence[Lease], text: str) -> Lease | None:
     rules: Sequence[Callable[[Lease], bool]] = (lambda lease: lease.name == text, begins)
     for rule in rules:
         found = [lease for lease in leases if rule(lease)]
-        active = [lease for lease in found if lease.state is LeaseState.ACTIVE]
+        active = [lease for lease in found if lease.state.goes_on]
         if len(found) == 1 or len(active) == 1:
             # One that ends makes room for the next of its name.
             return (active or found)[0]

@@ -141,6 +141,17 @@ class Nvml:
                         told[process.pid] = max(process.memory, told.get(process.pid, 0))
         return used, told, len(listed - told.keys())
 
+    def clients(self, uuid: str) -> list[int]:
+        """The clients of MPS on the device. Raises OSError."""
+        call = getattr(self._lib, _LISTS[1], None)
+        return [] if call is None else [process.pid for process in self._list(_Process, call, self.handle(uuid))]
+
+    def version(self) -> str:
+        """Of the driver; "" where it does not tell."""
+        text = ctypes.create_string_buffer(96)
+        self.tells("nvmlSystemGetDriverVersion", text, len(text))
+        return text.value.decode(errors="replace")
+
     def figures(self, uuid: str) -> dict[str, Any]:
         """How the device is; without what is not told. Raises OSError where it is gone."""
         handle, rates = self.handle(uuid), _Rates()

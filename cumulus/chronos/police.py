@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cumulus.chronos import device_records, node_watch, policing, policy, records, xid
-from cumulus.chronos.contract import Device, Health, Lease
+from cumulus.chronos.contract import Device, Health, Lease, LeaseState
 from cumulus.chronos.contract.policy import Policy
 from cumulus.chronos.database import Database
 from cumulus.chronos.device_processes import DeviceHeld, DeviceProcesses
@@ -310,8 +310,12 @@ class Police:
         return sorted(owners & self._sizes(device).keys()) or sorted(owners)[:1]
 
     def _sizes(self, device: str) -> dict[str, int]:
-        """The device's leases, with what they lease of it."""
-        return {lease.id: lease.memory_bytes for lease in self._known.leases if lease.device_id == device}
+        """The device's leases, with what they lease of it. What is parked has nothing there: `Parker` sees to that."""
+        return {
+            lease.id: lease.memory_bytes
+            for lease in self._known.leases
+            if lease.device_id == device and lease.state is not LeaseState.PARKED
+        }
 
     def _announce(self, over: Mapping[str, int], judged: frozenset[str]) -> None:
         by_id = {lease.id: lease for lease in self._known.leases}
@@ -322,7 +326,12 @@ class Police:
             for id, size in over.items()
         }
         failed = {**self._known.faults, **self.faults}
-        lost = frozenset(lease.id for lease in self._known.leases if lease.device_id in failed)
+        lost = frozenset(
+            lease.id
+            for lease in self._known.leases
+            # One that is parked waits: the device may be mended.
+            if lease.device_id in failed and lease.state is not LeaseState.PARKED
+        )
         self.verdict = Verdict(held, end, judged, lost)
         if (held, end, lost) != (before.held, before.end, before.lost):
             self._wake()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cumulus.chronos.contract import FULL_COMPUTE, Device, Figures, Lease, LeaseState, Usage, wire
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Figures, Lease, Parking, Proof, Usage, wire
+from cumulus.clock import to_the_second
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.quantity import format_bytes, format_duration
 
@@ -43,6 +44,7 @@ def lease_usage_json(use: LeaseUsage) -> dict[str, Any]:
         "source": use.source or None,
         "over": use.over,
         "overCompute": use.over_compute,
+        "parkedBytes": use.lease.parked_bytes,
     }
 
 
@@ -134,11 +136,40 @@ def lease_usage_table(uses: Sequence[LeaseUsage], out: TextIO) -> None:
                 f"{use.lease.compute / 10:g}%",
                 "-" if use.compute is None else f"{use.compute / 10:g}%",
                 "-" if use.idle_compute is None else f"{use.idle_compute / 10:g}%",
-                "over its lease" if use.over else "over its compute" if use.over_compute else "",
+                _note(use),
             )
             for use in uses
         ]
     )
+
+
+def _note(use: LeaseUsage) -> str:
+    if use.lease.parked_bytes:
+        return f"{use.lease.state.lower()}: {format_bytes(use.lease.parked_bytes)} of main memory"
+    return "over its lease" if use.over else "over its compute" if use.over_compute else ""
+
+
+def parking_lines(parking: Parking) -> list[str]:
+    """What of main memory is set aside for parked leases, where anything is, or anything is proven."""
+    if not parking.used_bytes and not parking.proofs:
+        return []
+    used, most = format_bytes(parking.used_bytes), format_bytes(parking.limit_bytes)
+    return [f"parked leases: {used} of {most} of main memory"]
+
+
+def proofs_table(proofs: Sequence[Proof], out: TextIO) -> None:
+    """What was shown to come back from main memory, and what was not."""
+    headings = (
+        Heading("DEVICE", "cut", 2), Heading("DRIVER", "whole"), Heading("FRAMEWORK", "whole"),
+        Heading("PARKABLE", "whole"), Heading("TESTED", "whole", 4), Heading("", "cut", 1),
+    )  # fmt: skip
+    Table(headings, out).write(
+        [
+            (each.device, each.driver, each.framework, "yes" if each.holds else "no", to_the_second(each.tested_at),
+             each.message)
+            for each in proofs
+        ]
+    )  # fmt: skip
 
 
 def leases_table(leases: Sequence[Lease], out: TextIO) -> None:
@@ -158,7 +189,7 @@ def leases_table(leases: Sequence[Lease], out: TextIO) -> None:
                 format_bytes(lease.memory_bytes),
                 f"{lease.compute / 10:g}%",
                 _state(lease),
-                format_duration(lease.expires_in) if lease.state is LeaseState.ACTIVE else "-",
+                format_duration(lease.expires_in) if lease.state.goes_on else "-",
             )
             for lease in leases
         ]

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from cumulus.chronos import device_sizes
-from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState, ParkRefusal
+from cumulus.chronos.parking.steps import Step
 from cumulus.clock import Clock, parse_timestamp, timestamp
-from cumulus.resources.enforcement import Overuse
+from cumulus.resources.enforcement import Overuse, Sharing
 
 LIVE = "state <> 'Ended'"
 ACTIVE = f"state = 'Active' AND {LIVE}"
@@ -25,8 +26,9 @@ ENDING = f"state = 'Ending' AND {LIVE}"
 
 _LEASE = (
     "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
-    " granted_at, expires_at, deadline, end_reason, ended_at, owner, lease.name, overuse, held_bytes"
-    " FROM lease JOIN device ON device.id = device_id"
+    " granted_at, expires_at, deadline, end_reason, ended_at, owner, lease.name, overuse, held_bytes, sharing,"
+    " parked, step, bytes, parked_at, moved_in, reason, message"
+    " FROM lease JOIN device ON device.id = device_id LEFT JOIN parking ON parking.lease = lease.id"
 )
 
 
@@ -39,6 +41,9 @@ class Moment(NamedTuple):
     @classmethod
     def read(cls, clock: Clock) -> Moment:
         return cls(clock.now(), clock.monotonic())
+
+    def wall_after(self, seconds: float) -> datetime:
+        return self.wall + timedelta(seconds=seconds)
 
 
 class Process(NamedTuple):
@@ -68,14 +73,15 @@ def live(db: sqlite3.Connection) -> list[tuple[Lease, float]]:
 def as_of(recorded: Lease, deadline: float, monotonic: float) -> Lease:
     """The lease as it is at that time."""
     state, reason, left = recorded.state, recorded.end_reason, deadline - monotonic
-    if left <= 0 and state is LeaseState.ACTIVE:
+    if left <= 0 and state.goes_on:
         # The monitor has not come to it yet, but nobody may count on it any more.
         state, reason = LeaseState.ENDING, EndReason.EXPIRED
     # Not by `replace`, which takes three times as long, for each of many leases.
     return Lease(
         recorded.id, recorded.device, recorded.device_id, recorded.memory_bytes, recorded.compute, recorded.user,
         recorded.grace, recorded.token, state, recorded.granted_at, recorded.expires_at, left, reason,
-        recorded.ended_at, recorded.owner, recorded.name, recorded.overuse, recorded.held_bytes,
+        recorded.ended_at, recorded.owner, recorded.name, recorded.overuse, recorded.held_bytes, recorded.sharing,
+        recorded.parked_bytes, recorded.parked_at, recorded.moved_in, recorded.park_refused,
     )  # fmt: skip
 
 
@@ -100,17 +106,19 @@ def insert_lease(
         expires_at=timestamp(now.wall + timedelta(seconds=ends_in)),
         expires_in=ends_in,
         overuse=overuse,
+        sharing=request.sharing,
     )
     tx.execute(
         "INSERT INTO lease (id, device_id, memory_bytes, compute, user, owner, grace, seconds, token, state,"
-        " granted_at, expires_at, deadline, name, overuse) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " granted_at, expires_at, deadline, name, overuse, sharing)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             lease.id, lease.device_id, lease.memory_bytes, lease.compute, lease.user, lease.owner, lease.grace,
             request.seconds, lease.token, lease.state, lease.granted_at, lease.expires_at,
-            now.monotonic + ends_in, lease.name, overuse,
+            now.monotonic + ends_in, lease.name, overuse, lease.sharing,
         ),
     )  # fmt: skip
-    _audit(tx, "granted", lease, lease.granted_at)
+    audit(tx, "granted", lease, lease.granted_at)
     return lease
 
 
@@ -124,7 +132,7 @@ def begin(tx: sqlite3.Connection, lease: Lease, now: Moment) -> Lease:
         "UPDATE lease SET deadline = ?, expires_at = ? WHERE id = ?",
         (now.monotonic + seconds, lease.expires_at, lease.id),
     )
-    _audit(tx, "began", lease, timestamp(now.wall))
+    audit(tx, "began", lease, timestamp(now.wall))
     return lease
 
 
@@ -135,15 +143,15 @@ def extend(tx: sqlite3.Connection, lease: Lease, seconds: float, now: Moment) ->
         "UPDATE lease SET deadline = ?, expires_at = ?, seconds = max(seconds, ?) WHERE id = ?",
         (now.monotonic + seconds, lease.expires_at, seconds, lease.id),
     )
-    _audit(tx, "renewed", lease, timestamp(now.wall))
+    audit(tx, "renewed", lease, timestamp(now.wall))
     return lease
 
 
 def begin_end(
     tx: sqlite3.Connection, lease: Lease, reason: EndReason, now: Moment, since: float | None = None
 ) -> Lease:
-    """ACTIVE becomes ENDING, and its grace period starts, or did at the monotonic time `since`. Nothing happens to one
-    that is ending already."""
+    """What goes on becomes ENDING, and its grace period starts, or did at the monotonic time `since`. Nothing happens
+    to one that is ending already."""
     tx.execute(
         "UPDATE lease SET state = ?, end_reason = ?, ending_since = ? WHERE id = ? AND state = ?",
         (LeaseState.ENDING, reason, now.monotonic if since is None else since, lease.id, LeaseState.ACTIVE),
@@ -158,7 +166,7 @@ def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment, reason: EndRea
         "UPDATE lease SET state = ?, end_reason = ?, ended_at = ? WHERE id = ?",
         (LeaseState.ENDED, reason, ended_at, lease.id),
     )
-    _audit(tx, str(reason), lease, ended_at)
+    audit(tx, str(reason), lease, ended_at)
     device_sizes.lease_ended(tx, lease.device_id)
     return replace(lease, state=LeaseState.ENDED, end_reason=reason, ended_at=ended_at)
 
@@ -167,7 +175,7 @@ def record_held(tx: sqlite3.Connection, lease: Lease, held_bytes: int, now: Mome
     """That its processes hold so much, which is more than it; 0: not any more. The audit log tells of the first."""
     tx.execute("UPDATE lease SET held_bytes = ? WHERE id = ?", (held_bytes, lease.id))
     if held_bytes and not lease.held_bytes:
-        _audit(tx, "found-over", lease, timestamp(now.wall))
+        audit(tx, "found-over", lease, timestamp(now.wall))
 
 
 def processes_of(db: sqlite3.Connection, id: str) -> list[Process]:
@@ -215,7 +223,8 @@ def boot(db: sqlite3.Connection) -> str | None:
 def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
     """Carry the leases of an earlier boot into `this` one.
 
-    Their processes are gone. A lease whose wall-clock end has passed is over; another lasts until that end, but
+    Their processes are gone, and with them what was parked: those leases are over. One whose wall-clock end has passed
+    is over; another lasts until that end, but
     never longer than it was granted for, whatever the wall clock says after the boot. Ended leases begin their
     time of remembrance anew, since how long the machine was off cannot be trusted.
     """
@@ -224,6 +233,7 @@ def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
     if before in (None, this):
         return
     holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
+    parked = {id for (id,) in tx.execute("SELECT lease FROM parking WHERE step <> ''")}
     tx.execute(
         "DELETE FROM meta WHERE key IN"
         " ('enforcement', 'health', 'policing', 'measured', 'seen', 'faults', 'faults-cleared')"
@@ -238,6 +248,9 @@ def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
         left = min((parse_timestamp(lease.expires_at) - now.wall).total_seconds(), granted_for[lease.id])
         if lease.state is LeaseState.ENDING:
             finish_end(tx, lease, now)
+        elif lease.id in parked:
+            # Whatever its end: its program is gone, and nobody is to wait for it.
+            finish_end(tx, lease, now, EndReason.REBOOTED)
         elif left <= 0:
             finish_end(tx, lease, now, EndReason.EXPIRED)
         elif lease.id in holders:
@@ -276,15 +289,19 @@ def _lease(row: Any, now: Moment) -> Lease:
 
 
 def _recorded(row: Any, left: float = 0.0) -> Lease:
-    id, device, device_id, memory, compute, user, grace, token, state, granted, expires, _, reason, ended, *who = row
-    owner, name, overuse, held = who
+    id, device, device_id, memory, compute, user, grace, token, state, granted, expires, _, reason, ended, *rest = row
+    owner, name, overuse, held, sharing, parked, step, size, parked_at, moved_in, refused, why = rest
+    now = _STATES[state]
+    if step and now is LeaseState.ACTIVE:
+        now = _PARKING[step]
     return Lease(
-        id, device, device_id, memory, compute, user, grace, token, _STATES[state], granted, expires, left,
-        _REASONS[reason], ended, owner, name, _OVERUSES[overuse], held,
+        id, device, device_id, memory, compute, user, grace, token, now, granted, expires, left,
+        _REASONS[reason], ended, owner, name, _OVERUSES[overuse], held, _SHARINGS[sharing], size or 0,
+        parked_at if parked else "", moved_in or 0.0, ParkRefusal(refused, why) if refused and not step else None,
     )  # fmt: skip
 
 
-def _audit(tx: sqlite3.Connection, event: str, lease: Lease, time: str) -> None:
+def audit(tx: sqlite3.Connection, event: str, lease: Lease, time: str) -> None:
     """Queue a line of the audit log in the same transaction; the monitor writes it out, once, with what the lease's
     own row tells."""
     tx.execute(
@@ -297,5 +314,7 @@ _DEADLINE = 11
 """Of a row of `_LEASE`."""
 
 _STATES = {state.value: state for state in LeaseState}
+_PARKING = {step.value: step.state for step in Step}
+_SHARINGS = {each.value: each for each in Sharing}
 _OVERUSES = {each.value: each for each in Overuse}
 _REASONS: dict[str | None, EndReason | None] = {reason.value: reason for reason in EndReason} | {None: None}

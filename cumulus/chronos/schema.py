@@ -98,6 +98,46 @@ CREATE TABLE audit (
     uid INTEGER NOT NULL
 );
 """
+_PARKING = """
+CREATE TABLE IF NOT EXISTS parking (
+    lease TEXT PRIMARY KEY,
+    step TEXT NOT NULL,
+    freeze INTEGER NOT NULL,
+    park_for REAL NOT NULL,
+    began REAL NOT NULL,
+    bytes INTEGER NOT NULL DEFAULT 0 CHECK (bytes >= 0),
+    frozen TEXT NOT NULL DEFAULT '[]',
+    unproven INTEGER NOT NULL DEFAULT 0,
+    parked_at TEXT NOT NULL DEFAULT '',
+    moved_in REAL NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    message TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parked_process (
+    lease TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    frameworks TEXT NOT NULL,
+    PRIMARY KEY (lease, pid, start)
+) WITHOUT ROWID;
+DROP TRIGGER freed;
+CREATE TRIGGER freed AFTER UPDATE OF state ON lease WHEN new.state = 'Ended' AND old.state <> 'Ended' BEGIN
+    UPDATE device SET used_memory = used_memory - (1 - old.parked) * old.memory_bytes,
+        used_compute = used_compute - (1 - old.parked) * old.compute WHERE id = old.device_id;
+    DELETE FROM process WHERE lease = old.id;
+    DELETE FROM session WHERE lease = old.id;
+    DELETE FROM parking WHERE lease = old.id;
+    DELETE FROM parked_process WHERE lease = old.id;
+END;
+CREATE TRIGGER moved AFTER UPDATE OF parked ON lease WHEN new.parked <> old.parked BEGIN
+    UPDATE device SET used_memory = used_memory + (old.parked - new.parked) * new.memory_bytes,
+        used_compute = used_compute + (old.parked - new.parked) * new.compute, token = max(token, new.token)
+        WHERE id = new.device_id;
+END;
+"""
+"""A parked lease (`parked` 1) holds no share, and the trigger gives and takes it. Older versions take it for an active
+one that ends when its parking does."""
 _FROM_1 = f"""
 DROP INDEX by_state;
 DROP INDEX ended;
@@ -116,6 +156,8 @@ _LATER_COLUMNS = {
     "name": "TEXT NOT NULL DEFAULT ''",
     "overuse": "TEXT NOT NULL DEFAULT 'Report'",
     "held_bytes": "INTEGER NOT NULL DEFAULT 0",
+    "sharing": "TEXT NOT NULL DEFAULT 'Concurrent'",
+    "parked": "INTEGER NOT NULL DEFAULT 0 CHECK (parked IN (0, 1))",
 }
 """Of `lease`, in the order in which they came."""
 
@@ -145,4 +187,6 @@ def prepare(connection: sqlite3.Connection, file: Path) -> bool:
         if column not in there:
             # No version of its own: one that does not know it does without.
             connection.execute(f"ALTER TABLE lease ADD COLUMN {column} {definition}")
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'moved'").fetchone():
+        connection.executescript(f"BEGIN;{_PARKING}COMMIT;")
     return found == 0

@@ -34,12 +34,16 @@ class LeaseUsage:
 
     @property
     def idle_memory_bytes(self) -> int | None:
-        """Leased and not used."""
+        """Leased and not used; nothing of one that is parked, which has no share."""
+        if not self.lease.holds_share:
+            return 0
         return None if self.memory_bytes is None else max(0, self.lease.memory_bytes - self.memory_bytes)
 
     @property
     def idle_compute(self) -> int | None:
         """Leased and not used."""
+        if not self.lease.holds_share:
+            return 0
         return None if self.compute is None else max(0, self.lease.compute - self.compute)
 
     @property
@@ -70,7 +74,10 @@ def measure(database: Database, devices: Iterable[Device], leases: Sequence[Leas
         owners.learn([LeaseProcesses.load(db, lease.id) for lease in leases if lease.device_id in told])
     found = []
     for lease in leases:
-        if lease.device_id in told:
+        if not lease.holds_share:
+            # Its account tells what it had before it was parked.
+            found.append(LeaseUsage(lease, 0, 0))
+        elif lease.device_id in told:
             device = told[lease.device_id]
             found.append(
                 _by_process(lease, [pid for pid in device.processes if lease.id in (owners.of(pid) or ())], device)

@@ -69,6 +69,18 @@ class UserLedger(Ledger):
         self.check_own(id)
         return super().release(id, token=token)
 
+    def park(
+        self, id: str, park_for: float, *, freeze: bool = False, token: int | None = None, unproven: bool = False
+    ) -> Lease:
+        if unproven:
+            self._refuse("park what is not proven")
+        self.check_own(id)
+        return super().park(id, park_for, freeze=freeze, token=token)
+
+    def unpark(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
+        self.check_own(id)
+        return super().unpark(id, seconds, token=token)
+
     def attach(self, id: str, pid: int, token: int, *, role: str = "root") -> None:
         """Also after it: the number may have become another's meanwhile."""
         self.check_own(id)

@@ -30,7 +30,7 @@ from cumulus.errors import CumulusError, Forbidden, NoSuchLease, UsageError
 from cumulus.lib import safe_output, unix_socket
 from cumulus.lib.systemd import notify
 
-VERBS = ("stats", "metrics", "devices", "create", "list", "get", "begin", "renew", "release", "exec")
+VERBS = ("stats", "metrics", "devices", "create", "list", "get", "begin", "renew", "release", "park", "unpark", "exec")
 """What users may ask."""
 
 MOST, MOST_OF_A_USER = 128, 8

@@ -21,7 +21,7 @@ from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Us
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import SystemClock, to_the_second
-from cumulus.errors import CumulusError, NoSuchLease, UsageError
+from cumulus.errors import CumulusError, NoSuchLease, ParkRefused, UsageError
 from cumulus.lib import safe_output
 from cumulus.lib.processes import boot_id
 from cumulus.resources.quantity import format_bytes, format_duration
@@ -38,7 +38,7 @@ def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
     return lease_args.request(
         device, options.memory, options.duration, compute=options.compute, grace=options.grace, user=options.user,
         id=options.id, owner=options.owner, start_within=options.start_within, name=options.name or "",
-        overuse=options.overuse,
+        overuse=options.overuse, sharing=options.sharing,
     )  # fmt: skip
 
 
@@ -48,7 +48,10 @@ def stats(options: argparse.Namespace) -> int:
     seen = ledger.watched()
     if options.json:
         devices = [printers.usage_json(*row, used.devices.get(row[0].id)) for row in rows]
-        _tell(options, node=_node(), devices=devices, leases=[printers.lease_usage_json(one) for one in used.leases])
+        _tell(
+            options, node=_node(), devices=devices, leases=[printers.lease_usage_json(one) for one in used.leases],
+            parking=wire.parking_json(ledger.parking()),
+        )  # fmt: skip
     else:
         printers.usage_table(rows, sys.stdout)
         if seen.figures:
@@ -61,6 +64,8 @@ def stats(options: argparse.Namespace) -> int:
         if used.leases:
             print()
             printers.lease_usage_table(used.leases, sys.stdout)
+        for line in printers.parking_lines(ledger.parking()):
+            print(line)
     return 0
 
 
@@ -92,6 +97,7 @@ def devices(options: argparse.Namespace) -> int:
             conditions=[wire.health_json(condition) for condition in ledger.health()],
             figures={id: wire.figures_json(each) for id, each in seen.figures.items()},
             unleased=[wire.unleased_json(process) for process in seen.unleased],
+            parking=wire.parking_json(ledger.parking()),
         )  # fmt: skip
     else:
         printers.devices_table(devices, sys.stdout)
@@ -168,11 +174,48 @@ def renew(options: argparse.Namespace) -> int:
     return 0
 
 
+def park(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    lease = ledger.park(_meant(options, ledger), options.park_for, freeze=options.freeze, token=options.token)
+    if options.json:
+        _tell(options, lease=wire.lease_json(lease))
+        return 0
+    lease = _once_moved(ledger, lease)
+    if lease.park_refused is not None:
+        raise ParkRefused(f"lease {lease.id} was not parked: {lease.park_refused.message}")
+    if lease.state is not LeaseState.PARKED:
+        raise NoSuchLease(f"lease {lease.id} has ended: {lease.end_reason}")
+    print(f"partition {lease.id} is parked in {format_bytes(lease.parked_bytes)} of main memory")
+    print(f"  its program is ended in {format_duration(lease.expires_in)}, unless: chronos_cli unpark {lease.id} TIME")
+    return 0
+
+
+def unpark(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    lease = ledger.unpark(_meant(options, ledger), options.duration, token=options.token)
+    if options.json:
+        _tell(options, lease=wire.lease_json(lease))
+        return 0
+    lease = _once_moved(ledger, lease)
+    if lease.state is not LeaseState.ACTIVE:
+        raise NoSuchLease(f"lease {lease.id} has ended: {lease.end_reason}")
+    print(f"partition {lease.id} goes on, and ends in {format_duration(lease.expires_in)}")
+    return 0
+
+
+def _once_moved(ledger: Ledger, lease: Lease) -> Lease:
+    """The lease once it is neither being parked nor brought back. It goes on where the person waits no longer."""
+    while lease.state in (LeaseState.PARKING, LeaseState.UNPARKING):
+        time.sleep(0.05)
+        lease = ledger.get(lease.id) or lease
+    return lease
+
+
 def release(options: argparse.Namespace) -> int:
     ledger = _ledger(options)
     id = _meant(options, ledger)
     lease = ledger.get(id)
-    if lease is not None and lease.state is LeaseState.ACTIVE:
+    if lease is not None and lease.state.goes_on:
         _attach_marked(ledger, lease)
         lease = ledger.release(id, token=options.token)
     while options.wait and lease is not None and lease.state is LeaseState.ENDING:
@@ -259,7 +302,7 @@ def policy(options: argparse.Namespace) -> int:
     from cumulus.chronos.contract import policy
 
     ledger = _ledger(options)
-    change = policy.PolicyChange(options.overuse, options.unleased, options.exceptions)
+    change = policy.PolicyChange(options.overuse, options.unleased, options.exceptions, options.parking_memory)
     found = ledger.set_policy(change) if change else ledger.policy()
     if options.json:
         _tell(options, policy=policy.to_json(found))
@@ -268,6 +311,8 @@ def policy(options: argparse.Namespace) -> int:
         print(f"overuse: {found.overuse.value if found.overuse else usual}")
         print(f"processes without a lease: {found.unleased.value}")
         print(f"exceptions: {', '.join(found.exceptions) or 'none'}")
+        most = "half of the main memory" if found.parking_memory is None else format_bytes(found.parking_memory)
+        print(f"main memory for parked leases: {most}")
     return 0
 
 
@@ -336,7 +381,7 @@ def _node() -> dict[str, Any]:
         "chronosVersion": cumulus.__version__,
         "bootId": boot_id(),
         # Of what not every version takes.
-        "takes": ["name", "overuse", "policy"],
+        "takes": ["name", "overuse", "policy", "park", "sharing"],
     }
 
 

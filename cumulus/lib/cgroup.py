@@ -171,7 +171,7 @@ def kill(directory: str) -> None:
 
 def kill_each(directory: str) -> None:
     """What `kill` does where the kernel has no cgroup.kill: frozen, none of them forks away, and each can be killed."""
-    _write(f"{directory}/cgroup.freeze", "1")
+    freeze(directory)
     for _ in range(_ROUNDS):
         handles = {}
         for pid in members(directory):
@@ -186,7 +186,41 @@ def kill_each(directory: str) -> None:
             os.close(handle)
         if not still:
             break
+    thaw(directory)
+
+
+def freeze(directory: str) -> bool:
+    """Let all processes in the cgroup and below it stand still: those that are forked meanwhile too. False where that
+    cannot be; the kernel may take a moment, see `is_frozen`."""
+    return _write(f"{directory}/cgroup.freeze", "1")
+
+
+def thaw(directory: str) -> None:
+    """Undo `freeze`; harmless where nothing is frozen."""
     _write(f"{directory}/cgroup.freeze", "0")
+
+
+def is_frozen(directory: str) -> bool:
+    """Whether all of them stand still."""
+    with suppress(OSError), open(f"{directory}/cgroup.events") as file:
+        return "frozen 1" in file.read()
+    return False
+
+
+def memory_room(directory: str) -> int | None:
+    """Bytes of main memory that processes of the cgroup may still take, by its own limit and those above it; None
+    where there is no limit."""
+    least: int | None = None
+    while os.path.exists(f"{directory}/memory.current"):
+        with (
+            suppress(OSError, ValueError),
+            open(f"{directory}/memory.max") as most,
+            open(f"{directory}/memory.current") as now,
+        ):
+            room = max(0, int(most.read()) - int(now.read()))
+            least = room if least is None else min(least, room)
+        directory = os.path.dirname(directory)
+    return least
 
 
 def remove(directory: str) -> bool:

@@ -10,7 +10,7 @@ from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import from_settings
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.blob.base import BlobStore
-from cumulus.chronos.contract import LeaseState, Prepares
+from cumulus.chronos.contract import Prepares
 from cumulus.errors import NodeUnreachable, NotFound
 from cumulus.nodes import workers
 from cumulus.nodes.agent import NodeAgent

@@ -174,7 +174,8 @@ class FakeLeases:
             held = self._going_on(id, token)
             if held.lease.state is LeaseState.PARKING:
                 refusal = ParkRefusal(ParkingReason.INTERRUPTED, "it was asked to come back")
-                self._back(held, self._clock.monotonic(), park_refused=refusal)
+                held.lease = replace(held.lease, park_refused=refusal)
+                self._back(held, self._clock.monotonic())
             elif held.lease.state is LeaseState.PARKED:
                 self._check_fits(held.lease.device, held.lease.memory_bytes, held.lease.compute)
                 self._tokens[held.lease.device] += 1
@@ -335,10 +336,8 @@ class FakeLeases:
         else:
             self._back(held, held.moved)
 
-    def _back(self, held: _Held, at: float, **changes: ParkRefusal) -> None:
-        held.lease = replace(
-            held.lease, state=LeaseState.ACTIVE, parked_bytes=0, moved_in=self.parking_seconds, **changes
-        )
+    def _back(self, held: _Held, at: float) -> None:
+        held.lease = replace(held.lease, state=LeaseState.ACTIVE, parked_bytes=0, moved_in=self.parking_seconds)
         for holder in _told(held):
             holder.unpark(at)
 

@@ -79,6 +79,7 @@ def test_stats_show_what_each_lease_uses_and_flag_one_that_uses_more(
         "source": "driver",
         "over": True,
         "overCompute": True,
+        "parkedBytes": 0,
     }
 
 

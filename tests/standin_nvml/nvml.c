@@ -146,6 +146,7 @@ static instance_t *instance(void *device) {
     if (gpu->lost) return IS_LOST
 
 int nvmlInit_v2(void) { load(); return broken ? 9 : 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned room) { return room ? strcpy(text, "580.1"), 0 : SMALL; }
 int nvmlDeviceGetCount_v2(unsigned *number) { load(); *number = count; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
     load();

@@ -2,8 +2,8 @@
 
     Active -> Parking -> Parked -> Unparking -> Active
 
-`park` and `unpark` write what is wanted and return; the node's monitor does it, and the lease's state tells. A park that
-is refused or does not succeed leaves the lease ACTIVE, with `Lease.park_refused`. docs/parking.md has the whole.
+`park` and `unpark` write what is wanted and return; the node's monitor does it, and the lease's state tells. A park
+that is refused or does not succeed leaves the lease ACTIVE, with `Lease.park_refused`. docs/parking.md has the whole.
 """
 
 from __future__ import annotations

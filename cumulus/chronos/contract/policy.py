@@ -41,7 +41,9 @@ class PolicyChange:
 
     def applied(self, to: Policy) -> Policy:
         given = {
-            "overuse": self.overuse, "unleased": self.unleased, "exceptions": self.exceptions,
+            "overuse": self.overuse,
+            "unleased": self.unleased,
+            "exceptions": self.exceptions,
             "parking_memory": self.parking_memory,
         }
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

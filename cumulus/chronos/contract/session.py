@@ -16,7 +16,20 @@ from typing import Any, NamedTuple
 VERSION = 1
 """Of the form of the lines; that of what is in them is `wire.PROTOCOL`."""
 
-VERBS = ("devices", "stats", "list", "get", "create", "begin", "renew", "release", "prepare", "policy", "park", "unpark")
+VERBS = (
+    "devices",
+    "stats",
+    "list",
+    "get",
+    "create",
+    "begin",
+    "renew",
+    "release",
+    "prepare",
+    "policy",
+    "park",
+    "unpark",
+)
 """What may be asked: what the sudo rule of setup-worker.sh allows too."""
 
 

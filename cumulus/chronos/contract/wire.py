@@ -148,8 +148,8 @@ def read_device(fields: Mapping[str, Any]) -> Device:
 
 
 def lease_json(lease: Lease) -> dict[str, Any]:
-    """`computePercent` is for people, `compute` the exact thousandths; `expiresIn` and `movedIn` are in seconds. Those of a
-    lease that is Parked are its parking's."""
+    """`computePercent` is for people, `compute` the exact thousandths; `expiresIn` and `movedIn` are in seconds. The
+    end of a lease that is Parked is its parking's."""
     refused = lease.park_refused
     return {
         "partitionId": lease.id,

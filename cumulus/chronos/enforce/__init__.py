@@ -20,7 +20,7 @@ from cumulus.chronos.enforce.intel import LevelZero
 from cumulus.chronos.enforce.mps import Mps
 from cumulus.chronos.enforce.opencl_layer import OpenClLayer
 from cumulus.errors import ChronosError
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.enforcement import Enforcement, Sharing
 
 __all__ = [
     "Enforcer", "Report", "environment", "forget", "health", "select", "strength", "update",
@@ -79,6 +79,14 @@ def environment(lease: Lease, device: Device, home: Path, user: int | None = Non
         if report.enforcement is Enforcement.NONE:
             what = f"nothing holds a job to a part of a MIG instance: {report.reason}"
             raise ChronosError(what, hint=f"lease the whole instance (memory: 100%). {report.remedy}".rstrip())
+    whole = (lease.memory_bytes, lease.compute) == device.whole
+    if lease.sharing is Sharing.PARKABLE and CudaCounter().covers(device) and not whole:
+        report = CudaCounter().strength(device, home)
+        if report.enforcement is Enforcement.NONE:
+            raise ChronosError(
+                f"nothing would hold a parkable lease to its memory, which has no MPS: {report.reason}",
+                hint=f"{report.remedy} Or ask for sharing: Concurrent",
+            )
     variables: dict[str, str] = {}
     for enforcer in select(device):
         variables = merge(variables, enforcer.environment(lease, device, home, user))

@@ -14,6 +14,8 @@ import stat
 import struct
 import urllib.parse
 import uuid
+from collections.abc import Iterator
+from enum import IntFlag
 from pathlib import Path
 
 from cumulus.chronos.contract import Device, Lease, LeaseState
@@ -31,6 +33,16 @@ _USAGE_MAGIC = b"CHRUSE1\0"
 _SLOTS_AT = 128
 _SLOT = struct.Struct("=iIQQQQ")
 _LARGEST = 2**20
+_KNOWN = 15
+
+
+class Allocates(IntFlag):
+    """How a process allocates, as ALLOCATES_* of common/account.h."""
+
+    MANAGED = 1
+    SHARED = 2
+    PEER = 4
+    MAPPED = 8
 
 
 _PRIVATE, _REACHABLE = "accounts", "accounts-of-users"
@@ -109,22 +121,38 @@ def close_account(lease_id: str, home: Path) -> None:
 
 def used(lease_id: str, home: Path) -> dict[int, int]:
     """Bytes of OpenCL and CUDA memory that each living process of the lease holds. Empty where none took any."""
+    found: dict[int, int] = {}
+    for pid, _, start, namespace, _, size in _slots(lease_id, home):
+        # What a process of another PID namespace (a container) is called here is not known: it is taken at its word.
+        if namespace != _namespace() or is_alive(Identity(pid, start)):
+            found[pid] = found.get(pid, 0) + size
+    return found
+
+
+def noted(lease_id: str, home: Path) -> dict[tuple[int, int], Allocates]:
+    """How each process of the lease allocates that ever took memory, by its number in its PID namespace, and the number
+    of that. A process is known by both: ones that have ended may be among them."""
+    found: dict[tuple[int, int], Allocates] = {}
+    for pid, notes, _, namespace, _, _ in _slots(lease_id, home):
+        found[pid, namespace] = found.get((pid, namespace), Allocates(0)) | Allocates(notes & _KNOWN)
+    return found
+
+
+def _slots(lease_id: str, home: Path) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Those in use: pid, notes, start, namespace, image, bytes."""
     try:
         # A program of the lease may have made it as large as it likes.
         with open(_open(directory(home, lease_id) / "usage", os.O_RDONLY), "rb") as file:
             content = file.read(_LARGEST)
     except OSError:
-        return {}
+        return
     if not content.startswith(_USAGE_MAGIC):
-        return {}
+        return
     (slots,) = struct.unpack_from("=I", content, len(_USAGE_MAGIC))
-    found: dict[int, int] = {}
     for at in range(_SLOTS_AT, min(_SLOTS_AT + slots * _SLOT.size, len(content) - _SLOT.size + 1), _SLOT.size):
-        pid, _, start, namespace, _, size = _SLOT.unpack_from(content, at)
-        # What a process of another PID namespace (a container) is called here is not known: it is taken at its word.
-        if pid and (namespace != _namespace() or is_alive(Identity(pid, start))):
-            found[pid] = found.get(pid, 0) + size
-    return found
+        slot = _SLOT.unpack_from(content, at)
+        if slot[0]:
+            yield slot
 
 
 def _open(path: Path, flags: int) -> int:
@@ -139,9 +167,11 @@ def _open(path: Path, flags: int) -> int:
 
 def _shares(lease: Lease, clock: Clock | None) -> tuple[int, int]:
     """Bytes, and nanoseconds of the clock at which the lease ends: now, where it is ending."""
-    left = lease.expires_in if lease.state is LeaseState.ACTIVE else min(lease.expires_in, 0.0)
+    left = lease.expires_in if lease.state.goes_on else min(lease.expires_in, 0.0)
     deadline = (clock or SystemClock()).monotonic() + left
-    return lease.memory_bytes, max(int(deadline * 1e9), 1)
+    # What is parked has nothing of the GPU: a new process of it gets none either.
+    size = 0 if lease.state is LeaseState.PARKED else lease.memory_bytes
+    return size, max(int(deadline * 1e9), 1)
 
 
 def _namespace() -> int:

@@ -26,7 +26,7 @@ from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon, runtime_directory
 from cumulus.chronos.settings import Settings
 from cumulus.errors import ChronosError
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.enforcement import Enforcement, Sharing
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
 MODES = ("shared", "isolated", "off")
@@ -62,7 +62,7 @@ class Mps:
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         """Starts the daemon. Raises `ChronosError` where it does not start: a job must not run unlimited unnoticed."""
-        if not self.covers(device) or self._problem(device):
+        if not self.covers(device) or self._problem(device) or lease.sharing is Sharing.PARKABLE:
             return {}
         memory = f"{max(lease.memory_bytes // 2**20, 1)}M"
         percentage = f"{lease.compute * 100 / FULL_COMPUTE:g}"

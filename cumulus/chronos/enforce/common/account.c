@@ -35,7 +35,7 @@ typedef struct {
 /* 40 bytes. `pid` is written last when a slot is taken and first when it is cleared. */
 typedef struct {
     _Atomic int32_t pid;
-    uint32_t reserved;
+    _Atomic uint32_t notes; /* of ALLOCATES_* */
     uint64_t start;
     uint64_t namespace;
     uint64_t image;
@@ -63,6 +63,7 @@ static account accounts[MAX_LEASES];
 static unsigned count;
 static _Atomic uint32_t generation = 1;
 static uint64_t pid_namespace;
+static _Atomic uint32_t noted; /* by this process; a fork's child has what its parent noted */
 static _Atomic bool explained_memory, explained_expiry;
 
 /* ---- opening ---- */
@@ -240,6 +241,7 @@ static bool is_dead(const slot *candidate) {
 static void clear(slot *dead) {
     atomic_store(&dead->pid, 0);
     atomic_store(&dead->used, 0);
+    atomic_store(&dead->notes, 0);
 }
 
 static void reap(usage_file *usage) {
@@ -275,6 +277,7 @@ static slot *take_slot(usage_file *usage) {
     found->namespace = pid_namespace;
     found->image = image;
     atomic_store(&found->used, 0);
+    atomic_store(&found->notes, atomic_load(&noted));
     if (found - usage->slots >= (long)usage->in_use) usage->in_use = (uint32_t)(found - usage->slots) + 1;
     atomic_store(&found->pid, pid);
     return found;
@@ -342,6 +345,21 @@ void account_give(const charge *taken) {
     if (taken->generation != atomic_load(&generation)) return;
     for (unsigned i = 0; i < count; i++)
         if (taken->leases >> i & 1) atomic_fetch_sub(&accounts[i].mine->used, taken->bytes);
+}
+
+void account_note(uint32_t how) {
+    accounts_open();
+    if ((atomic_fetch_or(&noted, how) & how) == how) return;
+    for (unsigned i = 0; i < count; i++) {
+        account *at = &accounts[i];
+        slot *mine = at->mine;
+        if (!mine && at->limits && lock(at->usage)) {
+            if (!at->mine) at->mine = take_slot(at->usage);
+            mine = at->mine;
+            pthread_mutex_unlock(&at->usage->lock.mutex);
+        }
+        if (mine) atomic_fetch_or(&mine->notes, how);
+    }
 }
 
 void account_charge(lease_set leases, charge *begun) {

@@ -44,6 +44,15 @@ uint64_t account_used(unsigned index);
 /* Whether any lease of this process is past its end (CLOCK_BOOTTIME). */
 bool accounts_expired(void);
 
+/* How a process allocates, as far as it matters for moving it into main memory. Noted for its life. */
+#define ALLOCATES_MANAGED 1u /* managed memory */
+#define ALLOCATES_SHARED 2u  /* what another process reaches too, or what another process made */
+#define ALLOCATES_PEER 4u    /* reaches another device's memory */
+#define ALLOCATES_MAPPED 8u  /* physical memory that it maps itself (cuMemCreate) */
+
+/* Notes it on the accounts of all leases of this process. Before the driver is asked. */
+void account_note(uint32_t how);
+
 /* Takes `bytes` of every lease in the set, or nothing. False when one has not so much left or is past its end. */
 bool account_take(lease_set leases, uint64_t bytes, charge *taken);
 

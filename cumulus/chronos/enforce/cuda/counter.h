@@ -6,6 +6,7 @@
  *   memory.c   allocations that programs hold by pointer or handle
  *   pool.c     stream-ordered pools and graphs, which hold more than was asked of them
  *   context.c  contexts and what the driver holds beside what was asked for
+ *   notes.c    what else programs do that matters for moving them into main memory
  *   answers.c  what the driver and NVML tell of the device's size
  *   ../common/account.c  the lease's account, shared by its processes, OpenCL's and these
  */
@@ -30,6 +31,10 @@
     X(cuMemCreate, 10020) X(cuMemRelease, 10020) X(cuMemRetainAllocationHandle, 11000)                                 \
     X(cuMemMap, 10020) X(cuMemUnmap, 10020)                                                                            \
     X(cuIpcOpenMemHandle, 4010) X(cuIpcOpenMemHandle_v2, 11000) X(cuIpcCloseMemHandle, 4010)                           \
+    X(cuIpcGetMemHandle, 4010) X(cuIpcGetEventHandle, 4010) X(cuIpcOpenEventHandle, 4010)                              \
+    X(cuMemExportToShareableHandle, 10020) X(cuMemImportFromShareableHandle, 10020)                                    \
+    X(cuMemPoolExportToShareableHandle, 11020) X(cuMemPoolImportFromShareableHandle, 11020)                            \
+    X(cuCtxEnablePeerAccess, 4000) X(cuMemPoolSetAccess, 11020)                                                        \
     X(cuArrayCreate, 2000) X(cuArrayCreate_v2, 3020) X(cuArray3DCreate, 2000) X(cuArray3DCreate_v2, 3020)              \
     X(cuArrayDestroy, 2000) X(cuMipmappedArrayCreate, 5000) X(cuMipmappedArrayDestroy, 5000)                           \
     X(cuGraphAddMemAllocNode, 11040) X(cuGraphAddNode, 12020) X(cuGraphAddNode_v2, 12030)                              \

@@ -35,6 +35,11 @@ typedef struct {
 } CUlocation;
 
 typedef struct {
+    CUlocation location;
+    int flags;
+} CUaccess;
+
+typedef struct {
     int type, handle_types;
     CUlocation location; /* the rest is the driver's to read */
 } CUallocationprop;

@@ -151,6 +151,7 @@ EXPORTED CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t size) {
 
 EXPORTED CUresult cuMemAllocManaged(CUdeviceptr *pointer, size_t size, unsigned flags) {
     MISSING(REAL(cuMemAllocManaged));
+    account_note(ALLOCATES_MANAGED);
     record *begun = begin(leases_here(), size);
     if (!begun) return REFUSED;
     CUresult outcome = REAL(cuMemAllocManaged)(pointer, size, flags);
@@ -274,6 +275,7 @@ EXPORTED CUresult cuMipmappedArrayDestroy(CUmipmapped array) {
 
 EXPORTED CUresult cuMemCreate(CUmemhandle *handle, size_t size, const CUallocationprop *asked, uint64_t flags) {
     MISSING(REAL(cuMemCreate));
+    account_note(ALLOCATES_MAPPED);
     bool on_device = asked && asked->location.type == MEM_LOCATION_DEVICE;
     if (!on_device) return REAL(cuMemCreate)(handle, size, asked, flags);
     record *begun = begin(leases_of_device(asked->location.id), size);
@@ -382,11 +384,13 @@ static CUresult opened(CUresult outcome, const CUdeviceptr *pointer) {
 
 EXPORTED CUresult cuIpcOpenMemHandle(CUdeviceptr *pointer, CUipchandle handle, unsigned flags) {
     MISSING(REAL(cuIpcOpenMemHandle));
+    account_note(ALLOCATES_SHARED);
     return opened(REAL(cuIpcOpenMemHandle)(pointer, handle, flags), pointer);
 }
 
 EXPORTED CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pointer, CUipchandle handle, unsigned flags) {
     MISSING(REAL(cuIpcOpenMemHandle_v2));
+    account_note(ALLOCATES_SHARED);
     return opened(REAL(cuIpcOpenMemHandle_v2)(pointer, handle, flags), pointer);
 }
 

@@ -1,0 +1,62 @@
+"""A helper process that answers lines of JSON: one that hangs is given up, and nothing else hangs with it.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_LONGEST_ANSWER = 2**22
+_CLOSE_SECONDS = 0.2
+
+
+class LineProcess:
+    """`python -I -S PATH`, started by the first `ask`. For one thread."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """The answer. Raises OSError, a TimeoutError where there is none in time, and ValueError: close it then."""
+        if self._child is None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", self._path],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            )  # fmt: skip
+        child = self._child
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(json.dumps(request).encode() + b"\n")
+        answer = b""
+        deadline = time.monotonic() + seconds
+        while not answer.endswith(b"\n"):
+            ready, _, _ = select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            part = os.read(child.stdout.fileno(), 65536) if ready else b""
+            if not part or len(answer) > _LONGEST_ANSWER:
+                raise TimeoutError("the driver does not answer")
+            answer += part
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        # One that hangs in its driver ends when that lets go of it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_CLOSE_SECONDS)
