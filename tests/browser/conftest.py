@@ -37,7 +37,7 @@ Opens = Callable[..., "Page"]
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Opens]:
-    """Opens an address in a context of its own. `page.watched` is what went wrong there: it fails the test at its end."""
+    """Opens an address in a context of its own. What went wrong there, `page.watched`, fails the test at its end."""
     with ExitStack() as stack:
 
         def opened(url: str, **options: Any) -> Page:

@@ -48,7 +48,8 @@ def _spans(chance: random.Random, now: int, start: int, count: int, lane: int) -
             runs = number == own - 1
             ends = now + int(chance.uniform(0.5, 4) * HOUR) if runs else begins + int(length * 0.9)
             yield _span(
-                chance, "Lease", begins, ends, offset, phase="Bound" if runs else chance.choice(("Succeeded", "Succeeded", "Failed", "Expired")),
+                chance, "Lease", begins, ends, offset,
+                phase="Bound" if runs else chance.choice(("Succeeded", "Succeeded", "Failed", "Expired")),
                 used=chance.choice((0.0, 0.4, 0.8, 0.97, 1.15, None)),
             )  # fmt: skip
     if lane % 3 == 0:
