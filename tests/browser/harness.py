@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-from cumulus.answers.history import Timeline
-
 from cumulus.server import http
+
+if TYPE_CHECKING:
+    from cumulus.answers.history import Timeline
+
 
 STATIC = Path(http.__file__).parent / "ui" / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css"}
@@ -33,7 +36,7 @@ STYLE = """:root { color-scheme: light dark; font-family: system-ui }
 :root { background: light-dark(#fff, #0e1115); color: light-dark(#111, #eee) }
 a { color: light-dark(#0050a0, #8fc4ff) } table { display: block; overflow-x: auto }"""
 
-Answers = Callable[[Mapping[str, int]], Timeline]
+Answers = Callable[[Mapping[str, int]], "Timeline"]
 """What the server says to `start`, `end` and `pixels`."""
 
 

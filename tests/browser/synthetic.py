@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from cumulus.answers.history import Lane, Span, Timeline
+if TYPE_CHECKING:
+    from cumulus.answers.history import Lane, Span, Timeline
+
 
 HOUR = 3_600_000
 USERS = ("alice", "bob", "carol", "dave", "erin", "frank")
