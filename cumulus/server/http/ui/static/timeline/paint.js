@@ -92,8 +92,13 @@ export class Painter {
     this._place(view, top);
     const labels = [];
     for (const row of lanes) {
-      this._spans(row.lane.under, row, view, AXIS + row.top - top, now, labels);
-      this._spans(row.lane.held, row, view, AXIS + row.top - top, now, labels);
+      const y = AXIS + row.top - top;
+      const before = labels.length;
+      this._spans(row.lane.under, row, view, y, now, labels);
+      const [begin, end] = row.lane.held.range(view.from, view.until);
+      // Leases say more than the state of the device that they lie on.
+      if (begin < end) labels.length = before;
+      this._spans(row.lane.held, row, view, y, now, labels);
     }
     this._labels(labels);
     if (focus) this._focus(focus, view, top);
@@ -253,11 +258,17 @@ export class Painter {
   _labels(labels) {
     const { context, colors } = this;
     context.textAlign = "left";
+    context.strokeStyle = colors.background;
+    context.fillStyle = colors.text;
+    context.lineWidth = 3;
+    context.lineJoin = "round";
     for (const [span, [x, y, wide, high]] of labels) {
       const label = fit(labelOf(span), wide - 10);
       if (label === "") continue;
-      if (span.kind !== "Lease") this._fill(colors.background, 0.85, [x + 3, y + high / 2 - 7, label.length * CHARACTER + 4, 14]);
-      context.fillStyle = colors.text;
+      // A rim around the letters keeps them apart from patterns.
+      context.globalAlpha = span.kind === "Lease" && !(span.used > OVER) ? 0.5 : 0.9;
+      context.strokeText(label, x + 6, y + high / 2 + 0.5);
+      context.globalAlpha = 1;
       context.fillText(label, x + 6, y + high / 2 + 0.5);
     }
   }
@@ -285,12 +296,13 @@ export class Painter {
     context.textAlign = "left";
     for (const row of rows) {
       const y = AXIS + row.top - top;
+      const node = row.depth === 0;
       if (!row.lane) {
-        context.fillStyle = colors.head;
+        context.fillStyle = node ? colors.head : colors.lane;
         context.fillRect(0, y, this.width, row.height);
       }
-      context.fillStyle = row.lane ? colors.muted : colors.text;
-      context.font = row.lane ? FONT : `600 ${FONT}`;
+      context.fillStyle = node ? colors.text : colors.muted;
+      context.font = node ? `600 ${FONT}` : FONT;
       const indent = 8 + row.depth * 12;
       context.fillText(fit(row.label, (row.lane ? gutter : this.width) - indent - 4), indent, y + row.height / 2 + 0.5);
     }
