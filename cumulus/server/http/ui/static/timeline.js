@@ -130,7 +130,7 @@ class LeaseTimeline extends HTMLElement {
       press: (x, y, touched) => {
         const found = this._at(x, y, touched ? 12 : 3);
         // A finger cannot hover: its first touch shows what is there, the second opens it.
-        if (touched && found?.span !== this.focused?.span) this._point(found);
+        if (touched && found?.span !== this.focused?.span) this._point(found, true);
         else if (found) this._open(found.span);
       },
       step: (forward, across) => this._step(forward, across),
