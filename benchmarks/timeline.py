@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from benchmarks.harness import LeftOut, Result, limit
 from tests.browser.chromium import MISSING, chromium, watched_context
 from tests.browser.harness import harness
-from tests.browser.synthetic import timeline
+from tests.browser.synthetic import clipped, timeline
 
 NODES, DEVICES, LEASES = 32, 8, 50_000
 ROUNDS = 5
@@ -47,7 +47,7 @@ def run() -> Iterator[Result]:
     first, frames, wide = [], [], []
     # All of it in the two days that the widest view asks for.
     made = timeline(int(time.time() * 1000), nodes=NODES, devices=DEVICES, leases=LEASES)
-    with harness(lambda query: made) as server, chromium() as browser:
+    with harness(lambda query: clipped(made, query)) as server, chromium() as browser:
         for _ in range(ROUNDS):
             with watched_context(browser) as (context, _watched):
                 page = context.new_page()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +26,15 @@ def timeline(
     for index, lane in enumerate(lanes):
         lane["spans"] = sorted(_spans(chance, now, start, each + (index < rest), index), key=lambda span: span["start"])
     return {"now": now, "start": start, "end": end, "lanes": lanes}
+
+
+def clipped(made: Timeline, query: Mapping[str, int]) -> Timeline:
+    """What of it a window shows, with nothing merged."""
+    lanes = [
+        {**lane, "spans": [s for s in lane["spans"] if s["end"] > query["start"] and s["start"] < query["end"]]}
+        for lane in made["lanes"]
+    ]
+    return {**made, "lanes": lanes}  # type: ignore[typeddict-item]
 
 
 def _lanes(node: str, devices: int, *, mig: bool) -> Iterator[Lane]:

@@ -54,7 +54,8 @@ export class Source {
     }
     this.asking?.abort();
     const asking = (this.asking = new AbortController());
-    const asked = (this.pending = around(this.wanted));
+    // The first picture is there sooner without what is beside it.
+    const asked = (this.pending = around(this.wanted, this.loaded ? AROUND : 0));
     this.stale = false;
     const began = performance.now();
     try {
@@ -96,8 +97,8 @@ export class Source {
 
 class Refused extends Error {}
 
-function around({ from, until, scale }) {
-  const more = (until - from) * AROUND;
+function around({ from, until, scale }, windows) {
+  const more = (until - from) * windows;
   return { from: from - more, until: until + more, scale };
 }
 
@@ -116,14 +117,13 @@ function understood({ lanes }) {
   }));
 }
 
+/** In place: there may be tens of thousands. */
 function understoodSpan(span) {
-  return {
-    ...span,
-    key: `${span.kind} ${span.job} ${span.start} ${span.offset}`,
-    name: span.job === null ? "" : span.job.split("/").slice(1).join(" "),
-    user: span.user ?? "",
-    start: span.start / 1000,
-    end: span.end / 1000,
-    latestStart: span.latestStart === null ? null : span.latestStart / 1000,
-  };
+  span.key = `${span.kind} ${span.job} ${span.start} ${span.offset}`;
+  span.name = span.job === null ? "" : span.job.slice(span.job.indexOf("/") + 1);
+  span.user ??= "";
+  span.start /= 1000;
+  span.end /= 1000;
+  if (span.latestStart !== null) span.latestStart /= 1000;
+  return span;
 }

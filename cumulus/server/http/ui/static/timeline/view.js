@@ -2,7 +2,6 @@
 
 export const SHORTEST = 60;
 export const LONGEST = 400 * 86400;
-const NOW_AT = 0.6;
 
 export class View {
   constructor(from, until) {
@@ -37,9 +36,9 @@ export class View {
     this.until = this.from + span;
   }
 
-  /** Show `span` seconds around now, more of them past than to come. */
+  /** Show `span` seconds around now. */
   follow(now, span = this.span) {
-    this.from = now - span * NOW_AT;
+    this.from = now - span / 2;
     this.until = this.from + span;
   }
 
