@@ -32,6 +32,7 @@ from cumulus.resources.query import Event, Page, Query, Watch
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
+    from cumulus.answers.history import Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -275,6 +276,15 @@ class JobClient(Protocol):
         ...
 
 
+class HistoryClient(Protocol):
+    """What was held, by whom, and what is promised."""
+
+    def timeline(self, start: int, end: int, *, pixels: int) -> Timeline:
+        """Each device's leases, promises and drains from `start` to `end` (milliseconds since 1970), for a picture so
+        many pixels wide: what is smaller than one of them is merged."""
+        ...
+
+
 class NodeClient(Protocol):
     """What people do to nodes."""
 
@@ -433,6 +443,7 @@ class Client(
     ObjectClient,
     SourceClient,
     JobClient,
+    HistoryClient,
     NodeClient,
     SecretClient,
     SwarmClient,

@@ -25,6 +25,7 @@ from cumulus.service.service import Service
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
+    from cumulus.answers.history import Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -196,6 +197,9 @@ class EmbeddedClient:
 
     def usage(self) -> UsageNow:
         return self._service.usage.now(self._identity)
+
+    def timeline(self, start: int, end: int, *, pixels: int) -> Timeline:
+        return self._service.history.timeline(self._identity, start, end, pixels)
 
     def same_directory(self, directory: str, word: str, *, namespace: str) -> Sequence[DirectoryOnNode]:
         return self._service.directories.same_on(self._identity, directory, word, namespace=namespace)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cumulus.service.descriptions import Descriptions
     from cumulus.service.directories import Directories
     from cumulus.service.exec import Exec
+    from cumulus.service.history import History
     from cumulus.service.extensions import Extensions
     from cumulus.service.identity import Identity
     from cumulus.service.infrastructure import Infrastructure
@@ -126,6 +127,13 @@ class Service:
         from cumulus.service.usage import Usage
 
         return Usage(self.store, self.objects, self.clock)
+
+    @cached_property
+    def history(self) -> History:
+        from cumulus.service.history import History
+        from cumulus.service.redaction import Redaction
+
+        return History(self.store, Redaction(self.access), self.clock)
 
     @cached_property
     def reruns(self) -> Reruns:

@@ -27,6 +27,7 @@ from cumulus.resources.registry import kind_of
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
+    from cumulus.answers.history import Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -256,6 +257,10 @@ class HttpClient:
         from cumulus.answers.usage import UsageNow
 
         return self._read("usage", UsageNow)
+
+    def timeline(self, start: int, end: int, *, pixels: int) -> Timeline:
+        found = self._read("timeline", Document, start=start, end=end, pixels=pixels)
+        return cast("Timeline", found)
 
     def same_directory(self, directory: str, word: str, *, namespace: str) -> Sequence[DirectoryOnNode]:
         from cumulus.answers.nodes import DirectoryOnNode

@@ -56,6 +56,7 @@ CALLS: Mapping[str, Call] = {
     ),
     "suspend": _call(lambda s: s.jobs.suspend, key=Key, suspended=bool),
     "usage": _read(lambda s: s.usage.now),
+    "timeline": _read(lambda s: s.history.timeline, start=int, end=int, pixels=int),
     "why": _read(lambda s: s.explanations.why, key=Key),
     "line": _read(lambda s: s.explanations.line, queue=str),
     "forecast": _read(lambda s: s.explanations.forecast, document=Document),

@@ -1,0 +1,74 @@
+"""How much of a lease was used, sample by sample: two bytes for each, and never more than `MOST` of them. Pure.
+
+A series that is full is halved: each two samples become one of twice the step. So a lease of an hour has a sample for
+each minute, one of a month one for each two hours, and both fit into a kilobyte.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MOST = 512
+UNKNOWN = 255
+"""A sample of which nobody knew. The others are hundredths of what is leased."""
+
+
+class Sample(NamedTuple):
+    """Parts of what is leased; None where nobody knows."""
+
+    used: float | None
+    """Memory; more than 1 is over."""
+    busy: float | None
+    """Compute."""
+
+
+class Series(NamedTuple):
+    first: int
+    """Milliseconds since 1970: when the first sample's step begins."""
+    step: int
+    """Milliseconds."""
+    samples: bytes = b""
+    """Memory and compute in turn."""
+
+    def having(self, moment: int, sample: Sample) -> Series:
+        """With the sample for the step in which the moment is. One that is there stays: a step is told once. A moment
+        before the first step changes nothing: the clock was set back."""
+        series = self
+        at = (moment - series.first) // series.step
+        while at >= MOST:
+            series = series._halved()
+            at = (moment - series.first) // series.step
+        count = len(series.samples) // 2
+        if at < count:
+            return series
+        gap = bytes((UNKNOWN, UNKNOWN)) * (at - count)
+        return series._replace(samples=series.samples + gap + bytes((_byte(sample.used), _byte(sample.busy))))
+
+    def _halved(self) -> Series:
+        old = self.samples
+        made = bytearray()
+        for at in range(0, len(old), 4):
+            pair = old[at : at + 4]
+            made += bytes((_both(pair[0::2]), _both(pair[1::2])))
+        return self._replace(step=self.step * 2, samples=bytes(made))
+
+    @property
+    def used(self) -> list[float | None]:
+        return [_part(byte) for byte in self.samples[0::2]]
+
+    @property
+    def busy(self) -> list[float | None]:
+        return [_part(byte) for byte in self.samples[1::2]]
+
+
+def _byte(part: float | None) -> int:
+    return UNKNOWN if part is None else max(0, min(UNKNOWN - 1, round(part * 100)))
+
+
+def _part(byte: int) -> float | None:
+    return None if byte == UNKNOWN else byte / 100
+
+
+def _both(pair: bytes) -> int:
+    known = [byte for byte in pair if byte != UNKNOWN]
+    return round(sum(known) / len(known)) if known else UNKNOWN

@@ -1,0 +1,153 @@
+"""Puts a timeline together: lanes of devices with what was, is and will be on them. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cumulus.answers.history import Lane, Span, SpanKind
+from cumulus.history.facts import WHOLE, DeviceFact, LeaseFact, NodeFact, PromisedSeat
+from cumulus.history.lanes import Piece, place
+from cumulus.history.series import Sample
+
+Place = tuple[str, int]
+"""Node and index."""
+Sees = Callable[[str], bool]
+"""Whether the viewer may read what is in the namespace; "" for what is in none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the history knows of a lease that runs."""
+
+    pieces: Sequence[Piece]
+    last: Sample = Sample(None, None)
+    latest_start: int | None = None
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Milliseconds since 1970."""
+
+    start: int
+    end: int
+    now: int
+
+    def clip(self, start: int, end: int) -> tuple[int, int] | None:
+        clipped = max(start, self.start), min(end, self.end)
+        return clipped if clipped[0] < clipped[1] else None
+
+
+@dataclass(slots=True)
+class _LaneMade:
+    device: DeviceFact
+    healthy: bool = False
+    spans: list[Span] = field(default_factory=list)
+    future: list[tuple[int, int, Piece]] = field(default_factory=list)
+    """From when to when which part of it is held or promised."""
+
+    def free_from(self, start: int, end: int) -> Iterator[Piece]:
+        """What is taken between."""
+        return (piece for begin, until, piece in self.future if begin < end and until > start)
+
+
+class Lanes:
+    """Lanes that fill up. Add the past, then what is held, then what is promised: the later ones lie where there is
+    room."""
+
+    def __init__(self, window: Window, nodes: Iterable[NodeFact], sees: Sees) -> None:
+        self._window = window
+        self._sees = sees
+        self._lanes: dict[Place, _LaneMade] = {}
+        for node in nodes:
+            for device in node.devices:
+                healthy = node.ready and device.index not in node.faults
+                self._lanes[node.name, device.index] = _LaneMade(device, healthy)
+
+    def lane(self, device: DeviceFact) -> _LaneMade:
+        """The lane of the device; one that is not there any more has one too."""
+        place = device.node, device.index
+        if place not in self._lanes:
+            self._lanes[place] = _LaneMade(device)
+        return self._lanes[place]
+
+    def add_past(self, device: DeviceFact, spans: Iterable[Span]) -> None:
+        """Spans that are clipped already, and whose names the viewer may see."""
+        self.lane(device).spans.extend(spans)
+
+    def add_states(self, device: DeviceFact, kind: SpanKind, start: int, end: int | None) -> None:
+        """Drains and failures. `end` None: it goes on."""
+        span = self._span(kind, start, self._window.end if end is None else end, Piece(0, WHOLE))
+        if span is not None:
+            self.lane(device).spans.append(span)
+
+    def add_held(self, leases: Sequence[LeaseFact], known: Mapping[str, Known]) -> None:
+        """What is held now, and until when at the latest."""
+        by_lane: defaultdict[Place, list[LeaseFact]] = defaultdict(list)
+        for lease in leases:
+            by_lane[lease.node, lease.device].append(lease)
+        for where, some in by_lane.items():
+            # Those that have a place keep it, and the others find theirs.
+            some.sort(key=lambda lease: (lease.uid not in known, lease.start, lease.uid))
+            lane = self._lanes.get(where) or self.lane(DeviceFact(*where, "", some[0].device_name, 0, ""))
+            for lease in some:
+                self._add_held(lane, lease, known.get(lease.uid))
+
+    def _add_held(self, lane: _LaneMade, lease: LeaseFact, known: Known | None) -> None:
+        start = lease.start or (known.start if known is not None else 0)
+        end = lease.end if lease.end is not None else max(lease.expires or 0, self._window.now + 1)
+        pieces = known.pieces if known is not None else ()
+        if not pieces:
+            pieces = place(lane.device.height(lease.memory_bytes), lane.free_from(self._window.now, end))
+        lane.future += [(start, end, piece) for piece in pieces]
+        for piece in pieces:
+            span = self._span("Lease", start, end, piece)
+            if span is None:
+                return
+            if self._sees(lease.namespace):
+                span["job"] = f"{lease.namespace}/{lease.job}" if lease.job else None
+            span["user"] = lease.user or None
+            span["phase"], span["enforcement"] = lease.phase, lease.enforcement
+            if known is not None:
+                span["used"], span["busy"] = known.last
+                span["latestStart"] = known.latest_start
+            lane.spans.append(span)
+
+    def add_promised(self, seats: Iterable[PromisedSeat]) -> None:
+        for seat in sorted(seats, key=lambda seat: (seat.start, seat.uid)):
+            lane = self._lanes.get((seat.node, seat.device))
+            if lane is None:
+                continue
+            end = seat.start + round(seat.seconds * 1000)
+            pieces = place(lane.device.height(seat.memory_bytes(lane.device)), lane.free_from(seat.start, end))
+            lane.future += [(seat.start, end, piece) for piece in pieces]
+            for piece in pieces:
+                span = self._span("Promise", seat.start, end, piece)
+                if span is None:
+                    break
+                if self._sees(seat.fact.namespace):
+                    span["job"] = f"{seat.fact.namespace}/{seat.fact.job}"
+                span["user"] = seat.fact.user or None
+                span["phase"], span["latestStart"] = "Promised", seat.start
+                lane.spans.append(span)
+
+    def made(self) -> list[Lane]:
+        return [
+            Lane(
+                node=lane.device.node, device=lane.device.index, uuid=lane.device.uuid, name=lane.device.name,
+                memoryBytes=lane.device.memory_bytes, parent=lane.device.parent or None, healthy=lane.healthy,
+                spans=sorted(lane.spans, key=lambda span: (span["start"], span["offset"])),
+            )
+            for _, lane in sorted(self._lanes.items())
+        ]  # fmt: skip
+
+    def _span(self, kind: SpanKind, start: int, end: int, piece: Piece) -> Span | None:
+        clipped = self._window.clip(start, end)
+        if clipped is None:
+            return None
+        return Span(
+            kind=kind, start=clipped[0], end=clipped[1], share=piece.height / WHOLE, offset=piece.offset / WHOLE,
+            used=None, busy=None, job=None, user=None, phase="", enforcement="", latestStart=None, merged=1,
+        )  # fmt: skip

@@ -1,0 +1,108 @@
+"""The shares that are held or promised now, and the nodes, kept in memory and up to date by a watch: a page asks again
+and again, and ten thousand partitions of jobs that are over are not read each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cumulus.clock import Clock
+from cumulus.errors import Expired
+from cumulus.history import facts
+from cumulus.history.facts import LeaseFact, NodeFact, PromisedSeat
+from cumulus.resources.documents import MALFORMED
+from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.kinds import gpunode, gpupartition
+from cumulus.resources.query import Query, Watch
+from cumulus.store.base import Store
+
+_PARTITION, _NODE = gpupartition.KIND.name, gpunode.KIND.name
+_KINDS = frozenset((_PARTITION, _NODE))
+RECENT_SECONDS = 60
+"""Leases that ended so long ago are told too: the history learns of an end a moment later."""
+
+
+class LiveShares(NamedTuple):
+    """As the store is now."""
+
+    leases: Sequence[LeaseFact]
+    """Held, or ended just now."""
+    promised: Sequence[PromisedSeat]
+    nodes: Sequence[NodeFact]
+
+
+class SharesNow:
+    """Safe for use by several threads."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._watch: Watch | None = None
+        self._listed = 0
+        self._leases: dict[Key, LeaseFact] = {}
+        self._promised: dict[Key, PromisedSeat] = {}
+        self._nodes: dict[Key, NodeFact] = {}
+        self._ended: dict[str, LeaseFact] = {}
+
+    def now(self) -> LiveShares:
+        """What is damaged is left out."""
+        with self._lock:
+            try:
+                self._follow()
+            except Expired:
+                self._watch = None
+                self._follow()
+            since = facts.to_milliseconds(self._clock.now()) - RECENT_SECONDS * 1000
+            self._ended = {uid: lease for uid, lease in self._ended.items() if (lease.end or 0) >= since}
+            leases = (*self._leases.values(), *self._ended.values())
+            return LiveShares(leases, tuple(self._promised.values()), tuple(self._nodes.values()))
+
+    def _follow(self) -> None:
+        if self._watch is None or self._watch.closed:
+            # Watched from before they are read: what changes in between is told again.
+            self._watch = self._store.watch(since=self._store.revision(), kinds=_KINDS)
+            self._leases, self._promised, self._nodes, self._ended = {}, {}, {}, {}
+            for kind in (_PARTITION, _NODE):
+                page = self._store.list(Query(kind))
+                self._listed = page.revision
+                for document in page.items:
+                    self._put(document)
+            return
+        while events := self._watch.next(timeout=0):
+            for event in events:
+                if event.revision <= self._listed:
+                    continue
+                if event.type == "DELETED":
+                    self._drop(event.document)
+                else:
+                    self._put(event.document)
+
+    def _put(self, document: Document) -> None:
+        try:
+            key = key_of(document)
+            if key.kind == _NODE:
+                self._nodes[key] = facts.node(document)
+                return
+            self._leases.pop(key, None)
+            self._promised.pop(key, None)
+            lease = facts.lease(document)
+            if lease is None:
+                if (seat := facts.seat(document)) is not None:
+                    self._promised[key] = seat
+            elif lease.end is None:
+                self._leases[key] = lease
+            elif lease.granted:
+                self._ended[lease.uid] = lease
+        except MALFORMED:
+            return
+
+    def _drop(self, document: Document) -> None:
+        key = key_of(document)
+        self._nodes.pop(key, None)
+        self._promised.pop(key, None)
+        lease = self._leases.pop(key, None)
+        if lease is not None and lease.granted:
+            self._ended[lease.uid] = lease._replace(end=facts.to_milliseconds(self._clock.now()))
