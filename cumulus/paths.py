@@ -54,6 +54,11 @@ def store_dir(home: Path) -> Path:
     return home / "store"
 
 
+def history_file(home: Path) -> Path:
+    """What leases, promises and use were. May not exist."""
+    return home / "history" / "history.db"
+
+
 def process_dir(home: Path) -> Path:
     """The process backend's root: working directories, logs, exit codes."""
     return home / "process"

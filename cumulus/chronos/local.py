@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cumulus.chronos.contract.usage import DeviceUse, device_uses
+from cumulus.chronos.contract.usage import LeaseUse, lease_uses
 from cumulus.chronos.device import discover, explain_none
 from cumulus.chronos.device_sizes import settled
 from cumulus.chronos.home import LEDGER, default_home
@@ -66,11 +66,11 @@ def mig_plan(gpus: Mapping[str, Mig], wishes: Sequence[tuple[str, int]]) -> Plan
     return plan(gpus, [Wish(*wish) for wish in wishes])
 
 
-def usage_of(ledger: Ledger) -> Sequence[DeviceUse]:
+def usage_of(ledger: Ledger) -> Sequence[LeaseUse]:
     """What leases use of this node's devices now. Takes up to a second where NVIDIA's driver is asked."""
     from cumulus.chronos import printers, usage
 
     leases = ledger.list()
     held = {lease.device_id for lease in leases}
     devices = [device for device in ledger.devices() if device.id in held]
-    return device_uses(map(printers.lease_usage_json, usage.measure(ledger.database, devices, leases).leases))
+    return lease_uses(map(printers.lease_usage_json, usage.measure(ledger.database, devices, leases).leases))

@@ -14,6 +14,7 @@ from cumulus import controllers
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
+from cumulus.controllers.history.follower import Follower
 from cumulus.controllers.context import Context, Placed, Removals, nobody_told
 from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.controller import BaseContext, Controller
@@ -52,6 +53,7 @@ def context_maker(
     sources: SourceRoom | None = None,
     checkpoint_bucket: str = "",
     removals: Removals | None = None,
+    history: Follower | None = None,
     shared_directories: Sequence[str] = (),
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
@@ -63,7 +65,7 @@ def context_maker(
             policies=policies, owner=f"cumulus:{term.store_id}", placed=placed,
             blobs=blobs, blob_retention=blob_retention,
             sources=sources, checkpoint_bucket=checkpoint_bucket, removals=removals,
-            shared_directories=tuple(shared_directories),
+            shared_directories=tuple(shared_directories), history=history,
         )  # fmt: skip
 
     return context

@@ -10,6 +10,7 @@ from typing import Protocol
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
+from cumulus.controllers.history.follower import Follower
 from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.controller import BaseContext, Channel
 from cumulus.nodes.agent import Agents
@@ -74,6 +75,8 @@ class Context(BaseContext):
     """Where jobs keep their checkpoints that name no place; "" for nowhere."""
     removals: Removals | None = None
     """Checkpoints of deleted jobs; None where there is no bucket of the daemon's."""
+    history: Follower | None = None
+    """What keeps the history; None: nobody does."""
     shared_directories: tuple[str, ...] = ()
     """Directories that are the same on all nodes, as an administrator says."""
     changed_leases: Channel = field(default_factory=Channel)

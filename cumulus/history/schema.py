@@ -36,6 +36,7 @@ CREATE TABLE devices (
     name TEXT NOT NULL,
     memory INTEGER NOT NULL,    -- bytes
     parent TEXT NOT NULL,
+    since INTEGER NOT NULL,     -- the device of that number is this one since then
     UNIQUE (node, number, uuid, name, memory, parent)
 );
 CREATE TABLE leases (
@@ -108,13 +109,17 @@ def open_file(file: Path) -> sqlite3.Connection:
     try:
         return _open(file)
     except sqlite3.Error as error:
-        if sqlite_file.failure(file, error) not in (Failure.DAMAGED, Failure.NO_DATABASE):
+        if not is_damaged(file, error):
             raise unavailable(file, error) from error
     set_aside(file)
     try:
         return _open(file)
     except sqlite3.Error as error:
         raise unavailable(file, error) from error
+
+
+def is_damaged(file: Path, error: sqlite3.Error) -> bool:
+    return sqlite_file.failure(file, error) in (Failure.DAMAGED, Failure.NO_DATABASE)
 
 
 def set_aside(file: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cumulus.chronos.contract import Leases, NodeFacts, PolicyChange
-from cumulus.chronos.contract.usage import DeviceUse
+from cumulus.chronos.contract.usage import LeaseUse
 from cumulus.machinery.cache import Reader, readable
 from cumulus.resources.node import GPUNode
 
@@ -25,7 +25,7 @@ class NodeAgent:
     """Labels that discovery puts on the node; those that people add stay."""
     facts: Callable[[], NodeFacts] = NodeFacts
     """Asked for after the devices."""
-    usage: Callable[[], Sequence[DeviceUse]] = lambda: ()
+    usage: Callable[[], Sequence[LeaseUse]] = lambda: ()
     """What leases use of the devices now. Raises ChronosError."""
     set_policy: Callable[[PolicyChange], object] = lambda change: None
     """Tell the node what it does about overuse and processes without a lease. Raises ChronosError."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts, PolicyChange, commands, wire
-from cumulus.chronos.contract.usage import DeviceUse, device_uses
+from cumulus.chronos.contract.usage import LeaseUse, lease_uses
 from cumulus.clock import parse_timestamp
 from cumulus.errors import LedgerUnavailable, ParkRefused
 from cumulus.nodes import answers
@@ -95,11 +95,11 @@ class RemoteLeases:
         """See `Parks.unpark`."""
         return self._granted(commands.unpark(id, seconds, token))
 
-    def usage(self) -> Sequence[DeviceUse]:
+    def usage(self) -> Sequence[LeaseUse]:
         """What leases use of the devices now."""
         said, _ = self._call(commands.STATS)
         with self._understanding():
-            return device_uses(said["leases"])
+            return lease_uses(said["leases"])
 
     def prepare(self, id: str) -> Mapping[str, str]:
         """See `Prepares.prepare`."""

@@ -12,6 +12,7 @@ from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
 from cumulus.controllers.composition import context_maker, declared
 from cumulus.controllers.context import Removals, nobody_told
+from cumulus.controllers.history.follower import Follower
 from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.group import informer_for
 from cumulus.machinery.manager import STALL_SECONDS, Manager, Role
@@ -50,6 +51,7 @@ class ControlPlane:
         sources: SourceRoom | None = None,
         checkpoint_bucket: str = "",
         removals: Removals | None = None,
+        history: Follower | None = None,
         shared_directories: Sequence[str] = (),
     ) -> None:
         controllers = declared()
@@ -70,7 +72,7 @@ class ControlPlane:
                 backends, self._agents, cluster=cluster, cluster_user=cluster_user, policies=policies,
                 placed=nobody_told if metrics is None else metrics.starts.placed,
                 blobs=blobs, blob_retention=blob_retention, sources=sources, checkpoint_bucket=checkpoint_bucket,
-                removals=removals, shared_directories=shared_directories,
+                removals=removals, shared_directories=shared_directories, history=history,
             ),
             clock=clock, identity=identity, ready=ready, on_problems=on_problems, workers=workers,
             stall_seconds=stall_seconds, instruments=None if metrics is None else metrics.controllers,

@@ -25,8 +25,10 @@ from cumulus.blob.opened import open_blobs
 from cumulus.chronos.contract import NodeFacts, variables
 from cumulus.chronos.local import Ledger, ensure_running, usage_of
 from cumulus.clock import SystemClock
+from cumulus.controllers.history.follower import Follower
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
 from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
+from cumulus.history.recorder import Recorder
 from cumulus.lib import addresses, state_id
 from cumulus.lib.host import object_name
 from cumulus.lib.processes import boot_id
@@ -111,6 +113,7 @@ def run(settings: Settings) -> int:
         _start_monitor(ledger)
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
         sources = Sources(settings, store, blobs)
+        history = _history(settings, store)
         manager = ControlPlane(
             store, backends, [agent], connect=_connector(home, settings.ssh),
             ready=_ready(settings, store, command_server, api_server),
@@ -119,13 +122,14 @@ def run(settings: Settings) -> int:
             metrics=metrics, policies=policies_of(settings.max_jobs),
             blobs=blobs, blob_retention=settings.blobs.retention, sources=sources.room,
             checkpoint_bucket="" if settings.bucket is None else settings.bucket.name, removals=_removals(settings),
-            shared_directories=settings.jobs.shared,
+            shared_directories=settings.jobs.shared, history=history,
         )  # fmt: skip
         sources.start()
         try:
             manager.run(stop)
         finally:
             sources.close()
+            history.close()
         for opened in backends:
             opened.close()
         _log.info("stopped")
@@ -181,6 +185,14 @@ def _open(home: Path) -> tuple[Store, DaemonLock]:
             f"the state directory {home} cannot be used: {error.strerror}",
             hint="set CUMULUS_HOME to a directory that you may write",
         ) from None
+
+
+def _history(settings: Settings, store: Store) -> Follower:
+    kept = settings.history
+    recorder = Recorder(
+        paths.history_file(settings.home), SystemClock(), retention=kept.retention, every=kept.every
+    )  # fmt: skip
+    return Follower(store, recorder)
 
 
 def _removals(settings: Settings) -> CheckpointRemovals | None:

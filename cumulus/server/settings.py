@@ -69,6 +69,8 @@ LEAST_LOG, MOST_LOG = 64 * 2**10, 2**40
 """Bytes."""
 LEAST_BLOB_RETENTION = 600.0
 """Seconds. Whoever found a blob has this long to name it in a job."""
+LEAST_HISTORY, LEAST_SAMPLE_INTERVAL = 3600.0, 10.0
+"""Seconds."""
 N = TypeVar("N")
 _HOST = re.compile(r"[A-Za-z0-9*][A-Za-z0-9.:_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -179,6 +181,20 @@ def _blob_retention(value: Any) -> float:
     return seconds
 
 
+def _history_retention(value: Any) -> float:
+    seconds = _parsed(parse_duration, value)
+    if seconds < LEAST_HISTORY:
+        raise ValueError("is at least 1h")
+    return seconds
+
+
+def _sample_interval(value: Any) -> float:
+    seconds = _parsed(parse_duration, value)
+    if seconds < LEAST_SAMPLE_INTERVAL:
+        raise ValueError("is at least 10s: a node is asked each time")
+    return seconds
+
+
 def _address(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be HOST:PORT, as 0.0.0.0:6443")
@@ -251,6 +267,15 @@ class BlobSettings(_Section):
         return BlobLimits(self.largest, self.limit)
 
 
+class HistorySettings(_Section):
+    """What is remembered of leases, promises and use. Seconds."""
+
+    retention: Annotated[float, BeforeValidator(_history_retention)] = 180 * 86400.0
+    """How long what is over is kept."""
+    every: Annotated[float, BeforeValidator(_sample_interval)] = 60.0
+    """How often nodes are asked what their leases use."""
+
+
 class ApiSettings(_Section):
     """Where the API listens over TLS, and with which certificates."""
 
@@ -286,6 +311,7 @@ class Configuration(_Section):
     api: ApiSettings = ApiSettings()
     grpc: GrpcSettings = GrpcSettings()
     blobs: BlobSettings = BlobSettings()
+    history: HistorySettings = HistorySettings()
 
 
 class Settings(Configuration, BaseSettings):

@@ -1,9 +1,25 @@
-"""What the leases of a device use of what they leased, as a node tells the control plane."""
+"""What leases use of what they leased, as a node tells the control plane: one by one, and of each device together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+
+class LeaseUse(NamedTuple):
+    """One lease: bytes of memory, thousandths of the device's compute. What nobody knows is None."""
+
+    id: str
+    device: int
+    memory_bytes: int
+    used_memory_bytes: int | None
+    idle_memory_bytes: int | None
+    """Leased and not used."""
+    compute: int
+    used_compute: int | None
+    idle_compute: int | None
+    over: bool
+    """Whether it holds more memory than it leased."""
 
 
 class DeviceUse(NamedTuple):
@@ -22,19 +38,31 @@ class DeviceUse(NamedTuple):
     """How many leases hold more memory than they leased."""
 
 
-def device_uses(leases: Iterable[Mapping[str, Any]]) -> Sequence[DeviceUse]:
-    """From the leases that `chronos_cli stats --json` prints, by device. Raises KeyError, TypeError."""
-    by_device: dict[int, list[Mapping[str, Any]]] = {}
+def lease_uses(leases: Iterable[Mapping[str, Any]]) -> Sequence[LeaseUse]:
+    """From the leases that `chronos_cli stats --json` prints. Raises KeyError, TypeError."""
+    return [
+        LeaseUse(
+            lease["partitionId"], lease["device"], lease["memoryBytes"], lease["usedMemoryBytes"],
+            lease["idleMemoryBytes"], lease["compute"], lease["usedCompute"], lease["idleCompute"],
+            bool(lease["over"]),
+        )
+        for lease in leases
+    ]  # fmt: skip
+
+
+def device_uses(leases: Iterable[LeaseUse]) -> Sequence[DeviceUse]:
+    """Those of each device together."""
+    by_device: dict[int, list[LeaseUse]] = {}
     for lease in leases:
-        by_device.setdefault(lease["device"], []).append(lease)
+        by_device.setdefault(lease.device, []).append(lease)
     return [
         DeviceUse(
             device,
-            _sum(lease["usedMemoryBytes"] for lease in some),
-            _sum(lease["idleMemoryBytes"] for lease in some),
-            _sum(lease["usedCompute"] for lease in some),
-            _sum(lease["idleCompute"] for lease in some),
-            sum(bool(lease["over"]) for lease in some),
+            _sum(lease.used_memory_bytes for lease in some),
+            _sum(lease.idle_memory_bytes for lease in some),
+            _sum(lease.used_compute for lease in some),
+            _sum(lease.idle_compute for lease in some),
+            sum(lease.over for lease in some),
         )
         for device, some in sorted(by_device.items())
     ]

@@ -236,7 +236,10 @@ def _ended(partition: GPUPartition, lease: Lease, now: datetime) -> PartitionPla
     conditions = _with_overuse(known.conditions, lease, timestamp(now))
     known = known.model_copy(update={"conditions": conditions})
     plan = _end(partition.replace(status=known), phase, reason, _why(lease), now)
-    return replace(plan, ended_at=lease.ended_at)
+    if not lease.ended_at:
+        return plan
+    # It may have been a while ago: the node ends a lease also while no daemon runs.
+    return replace(plan, status=plan.status.model_copy(update={"ended_at": lease.ended_at}), ended_at=lease.ended_at)
 
 
 _ENDS = {

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from cumulus.chronos.contract import FULL_COMPUTE
-from cumulus.chronos.contract.usage import DeviceUse
+from cumulus.chronos.contract.usage import DeviceUse, device_uses
 from cumulus.clock import Clock
 from cumulus.errors import ChronosError
 from cumulus.nodes.agent import NodeAgent
@@ -79,7 +79,7 @@ class UsageMetrics:
 
     def _ask(self, agent: NodeAgent) -> None:
         try:
-            uses = agent.usage()
+            uses = device_uses(agent.usage())
         except (ChronosError, OSError) as error:
             _log.debug("a node does not tell what its leases use", node=agent.name, error=str(error))
             return

@@ -1,0 +1,1 @@
+"""Keeps the history: what leases, promises and use were."""
