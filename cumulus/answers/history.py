@@ -124,7 +124,8 @@ class Report(TypedDict):
     whole: bool
     """False: only of the namespaces that the viewer may read."""
     rows: list[ReportRow]
-    """Who held most first; the last is the total, and named ""."""
+    """Who held most first. What is of no user or queue has the name ""."""
+    total: ReportRow
 
 
 class HeldSeries(TypedDict):

@@ -32,7 +32,7 @@ from cumulus.resources.query import Event, Page, Query, Watch
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
-    from cumulus.answers.history import Timeline
+    from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -282,6 +282,20 @@ class HistoryClient(Protocol):
     def timeline(self, start: int, end: int, *, pixels: int) -> Timeline:
         """Each device's leases, promises and drains from `start` to `end` (milliseconds since 1970), for a picture so
         many pixels wide: what is smaller than one of them is merged."""
+        ...
+
+    def job_use(self, key: Key) -> JobUse:
+        """What each of a job's leases used, the newest first."""
+        ...
+
+    def report(self, since: int, *, until: int = 0, by: By = "user") -> Report:
+        """What was held and used from `since` to `until` (milliseconds since 1970; 0: now), and which promises were
+        kept, by user, queue or node: of the namespaces that the caller may read."""
+        ...
+
+    def held_over_time(self, start: int, end: int, *, points: int = 100, by: By = "user") -> HeldOverTime:
+        """How many devices each user, queue or node held in each of so many steps from `start` to `end` (milliseconds
+        since 1970): of the namespaces that the caller may read."""
         ...
 
 

@@ -25,7 +25,7 @@ from cumulus.service.service import Service
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
-    from cumulus.answers.history import Timeline
+    from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -200,6 +200,15 @@ class EmbeddedClient:
 
     def timeline(self, start: int, end: int, *, pixels: int) -> Timeline:
         return self._service.history.timeline(self._identity, start, end, pixels)
+
+    def job_use(self, key: Key) -> JobUse:
+        return self._service.history.job_use(self._identity, key)
+
+    def report(self, since: int, *, until: int = 0, by: By = "user") -> Report:
+        return self._service.history.report(self._identity, since, until, by)
+
+    def held_over_time(self, start: int, end: int, *, points: int = 100, by: By = "user") -> HeldOverTime:
+        return self._service.history.held_over_time(self._identity, start, end, points, by)
 
     def same_directory(self, directory: str, word: str, *, namespace: str) -> Sequence[DirectoryOnNode]:
         return self._service.directories.same_on(self._identity, directory, word, namespace=namespace)

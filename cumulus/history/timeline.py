@@ -77,11 +77,30 @@ class Lanes:
         """Spans that are clipped already, and whose names the viewer may see."""
         self.lane(device).spans.extend(spans)
 
-    def add_states(self, device: DeviceFact, kind: SpanKind, start: int, end: int | None) -> None:
-        """Drains and failures. `end` None: it goes on."""
+    def add_states_now(self, nodes: Iterable[NodeFact]) -> None:
+        """Drains and failures of this moment, where nobody knows since when they are."""
+        for node in nodes:
+            for device in node.devices:
+                where = node.name, device.index
+                if node.cordoned:
+                    self._add_state(where, "Drain", self._window.now, None)
+                if not node.ready or device.index in node.faults:
+                    self._add_state(where, "Down", self._window.now, None)
+
+    def add_states(self, states: Iterable[tuple[str, int, SpanKind, int, int | None]]) -> None:
+        """Drains and failures: node, index (-1: all of its devices), kind, from, to (None: it goes on)."""
+        by_node: defaultdict[str, list[Place]] = defaultdict(list)
+        for where in self._lanes:
+            by_node[where[0]].append(where)
+        for node, index, kind, start, end in states:
+            for where in by_node[node] if index < 0 else [(node, index)]:
+                self._add_state(where, kind, start, end)
+
+    def _add_state(self, where: Place, kind: SpanKind, start: int, end: int | None) -> None:
+        lane = self._lanes.get(where)
         span = self._span(kind, start, self._window.end if end is None else end, Piece(0, WHOLE))
-        if span is not None:
-            self.lane(device).spans.append(span)
+        if lane is not None and span is not None:
+            lane.spans.append(span)
 
     def add_held(self, leases: Sequence[LeaseFact], known: Mapping[str, Known]) -> None:
         """What is held now, and until when at the latest."""

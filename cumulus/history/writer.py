@@ -114,7 +114,7 @@ class Writer:
 
     def _add_lease(self, fact: LeaseFact, gang: str) -> Running | None:
         """A new row. None where the lease is written already, and has ended."""
-        found = self.connection.execute("SELECT ended FROM leases WHERE uid = ?", (_uid(fact.uid),)).fetchone()
+        found = self.connection.execute("SELECT ended FROM leases WHERE uid = ?", (uid_of(fact.uid),)).fetchone()
         if found is not None:
             return None
         device, described = self._device_of(fact)
@@ -126,7 +126,7 @@ class Writer:
             "compute, height, place, pieces, phase, enforcement, promised, known, busy, told, used) "
             "VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, 0, 0, 0, ?, ?, ?, 0, 0, ?, 0, 0, 0, 0)",
             (
-                _uid(fact.uid), device, fact.start, self._name(fact.namespace), self._name(fact.job),
+                uid_of(fact.uid), device, fact.start, self._name(fact.namespace), self._name(fact.job),
                 self._name(fact.user), fact.attempt, fact.replica, sum(piece.height for piece in pieces),
                 pieces[0].offset, pack(pieces) if len(pieces) > 1 else None, promised[0] if promised else None,
             ),
@@ -330,7 +330,7 @@ def text_of(uid: bytes | str) -> str:
     return str(UUID(bytes=uid)) if isinstance(uid, bytes) else uid
 
 
-def _uid(text: str) -> bytes | str:
+def uid_of(text: str) -> bytes | str:
     try:
         found = UUID(text)
     except ValueError:

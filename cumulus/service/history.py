@@ -1,49 +1,143 @@
 """What leases, promises and use were, and are: the timeline of devices, reports, and how a job used its leases.
 
 What is held now comes of the store, and what is over of the history (`cumulus.history`). Everybody may know that a
-share is held and whose it is now, as `redaction` says; by which job, and by whom it was held before, is for those who
-may read the namespace.
+share is held and whose it is now, as `redaction` says; by which job, and who held it before, is for those who may read
+the namespace. Leases that were made on a node itself are in none: they are for those who may read all of them.
 """
 
 from __future__ import annotations
 
-from cumulus.answers.history import Timeline
-from cumulus.clock import Clock
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from cumulus.answers.history import By, HeldOverTime, HeldSeries, JobUse, Report, Timeline
+from cumulus.clock import Clock, timestamp
 from cumulus.errors import UsageError
-from cumulus.history import facts
+from cumulus.history import facts, of_job, spans, totals
+from cumulus.history.schema import reading
 from cumulus.history.timeline import Lanes, Window
+from cumulus.lib.printable import one_line
+from cumulus.resources.key import Key
+from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
-from cumulus.service.live_shares import SharesNow
+from cumulus.service.live_shares import LiveShares, SharesNow
 from cumulus.service.redaction import Redaction
 from cumulus.store.base import Store
 
-MOST_PIXELS = 20_000
+MOST_PIXELS, MOST_POINTS = 20_000, 2000
 _LATEST = 253_402_300_800_000
 """The year 10000."""
 
 
 class History:
-    def __init__(self, store: Store, redaction: Redaction, clock: Clock) -> None:
-        self._redaction = redaction
+    """`file`: the history, which may not be there."""
+
+    def __init__(self, store: Callable[[], Store], file: Path, access: Access, clock: Clock) -> None:
+        self._open_store = store
+        self._file = file
+        self._access = access
+        self._redaction = Redaction(access)
         self._clock = clock
-        self._live = SharesNow(store, clock)
+        self._live: SharesNow | None = None
 
     def timeline(self, identity: Identity, start: int, end: int, pixels: int) -> Timeline:
         """Each device's leases, promises and drains from `start` to `end` (milliseconds since 1970), for a picture so
         many pixels wide: what is smaller than one of them is merged. Raises UsageError."""
-        if not 0 <= start < end <= _LATEST:
-            raise UsageError("start must be before end, both in milliseconds since 1970")
+        _check_time(start, end)
         if not 1 <= pixels <= MOST_PIXELS:
             raise UsageError(f"pixels must be from 1 to {MOST_PIXELS}")
-        window = Window(start, end, facts.to_milliseconds(self._clock.now()))
-        live = self._live.now()
-        lanes = Lanes(window, live.nodes, lambda namespace: self._redaction.sees(identity, namespace))
-        for node in live.nodes:
-            for device in node.devices:
-                if node.cordoned:
-                    lanes.add_states(device, "Drain", window.now, None)
-                if not node.ready or device.index in node.faults:
-                    lanes.add_states(device, "Down", window.now, None)
-        lanes.add_held([*live.leases, *(lease for node in live.nodes for lease in node.leases)], {})
+        window = Window(start, end, self._now())
+        sees = self._sees(identity)
+        live = self._shares()
+        lanes = Lanes(window, live.nodes, sees)
+        held = [*live.leases, *(lease for node in live.nodes for lease in node.leases)]
+        with reading(self._file) as db:
+            if db is None:
+                lanes.add_states_now(live.nodes)
+                lanes.add_held(held, {})
+            else:
+                lanes.add_states(spans.states(db, window))
+                for device, found in spans.past(db, window, pixels, sees):
+                    lanes.add_past(device, found)
+                # An end that was recorded is among the past ones.
+                held = [lease for lease in held if lease.end is None or not spans.is_over(db, lease.uid)]
+                lanes.add_held(held, spans.running(db))
         lanes.add_promised(live.promised)
         return Timeline(now=window.now, start=start, end=end, lanes=lanes.made())
+
+    def job_use(self, identity: Identity, key: Key) -> JobUse:
+        """What each of a job's leases used, the newest first. Raises Forbidden."""
+        self._access.check(identity, "get", "gpujobs", key.namespace, key.name)
+        with reading(self._file) as db:
+            found = [] if db is None else [*of_job.series(db, key.namespace, key.name)]
+        return JobUse(now=self._now(), leases=found)
+
+    def report(self, identity: Identity, since: int, until: int = 0, by: str = "user") -> Report:
+        """What was held and used from `since` to `until` (milliseconds since 1970; 0: now), and which promises were
+        kept, by user, queue or node. Raises UsageError."""
+        now = self._now()
+        until = min(until or now, now)
+        _check_time(since, until)
+        group = _by(by)
+        first, last = timestamp(facts.to_datetime(since)), timestamp(facts.to_datetime(until))
+        with reading(self._file) as db:
+            time = totals.Time(since, until, now)
+            found, whole = ({}, totals.Total()) if db is None else totals.totals(db, time, group, self._sees(identity))
+        rows = [total.row(group, name, first, last) for name, total in found.items()]
+        rows.sort(key=lambda row: (-row["heldGpuHours"], row["name"]))
+        everything = self._redaction.sees(identity, "")
+        return Report(since=first, until=last, whole=everything, rows=rows, total=whole.row(group, "", first, last))
+
+    def held_over_time(
+        self, identity: Identity, start: int, end: int, points: int = 100, by: str = "user"
+    ) -> HeldOverTime:
+        """How many devices each user, queue or node held in each of so many steps from `start` to `end` (milliseconds
+        since 1970). Raises UsageError."""
+        _check_time(start, end)
+        if not 1 <= points <= MOST_POINTS:
+            raise UsageError(f"points must be from 1 to {MOST_POINTS}")
+        group, sees, now = _by(by), self._sees(identity), self._now()
+        with reading(self._file) as db:
+            time = totals.Time(start, end, now)
+            step, found = (max(1, -(-(end - start) // points)), {}) if db is None else totals.held(
+                db, time, points, group, sees
+            )
+            current = {} if db is None else totals.held_now(db, now, group, sees)
+        series = [
+            HeldSeries(name=name, now=current.get(name, 0.0), held=[round(each, 4) for each in held])
+            for name, held in found.items()
+        ]
+        series.sort(key=lambda one: (-sum(one["held"]), one["name"]))
+        return HeldOverTime(start=start, step=step, whole=self._redaction.sees(identity, ""), series=series)
+
+    def _sees(self, identity: Identity) -> Callable[[str], bool]:
+        known: dict[str, bool] = {}
+
+        def sees(namespace: str) -> bool:
+            if namespace not in known:
+                known[namespace] = self._redaction.sees(identity, namespace)
+            return known[namespace]
+
+        return sees
+
+    def _shares(self) -> LiveShares:
+        if self._live is None:
+            self._live = SharesNow(self._open_store(), self._clock)
+        return self._live.now()
+
+    def _now(self) -> int:
+        return facts.to_milliseconds(self._clock.now())
+
+
+def _check_time(start: int, end: int) -> None:
+    if not 0 <= start < end <= _LATEST:
+        raise UsageError("the time must begin before it ends, both in milliseconds since 1970")
+
+
+def _by(word: str) -> By:
+    known: Sequence[By] = get_args(By)
+    for each in known:
+        if each == word:
+            return each
+    raise UsageError(f"there is no report by {one_line(word)}", hint=f"it is {', '.join(known)}")

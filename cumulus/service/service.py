@@ -130,10 +130,10 @@ class Service:
 
     @cached_property
     def history(self) -> History:
+        from cumulus import paths
         from cumulus.service.history import History
-        from cumulus.service.redaction import Redaction
 
-        return History(self.store, Redaction(self.access), self.clock)
+        return History(lambda: self.store, paths.history_file(self.home), self.access, self.clock)
 
     @cached_property
     def reruns(self) -> Reruns:

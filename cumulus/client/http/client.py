@@ -27,7 +27,7 @@ from cumulus.resources.registry import kind_of
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
-    from cumulus.answers.history import Timeline
+    from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -259,8 +259,17 @@ class HttpClient:
         return self._read("usage", UsageNow)
 
     def timeline(self, start: int, end: int, *, pixels: int) -> Timeline:
-        found = self._read("timeline", Document, start=start, end=end, pixels=pixels)
-        return cast("Timeline", found)
+        return cast("Timeline", self._read("timeline", Document, start=start, end=end, pixels=pixels))
+
+    def job_use(self, key: Key) -> JobUse:
+        return cast("JobUse", self._read("job_use", Document, key=key))
+
+    def report(self, since: int, *, until: int = 0, by: By = "user") -> Report:
+        return cast("Report", self._read("report", Document, since=since, until=until, by=by))
+
+    def held_over_time(self, start: int, end: int, *, points: int = 100, by: By = "user") -> HeldOverTime:
+        found = self._read("held_over_time", Document, start=start, end=end, points=points, by=by)
+        return cast("HeldOverTime", found)
 
     def same_directory(self, directory: str, word: str, *, namespace: str) -> Sequence[DirectoryOnNode]:
         from cumulus.answers.nodes import DirectoryOnNode

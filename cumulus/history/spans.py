@@ -1,0 +1,162 @@
+"""What was in a window of time, read for a picture: leases that are over, the places of those that run, and when nodes
+took nothing or did not answer.
+
+SQLite picks the leases that touch the window by its index of ends, and merges by itself those that are too short to be
+seen. So a picture of a year costs little more than one of an hour.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cumulus.answers.history import Span, SpanKind
+from cumulus.history.facts import WHOLE, DeviceFact
+from cumulus.history.schema import DOWN, DRAINED, ENFORCEMENTS, PHASES
+from cumulus.history.series import Sample, Series
+from cumulus.history.timeline import Known, Sees, Window
+from cumulus.history.writer import pieces_of, text_of, uid_of
+
+MOST_SPANS = 50_000
+"""Where there would be more, what is as wide as a few pixels is merged too."""
+_KINDS: Mapping[int, SpanKind] = {DRAINED: "Drain", DOWN: "Down"}
+
+_WIDE = """
+SELECT device, start, ended, place, height, pieces, namespace, job, owner, phase, enforcement, promised, known, busy,
+       told, used
+FROM leases WHERE ended > :start AND start < :end AND ended - start >= :least
+"""
+_NARROW = """
+SELECT device, start / :step, min(start), max(ended), sum(height * (ended - start)), count(*),
+       min(namespace), max(namespace), min(job), max(job), min(owner), max(owner), min(phase), max(phase),
+       sum(known), sum(busy), sum(told), sum(used), min(place), min(height), min(enforcement), max(enforcement)
+FROM leases WHERE ended > :start AND start < :end AND ended - start < :least
+GROUP BY device, start / :step
+"""
+_COUNT = """
+SELECT count(*) FILTER (WHERE ended - start >= :least) FROM leases WHERE ended > :start AND start < :end
+"""
+
+
+def past(
+    db: sqlite3.Connection, window: Window, pixels: int, sees: Sees
+) -> Iterator[tuple[DeviceFact, list[Span]]]:
+    """The leases that are over, by device, in no particular order. Of those that the viewer may not see it is told that
+    there was one."""
+    step = max(1, (window.end - window.start) // pixels)
+    given = {"start": window.start, "end": window.end, "least": step, "step": step}
+    while db.execute(_COUNT, given).fetchone()[0] > MOST_SPANS:
+        given["step"] = given["least"] = given["least"] * 2
+    found: defaultdict[int, list[Span]] = defaultdict(list)
+    names = _Names(db, sees)
+    for device, *row in db.execute(_WIDE, given):
+        found[device] += _wide(row, window, names)
+    for device, *row in db.execute(_NARROW, given):
+        found[device].append(_narrow(row, window, names, given["step"]))
+    devices = _devices(db, found)
+    for device, spans in found.items():
+        yield devices[device], spans
+
+
+class _Names:
+    """Texts by number, each read once, as far as the viewer may see them."""
+
+    def __init__(self, db: sqlite3.Connection, sees: Sees) -> None:
+        self._db = db
+        self._sees = sees
+        self._texts: dict[int, str] = {0: ""}
+        self._seen: dict[int, bool] = {}
+        self._jobs: dict[tuple[int, int], str | None] = {}
+
+    def text(self, id: int) -> str:
+        if id not in self._texts:
+            row = self._db.execute("SELECT text FROM names WHERE id = ?", (id,)).fetchone()
+            self._texts[id] = row[0] if row else ""
+        return self._texts[id]
+
+    def sees(self, namespace: int) -> bool:
+        if namespace not in self._seen:
+            self._seen[namespace] = self._sees(self.text(namespace))
+        return self._seen[namespace]
+
+    def job(self, namespace: int, job: int) -> str | None:
+        """NAMESPACE/NAME, of one that the viewer sees."""
+        key = namespace, job
+        if key not in self._jobs:
+            self._jobs[key] = f"{self.text(namespace)}/{self.text(job)}" if job else None
+        return self._jobs[key]
+
+
+def _wide(row: Sequence[Any], window: Window, names: _Names) -> Iterator[Span]:
+    (start, ended, offset, height, packed, namespace, job, owner, phase, enforcement, promised, known, busy, told,
+     used) = row  # fmt: skip
+    seen = names.sees(namespace)
+    for piece in pieces_of(offset, height, packed):
+        yield {
+            "kind": "Lease", "start": max(start, window.start), "end": min(ended, window.end),
+            "share": piece.height / WHOLE, "offset": piece.offset / WHOLE,
+            "used": round(used / told, 3) if told else None, "busy": round(busy / known, 3) if known else None,
+            "job": names.job(namespace, job) if seen else None, "user": (names.text(owner) or None) if seen else None,
+            "phase": PHASES[phase], "enforcement": ENFORCEMENTS[enforcement], "latestStart": promised, "merged": 1,
+        }  # fmt: skip
+
+
+def _narrow(row: Sequence[Any], window: Window, names: _Names, step: int) -> Span:
+    (_, start, ended, area, count, namespace, other_namespace, job, other_job, owner, other_owner, phase, other_phase,
+     known, busy, told, used, offset, height, enforcement, other_enforcement) = row  # fmt: skip
+    seen = names.sees(namespace) and (namespace == other_namespace or names.sees(other_namespace))
+    one_job = seen and namespace == other_namespace and job == other_job
+    # As high as it must be to have the area of all that it stands for. A single one keeps its height.
+    share = height if count == 1 else min(WHOLE, max(1, area // max(1, ended - start)))
+    return {
+        "kind": "Lease", "start": max(start, window.start), "end": max(min(ended, window.end), start + 1),
+        "share": share / WHOLE, "offset": offset / WHOLE if count == 1 else 0.0,
+        "used": round(used / told, 3) if told else None, "busy": round(busy / known, 3) if known else None,
+        "job": names.job(namespace, job) if one_job else None,
+        "user": (names.text(owner) or None) if seen and owner == other_owner else None,
+        "phase": PHASES[phase] if phase == other_phase else "",
+        "enforcement": ENFORCEMENTS[enforcement] if enforcement == other_enforcement else "",
+        "latestStart": None, "merged": count,
+    }  # fmt: skip
+
+
+def _devices(db: sqlite3.Connection, wanted: Mapping[int, Any]) -> Mapping[int, DeviceFact]:
+    rows = db.execute(
+        "SELECT d.id, n.text, d.number, d.uuid, d.name, d.memory, d.parent FROM devices d JOIN names n ON n.id = d.node"
+    )
+    return {row[0]: DeviceFact(*row[1:]) for row in rows if row[0] in wanted}
+
+
+def running(db: sqlite3.Connection) -> Mapping[str, Known]:
+    """What is known of the leases that run, by uid: where they lie, and what they used last."""
+    found = {}
+    for uid, start, offset, height, packed, promised, first, step, samples in db.execute(
+        "SELECT l.uid, l.start, l.place, l.height, l.pieces, l.promised, s.first, s.step, substr(s.samples, -2) "
+        "FROM leases l LEFT JOIN series s ON s.lease = l.id WHERE l.ended IS NULL"
+    ):
+        last = Sample(None, None)
+        if samples:
+            series = Series(first, step, samples)
+            last = Sample(series.used[-1], series.busy[-1])
+        found[text_of(uid)] = Known(pieces_of(offset, height, packed), last, promised, start)
+    return found
+
+
+def is_over(db: sqlite3.Connection, uid: str) -> bool:
+    """Whether the end of the lease is recorded."""
+    row = db.execute("SELECT ended FROM leases WHERE uid = ?", (uid_of(uid),)).fetchone()
+    return row is not None and row[0] is not None
+
+
+def states(db: sqlite3.Connection, window: Window) -> Iterator[tuple[str, int, SpanKind, int, int | None]]:
+    """When nodes and devices took nothing or did not answer: node, number (`writer.NODE` for all of its devices), kind,
+    from, to (None: still)."""
+    rows = db.execute(
+        "SELECT n.text, s.number, s.kind, s.start, s.ended FROM states s JOIN names n ON n.id = s.node "
+        "WHERE (s.ended > ? OR s.ended IS NULL) AND s.start < ?",
+        (window.start, window.end),
+    )
+    for node, number, kind, start, ended in rows:
+        yield node, number, _KINDS[kind], start, ended
