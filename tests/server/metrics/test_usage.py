@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cumulus.chronos.contract.usage import DeviceUse, device_uses
+from cumulus.chronos.contract.usage import DeviceUse, LeaseUse, device_uses, lease_uses
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from cumulus.nodes.agent import NodeAgent
@@ -17,19 +17,19 @@ from tests.waiting import eventually
 
 def _lease(device: int, leased: int, used: int | None, compute: int | None) -> dict[str, Any]:
     return {
-        "device": device, "usedMemoryBytes": used, "idleMemoryBytes": None if used is None else max(0, leased - used),
-        "usedCompute": compute, "idleCompute": None if compute is None else 500 - compute,
-        "over": used is not None and used > leased,
+        "partitionId": "l", "device": device, "memoryBytes": leased, "usedMemoryBytes": used,
+        "idleMemoryBytes": None if used is None else max(0, leased - used), "compute": 500, "usedCompute": compute,
+        "idleCompute": None if compute is None else 500 - compute, "over": used is not None and used > leased,
     }  # fmt: skip
 
 
 def test_leases_are_summed_by_device_and_what_nobody_knows_counts_nowhere() -> None:
     leases = [_lease(1, 10, 12, 100), _lease(0, 10, 4, None), _lease(1, 10, 3, 400), _lease(1, 10, None, None)]
-    assert device_uses(leases) == [DeviceUse(0, 4, 6, None, None, 0), DeviceUse(1, 15, 7, 500, 500, 1)]
+    assert device_uses(lease_uses(leases)) == [DeviceUse(0, 4, 6, None, None, 0), DeviceUse(1, 15, 7, 500, 500, 1)]
 
 
 def _agent(name: str, answers: list[Any]) -> NodeAgent:
-    def usage() -> list[DeviceUse]:
+    def usage() -> list[LeaseUse]:
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -38,7 +38,7 @@ def _agent(name: str, answers: list[Any]) -> NodeAgent:
     return NodeAgent(name, FakeLeases([fake_device(0)], FakeClock()), usage=usage)
 
 
-USE = DeviceUse(0, 4 * 2**30, 6 * 2**30, 250, None, 0)
+USE = LeaseUse("l", 0, 10 * 2**30, 4 * 2**30, 6 * 2**30, 500, 250, None, False)
 
 
 def _used(registry: CollectorRegistry, node: str) -> float | None:
@@ -81,4 +81,4 @@ def test_a_node_that_is_gone_is_forgotten() -> None:
 @pytest.mark.parametrize("lease", [{}, {"device": 0}])
 def test_another_shape_is_an_error(lease: dict[str, Any]) -> None:
     with pytest.raises(KeyError):
-        device_uses([lease])
+        lease_uses([lease])

@@ -1,0 +1,140 @@
+"""`cumulus report`: what users, queues or nodes held and used in a time, and which promises were kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from cumulus.cli import completion, context, options, terminal
+from cumulus.clock import SystemClock
+from cumulus.errors import UsageError
+from cumulus.lib import safe_output
+from cumulus.lib.table import Heading, Table
+from cumulus.resources.columns import NOTHING
+from cumulus.resources.quantity import format_duration
+
+if TYPE_CHECKING:
+    from cumulus.answers.history import By, Report, ReportRow
+
+_BY = ("user", "queue", "node")
+_FORMS = ("table", "json", "jsonl", "csv")
+_FORMULA = "=+-@\t\r"
+"""What a spreadsheet takes for the beginning of a formula."""
+
+
+def report(
+    since: Annotated[
+        str, typer.Option("--since", metavar="TIME", help="From when on: 30d ago, or a date such as 2030-01-31.")
+    ] = "30d",
+    until: Annotated[
+        str, typer.Option("--until", metavar="TIME", show_default=False, help="Until when; if left out, now.")
+    ] = "",
+    by: Annotated[
+        str, typer.Option("--by", metavar="user|queue|node", help="Whose.", autocompletion=completion.one_of(*_BY))
+    ] = "user",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FORM", help="table, json, jsonl or csv.",
+            autocompletion=completion.one_of(*_FORMS),
+        ),
+    ] = "table",
+    no_headers: options.NoHeaders = False,
+) -> None:  # fmt: skip
+    """Show what was held, used and idle, in GPU-hours, and which promised starts were kept.
+
+    A share counts as its part of a device: half a GPU for two hours is one GPU-hour. USED is the part in which its
+    compute was busy, IDLE the rest, and UNKNOWN what was held of devices that tell no use. You see what is of the
+    namespaces that you may read.
+
+    \b
+    Examples:
+      cumulus report
+      cumulus report --since 7d --by queue
+      cumulus report --since 2030-01-01 --until 2030-02-01 -o csv > january.csv
+      cumulus report --by node -o jsonl
+    """
+    if by not in _BY:
+        raise UsageError(f"there is no report by {by!r}", hint=f"it is {', '.join(_BY)}")
+    if output not in _FORMS:
+        raise UsageError(f"there is no output format {output!r} here", hint=f"the formats are {', '.join(_FORMS)}")
+    first, last = _moment(since, "--since"), _moment(until, "--until") if until else 0
+    with context.client() as client:
+        found = client.report(first, until=last, by=cast("By", by))
+    if not found["whole"] and output == "table":
+        terminal.note("this is what is of the namespaces that you may read")
+    _show(found, output, headers=not no_headers)
+
+
+def _moment(text: str, option: str) -> int:
+    """Milliseconds since 1970 of so long ago, or of a date."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = SystemClock().now() - timedelta(seconds=options.seconds_of(text, option))
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=UTC)
+    return max(0, round(found.timestamp() * 1000))
+
+
+def _show(found: Report, output: str, *, headers: bool) -> None:
+    if output == "json":
+        from cumulus.cli import printers
+
+        safe_output.block(sys.stdout, printers.to_json(cast("dict[str, object]", found)) + "\n")
+    elif output == "jsonl":
+        safe_output.block(sys.stdout, "".join(json.dumps(row) + "\n" for row in found["rows"]))
+    elif output == "csv":
+        safe_output.block(sys.stdout, _csv(found, headers=headers))
+    else:
+        rows = [_row(row, row["name"] or NOTHING) for row in found["rows"]]
+        if len(rows) > 1:
+            rows.append(_row(found["total"], "TOTAL"))
+        Table(_headings(found["total"]["by"]), sys.stdout, heading=headers).write(rows)
+
+
+def _csv(found: Report, *, headers: bool) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if headers:
+        writer.writerow(found["total"])
+    writer.writerows([_cell(value) for value in row.values()] for row in found["rows"])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """What a spreadsheet shows as it is: a name may look like a formula."""
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple(_FORMULA)) else value
+
+
+def _headings(by: str) -> list[Heading | str]:
+    return [
+        by.upper(), Heading("LEASES", "whole", 3), Heading("GPU-HOURS", "whole"), Heading("USED", "whole"),
+        Heading("IDLE", "whole"), Heading("UNKNOWN", "whole", 2), Heading("PROMISES KEPT", "whole", 1),
+        Heading("WAIT PROMISED", "whole", 4), Heading("ACTUAL", "whole", 4),
+    ]  # fmt: skip
+
+
+def _row(row: ReportRow, name: str) -> list[str]:
+    kept = f"{row['promisesKept']} of {row['promises']}" if row["promises"] else NOTHING
+    return [
+        name, str(row["leases"]), _hours(row["heldGpuHours"]), _hours(row["usedGpuHours"]),
+        _hours(row["idleGpuHours"]), _hours(row["unknownGpuHours"]), kept, _wait(row["medianPromisedWaitSeconds"]),
+        _wait(row["medianActualWaitSeconds"]),
+    ]  # fmt: skip
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 0.05 or not hours else "<0.1"
+
+
+def _wait(seconds: float | None) -> str:
+    return NOTHING if seconds is None else format_duration(seconds)
