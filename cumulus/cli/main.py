@@ -54,7 +54,9 @@ VERBS: dict[str, Verb] = {
     "logs": Verb("logs", "Show what a job wrote."),
     "checkpoints": Verb("checkpoints", "Show, fetch, verify and prune what a job has saved."),
     "top": Verb("top", "Show what is leased and used now: of each device, job or user."),
-    "report": Verb("report", "Show what was held, used and idle, by user, queue or node; and which promises were kept."),
+    "report": Verb(
+        "report", "Show what was held, used and idle, by user, queue or node; and which promises were kept."
+    ),
     "events": Verb("events", "Show what happened, and why."),
     "wait": Verb("wait", "Wait for a condition, a field, creation or deletion."),
     "delete": Verb("delete", "Delete objects."),

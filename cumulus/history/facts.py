@@ -23,7 +23,8 @@ class DeviceFact(NamedTuple):
     """A device as a node tells of it."""
 
     node: str
-    index: int
+    number: int
+    """Its index on the node."""
     uuid: str
     name: str
     memory_bytes: int

@@ -155,7 +155,7 @@ class Recorder:
 
 def _partition(writer: Writer, document: Document, now: int, *, deleted: bool) -> None:
     promise = facts.promise(document)
-    writer.promise(promise._replace(over=True) if deleted else promise, now)
+    writer.promise(promise._replace(latest=None, over=True) if deleted else promise, now)
     lease = facts.lease(document)
     if lease is None or not lease.granted:
         return

@@ -13,9 +13,7 @@ _PAGES = 1000
 def forget(connection: sqlite3.Connection, before: int) -> int:
     """Delete leases, promises and states of nodes that ended before the moment; how many leases went, at most `BATCH`:
     ask again then. What runs stays."""
-    ids = connection.execute(
-        "SELECT id FROM leases WHERE ended < ? ORDER BY ended LIMIT ?", (before, BATCH)
-    ).fetchall()
+    ids = connection.execute("SELECT id FROM leases WHERE ended < ? ORDER BY ended LIMIT ?", (before, BATCH)).fetchall()
     connection.executemany("DELETE FROM series WHERE lease = ?", ids)
     connection.executemany("DELETE FROM leases WHERE id = ?", ids)
     connection.execute("DELETE FROM promises WHERE closed < ?", (before,))

@@ -30,19 +30,25 @@ class Series(NamedTuple):
     samples: bytes = b""
     """Memory and compute in turn."""
 
-    def having(self, moment: int, sample: Sample) -> Series:
-        """With the sample for the step in which the moment is. One that is there stays: a step is told once. A moment
-        before the first step changes nothing: the clock was set back."""
+    def having(self, moment: int, sample: Sample, every: int) -> Series:
+        """With the sample, which stands for `every` milliseconds, in the step in which the moment is: a step that is
+        longer than that has the mean. A moment before the last step changes nothing: the clock was set back."""
         series = self
         at = (moment - series.first) // series.step
         while at >= MOST:
             series = series._halved()
             at = (moment - series.first) // series.step
         count = len(series.samples) // 2
-        if at < count:
+        made = bytes((_byte(sample.used), _byte(sample.busy)))
+        if at < count - 1:
             return series
+        if at == count - 1:
+            passed = (moment - series.first) % series.step // every * every
+            old = series.samples[-2:]
+            made = bytes(_mixed(before, new, passed, every) for before, new in zip(old, made, strict=True))
+            return series._replace(samples=series.samples[:-2] + made)
         gap = bytes((UNKNOWN, UNKNOWN)) * (at - count)
-        return series._replace(samples=series.samples + gap + bytes((_byte(sample.used), _byte(sample.busy))))
+        return series._replace(samples=series.samples + gap + made)
 
     def _halved(self) -> Series:
         old = self.samples
@@ -67,6 +73,13 @@ def _byte(part: float | None) -> int:
 
 def _part(byte: int) -> float | None:
     return None if byte == UNKNOWN else byte / 100
+
+
+def _mixed(old: int, new: int, passed: int, every: int) -> int:
+    """What stands for so long, and one more sample."""
+    if UNKNOWN in (old, new):
+        return old if new == UNKNOWN else new
+    return round((old * passed + new * every) / (passed + every))
 
 
 def _both(pair: bytes) -> int:

@@ -40,9 +40,7 @@ SELECT count(*) FILTER (WHERE ended - start >= :least) FROM leases WHERE ended >
 """
 
 
-def past(
-    db: sqlite3.Connection, window: Window, pixels: int, sees: Sees
-) -> Iterator[tuple[DeviceFact, list[Span]]]:
+def past(db: sqlite3.Connection, window: Window, pixels: int, sees: Sees) -> Iterator[tuple[DeviceFact, list[Span]]]:
     """The leases that are over, by device, in no particular order. Of those that the viewer may not see it is told that
     there was one."""
     step = max(1, (window.end - window.start) // pixels)

@@ -63,12 +63,12 @@ class Lanes:
         self._lanes: dict[Place, _LaneMade] = {}
         for node in nodes:
             for device in node.devices:
-                healthy = node.ready and device.index not in node.faults
-                self._lanes[node.name, device.index] = _LaneMade(device, healthy)
+                healthy = node.ready and device.number not in node.faults
+                self._lanes[node.name, device.number] = _LaneMade(device, healthy)
 
     def lane(self, device: DeviceFact) -> _LaneMade:
         """The lane of the device; one that is not there any more has one too."""
-        place = device.node, device.index
+        place = device.node, device.number
         if place not in self._lanes:
             self._lanes[place] = _LaneMade(device)
         return self._lanes[place]
@@ -81,10 +81,10 @@ class Lanes:
         """Drains and failures of this moment, where nobody knows since when they are."""
         for node in nodes:
             for device in node.devices:
-                where = node.name, device.index
+                where = node.name, device.number
                 if node.cordoned:
                     self._add_state(where, "Drain", self._window.now, None)
-                if not node.ready or device.index in node.faults:
+                if not node.ready or device.number in node.faults:
                     self._add_state(where, "Down", self._window.now, None)
 
     def add_states(self, states: Iterable[tuple[str, int, SpanKind, int, int | None]]) -> None:
@@ -155,7 +155,7 @@ class Lanes:
     def made(self) -> list[Lane]:
         return [
             Lane(
-                node=lane.device.node, device=lane.device.index, uuid=lane.device.uuid, name=lane.device.name,
+                node=lane.device.node, device=lane.device.number, uuid=lane.device.uuid, name=lane.device.name,
                 memoryBytes=lane.device.memory_bytes, parent=lane.device.parent or None, healthy=lane.healthy,
                 spans=sorted(lane.spans, key=lambda span: (span["start"], span["offset"])),
             )

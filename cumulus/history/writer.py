@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -106,9 +105,7 @@ class Writer:
         self.wrote = True
         end = max(known.start, min(now, known.expires if known.expires is not None else now))
         phase = "Expired" if known.expires is not None and known.expires <= now else "Released"
-        self.connection.execute(
-            "UPDATE leases SET ended = ?, phase = ? WHERE id = ?", (end, _phase(phase), known.id)
-        )
+        self.connection.execute("UPDATE leases SET ended = ?, phase = ? WHERE id = ?", (end, _phase(phase), known.id))
         del self.running[uid]
         self._settle(known, end)
 
@@ -184,7 +181,7 @@ class Writer:
     def _add_sample(self, lease: int, start: int, now: int, sample: Sample, every: int) -> None:
         row = self.connection.execute("SELECT first, step, samples FROM series WHERE lease = ?", (lease,)).fetchone()
         series = Series(*row) if row is not None else Series(max(start, now - every), every)
-        series = series.having(now - 1, sample)
+        series = series.having(now - 1, sample, every)
         self.connection.execute("INSERT OR REPLACE INTO series VALUES (?, ?, ?, ?)", (lease, *series))
 
     # Promises.
@@ -226,7 +223,7 @@ class Writer:
         if deleted:
             fact = fact._replace(devices=(), faults=frozenset(), ready=True, cordoned=False, leases=())
         for device in fact.devices:
-            known = self._devices.get((device.node, device.index))
+            known = self._devices.get((device.node, device.number))
             if known is None or known[1] != device:
                 self._add_device(device, now)
         for state in self._states.keys() - _states(fact):
@@ -262,14 +259,14 @@ class Writer:
 
     def _add_device(self, device: DeviceFact, now: int) -> None:
         self.wrote = True
-        self._devices[device.node, device.index] = self._row_of(device, now), device
+        self._devices[device.node, device.number] = self._row_of(device, now), device
 
     def _row_of(self, device: DeviceFact, since: int) -> int:
         row = self.connection.execute(
             "INSERT INTO devices (node, number, uuid, name, memory, parent, since) VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET since = max(since, excluded.since) RETURNING id",
             (
-                self._name(device.node), device.index, device.uuid, device.name, device.memory_bytes, device.parent,
+                self._name(device.node), device.number, device.uuid, device.name, device.memory_bytes, device.parent,
                 since,
             ),
         ).fetchone()  # fmt: skip

@@ -100,8 +100,8 @@ class History:
         group, sees, now = _by(by), self._sees(identity), self._now()
         with reading(self._file) as db:
             time = totals.Time(start, end, now)
-            step, found = (max(1, -(-(end - start) // points)), {}) if db is None else totals.held(
-                db, time, points, group, sees
+            step, found = (
+                (max(1, -(-(end - start) // points)), {}) if db is None else totals.held(db, time, points, group, sees)
             )
             current = {} if db is None else totals.held_now(db, now, group, sees)
         series = [

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from cumulus.service.descriptions import Descriptions
     from cumulus.service.directories import Directories
     from cumulus.service.exec import Exec
-    from cumulus.service.history import History
     from cumulus.service.extensions import Extensions
+    from cumulus.service.history import History
     from cumulus.service.identity import Identity
     from cumulus.service.infrastructure import Infrastructure
     from cumulus.service.jobs import Jobs

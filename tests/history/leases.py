@@ -98,7 +98,10 @@ class Schedule:
     def __post_init__(self) -> None:
         rng = random.Random(self.seed)
         while len(self.held) < self.count:
-            start, length = rng.randrange(0, 600 * MINUTE), rng.choice((rng.randrange(1, 500), 17 * MINUTE, 90 * MINUTE))
+            start, length = (
+                rng.randrange(0, 600 * MINUTE),
+                rng.choice((rng.randrange(1, 500), 17 * MINUTE, 90 * MINUTE)),
+            )
             made = Held(
                 len(self.held), rng.choice(("ann", "bob", "=cmd()")), f"job-{rng.randrange(12)}",
                 rng.choice(("lab", "default")), rng.choice(("", "vision")), rng.choice(self.nodes), rng.randrange(2),

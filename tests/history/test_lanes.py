@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +13,7 @@ HEIGHTS = st.lists(st.integers(1, WHOLE), max_size=12)
 
 def _overlap(pieces: list[Piece]) -> bool:
     ordered = sorted(pieces)
-    return any(a.offset + a.height > b.offset for a, b in zip(ordered, ordered[1:], strict=False))
+    return any(a.offset + a.height > b.offset for a, b in itertools.pairwise(ordered))
 
 
 @given(HEIGHTS, st.data())

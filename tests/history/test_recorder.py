@@ -89,7 +89,7 @@ def _check_lanes(directory: Path, schedule: Schedule) -> None:
     window = Window(BEGIN, BEGIN + ALL, BEGIN + ALL)
     with reading(directory / "history" / "h.db") as db:
         assert db is not None
-        lanes = {(d.node, d.index): found for d, found in spans.past(db, window, 10**9, lambda _: True)}
+        lanes = {(d.node, d.number): found for d, found in spans.past(db, window, 10**9, lambda _: True)}
     area = sum((h.end - h.start) * h.share / 100 for h in schedule.held)
     told = [span for found in lanes.values() for span in found]
     assert sum((s["end"] - s["start"]) * s["share"] for s in told) == pytest.approx(area, rel=1e-3)
@@ -137,7 +137,9 @@ def test_the_same_log_twice_is_the_same_history(tmp_path: Path) -> None:
 
 def _dump(directory: Path) -> list[Any]:
     with closing(sqlite3.connect(directory / "history" / "h.db")) as db:
-        return [db.execute(f"SELECT * FROM {table}").fetchall() for table in ("leases", "devices", "promises", "states")]
+        return [
+            db.execute(f"SELECT * FROM {table}").fetchall() for table in ("leases", "devices", "promises", "states")
+        ]
 
 
 def _one(number: int = 0, start: int = 0, end: int = 60 * MINUTE, **more: Any) -> Held:
@@ -264,9 +266,7 @@ class TestPromises:
         recorder.take(STORE, [Event("MODIFIED", n, d) for n, (_, d) in enumerate(held.states()[1:], 9)])
         assert self._outcome(tmp_path) == (1, 0, 600.0, 1200.0)
 
-    def test_who_gave_up_in_time_was_not_let_down(
-        self, recorder: Recorder, tmp_path: Path, clock: FakeClock
-    ) -> None:
+    def test_who_gave_up_in_time_was_not_let_down(self, recorder: Recorder, tmp_path: Path, clock: FakeClock) -> None:
         for number, minutes in ((0, 5), (1, 40)):
             held = _one(number, job=f"job-{number}")
             recorder.take(STORE, _events(machine("gpu-1"), self._promised(held, 30 * MINUTE)))
@@ -293,7 +293,13 @@ class TestNodes:
     ) -> None:
         with_lease = machine("gpu-1")
         with_lease["status"]["devices"][0]["foreignLeases"] = [
-            {"partitionId": "x", "memoryBytes": 40 * 2**30, "compute": 500, "expiresAt": at(600 * MINUTE), "user": "eve"}
+            {
+                "partitionId": "x",
+                "memoryBytes": 40 * 2**30,
+                "compute": 500,
+                "expiresAt": at(600 * MINUTE),
+                "user": "eve",
+            }
         ]
         recorder.take(STORE, _events(with_lease))
         clock.advance(1800)
