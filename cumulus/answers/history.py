@@ -28,8 +28,8 @@ class Span(TypedDict):
     busy: float | None
     """Compute in use, as a part of what is leased. None where nobody knows."""
     job: str | None
-    """NAMESPACE/NAME; for a partition of no job NAMESPACE/partition/NAME. None where the viewer may not see it, or where
-    spans of several jobs were merged."""
+    """NAMESPACE/NAME; for a partition of no job NAMESPACE/partition/NAME. None where the viewer may not see it, or
+    where spans of several jobs were merged."""
     user: str | None
     phase: str
     """Of a lease as of a GPUPartition; Promised; "" for what is none."""

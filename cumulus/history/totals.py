@@ -22,12 +22,13 @@ _FROM = """
 FROM leases l JOIN devices d ON d.id = l.device
 WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until
 """
+_LASTED = "max(1, coalesce(l.ended, :now) - l.start)"
 _TOTALS = f"""
 SELECT n.text, ns.text, leases, held, known, busy FROM (
     SELECT {{group}} AS who, l.namespace AS namespace, count(*) AS leases,
            sum({_OVERLAP} * l.share) AS held,
-           sum({_OVERLAP} * l.share * 1.0 * min(1.0, l.known * 1.0 / max(1, coalesce(l.ended, :now) - l.start))) AS known,
-           sum({_OVERLAP} * l.share * 1.0 * min(1.0, l.busy * 1.0 / max(1, coalesce(l.ended, :now) - l.start))) AS busy
+           sum({_OVERLAP} * l.share * min(1.0, l.known * 1.0 / {_LASTED})) AS known,
+           sum({_OVERLAP} * l.share * min(1.0, l.busy * 1.0 / {_LASTED})) AS busy
     {_FROM} GROUP BY 1, 2
 ) JOIN names n ON n.id = who JOIN names ns ON ns.id = namespace
 """

@@ -208,7 +208,8 @@ class Writer:
         self.wrote = True
         made = self.connection.execute(
             "INSERT INTO promises (gang, namespace, job, owner, queue, made, latest) VALUES (?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (gang) DO UPDATE SET latest = min(latest, excluded.latest), closed = NULL RETURNING id, latest",
+            "ON CONFLICT (gang) DO UPDATE SET latest = min(latest, excluded.latest), closed = NULL "
+            "RETURNING id, latest",
             (
                 fact.key, self._name(fact.namespace), self._name(fact.job), self._name(fact.user),
                 self._name(fact.queue), now, latest,
