@@ -22,6 +22,9 @@ class Sample(NamedTuple):
     """Compute."""
 
 
+NOTHING = Sample(None, None)
+
+
 class Series(NamedTuple):
     first: int
     """Milliseconds since 1970: when the first sample's step begins."""

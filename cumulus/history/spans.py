@@ -15,7 +15,7 @@ from typing import Any
 from cumulus.answers.history import Span, SpanKind
 from cumulus.history.facts import WHOLE, DeviceFact
 from cumulus.history.schema import DOWN, DRAINED, ENFORCEMENTS, PHASES
-from cumulus.history.series import Sample, Series
+from cumulus.history.series import NOTHING, Sample, Series
 from cumulus.history.timeline import Known, Sees, Window
 from cumulus.history.writer import pieces_of, text_of, uid_of
 
@@ -134,7 +134,7 @@ def running(db: sqlite3.Connection) -> Mapping[str, Known]:
         "SELECT l.uid, l.start, l.place, l.height, l.pieces, l.promised, s.first, s.step, substr(s.samples, -2) "
         "FROM leases l LEFT JOIN series s ON s.lease = l.id WHERE l.ended IS NULL"
     ):
-        last = Sample(None, None)
+        last = NOTHING
         if samples:
             series = Series(first, step, samples)
             last = Sample(series.used[-1], series.busy[-1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cumulus.answers.history import Lane, Span, SpanKind
 from cumulus.history.facts import WHOLE, DeviceFact, LeaseFact, NodeFact, PromisedSeat
 from cumulus.history.lanes import Piece, place
-from cumulus.history.series import Sample
+from cumulus.history.series import NOTHING, Sample
 
 Place = tuple[str, int]
 """Node and index."""
@@ -22,7 +22,7 @@ class Known:
     """What the history knows of a lease that runs."""
 
     pieces: Sequence[Piece]
-    last: Sample = Sample(None, None)
+    last: Sample = NOTHING
     latest_start: int | None = None
     start: int = 0
 
