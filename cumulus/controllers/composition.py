@@ -15,8 +15,8 @@ from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
 from cumulus.controllers.context import Context, Placed, Removals, nobody_told
-from cumulus.controllers.history.follower import Follower
 from cumulus.gitops.room import SourceRoom
+from cumulus.history.follower import Follower
 from cumulus.machinery.controller import BaseContext, Controller
 from cumulus.machinery.leader import Term
 from cumulus.nodes.agent import Agents

@@ -10,8 +10,8 @@ from typing import Protocol
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
-from cumulus.controllers.history.follower import Follower
 from cumulus.gitops.room import SourceRoom
+from cumulus.history.follower import Follower
 from cumulus.machinery.controller import BaseContext, Channel
 from cumulus.nodes.agent import Agents
 from cumulus.scheduling.cycle import Binding, Refusal

@@ -12,8 +12,8 @@ from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
 from cumulus.controllers.composition import context_maker, declared
 from cumulus.controllers.context import Removals, nobody_told
-from cumulus.controllers.history.follower import Follower
 from cumulus.gitops.room import SourceRoom
+from cumulus.history.follower import Follower
 from cumulus.machinery.group import informer_for
 from cumulus.machinery.manager import STALL_SECONDS, Manager, Role
 from cumulus.nodes.agent import Agents, Connect, NodeAgent

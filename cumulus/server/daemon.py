@@ -25,9 +25,9 @@ from cumulus.blob.opened import open_blobs
 from cumulus.chronos.contract import NodeFacts, variables
 from cumulus.chronos.local import Ledger, ensure_running, usage_of
 from cumulus.clock import SystemClock
-from cumulus.controllers.history.follower import Follower
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
 from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
+from cumulus.history.follower import Follower
 from cumulus.history.recorder import Recorder
 from cumulus.lib import addresses, state_id
 from cumulus.lib.host import object_name

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulus.history.facts import WHOLE
@@ -16,6 +16,7 @@ def _overlap(pieces: list[Piece]) -> bool:
     return any(a.offset + a.height > b.offset for a, b in itertools.pairwise(ordered))
 
 
+@settings(max_examples=50)
 @given(HEIGHTS, st.data())
 def test_what_is_held_at_once_never_overlaps_and_nothing_of_it_is_lost(heights: list[int], data: st.DataObject) -> None:
     lane: list[list[Piece]] = []

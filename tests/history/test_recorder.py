@@ -66,7 +66,7 @@ def _record(recorder: Recorder, events: list[Event], rng: random.Random) -> None
             return
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(st.integers(0, 2**32), st.integers(0, 600 * MINUTE), st.integers(1, 600 * MINUTE))
 def test_a_history_is_what_a_naive_account_says(
     tmp_path_factory: pytest.TempPathFactory, seed: int, since: int, length: int
@@ -104,7 +104,7 @@ def _check_lanes(directory: Path, schedule: Schedule) -> None:
                 assert not at_once or above or below
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.integers(0, 2**32), st.integers(1, 2000))
 def test_what_is_merged_has_the_area_of_all_it_stands_for(
     tmp_path_factory: pytest.TempPathFactory, seed: int, pixels: int

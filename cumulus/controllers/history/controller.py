@@ -11,8 +11,8 @@ import structlog
 
 from cumulus.chronos.contract.usage import LeaseUse
 from cumulus.clock import Clock
-from cumulus.controllers.history.follower import Follower
 from cumulus.errors import ChronosError
+from cumulus.history.follower import Follower
 from cumulus.history.series import Sample
 from cumulus.machinery.reconcile import After, Request, Result
 from cumulus.nodes.agent import NodeAgent

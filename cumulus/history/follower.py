@@ -4,6 +4,8 @@ never waits for the history, and nothing of it is kept in memory but what a watc
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import structlog
 
 from cumulus.errors import Expired
@@ -11,7 +13,7 @@ from cumulus.history.recorder import KINDS, Recorder
 from cumulus.resources.lease import Lease
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
-from cumulus.store.base import Query, Store, Watch
+from cumulus.resources.query import Page, Query, Watch
 
 _log = structlog.get_logger("cumulus.history")
 _IN_ORDER = (GPUNode.KIND, GPUPartition.KIND)
@@ -20,12 +22,20 @@ _FOLLOWED = KINDS | {Lease.KIND}
 happened."""
 
 
+class Source(Protocol):
+    """What a store is asked."""
+
+    def revision(self) -> int: ...
+    def list(self, query: Query) -> Page: ...
+    def watch(self, *, since: int, kinds: frozenset[str] | None = None) -> Watch: ...
+
+
 class Follower:
     """One for each daemon; the controller of a term begins with `restart`. Not for use by several threads, except the
     recorder. `store_id`, wherever it is asked for: what tells this store from others, which have histories of their
     own."""
 
-    def __init__(self, store: Store, recorder: Recorder) -> None:
+    def __init__(self, store: Source, recorder: Recorder) -> None:
         self.recorder = recorder
         self._store = store
         self._watch: Watch | None = None
