@@ -17,8 +17,9 @@ from tests.browser.synthetic import HOUR, timeline
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from cumulus.answers.history import Lane, Span, Timeline
     from playwright.sync_api import Locator, Page
+
+    from cumulus.answers.history import Lane, Span, Timeline
 
 # Asked from outside: what Playwright waits for itself is evaluated by the page, whose policy forbids it.
 PAINTED = "document.querySelector('lease-timeline')?.model?.rows.length > 0"
