@@ -6,7 +6,6 @@ All calls are idempotent. Names are deterministic, so a controller that crashed 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from cumulus.backends.checkpoints import Saved
 from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import SessionConnection
-from cumulus.lib.execution import ExecRequest, Execution
+from cumulus.lib import execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +229,15 @@ class ReportsFindings(Protocol):
         ...
 
 
+class Reach(execution.Reach, Protocol):
+    """The ways to a workload while it runs."""
+
+    def session(self) -> SessionConnection:
+        """A connection to a call that is a session. Raises `SessionEnded` where it has not begun or is over,
+        `BackendError` where its node does not answer."""
+        ...
+
+
 class Backend(Protocol):
     """Raises `BackendError` where trying again may help, `BackendRefused` where it does not."""
 
@@ -279,24 +287,8 @@ class Backend(Protocol):
         it still runs or its node does not answer, and ValueError, in one line, where the call wrote what is none."""
         ...
 
-    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
-        """A connection to a running call that is a session. Raises `SessionEnded` where it has not begun or is over,
-        `BackendError` where its node does not answer."""
-        ...
-
-    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
-        """Start a program beside a running workload: where that is, as whom it runs, in its leases and its
-        environment. It ends with the workload. Raises `NotRunning`, `BackendError`."""
-        ...
-
-    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
-        """Join the terminal of a running workload that has one, and type there with `stdin`. It goes on where the
-        execution is closed. Raises `NotRunning`, `BackendError`."""
-        ...
-
-    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
-        """A connection to a TCP port at which a process of a running workload listens; to no other. Raises
-        `NotRunning`, `BackendError`."""
+    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+        """The ways to the replica's program while it runs. Asks nobody: each way tells whether it runs."""
         ...
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

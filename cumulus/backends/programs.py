@@ -6,13 +6,10 @@ Which of the two runs a workload is decided by its node, and known by their reco
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from cumulus.backends.base import Backend, CallResult, Observed, Workload
-from cumulus.calls.session import SessionConnection
-from cumulus.lib.execution import ExecRequest, Execution
+from cumulus.backends.base import Backend, CallResult, Observed, Reach, Workload
 
 
 class Elsewhere(Backend, Protocol):
@@ -85,21 +82,9 @@ class ProgramBackend:
         """See `Backend.result`."""
         return self._of(job_uid, attempt, replica).result(job_uid, attempt, replica)
 
-    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
-        """See `Backend.session`."""
-        return self._of(job_uid, attempt, replica).session(job_uid, attempt, replica)
-
-    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
-        """See `Backend.exec`."""
-        return self._of(job_uid, attempt, replica).exec(job_uid, attempt, replica, asked)
-
-    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
-        """See `Backend.attach`."""
-        return self._of(job_uid, attempt, replica).attach(job_uid, attempt, replica, stdin=stdin)
-
-    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
-        """See `Backend.connect`."""
-        return self._of(job_uid, attempt, replica).connect(job_uid, attempt, replica, port)
+    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+        """See `Backend.reach`."""
+        return self._of(job_uid, attempt, replica).reach(job_uid, attempt, replica)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. The other backend is subscribed to for itself."""

@@ -4,10 +4,10 @@ nothing else."""
 from __future__ import annotations
 
 from cumulus.checkpoint import variables
+from cumulus.lib.execution import MARK
 
 WORKLOAD = "CUMULUS_WORKLOAD"
 """The workload's name: by it the node also finds processes that lost their supervisor."""
-EXEC = "CUMULUS_EXEC"
-"""Of what was started beside a job: another text for each program, by which what that has started is found too."""
+EXEC = MARK
 LEASE_DEADLINE = variables.LEASE_DEADLINE
 CHECKPOINT_PATH = variables.PATH

@@ -49,6 +49,8 @@ _USERS = "/run/user"
 _ENGINES = ("/run/docker.sock", "/run/containerd/containerd.sock")
 _ENGINES_OWN = ("PATH", "HOME", "HOSTNAME")
 """Variables that the engine sets of itself."""
+_OF_EACH = ("TERM", "CUMULUS_EXEC")
+"""Variables that each process which joins a program has its own of."""
 _START = 'cd -- "$1" || exit 126; shift; exec "$@"'
 _PATIENCE = 20
 """Seconds for the user's file systems to answer."""
@@ -96,8 +98,9 @@ def user_of(name: str, uid: int) -> UnixUser:
     raise ValueError(f"this node has no user {name} with the number {uid}, who submitted the job")
 
 
-def enter(config: dict[str, Any], program: Program, home: Path, files: str = FILES) -> None:
-    """Make the node's root that of the container, and its submitter its user. Raises ValueError, OSError."""
+def enter(config: dict[str, Any], program: Program, home: Path, files: str = FILES) -> str:
+    """Make the node's root that of the container, and its submitter its user. The directory that the program starts
+    in. Raises ValueError, OSError."""
     user, process, linux = program.user, config["process"], config["linux"]
     made = _prepared(program, files)
     given = [variable.partition("=")[::2] for variable in process.get("env") or ()]
@@ -118,6 +121,7 @@ def enter(config: dict[str, Any], program: Program, home: Path, files: str = FIL
     linux["rootfsPropagation"] = "rslave"
     os.makedirs(_USERS, mode=0o755, exist_ok=True)
     linux["maskedPaths"] = [*(linux.get("maskedPaths") or ()), *_MASKED]
+    return made["directory"]
 
 
 def _umask(program: Program) -> int:
@@ -130,20 +134,27 @@ def _umask(program: Program) -> int:
     return asked
 
 
-def shared(config: Mapping[str, Any]) -> dict[str, Any]:
+def shared(config: Mapping[str, Any], directory: str) -> dict[str, Any]:
     """What processes that join the container later have of its program."""
     process = config["process"]
-    return {"user": process["user"], "env": process["env"]}
+    return {"user": process["user"], "env": process["env"], "directory": directory}
 
 
 def join(process: dict[str, Any], note: Mapping[str, Any]) -> None:
-    """Make a process that joins what the program is."""
-    process["user"] = note["user"]
-    process["capabilities"] = {}
-    process["noNewPrivileges"] = True
-    own = [variable.partition("=")[0] for variable in note["env"]]
-    more = [variable for variable in process.get("env") or () if variable.partition("=")[0] not in (*own, VARIABLE)]
-    process["env"] = [*note["env"], *more]
+    """Give a process that joins the program's environment and its directory."""
+    given = [entry for entry in process.get("env") or () if _name(entry) != VARIABLE]
+    others = [_name(entry) for entry in given if _name(entry) in _OF_EACH]
+    env = [entry for entry in note["env"] if _name(entry) not in others]
+    own = {_name(entry) for entry in env}
+    process["env"] = [*env, *(entry for entry in given if _name(entry) not in own)]
+    if note.get("directory"):
+        # As with the program itself: runc would make the directory, as root.
+        process["cwd"] = "/"
+        process["args"] = ["/bin/sh", "-c", _START, "sh", note["directory"], *process["args"]]
+
+
+def _name(entry: str) -> str:
+    return entry.partition("=")[0]
 
 
 def bind_root() -> None:

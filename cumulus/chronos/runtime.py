@@ -52,7 +52,7 @@ MOUNTS_VARIABLE = "CHRONOS_MOUNTS"
 SLOTS = "slots"
 """In CHRONOS_HOME: taken/SLOT a slot that was used, logs/CONTAINER where a container's log is."""
 TAKEN, LOGS, JOINED = "taken", "logs", "joined"
-"""JOINED: of a container with the node's root, as what processes join it."""
+"""JOINED: of a container, as what processes join it. The engine knows nothing of what was changed here."""
 KEPT = "chronos-logs"
 """Beside the engine's own directory `containers`, so on the same disk: the logs of containers that have ended."""
 
@@ -123,26 +123,55 @@ def make(bundle: Path, container: str, home: Path) -> None:
         confine(path)
     prepare(path, home, driver=program is None)
     take_slot(path, container, home)
+    note = {}
     if program is not None:
         config = json.loads(path.read_text())
-        _host_program().enter(config, program, home)
+        directory = _host_program().enter(config, program, home)
         _replace(path, config)
-        _write_once(home / SLOTS / JOINED / container, json.dumps(_host_program().shared(config)), durably=False)
+        note = _host_program().shared(config, directory)
+    elif given.get(SLOT_VARIABLE):
+        note = shared(json.loads(path.read_text()), given)
+    if note:
+        _write_once(home / SLOTS / JOINED / container, json.dumps(note), durably=False)
+    if program is not None:
         _host_program().bind_root()
 
 
+def shared(config: Mapping[str, Any], before: Mapping[str, str]) -> dict[str, Any]:
+    """What processes that join a container later have of it, where the engine would not give it to them. `before`: the
+    variables that the engine knows."""
+    note: dict[str, Any] = {}
+    after = _given(config)
+    changed = {name: value for name, value in after.items() if before.get(name) != value}
+    gone = [name for name in before if name not in after]
+    if changed or gone:
+        note["changed"] = {**dict.fromkeys(gone), **changed}
+    if before.get(SUBMITTER_VARIABLE) != UNCONFINED:
+        note["user"] = config["process"]["user"]
+    return note
+
+
 def join(arguments: Sequence[str], home: Path) -> None:
-    """Let a process that joins a container with the node's root be no more than the program there: the engine, which
-    knows nothing of that root, would give it root's group and another environment. Raises OSError, ValueError."""
+    """Let a process that joins a container be no more than the program there: of one with the node's root, say, the
+    engine knows nothing, and would give it root's group and another environment. Raises OSError, ValueError."""
     try:
         note = json.loads((home / SLOTS / JOINED / arguments[-1]).read_text())
     except FileNotFoundError:
         return
     named = next((after for word, after in itertools.pairwise(arguments) if word in ("--process", "-p")), "")
     if not named:
-        raise ValueError("a process joins a program of the node by a file that describes it")
+        raise ValueError("a process joins a job's container by a file that describes it")
     process = json.loads(Path(named).read_text())
-    _host_program().join(process, note)
+    if "user" in note:
+        process["user"] = note["user"]
+        process["capabilities"] = {}
+        process["noNewPrivileges"] = True
+    if "env" in note:
+        _host_program().join(process, note)
+    elif "changed" in note:
+        kept = [entry for entry in process.get("env") or () if entry.partition("=")[0] not in note["changed"]]
+        new = [f"{name}={value}" for name, value in note["changed"].items() if value is not None]
+        process["env"] = [*kept, *new]
     Path(named).write_text(json.dumps(process))
 
 

@@ -267,6 +267,12 @@ def checkpoints(options: argparse.Namespace) -> int:
     os.execv(sys.executable, [sys.executable, "-I", "-X", "utf8", str(program), *options.words])
 
 
+def channel(options: argparse.Namespace) -> int:
+    from cumulus.chronos.channel import serve as reach
+
+    return reach(engine=options.engine)
+
+
 def become(command: list[str], ours: Mapping[str, str]) -> NoReturn:
     """Run the command in the place of this process, with our variables beside its own."""
     os.environ.update(variables.merge(os.environ, ours))

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket
-
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
-    from cumulus.lib.execution import ExecRequest, Execution
+    from cumulus.lib.execution import Reach
     from cumulus.resources.key import Document
     from cumulus.service.infrastructure import CheckpointReader, LogReader, Swarm, Workers
 
@@ -49,30 +47,14 @@ class LocalInfrastructure:
         return word_on_node(self._home, node, user, uid, directory, word)
 
     def session(self, job: Document, node: Document | None) -> SessionConnection:
-        from cumulus.infrastructure.sessions import session
+        from cumulus.infrastructure.reach import session
 
         return session(self._home, job, node)
 
-    def execution(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, asked: ExecRequest
-    ) -> Execution:
-        from cumulus.infrastructure.executions import execution
+    def reach(self, job: Document, attempt: int, replica: int, node: str, where: Document | None) -> Reach:
+        from cumulus.infrastructure.reach import reach
 
-        return execution(self._home, job, attempt, replica, node, where, asked)
-
-    def attachment(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, *, stdin: bool
-    ) -> Execution:
-        from cumulus.infrastructure.executions import attachment
-
-        return attachment(self._home, job, attempt, replica, node, where, stdin=stdin)
-
-    def connection(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
-    ) -> socket.socket:
-        from cumulus.infrastructure.executions import connection
-
-        return connection(self._home, job, attempt, replica, node, where, port)
+        return reach(self._home, job, attempt, replica, node, where)
 
     def missing_python(self, job: Document) -> str:
         from cumulus.infrastructure.pythons import missing_python

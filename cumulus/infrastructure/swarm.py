@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,11 +23,15 @@ from cumulus.backends.swarm import cluster
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_settings
 from cumulus.backends.swarm.members import Member
-from cumulus.backends.swarm.node_engine import NodeEngine, ShellEngine
+from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.owner import Mark, Ownership
+from cumulus.backends.swarm.reach import OpensChannels
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.backends.swarm.spec import OWNER
 from cumulus.errors import BackendError, CumulusError, NotOurs
+from cumulus.lib.processes import boot_id
+from cumulus.nodes import local
+from cumulus.resources.documents import lookup
 from cumulus.resources.fields import STORED
 from cumulus.resources.key import Document
 from cumulus.resources.node import GPUNode, SshAddress
@@ -128,14 +133,17 @@ def reader(home: Path, node: Document | None = None) -> SwarmBackend:
 
 
 def _backend(home: Path, engine: Engine, store_id: StoreId, node: Document | None = None) -> SwarmBackend:
-    def node_engine(name: str) -> NodeEngine | None:
+    def node_engine(name: str) -> ShellEngine | None:
         if node is None or node["metadata"]["name"] != name:
             return None
         return engine_of(home, node)
 
+    def reached(name: str) -> OpensChannels | None:
+        return node_engine(name) or (None if node is None else _local_engine(node))
+
     return SwarmBackend(
         str(paths.swarm_dir(home)), engine, JobSecrets(paths.job_secrets_dir(home)),
-        store_id=store_id, instance=SwarmSettings().instance, node_engine=node_engine,
+        store_id=store_id, instance=SwarmSettings().instance, node_engine=node_engine, reached=reached,
     )  # fmt: skip
 
 
@@ -149,6 +157,23 @@ def engine_of(home: Path, node: Document) -> ShellEngine | None:
     if shell is None or found.spec.ssh is None:
         return None
     return ShellEngine(shell, workers.command(found.spec.ssh, settings.chronos_path))
+
+
+class _LocalEngine:
+    """What programs of this machine's containers are reached by."""
+
+    def channel(self) -> socket.socket:
+        """See `backends.swarm.reach.OpensChannels`."""
+        sockets = [each.removeprefix("unix://") for each in SwarmSettings().managers if each.startswith("unix://")]
+        try:
+            return local.channel(sockets[0] if sockets else "")
+        except OSError as error:
+            raise BackendError(f"nothing can be started here: {error.strerror}") from error
+
+
+def _local_engine(node: Document) -> OpensChannels | None:
+    """None where the node is another machine."""
+    return _LocalEngine() if lookup(node, "status.bootId") == boot_id() else None
 
 
 def _missing() -> NoReturn:

@@ -5,7 +5,13 @@ Standard library only.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import socket
+
+MARK = "CUMULUS_EXEC"
+"""The variable that each such program has: another text for each, by which what it has started is found too."""
 
 
 class ExecRequest(NamedTuple):
@@ -51,4 +57,22 @@ class Execution(Protocol):
 
     def close(self) -> None:
         """Let go of the program. Where it runs it gets SIGHUP, and SIGKILL some seconds later."""
+        ...
+
+
+class Reach(Protocol):
+    """The ways to a program of a job while it runs. Each method raises `NotRunning` where it does not, `BackendError`."""
+
+    def exec(self, asked: ExecRequest) -> Execution:
+        """Start a program beside it: where it is, as whom it runs, in its leases and its environment. That ends with
+        it."""
+        ...
+
+    def attach(self, *, stdin: bool) -> Execution:
+        """Join its terminal, where it has one, and type there with `stdin`. It goes on where the execution is
+        closed."""
+        ...
+
+    def connect(self, port: int) -> socket.socket:
+        """A connection to a TCP port at which one of its processes listens; to no other."""
         ...

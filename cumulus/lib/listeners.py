@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from cumulus.errors import NotRunning
 from cumulus.lib import processes
 
 _LISTENS = b"0A"
+_SECONDS = 10.0
 
 
 class Listener(NamedTuple):
@@ -22,6 +24,29 @@ class Listener(NamedTuple):
     @property
     def is_wildcard(self) -> bool:
         return self.address in ("0.0.0.0", "::")
+
+
+def connected(pids: Callable[[], Iterable[int]], port: int) -> socket.socket:
+    """A connection to the port. Raises NotRunning where none of the processes listens there.
+
+    They are asked for before and after: who listens may have changed meanwhile."""
+    found = address_of(pids(), port)
+    if found is None:
+        raise NotRunning(f"no process of the job listens on port {port}")
+    family, address = found
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.settimeout(_SECONDS)
+        made.connect((address, port))
+        if address_of(pids(), port) != found:
+            raise NotRunning(f"no process of the job listens on port {port} any more")
+    except OSError as error:
+        made.close()
+        raise NotRunning(f"port {port} of the job takes no connection: {error.strerror or 'time-out'}") from None
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def address_of(pids: Iterable[int], port: int) -> tuple[int, str] | None:

@@ -18,7 +18,7 @@ from cumulus.service.objects import Objects
 from cumulus.service.wait_conditions import phase_summary
 
 if TYPE_CHECKING:
-    from cumulus.lib.execution import ExecRequest, Execution
+    from cumulus.lib.execution import ExecRequest, Execution, Reach
     from cumulus.service.infrastructure import Infrastructure
 
 
@@ -47,7 +47,7 @@ class Exec:
         if any("\0" in word for word in asked.command):
             raise UsageError("the command holds a NUL character, which no program can be given")
         with self._entered(identity, "pods/exec", key, replica) as found:
-            return self._infrastructure.execution(found.job, found.attempt, replica, found.node, found.where, asked)
+            return self._reach(found, replica).exec(asked)
 
     def check(self, identity: Identity, key: Key, replica: int, *, terminal: bool = False) -> None:
         """Raises where a program could not be started there now, or with `terminal` where there is none to be joined.
@@ -60,14 +60,15 @@ class Exec:
         """Join the terminal of the job's own program, which goes on where that is left."""
         with self._entered(identity, "pods/attach", key, replica) as found:
             _check_terminal(key, found.job)
-            return self._infrastructure.attachment(
-                found.job, found.attempt, replica, found.node, found.where, stdin=stdin
-            )  # fmt: skip
+            return self._reach(found, replica).attach(stdin=stdin)
 
     def connect(self, identity: Identity, key: Key, replica: int, port: int) -> socket.socket:
         """A connection to a port at which a process of the job listens."""
         with self._entered(identity, "pods/portforward", key, replica) as found:
-            return self._infrastructure.connection(found.job, found.attempt, replica, found.node, found.where, port)
+            return self._reach(found, replica).connect(port)
+
+    def _reach(self, found: _Running, replica: int) -> Reach:
+        return self._infrastructure.reach(found.job, found.attempt, replica, found.node, found.where)
 
     @contextmanager
     def _entered(self, identity: Identity, resource: str, key: Key, replica: int) -> Iterator[_Running]:

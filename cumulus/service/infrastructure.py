@@ -6,7 +6,6 @@ Whoever composes a `Service` hands it in, so that the service knows neither SSH 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     )
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
-    from cumulus.lib.execution import ExecRequest, Execution
+    from cumulus.lib.execution import Reach
     from cumulus.resources.node import SshAddress
 
 
@@ -157,11 +156,9 @@ class Infrastructure(Protocol):
         is known. Raises SessionEnded where it has not begun or is over, BackendError where its node does not answer."""
         ...
 
-    def execution(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, asked: ExecRequest
-    ) -> Execution:
-        """Start a program beside the replica of this job on that node; `where`: the GPUNode, as far as that is known.
-        Raises NotRunning, BackendError."""
+    def reach(self, job: Document, attempt: int, replica: int, node: str, where: Document | None) -> Reach:
+        """The ways to the replica of this job on that node while it runs; `where`: the GPUNode, as far as that is
+        known. Raises NotRunning where it has not started."""
         ...
 
     def word_on_node(self, node: Document, user: str, uid: int, directory: str, word: str) -> str:
@@ -175,15 +172,4 @@ class Infrastructure(Protocol):
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
         """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing with this state directory,
         UsageError where a container keeps them to itself, BackendError where its node can't be reached."""
-
-    def attachment(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, *, stdin: bool
-    ) -> Execution:
-        """Join the terminal of the replica's program, as with `execution`."""
-        ...
-
-    def connection(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
-    ) -> socket.socket:
-        """A connection to a port at which a process of the replica listens, as with `execution`."""
         ...

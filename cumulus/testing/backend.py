@@ -11,10 +11,11 @@ import math
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cumulus.backends.base import CallResult, Observed, State, Workload
+from cumulus.backends.base import CallResult, Observed, Reach, State, Workload
 from cumulus.backends.checkpoints import Saved
 from cumulus.backends.exit_codes import SAVED
 from cumulus.calls.outcome import RETURNED, Outcome
@@ -258,26 +259,14 @@ class FakeBackend:
                     return self._result(run)
             raise BackendError(f"there is no result of attempt {attempt}, replica {replica}")
 
-    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
-        raise SessionEnded("the session has not begun, or has ended")
+    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+        return _FakeReach(self, job_uid, lambda: self._runs_now(job_uid, attempt, replica))
 
-    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
-        """See `FakeExecution`."""
-        with self._lock, self.faults.around("exec", job_uid):
-            if not self._runs_now(job_uid, attempt, replica):
-                raise NotRunning("its program has not started yet or has ended")
-            return FakeExecution(asked)
-
-    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
-        """As if the program were a cat."""
-        return self.exec(job_uid, attempt, replica, ExecRequest(("attached", "0"), stdin))
-
-    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
-        """A port that is even listens, and gives back what it gets."""
-        with self._lock, self.faults.around("connect", job_uid):
-            if port % 2 or not self._runs_now(job_uid, attempt, replica):
-                raise NotRunning(f"no process of the job listens on port {port}")
-            return echoing()
+    @contextmanager
+    def reaching(self, way: str, job_uid: str) -> Iterator[None]:
+        """What a way to a workload does, does here."""
+        with self._lock, self.faults.around(way, job_uid):
+            yield
 
     def _runs_now(self, job_uid: str, attempt: int, replica: int) -> bool:
         self._settle()
@@ -366,3 +355,33 @@ class FakeBackend:
         for name, leases in (self._nodes or {}).items():
             if node in (None, name):
                 leases.settle()
+
+
+class _FakeReach:
+    """See `backends.base.Reach`."""
+
+    def __init__(self, backend: FakeBackend, job_uid: str, runs: Callable[[], bool]) -> None:
+        self._backend = backend
+        self._job_uid = job_uid
+        self._runs = runs
+
+    def exec(self, asked: ExecRequest) -> Execution:
+        """See `FakeExecution`."""
+        with self._backend.reaching("exec", self._job_uid):
+            if not self._runs():
+                raise NotRunning("its program has not started yet or has ended")
+            return FakeExecution(asked)
+
+    def attach(self, *, stdin: bool) -> Execution:
+        """As if the program were a cat."""
+        return self.exec(ExecRequest(("attached", "0"), stdin))
+
+    def connect(self, port: int) -> socket.socket:
+        """A port that is even listens, and gives back what it gets."""
+        with self._backend.reaching("connect", self._job_uid):
+            if port % 2 or not self._runs():
+                raise NotRunning(f"no process of the job listens on port {port}")
+            return echoing()
+
+    def session(self) -> SessionConnection:
+        raise SessionEnded("the session has not begun, or has ended")

@@ -14,7 +14,7 @@ import pytest
 
 from cumulus.backends.base import Backend, Observed, State, Workload
 from cumulus.calls.session import SessionEnded
-from cumulus.errors import BackendError, BackendRefused, NotRunning
+from cumulus.errors import BackendError, NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
 
 
@@ -32,8 +32,6 @@ class Bed(ABC):
     """A backend on test, with ways to make workloads for it and to let time pass."""
 
     backend: Backend
-    execs = True
-    """Whether programs can be started beside its workloads."""
 
     @abstractmethod
     def workload(self, behaviour: Behaviour, *, job: str = "job", attempt: int = 1, replica: int = 0) -> Workload:
@@ -222,16 +220,12 @@ class BackendConformance:
         bed.finish(work := bed.start(Behaviour()))
         assert bed.backend.result(work.job_uid, work.attempt, work.replica) is None
         with pytest.raises(SessionEnded):
-            bed.backend.session(work.job_uid, work.attempt, work.replica)
+            bed.backend.reach(work.job_uid, work.attempt, work.replica).session()
 
     def test_programs_run_beside_a_running_one(self, bed: Bed) -> None:
         bed.running(work := bed.start(Behaviour(seconds=60)))
-        if not bed.execs:
-            with pytest.raises(BackendRefused, match="no program can be started"):
-                bed.backend.exec(work.job_uid, 1, 0, ExecRequest(bed.beside(0)))
-            return
         made = [
-            bed.backend.exec(work.job_uid, 1, 0, ExecRequest(bed.beside(code), stdin=stdin))
+            bed.backend.reach(work.job_uid, 1, 0).exec(ExecRequest(bed.beside(code), stdin=stdin))
             for code, stdin in ((0, False), (7, True))
         ]
         os.write(made[1].stdin, b"input\n")
@@ -243,10 +237,10 @@ class BackendConformance:
 
     def test_nothing_runs_beside_what_does_not_run(self, bed: Bed) -> None:
         with pytest.raises((NotRunning, BackendError)):
-            bed.backend.exec("nobody", 1, 0, ExecRequest(bed.beside(0)))
+            bed.backend.reach("nobody", 1, 0).exec(ExecRequest(bed.beside(0)))
         bed.finish(work := bed.start(Behaviour()))
-        with pytest.raises(NotRunning if bed.execs else BackendRefused):
-            bed.backend.exec(work.job_uid, 1, 0, ExecRequest(bed.beside(0)))
+        with pytest.raises(NotRunning):
+            bed.backend.reach(work.job_uid, 1, 0).exec(ExecRequest(bed.beside(0)))
 
     def test_subscribers_hear_of_the_start_and_of_the_end(self, bed: Bed) -> None:
         heard: list[tuple[str, str]] = []

@@ -35,7 +35,7 @@ from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.session import SessionConnection, connect
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable, NoLog, NotRunning
-from cumulus.lib.execution import ExecRequest, Execution
+from cumulus.lib.execution import ExecRequest, Execution, Reach
 from cumulus.nodes.address import Address
 from cumulus.resources.key import Document
 from cumulus.resources.node import SshAddress
@@ -190,6 +190,26 @@ class FakeCheckpoints:
         return [2]
 
 
+class _Reached:
+    """See `lib.execution.Reach`."""
+
+    def __init__(self, infrastructure: FakeInfrastructure, where: tuple[str, int, int, str]) -> None:
+        self._infrastructure = infrastructure
+        self._where = where
+
+    def exec(self, asked: ExecRequest) -> Execution:
+        self._infrastructure.executions.append((*self._where, asked))
+        return FakeExecution(asked)
+
+    def attach(self, *, stdin: bool) -> Execution:
+        return FakeExecution(ExecRequest(("attached", "0"), stdin))
+
+    def connect(self, port: int) -> socket.socket:
+        if port % 2:
+            raise NotRunning(f"no process of the job listens on port {port}")
+        return echoing()
+
+
 @dataclass
 class FakeInfrastructure:
     """See `service.infrastructure.Infrastructure`."""
@@ -213,23 +233,8 @@ class FakeInfrastructure:
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         return connect(self.session_directory or "/nowhere")
 
-    def execution(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, asked: ExecRequest
-    ) -> Execution:
-        self.executions.append((job["metadata"]["name"], attempt, replica, node, asked))
-        return FakeExecution(asked)
-
-    def attachment(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, *, stdin: bool
-    ) -> Execution:
-        return FakeExecution(ExecRequest(("attached", "0"), stdin))
-
-    def connection(
-        self, job: Document, attempt: int, replica: int, node: str, where: Document | None, port: int
-    ) -> socket.socket:
-        if port % 2:
-            raise NotRunning(f"no process of the job listens on port {port}")
-        return echoing()
+    def reach(self, job: Document, attempt: int, replica: int, node: str, where: Document | None) -> Reach:
+        return _Reached(self, (job["metadata"]["name"], attempt, replica, node))
 
     @cached_property
     def blobs(self) -> BlobStore:

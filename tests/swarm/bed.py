@@ -36,8 +36,6 @@ CHRONOS = f"env PYTHONPATH={Path(__file__).parents[2]} {sys.executable} -m cumul
 class SwarmBed(Bed):
     """`options` go to SwarmBackend."""
 
-    execs = False
-
     def __init__(self, lab: Lab, directory: Path, **options: Any) -> None:
         self.lab = lab
         self.directory = directory

@@ -112,7 +112,7 @@ def test_a_session_in_a_container_answers_through_its_node(bed: SwarmBed) -> Non
     bed.options["mounts"] = ["/usr", "/lib", "/lib64"]
     bed.reopen()
     bed.backend.start(work := bed.calling(begin, session=True, **ALICE))
-    session = connected(lambda: bed.backend.session(work.job_uid, 1, 0))
+    session = connected(lambda: bed.backend.reach(work.job_uid, 1, 0).session())
     pids = set()
     for number in (1, 2):
         payload = payload_of(keep, number)
@@ -121,13 +121,13 @@ def test_a_session_in_a_container_answers_through_its_node(bed: SwarmBed) -> Non
         pids.add(pid)
         assert (outcome.outcome, kept) == ("Returned", [1, 2][:number])
     assert len(pids) == 1
-    other = bed.backend.session(work.job_uid, 1, 0)
+    other = bed.backend.reach(work.job_uid, 1, 0).session()
     session.close()
     other.close_session()
     other.close()
     assert bed.finish(work).state is State.SUCCEEDED
     with pytest.raises(SessionEnded):
-        bed.backend.session(work.job_uid, 1, 0)
+        bed.backend.reach(work.job_uid, 1, 0).session()
 
 
 @pytest.mark.timeout(300)

@@ -22,10 +22,12 @@ from pathlib import Path
 import structlog
 
 from cumulus.backends import gang
-from cumulus.backends.base import Blobs, CallResult, Observed, Workload
+from cumulus.backends.base import Blobs, CallResult, Observed, Reach, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
-from cumulus.backends.process import execution, forwarding, layout
+from cumulus.backends.process import layout
 from cumulus.backends.process.ports import GangPorts
+from cumulus.backends.process.problems import translated
+from cumulus.backends.process.reach import ProcessReach
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.spawner import Spawner
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification, user_of
@@ -35,11 +37,9 @@ from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.rundir.layout import JOBS, PURGED, REMOVED, run_directory
 from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.backends.variables import CHECKPOINT_PATH
-from cumulus.calls.session import SessionConnection, SessionEnded, connect
 from cumulus.clock import Clock, SystemClock
-from cumulus.errors import BackendError, BackendRefused, NotRunning
+from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.delete_tree import delete_tree, delete_tree_as
-from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.lib.files import sync_directory, write_durably
 from cumulus.lib.unix_user import UnixUser
 from cumulus.runner.build import ensure_runner
@@ -101,7 +101,7 @@ class ProcessBackend:
         self._next_sweep = 0.0
         self._slow: dict[int, float] = {}
         """Users whose files took too long to delete, and until when nobody waits for theirs."""
-        with _translated("prepare its directory"):
+        with translated("prepare its directory"):
             for directory in ("", layout.RUNS, JOBS, layout.EVENTS, PURGED, layout.TRASH):
                 os.makedirs(os.path.join(self._root, directory), mode=0o700, exist_ok=True)
             # Also where they were there: whoever made them may have been killed before this.
@@ -116,7 +116,7 @@ class ProcessBackend:
     def start(self, workload: Workload) -> None:
         """See `Backend.start`. The run is on the disk before anything is started, and started at most once."""
         refuse_impossible(workload, self._node)
-        with _translated(f"start {workload.name}"), self._mutex:
+        with translated(f"start {workload.name}"), self._mutex:
             if self._purged(workload.job_uid):
                 return
             directory = self._path(run_directory(workload.job_uid, workload.attempt, workload.replica))
@@ -146,7 +146,7 @@ class ProcessBackend:
         run = self.find(name)
         if run is None or self._observe(run).state.finished:
             return
-        with _translated(f"stop {name}"), self._mutex:
+        with translated(f"stop {name}"), self._mutex:
             run.request_stop(grace, self._clock, reason)
             pid = run.supervisor()
             if pid:
@@ -163,7 +163,7 @@ class ProcessBackend:
             return
         if not self._observe(run).state.finished:
             raise BackendError(f"{name} still runs", hint="stop it first")
-        with _translated(f"remove {name}"), self._mutex:
+        with translated(f"remove {name}"), self._mutex:
             if os.path.isdir(run.directory):
                 shutil.rmtree(os.path.join(run.directory, layout.CALL), ignore_errors=True)
                 write_durably(os.path.join(run.directory, REMOVED), b"")
@@ -171,7 +171,7 @@ class ProcessBackend:
 
     def purge(self, job_uid: str) -> None:
         """See `Backend.purge`. The job's uid is remembered: nothing of it is started any more."""
-        with _translated(f"purge job {job_uid}"):
+        with translated(f"purge job {job_uid}"):
             self._sweep()
             trash = self._purge(job_uid)
             if trash is not None:
@@ -202,7 +202,7 @@ class ProcessBackend:
 
     def list(self, job_uid: str = "") -> Sequence[Observed]:
         """See `Backend.list`. Finished runs are read once a process, so that thousands of them cost little."""
-        with _translated("list its workloads"):
+        with translated("list its workloads"):
             names = self._names_of(job_uid) if job_uid else sorted(os.listdir(self._path(layout.RUNS)))
         observed = []
         for name in names:
@@ -236,7 +236,7 @@ class ProcessBackend:
     def result(self, job_uid: str, attempt: int, replica: int) -> CallResult | None:
         """See `Backend.result`. The call has ended, and with it whoever could change what is read here."""
         run = self._made(job_uid, attempt, replica, "result")
-        with _translated("read what a call left"):
+        with translated("read what a call left"):
             if not run.finished:
                 raise BackendError(f"attempt {attempt} of the job still runs")
         try:
@@ -244,44 +244,9 @@ class ProcessBackend:
         except OSError as error:
             raise BackendError(f"the result of a call cannot be read: {error.strerror}") from error
 
-    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
-        """See `Backend.session`."""
-        try:
-            run = self._made(job_uid, attempt, replica, "session")
-        except BackendError as error:
-            # Its attempt is in the status before anything of it is on the disk.
-            raise SessionEnded(f"it has not begun: {error}") from None
-        with _translated("find a session"):
-            if run.finished:
-                raise SessionEnded("the session has ended")
-            call, user = run.spec.get("call"), layout.user_of(run.directory)
-            if not call:
-                raise SessionEnded("the job is no call, so there is no session")
-            return connect(call["directory"], os.geteuid() if user is None else user.uid)
-
-    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
-        """See `Backend.exec`."""
-        run = self._made(job_uid, attempt, replica, "run")
-        with _translated("start a program beside a workload"):
-            if run.finished:
-                raise NotRunning("its program has ended")
-            return execution.begin(run.directory, asked)
-
-    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
-        """See `Backend.attach`."""
-        run = self._made(job_uid, attempt, replica, "run")
-        with _translated("attach to a workload"):
-            if run.finished:
-                raise NotRunning("its program has ended")
-            return execution.attach(run.directory, stdin=stdin)
-
-    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
-        """See `Backend.connect`."""
-        run = self._made(job_uid, attempt, replica, "run")
-        with _translated("connect to a workload"):
-            if run.finished:
-                raise NotRunning("its program has ended")
-            return forwarding.connected(run, port)
+    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+        """See `Backend.reach`."""
+        return ProcessReach(lambda: self._made(job_uid, attempt, replica, "run"))
 
     def _made(self, job_uid: str, attempt: int, replica: int, what: str) -> Run:
         directory = self._path(run_directory(job_uid, attempt, replica))
@@ -316,7 +281,7 @@ class ProcessBackend:
     def find(self, name: str) -> Run | None:
         """The run of a workload that was started and not removed."""
         link = self._path(layout.RUNS, name)
-        with _translated(f"find {name}"):
+        with translated(f"find {name}"):
             try:
                 target = os.readlink(link)
             except FileNotFoundError:
@@ -404,7 +369,7 @@ class ProcessBackend:
             return run
 
     def _observe(self, run: Run) -> Observed:
-        with _translated("read the state of a workload"):
+        with translated("read the state of a workload"):
             observed = run.observe()
             if not observed.state.finished:
                 self._ensure_supervised(run)
@@ -556,15 +521,3 @@ class ProcessBackend:
 
     def _path(self, *parts: str) -> str:
         return os.path.join(self._root, *parts)
-
-
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """OSErrors and damaged files as `BackendError`."""
-    try:
-        yield
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        raise BackendError(f"the process backend could not {what}: {error.strerror}{where}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BackendError(f"the process backend could not {what}: a file of the run is damaged ({error})") from error

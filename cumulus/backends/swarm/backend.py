@@ -7,7 +7,6 @@ So a daemon that was killed between any two lines is continued by the next: it l
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from cumulus.backends.base import Blobs, CallResult, Finding, Observed, State, Workload
+from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Reach, State, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import programs, spec
 from cumulus.backends.swarm import tasks as observe
@@ -27,15 +26,14 @@ from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.node_engine import RunsPrograms
 from cumulus.backends.swarm.owner import Ownership
 from cumulus.backends.swarm.preparing import Preparing
+from cumulus.backends.swarm.reach import OpensChannels, ServiceReach
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
 from cumulus.backends.swarm.uploading import NodeUploading, newest_files, noted
 from cumulus.backends.swarm.watch import Watcher
-from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused, CumulusError, NodeUnreachable, NotOurs
-from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.lib.state_id import Place, find
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import EventReason
@@ -49,7 +47,7 @@ class SwarmBackend:
     none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log,
     `mounts` from where containers of those who are no admins may mount, `timeouts` how long it waits before it gives
     something up, `blobs` are what calls are made of, `variables` the daemon's environment, `node_env` what programs of
-    a node have by default.
+    a node have by default, `reached` by what the programs of a node are reached (`node_engine`, if left out).
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
@@ -71,6 +69,7 @@ class SwarmBackend:
         blobs: Blobs | None = None,
         variables: Mapping[str, str] = {},
         node_env: Mapping[str, str] | None = None,
+        reached: Callable[[str], OpensChannels | None] | None = None,
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()
@@ -93,6 +92,7 @@ class SwarmBackend:
         )  # fmt: skip
         self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, retention, timeouts)
         self._calls = NodeCalls(node_engine, blobs)
+        self._reached = reached or node_engine
         self._node_engine = node_engine
         self._mutex = threading.Lock()
         self._subscribers: list[Callable[[str, str], None]] = []
@@ -292,13 +292,6 @@ class SwarmBackend:
             raise BackendError(f"attempt {attempt} of the job still runs")
         return self._calls.result(record)
 
-    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
-        """See `Backend.session`."""
-        record = self._records.load(self._records.directory(job_uid, attempt, replica))
-        if record is None or not record.start.get("call") or record.has(END):
-            raise SessionEnded("the session has not begun, or has ended")
-        return self._calls.session(record)
-
     def checkpoint_place(self, job_uid: str) -> tuple[str, str, UnixUser | None] | None:
         """Node and directory of the newest attempt's checkpoints, and whose they are: None where only they tell. None
         where it has none on a node."""
@@ -308,17 +301,10 @@ class SwarmBackend:
         last, user = found
         return last.start["node"], last.start["checkpoint"]["place"], user
 
-    def exec(self, job_uid: str, attempt: int, replica: int, asked: ExecRequest) -> Execution:
-        """See `Backend.exec`."""
-        raise BackendRefused("no program can be started in a container yet", hint="on its node, `docker exec` can")
-
-    def attach(self, job_uid: str, attempt: int, replica: int, *, stdin: bool) -> Execution:
-        """See `Backend.attach`."""
-        raise BackendRefused("the programs of containers have no terminal", hint="cumulus exec -it runs a shell there")
-
-    def connect(self, job_uid: str, attempt: int, replica: int, port: int) -> socket.socket:
-        """See `Backend.connect`."""
-        raise BackendRefused("ports of containers can't be forwarded yet", hint="spec.ports opens them on their node")
+    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+        """See `Backend.reach`."""
+        directory = self._records.directory(job_uid, attempt, replica)
+        return ServiceReach(lambda: self._records.load(directory), self._reached)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""

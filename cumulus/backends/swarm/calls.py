@@ -10,15 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from cumulus.backends.base import Blobs, CallResult, Workload
 from cumulus.backends.rundir import calls
-from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.node_engine import NodeEngine
 from cumulus.backends.swarm.records import Record
 from cumulus.calls import session
@@ -40,10 +38,6 @@ class CarriesCalls(Protocol):
 
     def put_call(self, name: str, archive: Iterator[bytes]) -> str:
         """Unpack a tar archive in a new directory, in place of an earlier one of that name; its path there."""
-        ...
-
-    def talk_to(self, label: str, command: Sequence[str]) -> socket.socket:
-        """A connection to a command in the running container with that label. It ends where there is none."""
         ...
 
     def call_file(self, name: str, file: str) -> tuple[int, Iterator[bytes]] | None:
@@ -88,13 +82,6 @@ class NodeCalls:
         engine, name = self._engine(record), str(record.start["call"]["directory"])
         return calls.left(lambda file: engine.call_file(name, file))
 
-    def session(self, record: Record) -> session.SessionConnection:
-        """See `Backend.session`. A program in the container itself connects to its socket: outside, a link in the
-        socket's place could lead to any other."""
-        call = record.start["call"]
-        command = _command(call["python"], call["interpreter"], RELAY)
-        return session.relayed(self._engine(record).talk_to(f"{spec.WORKLOAD}={record.name}", command))
-
     def remove(self, record: Record) -> None:
         """Delete what is left on the node, where that answers."""
         if record.start.get("call"):
@@ -109,6 +96,12 @@ class NodeCalls:
                 f"{node} has no SSH address, over which calls come to a node", hint=f"set spec.ssh of gpunode/{node}"
             )
         return engine
+
+
+def relay(record: Record) -> tuple[str, ...]:
+    """What connects to the session that the run is, beside it."""
+    call = record.start["call"]
+    return _command(call["python"], call["interpreter"], RELAY)
 
 
 def _tar(directory: str) -> Iterator[bytes]:

@@ -136,7 +136,7 @@ def service(
     }
     command, arguments = list(workload.command), list(workload.args)
     if secrets and command:
-        command, arguments = [*_exporting(secrets, at), *command], []
+        command, arguments = [*exporting([secret.name for secret in secrets], at), *command], []
     if command:
         container["Command"] = command
     if arguments:
@@ -266,12 +266,12 @@ def _published(port: int, host_port: int) -> dict[str, Any]:
     return {"Protocol": "tcp", "PublishMode": "host", "TargetPort": port, "PublishedPort": host_port}
 
 
-def _exporting(secrets: Sequence[SecretFile], at: str) -> list[str]:
+def exporting(names: Sequence[str], at: str) -> list[str]:
     """A shell that gives the command its secret variables: they are in no specification, and nothing that inspects
     the container shows them."""
     # All are read before any is set: PATH may be among them, by which cat is found.
-    read = "".join(f'_cumulus_{i}="$(cat {at}/{s.name})"; ' for i, s in enumerate(secrets))
-    exports = "".join(f'{s.name}="$_cumulus_{i}"; export {s.name}; ' for i, s in enumerate(secrets))
+    read = "".join(f'_cumulus_{i}="$(cat {at}/{name})"; ' for i, name in enumerate(names))
+    exports = "".join(f'{name}="$_cumulus_{i}"; export {name}; ' for i, name in enumerate(names))
     return ["/bin/sh", "-c", f'{read}{exports}exec "$@"', "sh"]
 
 

@@ -208,7 +208,7 @@ def test_a_result_is_asked_for_when_it_is_there(bed: ProcessBed) -> None:
 
 def test_a_session_answers_until_it_is_closed(bed: ProcessBed) -> None:
     bed.backend.start(work := bed.calling(returned, session=True))
-    session = connected(lambda: bed.backend.session(work.job_uid, 1, 0))
+    session = connected(lambda: bed.backend.reach(work.job_uid, 1, 0).session())
     payload = payload_of(os.getpid)
     pids = set()
     for _ in range(2):
@@ -221,7 +221,7 @@ def test_a_session_answers_until_it_is_closed(bed: ProcessBed) -> None:
     assert bed.finish(work).state is State.SUCCEEDED
     assert value(bed, work) == "returned"
     with pytest.raises(SessionEnded):
-        bed.backend.session(work.job_uid, 1, 0)
+        bed.backend.reach(work.job_uid, 1, 0).session()
 
 
 def test_a_node_without_blobs_has_no_calls(bed: ProcessBed, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ class TestAsItsSubmitter:
     def test_a_session_is_its_submitters_process(self, shared: ProcessBed, users: tuple[User, User]) -> None:
         alice = users[0]
         shared.backend.start(work := shared.calling(returned, session=True, **of(alice)))
-        session = connected(lambda: shared.backend.session(work.job_uid, 1, 0))
+        session = connected(lambda: shared.backend.reach(work.job_uid, 1, 0).session())
         payload = payload_of(os.getuid)
         _, _, content = session.call(len(payload), [payload])
         assert pickle.loads(b"".join(content)) == alice.uid

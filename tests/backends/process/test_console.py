@@ -32,7 +32,7 @@ def started(bed: ProcessBed, script: str) -> Workload:
 
 
 def attach(bed: ProcessBed, work: Workload, *, stdin: bool = True) -> Execution:
-    return bed.backend.attach(work.job_uid, work.attempt, work.replica, stdin=stdin)
+    return bed.backend.reach(work.job_uid, work.attempt, work.replica).attach(stdin=stdin)
 
 
 def done(made: Execution) -> int | None:

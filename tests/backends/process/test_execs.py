@@ -38,7 +38,7 @@ def work(bed: ProcessBed) -> Workload:
 
 def start(bed: ProcessBed, work: Workload, script: str, *, stdin: bool = False, terminal: str = "") -> Execution:
     asked = ExecRequest(("sh", "-c", script), stdin, terminal, 100, 40)
-    return bed.backend.exec(work.job_uid, work.attempt, work.replica, asked)
+    return bed.backend.reach(work.job_uid, work.attempt, work.replica).exec(asked)
 
 
 def read(made: Execution, wanted: bytes) -> bytes:
@@ -79,7 +79,7 @@ def test_streams_are_apart_and_input_is_empty_unless_asked_for(bed: ProcessBed, 
 def test_what_cannot_be_started_says_why(
     bed: ProcessBed, work: Workload, command: tuple[str, ...], code: int, words: str
 ) -> None:
-    made = bed.backend.exec(work.job_uid, 1, 0, ExecRequest(command))
+    made = bed.backend.reach(work.job_uid, 1, 0).exec(ExecRequest(command))
     assert select.select([made.done], [], [], 30)[0]
     end = made.exit()
     assert end.code == code

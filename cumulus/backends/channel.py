@@ -1,0 +1,291 @@
+"""The daemon's end of a channel to a program on a node: see `lib.run_channel`.
+
+A thread carries what comes on the channel to pipes, and what comes in these to the channel, so that whoever talks to
+the program has descriptors, as with a program of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cumulus.errors import BackendError, NotRunning
+from cumulus.lib.execution import ExecRequest, Exit
+from cumulus.lib.printable import one_line
+from cumulus.lib.run_channel import (
+    ALIVE,
+    ALIVE_SECONDS,
+    CHUNK,
+    ENDED,
+    FULL,
+    REFUSED,
+    REQUEST,
+    SIZE,
+    STARTED,
+    STDERR,
+    STDIN,
+    STDOUT,
+    ChannelError,
+    Frame,
+    Frames,
+)
+
+_BEGIN_SECONDS = 30.0
+"""For the node to begin what it is asked for."""
+_GONE = Exit(None, "the connection to its node broke")
+
+
+def execution(connection: socket.socket, whose: Mapping[str, str], asked: ExecRequest) -> ChannelExecution:
+    """Have the node start a program. `connection` is a new channel; `whose` names the slot and a label of what it is to
+    run beside. Raises `NotRunning`, `BackendError`."""
+    frames, early = _begun(connection, {**whose, "exec": asked._asdict()})
+    return ChannelExecution(connection, frames, early, stdin=asked.stdin, terminal=bool(asked.terminal))
+
+
+def connected(connection: socket.socket, whose: Mapping[str, str], port: int) -> socket.socket:
+    """A connection to a port at which a process of the slot listens. Raises as `execution`."""
+    return _socket(connection, *_begun(connection, {**whose, "connect": port}))
+
+
+def talk(connection: socket.socket, whose: Mapping[str, str], asked: ExecRequest) -> socket.socket:
+    """A connection to the input and output of a program that the node starts. Raises as `execution`."""
+    return _socket(connection, *_begun(connection, {**whose, "exec": asked._asdict()}))
+
+
+def _socket(connection: socket.socket, frames: Frames, early: list[Frame]) -> socket.socket:
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    _Carrier(connection, frames, early, far.fileno(), {STDOUT: far.fileno()}, far.close, socket=True).start()
+    return near
+
+
+def _begun(connection: socket.socket, request: Mapping[str, Any]) -> tuple[Frames, list[Frame]]:
+    """The channel once the node has begun, and what it has said since. It is closed where it has not."""
+    frames, deadline = Frames(connection.fileno(), connection.fileno()), time.monotonic() + _BEGIN_SECONDS
+    greeted = False
+    try:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([connection], [], [], left)[0]:
+                raise BackendError(f"its node does not begin within {_BEGIN_SECONDS:g} s")
+            if not greeted:
+                greeted = frames.greeted()
+                if greeted:
+                    frames.put_json(REQUEST, request)
+                continue
+            come = frames.take()
+            if come and come[0].kind == STARTED:
+                return frames, come[1:]
+            if come:
+                raise _refusal(come[0])
+            if frames.ended:
+                raise BackendError("its node closed the connection")
+    except ChannelError as error:
+        connection.close()
+        raise _not_understood(error.said) from None
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _refusal(frame: Frame) -> BackendError:
+    try:
+        kind, message = frame.json() if frame.kind == REFUSED else ("", "its node answers in a way unknown here")
+    except ValueError:
+        kind, message = "", "its node answers in a way unknown here"
+    return (NotRunning if kind == NotRunning.__name__ else BackendError)(one_line(str(message)))
+
+
+def _not_understood(said: bytes) -> BackendError:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return BackendError(
+        f"nothing can be started beside programs of its node: {one_line(lines[-1])[:200] if lines else 'no word why'}",
+        hint="install this version of Chronos: cumulus node setup NODE. It takes root, or sudo for all commands",
+    )
+
+
+class _Carrier:
+    """Carries between the channel and the far ends of a program's streams: `source` gives what it reads (-1: nothing),
+    `sinks` take what it writes; with `socket` they are one socket. Once all is over it calls `close`, and closes the
+    channel."""
+
+    def __init__(
+        self, connection: socket.socket, frames: Frames, early: list[Frame], source: int, sinks: Mapping[bytes, int],
+        close: Callable[[], object], *, socket: bool = False,
+    ) -> None:  # fmt: skip
+        self._connection = connection
+        self._frames = frames
+        self._early = early
+        self._source = source
+        self._sinks = dict(sinks)
+        self._close = close
+        self._socket = source if socket else -1
+        self._shown: dict[bytes, bytearray] = {kind: bytearray() for kind in sinks}
+        self._said = 0.0
+        self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._lock = threading.Lock()
+        self._size: tuple[int, int] | None = None
+        self._over = False
+        self._let_go = False
+        self.exit = _GONE
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="run-channel", daemon=True).start()
+
+    def resize(self, columns: int, rows: int) -> None:
+        self._size = (columns, rows)
+        self._poke()
+
+    def let_go(self) -> None:
+        """The one who talks to the program is gone."""
+        self._let_go = True
+        self._poke()
+
+    def _poke(self) -> None:
+        with self._lock:
+            if not self._over:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake, b".")
+
+    def _run(self) -> None:
+        try:
+            for frame in self._early:
+                self._hear(frame)
+            while not self._ended():
+                self._step()
+        except (OSError, ChannelError, ValueError):
+            pass
+        finally:
+            with self._lock:
+                self._over = True
+                os.close(self._wake)
+            os.close(self._woken)
+            self._close()
+            self._connection.close()
+
+    def _ended(self) -> bool:
+        return self._let_go or (self._frames.ended and not any(self._shown.values()))
+
+    def _step(self) -> None:
+        frames = self._frames
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        events = {} if frames.ended else {frames.source: 0}
+        if not frames.ended and not any(len(waits) > FULL for waits in self._shown.values()):
+            events[frames.source] |= select.POLLIN
+        if frames.waiting and not frames.ended:
+            events[frames.source] |= select.POLLOUT
+        if self._socket >= 0:
+            # Told too that its other end is closed altogether.
+            events[self._socket] = 0
+        if self._source >= 0 and len(frames.waiting) < FULL:
+            events[self._source] = select.POLLIN
+        for kind, sink in self._sinks.items():
+            if self._shown[kind]:
+                events[sink] = events.get(sink, 0) | select.POLLOUT
+        for descriptor, wanted in events.items():
+            poll.register(descriptor, wanted)
+        now = time.monotonic()
+        ready = dict(poll.poll(max(0.0, self._said + ALIVE_SECONDS - now) * 1000))
+        if self._woken in ready:
+            os.read(self._woken, CHUNK)
+        if self._size is not None:
+            size, self._size = self._size, None
+            frames.put_json(SIZE, size)
+        if time.monotonic() >= self._said + ALIVE_SECONDS:
+            self._said = time.monotonic()
+            frames.put(ALIVE)
+        if frames.source in ready and not frames.ended:
+            frames.flush()
+            if ready[frames.source] & ~select.POLLOUT:
+                for frame in frames.take():
+                    self._hear(frame)
+        if self._source in ready and ready[self._source] & ~select.POLLOUT:
+            self._listen()
+        if self._source < 0 and ready.get(self._socket, 0) & select.POLLHUP and not frames.waiting:
+            self._let_go = True
+        for kind in list(self._sinks):
+            self._show(kind)
+
+    def _hear(self, frame: Frame) -> None:
+        if frame.kind in self._shown and frame.kind in self._sinks:
+            self._shown[frame.kind] += frame.data
+        elif frame.kind == ENDED:
+            code, message = frame.json()
+            self.exit = Exit(None if code is None else int(code), one_line(str(message)))
+            self._frames.ended = True
+
+    def _listen(self) -> None:
+        try:
+            data = os.read(self._source, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._frames.put(STDIN, data)
+        if not data:
+            self._source = -1
+
+    def _show(self, kind: bytes) -> None:
+        waits = self._shown[kind]
+        try:
+            while waits:
+                del waits[: os.write(self._sinks[kind], waits[:CHUNK])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            # Nobody looks any more: the program may go on all the same.
+            waits.clear()
+            del self._sinks[kind]
+
+
+class ChannelExecution:
+    """See `lib.execution.Execution`."""
+
+    def __init__(
+        self, connection: socket.socket, frames: Frames, early: list[Frame], *, stdin: bool, terminal: bool
+    ) -> None:
+        ends: list[int] = []
+
+        def pipe() -> tuple[int, int]:
+            made = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            ends.extend(made)
+            return made
+
+        try:
+            read, self.stdin = pipe() if stdin else (-1, -1)
+            self.stdout, write = pipe()
+            self.stderr, errors = (-1, -1) if terminal else pipe()
+            self.done, end = pipe()
+        except OSError as error:
+            for descriptor in ends:
+                os.close(descriptor)
+            connection.close()
+            raise BackendError(f"its streams cannot be made here: {error.strerror}") from error
+        far = [descriptor for descriptor in (read, write, errors, end) if descriptor >= 0]
+        sinks = {STDOUT: write} | ({} if terminal else {STDERR: errors})
+        self._carrier = _Carrier(connection, frames, early, read, sinks, lambda: [os.close(each) for each in far])
+        self._carrier.start()
+
+    def exit(self) -> Exit:
+        return self._carrier.exit
+
+    def resize(self, columns: int, rows: int) -> None:
+        self._carrier.resize(columns, rows)
+
+    def close_stdin(self) -> None:
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def close(self) -> None:
+        self._carrier.let_go()
+        for descriptor in {self.stdin, self.stdout, self.stderr, self.done} - {-1}:
+            os.close(descriptor)
+        self.stdin = self.stdout = self.stderr = self.done = -1

@@ -1,0 +1,413 @@
+"""`chronos_cli channel`: programs beside a job's container, and connections to its ports, for controllers.
+
+One pair of streams is one program or one connection: see `lib.run_channel`. What is started is told by a mark in its
+environment and by its session, so that it can be found and ended where the controller lets go of it, or goes away. Only
+containers of jobs are reached: those that took a slot on this node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from signal import SIGCONT, SIGHUP, SIGKILL
+from typing import Any
+
+from cumulus.chronos.engine_api import EngineApi
+from cumulus.chronos.runtime import SLOT_VARIABLE
+from cumulus.errors import BackendError, CumulusError, NotRunning
+from cumulus.lib import listeners, processes
+from cumulus.lib.execution import MARK
+from cumulus.lib.run_channel import (
+    ALIVE,
+    CHUNK,
+    ENDED,
+    FULL,
+    GREETING,
+    REFUSED,
+    REQUEST,
+    SILENT_SECONDS,
+    SIZE,
+    STARTED,
+    STDERR,
+    STDIN,
+    STDOUT,
+    ChannelError,
+    Frames,
+)
+
+_REQUEST_SECONDS, _START_SECONDS, _DRAIN_SECONDS = 30.0, 20.0, 2.0
+_HANGUP_SECONDS, _KILL_SECONDS = 5.0, 30.0
+"""Between SIGHUP and SIGKILL, and for these to take effect."""
+_LOOK = 0.02
+_EOF = b"\x04"
+"""What a terminal takes for the end of input where a line begins."""
+_DETACH = "ctrl-^,ctrl-_,ctrl-^,ctrl-_"
+"""The engine lets no terminal be without keys to leave it. These nobody types."""
+_NOT_STARTED, _NOT_FOUND = 126, 127
+_CLONE_NEWNET = 0x40000000
+_MARK = re.compile(rb"(\d{1,10})-(\d{1,20})-[0-9a-f]{16}")
+_HEAD = struct.Struct(">BxxxI")
+
+_GONE, _OVER, _LEFT = "the controller has gone", "nothing more comes", "the program has ended"
+
+
+def serve(source: int = 0, sink: int = 1, engine: str = "") -> int:
+    """Do what is asked for on `source`, and answer on `sink`. `engine`: the socket of the node's engine; "" for the
+    usual one."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(SIGHUP, signal.SIG_IGN)
+    frames = Frames(source, sink)
+    frames.waiting += GREETING
+    frames.flush()
+    try:
+        request = _request(frames)
+        if request is None:
+            return 1
+        reached = _Reached(EngineApi(engine), str(request["slot"]), str(request["label"]))
+        if "exec" in request:
+            _Program(reached, request["exec"]).run(frames)
+        elif "connect" in request:
+            _connect(reached, int(request["connect"]), frames)
+        else:
+            raise BackendError("this version of Chronos does not know what is asked for")
+    except (CumulusError, OSError, ValueError, KeyError, TypeError, ChannelError) as error:
+        if isinstance(error, ChannelError):
+            return 1
+        frames.put_json(REFUSED, [type(error).__name__, str(error)])
+    _flushed(frames)
+    return 0
+
+
+class _Reached:
+    """The container of a slot, which has a label too. Raises NotRunning where none runs."""
+
+    def __init__(self, engine: EngineApi, slot: str, label: str) -> None:
+        self.engine = engine
+        listed = engine.get("/containers/json", filters=json.dumps({"label": [label]}))
+        found = [engine.get("/containers/{0}/json", each["Id"]) for each in listed]
+        # A label may be the image's, and so of whoever made that.
+        ours = [each for each in found if f"{SLOT_VARIABLE}={slot}" in (each["Config"].get("Env") or ())]
+        if not ours:
+            raise NotRunning("its program has not started yet, or has ended")
+        self.id: str = ours[0]["Id"]
+        self.leader: int = ours[0]["State"]["Pid"]
+        self.namespace = processes.pid_namespace(self.leader)
+        if not self.namespace:
+            if processes.is_gone(self.leader):
+                raise NotRunning("its program has ended")
+            raise BackendError("the node is not entered as root: programs beside its containers take that")
+        if self.namespace == processes.pid_namespace(os.getpid()):
+            raise BackendError("its container has no PID namespace of its own")
+
+    def pids(self) -> set[int]:
+        """Of the processes in it."""
+        return {pid for pid in processes.pids() if processes.pid_namespace(pid) == self.namespace}
+
+    def end_abandoned(self) -> None:
+        """Kill what was started by a process like this one that was killed."""
+        for pid in self.pids():
+            process = processes.read(pid)
+            if process is not None and process.alive and _is_abandoned(processes.environment(pid)):
+                _send({processes.Identity(process.pid, process.start)}, SIGKILL)
+
+
+def _new_mark() -> str:
+    """It names the process that is to end what has it."""
+    me = processes.read(os.getpid())
+    return f"{os.getpid()}-{me.start if me else 0}-{os.urandom(8).hex()}"
+
+
+def _is_abandoned(environment: list[bytes]) -> bool:
+    value = next((each.partition(b"=")[2] for each in environment if each.startswith(f"{MARK}=".encode())), b"")
+    found = _MARK.fullmatch(value)
+    return found is not None and not processes.is_alive(processes.Identity(int(found[1]), int(found[2])))
+
+
+class _Program:
+    """What `asked` names, started in the container."""
+
+    def __init__(self, reached: _Reached, asked: Mapping[str, Any]) -> None:
+        self._reached = reached
+        self._engine = reached.engine
+        self._terminal = str(asked.get("terminal") or "")
+        self._stdin = bool(asked.get("stdin"))
+        self._size = int(asked.get("columns") or 0), int(asked.get("rows") or 0)
+        self._mark = _new_mark()
+        reached.end_abandoned()
+        self._pid = 0
+        env = [f"{MARK}={self._mark}"] + ([f"TERM={self._terminal}"] if self._terminal else [])
+        made = self._engine.post(
+            "/containers/{0}/exec", reached.id,
+            body={
+                "AttachStdin": self._stdin, "AttachStdout": True, "AttachStderr": True, "Env": env,
+                "Tty": bool(self._terminal), "Cmd": [str(word) for word in asked["command"]], "DetachKeys": _DETACH,
+            },
+        )  # fmt: skip
+        self._id = str(made["Id"])
+
+    def run(self, frames: Frames) -> None:
+        """Start it, and stay with it until it has ended."""
+        start = {"Detach": False, "Tty": bool(self._terminal)}
+        with self._engine.opened("/exec/{0}/start", self._id, body=start) as streams:
+            state = self._started()
+            if not self._pid and state["ExitCode"] in (_NOT_STARTED, _NOT_FOUND):
+                frames.put(STARTED)
+                frames.put_json(ENDED, [state["ExitCode"], _all(streams, terminal=bool(self._terminal))])
+                return
+            frames.put(STARTED)
+            watched = self._handle()
+            try:
+                self._carry(frames, streams, watched)
+            finally:
+                if watched >= 0:
+                    os.close(watched)
+
+    def _carry(self, frames: Frames, streams: socket.socket, watched: int) -> None:
+        self._resize(*self._size)
+        carrier = Carrier(
+            frames, streams, apart=not self._terminal, resize=self._resize,
+            end_of_input=(lambda: streams.sendall(_EOF)) if self._terminal else None,
+        )  # fmt: skip
+        why = carrier.run(watched)
+        if why == _GONE:
+            streams.close()
+            self._end()
+            return
+        # With the program whatever it started ends.
+        self._kill()
+        if why == _LEFT:
+            carrier.run(seconds=_DRAIN_SECONDS)
+        frames.put_json(ENDED, [self._exit_code(), ""])
+
+    def _started(self) -> Mapping[str, Any]:
+        """Its state once it runs, or has ended before that was seen."""
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            state: Mapping[str, Any] = self._engine.get("/exec/{0}/json", self._id)
+            self._pid = int(state.get("Pid") or 0)
+            if (self._pid and state["Running"]) or state["ExitCode"] is not None or time.monotonic() > deadline:
+                return state
+            time.sleep(_LOOK)
+
+    def _handle(self) -> int:
+        """By which its end is noticed; -1 where it is gone."""
+        with contextlib.suppress(OSError):
+            handle = os.pidfd_open(self._pid)
+            if processes.pid_namespace(self._pid) == self._reached.namespace:
+                return handle
+            os.close(handle)
+        return -1
+
+    def _exit_code(self) -> int | None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                state = self._engine.get("/exec/{0}/json", self._id)
+            except BackendError:
+                return None
+            if not state["Running"]:
+                return state["ExitCode"]
+            time.sleep(_LOOK)
+        return None
+
+    def _resize(self, columns: int, rows: int) -> None:
+        if not self._terminal or not (0 < columns < 2**16 and 0 < rows < 2**16):
+            return
+        with contextlib.suppress(BackendError, NotRunning):
+            self._engine.post("/exec/{0}/resize", self._id, w=str(columns), h=str(rows))
+
+    def _members(self) -> set[processes.Identity]:
+        """It, and what it started, as far as that is in its container."""
+        entry, found = f"{MARK}={self._mark}".encode(), set[processes.Identity]()
+        for pid in self._reached.pids():
+            process = processes.read(pid)
+            if process is None or not process.alive:
+                continue
+            if (self._pid and process.session == self._pid) or entry in processes.environment(pid):
+                found.add(processes.Identity(process.pid, process.start))
+        return found
+
+    def _end(self) -> None:
+        """SIGHUP, and SIGKILL for what stays."""
+        # The second for those that are stopped.
+        for number in (SIGHUP, SIGCONT):
+            _send(self._members(), number)
+        deadline = time.monotonic() + _HANGUP_SECONDS
+        while time.monotonic() < deadline:
+            if not self._members():
+                return
+            time.sleep(0.1)
+        self._kill()
+
+    def _kill(self) -> None:
+        deadline = time.monotonic() + _KILL_SECONDS
+        while (members := self._members()) and time.monotonic() < deadline:
+            _send(members, SIGKILL)
+            time.sleep(_LOOK)
+
+
+def _connect(reached: _Reached, port: int, frames: Frames) -> None:
+    """A connection to the port, where a process of the container listens."""
+    with open(f"/proc/{reached.leader}/ns/net") as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+            raise BackendError(f"the container's network cannot be entered: {os.strerror(ctypes.get_errno())}")
+    with listeners.connected(reached.pids, port) as made:
+        frames.put(STARTED)
+        Carrier(frames, made).run()
+    frames.put_json(ENDED, [None, ""])
+
+
+class Carrier:
+    """Carries what comes in frames to a socket, and what comes from there in frames. `apart`: it gives two streams, as
+    the engine packs them; `resize` is told of other sizes, `end_of_input` called where the socket is not to be shut."""
+
+    def __init__(
+        self, frames: Frames, far: socket.socket, *, apart: bool = False,
+        resize: Callable[[int, int], None] = lambda columns, rows: None,
+        end_of_input: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
+        self._frames = frames
+        self._far = far
+        self._apart = apart
+        self._resize = resize
+        self._end_of_input = end_of_input
+        self._typed = bytearray()
+        self._packed = bytearray()
+        self._no_more = False
+        self._heard = time.monotonic()
+        far.setblocking(False)
+
+    def run(self, watched: int = -1, seconds: float = float("inf")) -> str:
+        """Until `watched` is readable, or `seconds` are over, or one of the two sides has ended: which of them."""
+        frames, deadline = self._frames, time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if frames.ended:
+                return _GONE
+            listens = len(self._typed) < FULL
+            poll = select.poll()
+            # Also where nothing is read: whether the other side is gone.
+            poll.register(frames.source, select.POLLIN if listens else 0)
+            if frames.waiting:
+                poll.register(frames.sink, select.POLLOUT)
+            far = (select.POLLIN if len(frames.waiting) < FULL else 0) | (select.POLLOUT if self._typed else 0)
+            if far:
+                poll.register(self._far, far)
+            if watched >= 0:
+                poll.register(watched, select.POLLIN)
+            ready = dict(poll.poll(min(1.0, max(0.0, deadline - time.monotonic())) * 1000))
+            if listens and time.monotonic() - self._heard > SILENT_SECONDS:
+                return _GONE
+            if frames.sink in ready:
+                frames.flush()
+            if ready.get(frames.source, 0) & select.POLLIN:
+                self._listen()
+            elif frames.source in ready:
+                return _GONE
+            self._type()
+            if ready.get(self._far.fileno(), 0) & ~select.POLLOUT and not self._show():
+                return _OVER
+            if watched in ready:
+                return _LEFT
+        return _OVER
+
+    def _listen(self) -> None:
+        self._heard = time.monotonic()
+        for frame in self._frames.take():
+            if frame.kind == STDIN and frame.data:
+                self._typed += frame.data
+            elif frame.kind == STDIN:
+                self._no_more = True
+            elif frame.kind == SIZE:
+                columns, rows = frame.json()
+                self._resize(int(columns), int(rows))
+
+    def _type(self) -> None:
+        try:
+            while self._typed:
+                del self._typed[: self._far.send(self._typed[:CHUNK])]
+        except BlockingIOError:
+            return
+        except OSError:
+            # Nobody reads it any more: what it writes may still come.
+            self._typed.clear()
+        if self._no_more:
+            self._no_more = False
+            with contextlib.suppress(OSError):
+                if self._end_of_input is None:
+                    self._far.shutdown(socket.SHUT_WR)
+                else:
+                    self._end_of_input()
+
+    def _show(self) -> bool:
+        """False where nothing more comes."""
+        try:
+            data = self._far.recv(CHUNK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        if not self._apart:
+            if data:
+                self._frames.put(STDOUT, data)
+            return data != b""
+        self._packed += data
+        for stream, content in unpacked(self._packed):
+            self._frames.put(STDERR if stream == 2 else STDOUT, content)
+        return data != b""
+
+
+def unpacked(packed: bytearray) -> Iterator[tuple[int, bytes]]:
+    """The streams that the engine packed into one, as far as they have come; they are taken away."""
+    while len(packed) >= _HEAD.size:
+        stream, size = _HEAD.unpack_from(packed)
+        if len(packed) < _HEAD.size + size:
+            return
+        content = bytes(packed[_HEAD.size : _HEAD.size + size])
+        del packed[: _HEAD.size + size]
+        if content:
+            yield stream, content
+
+
+def _request(frames: Frames) -> Any:
+    """None where none comes."""
+    deadline = time.monotonic() + _REQUEST_SECONDS
+    while not frames.ended and time.monotonic() < deadline:
+        select.select([frames.source], [frames.sink] if frames.waiting else [], [], 1.0)
+        frames.flush()
+        for frame in frames.take():
+            if frame.kind == REQUEST:
+                return frame.json()
+    return None
+
+
+def _flushed(frames: Frames) -> None:
+    """Let the other side have all, for as long as it takes it and is there."""
+    while frames.waiting and not frames.ended:
+        select.select([], [frames.sink], [], 1.0)
+        frames.flush()
+
+
+def _all(streams: socket.socket, *, terminal: bool) -> str:
+    """What the engine says of a program that it could not start."""
+    said = bytearray()
+    streams.settimeout(_DRAIN_SECONDS)
+    with contextlib.suppress(OSError):
+        while len(said) < CHUNK and (data := streams.recv(CHUNK)):
+            said += data
+    text = bytes(said) if terminal else b"".join(content for _, content in unpacked(said))
+    return text.decode(errors="replace").strip()
+
+
+def _send(members: set[processes.Identity], number: int) -> None:
+    for each in members:
+        with contextlib.suppress(PermissionError):
+            processes.send(each, number)

@@ -1,0 +1,171 @@
+"""Programs beside containers and programs of the nodes, and connections to their ports, on a real Swarm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from cumulus.backends.base import EnvVar, State, Workload
+from cumulus.errors import NotRunning
+from cumulus.lib.execution import ExecRequest, Execution
+from tests import unix_users
+from tests.backends.conformance import ended
+from tests.lab.node import Node
+from tests.swarm.bed import SwarmBed
+from tests.unix_users import User
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(unix_users.missing()), reason=unix_users.missing())]
+
+_BUSY = "trap 'exit 143' TERM; echo up; while :; do sleep 0.1; done"
+
+
+def confined(bed: SwarmBed, user: User, script: str = _BUSY, **more: object) -> Workload:
+    """A container of one who is no admin."""
+    fields = {"submitter": user.name, "submitter_uid": user.uid, "submitter_admin": False, **more}
+    return bed.work("sh", "-c", script, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def user(bed: SwarmBed) -> object:
+    with unix_users.two_users() as (ann, _):
+        nodes = list(bed.lab.nodes.values())
+        for node in nodes:
+            node.add_user(ann.name, ann.uid)
+        try:
+            yield ann
+        finally:
+            for node in nodes:
+                node.remove_user(ann.name)
+
+
+def up(bed: SwarmBed, work: Workload) -> Workload:
+    bed.backend.start(work)
+    bed.running(work)
+    return work
+
+
+def start(bed: SwarmBed, work: Workload, script: str, *, stdin: bool = False, terminal: str = "") -> Execution:
+    return bed.backend.reach(work.job_uid, 1, 0).exec(ExecRequest(("sh", "-c", script), stdin, terminal, 100, 40))
+
+
+def read(made: Execution, wanted: bytes) -> bytes:
+    seen = b""
+    while wanted not in seen:
+        assert select.select([made.stdout], [], [], 30)[0], seen
+        seen += os.read(made.stdout, 65536)
+    return seen
+
+
+def sleeps(node: Node, number: int) -> Callable[[], bool]:
+    return lambda: node.shell(f"pgrep -fx 'sleep {number}'")[0] == 0
+
+
+@pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
+def test_a_shell_beside_a_job(bed: SwarmBed, user: User, image: bool) -> None:
+    more: dict[str, object] = {} if image else {"image": ""}
+    bed.secrets.set("keys", {"word": "swordfish"})
+    env = (EnvVar("A", "b"), EnvVar("TERM", "job"), EnvVar("WORD", secret="keys", key="word"))
+    work = up(bed, confined(bed, user, env=env, working_dir="/srv" if not image else "/tmp", **more))
+    node = bed.lab.nodes["worker1"]
+    # Who it is, where, and what it may.
+    script = 'id -u; pwd; echo "$A $WORD $CUMULUS_JOB ${TERM}"; grep -E "^(CapEff|CapBnd|NoNewPrivs)" /proc/self/status'
+    code, said = ended(start(bed, work, script))
+    lines = said.decode().splitlines()
+    assert (code, lines[:3]) == (0, [str(user.uid), "/tmp" if image else "/srv", "b swordfish job job"])
+    assert [line.split()[1] for line in lines[3:]] == ["0" * 16, "0" * 16, "1"]
+    # Streams are apart, and there is no input unless one is asked for.
+    made = start(bed, work, "cat; echo out; echo err >&2; exit 3")
+    assert select.select([made.done], [], [], 30)[0]
+    assert (made.exit().code, os.read(made.stdout, 99), os.read(made.stderr, 99)) == (3, b"out\n", b"err\n")
+    made.close()
+    # What cannot be started says so.
+    made = bed.backend.reach(work.job_uid, 1, 0).exec(ExecRequest(("no-such-thing",)))
+    assert select.select([made.done], [], [], 30)[0]
+    assert made.exit().code == 127
+    made.close()
+    # A terminal.
+    made = start(bed, work, 'stty size; echo "$TERM"; trap "echo INT" INT; cat; echo end', stdin=True, terminal="vt100")
+    assert "vt100" in read(made, b"vt100").decode()
+    made.resize(90, 30)
+    os.write(made.stdin, b"typed\n")
+    read(made, b"typed\r\ntyped")
+    os.write(made.stdin, b"\x03")
+    assert b"INT" in read(made, b"end")
+    assert select.select([made.done], [], [], 30)[0]
+    assert made.exit().code == 0
+    made.close()
+    # What it started ends with it, and with who lets go of it.
+    code, _ = ended(start(bed, work, "sleep 4711 >/dev/null 2>&1 & setsid sleep 4712 & echo"))
+    assert code == 0
+    eventually(lambda: not sleeps(node, 4711)() and not sleeps(node, 4712)(), 20)
+    made = start(bed, work, "trap '' HUP; sleep 4713 & setsid sleep 4714 & echo up; while :; do sleep 0.1; done")
+    read(made, b"up")
+    eventually(lambda: sleeps(node, 4713)() and sleeps(node, 4714)(), 20)
+    made.close()
+    eventually(lambda: not sleeps(node, 4713)() and not sleeps(node, 4714)(), 30)
+    assert bed.seen(work).state is State.RUNNING
+    # And with the job.
+    made = start(bed, work, "trap '' HUP TERM; echo up; while :; do sleep 0.1; done")
+    read(made, b"up")
+    bed.backend.stop(work.name, 5)
+    assert bed.finish(work).reason == "Stopped"
+    assert select.select([made.done], [], [], 30)[0]
+    assert made.exit().code in (None, 137)
+    made.close()
+    with pytest.raises(NotRunning):
+        start(bed, work, "true")
+
+
+@pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
+def test_a_port_of_a_job_and_no_other(bed: SwarmBed, user: User, image: bool) -> None:
+    python = "import socket as s;l=s.create_server(('127.0.0.1',18765));print('up',flush=True)\nwhile 1:\n c=l.accept()[0]\n while d:=c.recv(999): c.sendall(d)"
+    script = (
+        f"{_BUSY.partition(';')[0]}; while :; do nc -l -p 18765 -e cat; done"
+        if image
+        else f'exec python3 -c "{python}"'
+    )
+    work = up(bed, confined(bed, user, script, **({} if image else {"image": ""})))
+
+    def connection() -> socket.socket | None:
+        with contextlib.suppress(NotRunning):
+            return bed.backend.reach(work.job_uid, 1, 0).connect(18765)
+        return None
+
+    deadline = time.monotonic() + 30
+    while (made := connection()) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert made is not None
+    with made:
+        made.settimeout(30)
+        made.sendall(b"x" * 300_000)
+        made.shutdown(socket.SHUT_WR)
+        assert sum(len(data) for data in iter(lambda: made.recv(65536), b"")) == 300_000
+    # The node's own sshd listens there.
+    for port in (22, 1):
+        with pytest.raises(NotRunning, match="no process of the job listens"):
+            bed.backend.reach(work.job_uid, 1, 0).connect(port)
+
+
+def test_what_its_controller_left_behind_ends(bed: SwarmBed, user: User) -> None:
+    """The connection breaks without a word."""
+    work = up(bed, confined(bed, user))
+    node = bed.lab.nodes["worker1"]
+    made = start(bed, work, "trap '' HUP; echo up; sleep 4720 & while :; do sleep 0.1; done", stdin=True)
+    read(made, b"up")
+    eventually(sleeps(node, 4720), 20)
+    node.inside("pkill", "-f", "cumulus.chronos channel$", check=False)
+    with contextlib.suppress(BrokenPipeError):
+        os.write(made.stdin, b"x")
+    assert select.select([made.done], [], [], 30)[0]
+    assert made.exit().code is None
+    made.close()
+    again = start(bed, work, "true")
+    assert ended(again)[0] == 0
+    eventually(lambda: not sleeps(node, 4720)(), 20)
