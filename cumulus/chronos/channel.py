@@ -27,7 +27,6 @@ from cumulus.errors import BackendError, CumulusError, NotRunning
 from cumulus.lib import listeners, processes
 from cumulus.lib.execution import MARK
 from cumulus.lib.run_channel import (
-    ALIVE,
     CHUNK,
     ENDED,
     FULL,

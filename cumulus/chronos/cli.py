@@ -187,9 +187,7 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
     checkpoints.add_argument("program", choices=sorted(verbs.CHECKPOINT_PROGRAMS), help="uploader: beyond the node")
     checkpoints.add_argument("words", nargs=argparse.REMAINDER, help="what it is told")
     channel = verb("channel", verbs.channel, "run programs beside a job's container, for controllers")
-    channel.add_argument(
-        "--engine", metavar="SOCKET", default="", help="of Docker (default: DOCKER_HOST, or the usual)"
-    )
+    channel.add_argument("--engine", metavar="SOCKET", default="", help="of Docker (default: the usual one)")
     verb("serve", verbs.serve, "answer these commands from standard input, for controllers that come over SSH")
     users = verb("serve-users", verbs.serve_users, "as root: answer these commands to every user of the machine")
     users.add_argument("--socket", metavar="PATH", default=ask.SOCKET, help=f"where (default {ask.SOCKET})")

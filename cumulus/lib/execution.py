@@ -61,7 +61,7 @@ class Execution(Protocol):
 
 
 class Reach(Protocol):
-    """The ways to a program of a job while it runs. Each method raises `NotRunning` where it does not, `BackendError`."""
+    """The ways to a program of a job while it runs. Each raises `NotRunning` where it does not, and `BackendError`."""
 
     def exec(self, asked: ExecRequest) -> Execution:
         """Start a program beside it: where it is, as whom it runs, in its leases and its environment. That ends with

@@ -138,7 +138,7 @@ def test_sizes_of_a_terminal_and_who_lets_go() -> None:
     [
         (b"sudo: a password is required\n", lambda frames: None, BackendError, "sudo: a password is required"),
         (b"", lambda frames: None, BackendError, "no word why"),
-        (GREETING, lambda frames: frames.put_json(REFUSED, ["NotRunning", "it has\x1b ended"]), NotRunning, "has.* ended"),
+        (GREETING, lambda frames: frames.put_json(REFUSED, ["NotRunning", "has\x1b ended"]), NotRunning, "has.* ended"),
         (GREETING, lambda frames: frames.put_json(REFUSED, ["Other", "full"]), BackendError, "full"),
         (GREETING, lambda frames: frames.put(REFUSED, b"nonsense"), BackendError, "in a way unknown"),
         (GREETING + b"Traceback", lambda frames: None, BackendError, "Traceback"),

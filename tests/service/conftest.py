@@ -199,15 +199,20 @@ class _Reached:
 
     def exec(self, asked: ExecRequest) -> Execution:
         self._infrastructure.executions.append((*self._where, asked))
-        return FakeExecution(asked)
+        return self._infrastructure.begin(asked)
 
     def attach(self, *, stdin: bool) -> Execution:
         return FakeExecution(ExecRequest(("attached", "0"), stdin))
 
     def connect(self, port: int) -> socket.socket:
-        if port % 2:
-            raise NotRunning(f"no process of the job listens on port {port}")
-        return echoing()
+        return self._infrastructure.connect(port)
+
+
+def connected(port: int) -> socket.socket:
+    """As if all even ports were listened on."""
+    if port % 2:
+        raise NotRunning(f"no process of the job listens on port {port}")
+    return echoing()
 
 
 @dataclass
@@ -221,6 +226,8 @@ class FakeInfrastructure:
 
     executions: list[tuple[str, int, int, str, ExecRequest]] = field(default_factory=list)
     """What was started beside which attempt and replica, on which node."""
+    begin: Callable[[ExecRequest], Execution] = FakeExecution
+    connect: Callable[[int], socket.socket] = connected
     session_directory: str = ""
     """Where a session's socket is, "" where none runs."""
 

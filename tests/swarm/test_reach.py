@@ -25,6 +25,16 @@ pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(unix_users.missing()),
 
 _BUSY = "trap 'exit 143' TERM; echo up; while :; do sleep 0.1; done"
 
+_ECHO = """
+import socket
+listener = socket.create_server(('127.0.0.1', 18765))
+while True:
+    made = listener.accept()[0]
+    while data := made.recv(999):
+        made.sendall(data)
+    made.close()
+"""
+
 
 def confined(bed: SwarmBed, user: User, script: str = _BUSY, **more: object) -> Workload:
     """A container of one who is no admin."""
@@ -70,7 +80,7 @@ def sleeps(node: Node, number: int) -> Callable[[], bool]:
 @pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
 def test_a_shell_beside_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     more: dict[str, object] = {} if image else {"image": ""}
-    bed.secrets.set("keys", {"word": "swordfish"})
+    bed.secrets.set("keys", "word", "swordfish")
     env = (EnvVar("A", "b"), EnvVar("TERM", "job"), EnvVar("WORD", secret="keys", key="word"))
     work = up(bed, confined(bed, user, env=env, working_dir="/srv" if not image else "/tmp", **more))
     node = bed.lab.nodes["worker1"]
@@ -125,12 +135,7 @@ def test_a_shell_beside_a_job(bed: SwarmBed, user: User, image: bool) -> None:
 
 @pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
 def test_a_port_of_a_job_and_no_other(bed: SwarmBed, user: User, image: bool) -> None:
-    python = "import socket as s;l=s.create_server(('127.0.0.1',18765));print('up',flush=True)\nwhile 1:\n c=l.accept()[0]\n while d:=c.recv(999): c.sendall(d)"
-    script = (
-        f"{_BUSY.partition(';')[0]}; while :; do nc -l -p 18765 -e cat; done"
-        if image
-        else f'exec python3 -c "{python}"'
-    )
+    script = "exec nc -ll -p 18765 -e cat" if image else f'exec python3 -c "{_ECHO}"'
     work = up(bed, confined(bed, user, script, **({} if image else {"image": ""})))
 
     def connection() -> socket.socket | None:

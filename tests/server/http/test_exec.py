@@ -260,7 +260,7 @@ def test_an_error_is_told_as_the_service_tells_it(train: Served) -> None:
     def fails(*_: object) -> Any:
         raise NotRunning("gone", hint="look")
 
-    train.outside.execution = fails  # type: ignore[method-assign]
+    train.outside.begin = fails
     with pytest.raises(NotRunning, match="gone"):
         ran(train, "hello")
 
@@ -293,7 +293,7 @@ def test_ports_that_take_no_connection_hold_up_nobody_else(
         goes_on.wait(30)
         raise NotRunning("it takes no connection")
 
-    train.outside.connection = stuck  # type: ignore[method-assign]
+    train.outside.connect = stuck
     who, known = [ANN], []
 
     def asks(_: Served) -> Identity:
@@ -339,18 +339,18 @@ def test_who_goes_away_in_the_middle_is_no_defect(train: Served, monkeypatch: py
         threading.Thread(target=write, daemon=True).start()
         return near
 
-    train.outside.connection = flood  # type: ignore[method-assign]
+    train.outside.connect = flood
     for _ in range(3):
         with raw(train, f"{PORTFORWARD}?ports=8888") as made:
             made.recv(100_000)
         assert ended.acquire(timeout=20)
-    started, begin = threading.Event(), train.outside.execution
+    started, begin = threading.Event(), train.outside.begin
 
     def late(*given: Any) -> Any:
         started.wait(20)
         return begin(*given)
 
-    train.outside.execution = late  # type: ignore[method-assign]
+    train.outside.begin = late
     asking(train, f"{EXEC}?command=cat").close()
     # It is seen by the server's only thread before this is answered.
     assert train.ask("GET", "/api/v1/namespaces/default/pods").code == 200
