@@ -19,8 +19,8 @@ sys.stdin.read()
 """
 
 
-def mine(port: int) -> tuple[int, str] | None:
-    return listeners.address_of([os.getpid()], port)
+def mine(port: int) -> list[tuple[int, str]]:
+    return listeners.addresses_of([os.getpid()], port)
 
 
 @pytest.mark.parametrize(
@@ -29,15 +29,22 @@ def mine(port: int) -> tuple[int, str] | None:
 def test_our_own(bound: str, reached: str) -> None:
     with socket.create_server((bound, 0)) as made:
         port = made.getsockname()[1]
-        assert mine(port) == (socket.AF_INET, reached)
-        assert listeners.address_of([1], port) is None
-    assert mine(port) is None
+        assert mine(port) == [(socket.AF_INET, reached)]
+        assert listeners.addresses_of([1], port) == []
+    assert mine(port) == []
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
 def test_ours_by_ipv6() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as made:
-        assert mine(made.getsockname()[1]) == (socket.AF_INET6, "::1")
+        assert mine(made.getsockname()[1]) == [(socket.AF_INET6, "::1")]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_all_of_ipv6_is_ours_by_ipv4_where_nobody_else_listens() -> None:
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as made:
+        port = made.getsockname()[1]
+        assert mine(port) == [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
 
 
 def test_anothers_is_not_reached_and_nor_is_one_beside_it() -> None:
@@ -47,18 +54,18 @@ def test_anothers_is_not_reached_and_nor_is_one_beside_it() -> None:
     assert process.stdout is not None
     try:
         port = int(process.stdout.readline())
-        assert mine(port) is None
-        assert listeners.address_of([process.pid], port) == (socket.AF_INET, "127.0.0.1")
+        assert mine(port) == []
+        assert listeners.addresses_of([process.pid], port) == [(socket.AF_INET, "127.0.0.1")]
         with socket.create_server(("127.0.0.9", port)):
             # Not where the other one listens.
-            assert mine(port) == (socket.AF_INET, "127.0.0.9")
+            assert mine(port) == [(socket.AF_INET, "127.0.0.9")]
     finally:
         process.communicate()
 
 
 def test_what_is_connected_is_no_listener() -> None:
     with socket.create_server(("127.0.0.1", 0)) as made, socket.create_connection(made.getsockname()) as client:
-        assert mine(client.getsockname()[1]) is None
+        assert mine(client.getsockname()[1]) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cumulus.errors import BackendError, NotRunning
+from cumulus.errors import BackendError, CumulusError, NotRunning
 from cumulus.lib.execution import ExecRequest, Exit
 from cumulus.lib.printable import one_line
 from cumulus.lib.run_channel import (
@@ -94,7 +94,7 @@ def _begun(connection: socket.socket, request: Mapping[str, Any]) -> tuple[Frame
         raise
 
 
-def _refusal(frame: Frame) -> BackendError:
+def _refusal(frame: Frame) -> CumulusError:
     try:
         kind, message = frame.json() if frame.kind == REFUSED else ("", "its node answers in a way unknown here")
     except ValueError:
@@ -270,7 +270,12 @@ class ChannelExecution:
             raise BackendError(f"its streams cannot be made here: {error.strerror}") from error
         far = [descriptor for descriptor in (read, write, errors, end) if descriptor >= 0]
         sinks = {STDOUT: write} | ({} if terminal else {STDERR: errors})
-        self._carrier = _Carrier(connection, frames, early, read, sinks, lambda: [os.close(each) for each in far])
+
+        def close() -> None:
+            for descriptor in far:
+                os.close(descriptor)
+
+        self._carrier = _Carrier(connection, frames, early, read, sinks, close)
         self._carrier.start()
 
     def exit(self) -> Exit:

@@ -37,7 +37,7 @@ class Checkpointer:
         self.settings = settings = Settings.from_environment() if settings is None else settings
         self._now = now
         self._path = None if settings.path is None else os.path.abspath(settings.path)
-        self._lease = lease.LeaseEnd(settings.deadline, settings.expires_at)
+        self._lease = lease.LeaseEnd(settings.deadline, settings.expires_at, settings.accounts)
         times = [] if self._path is None else save_times.read(self._path)
         self._timing = Timing(now(), every=settings.every, grace=settings.grace, times=times)
         self._group: Group = Alone()

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
+import struct
 import time
+from collections.abc import Sequence
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """It also runs while the machine sleeps, as leases do; not every system has it."""
+_LIMITS = "limits"
+_HEAD = struct.Struct("=8sQQ")
+_MAGIC = b"CHRLIM1\0"
+"""Of the account that the node keeps of a lease (chronos/enforce/common/account.h): magic, bytes, and nanoseconds of the
+clock at which the lease ends."""
 
 
 def now() -> float:
@@ -16,10 +24,12 @@ def now() -> float:
 
 
 class LeaseEnd:
-    """The end of the lease: `deadline` is a number or the path of a file that holds it; `expires_at` is wall-clock
-    time, which counts only where there is no deadline."""
+    """The end of the lease: `accounts` are the directories of its accounts, which also tell of a longer lease. Where one
+    can't be read, `deadline` counts, a number or the path of a file that holds it; without that `expires_at`, which is
+    wall-clock time."""
 
-    def __init__(self, deadline: str | None, expires_at: str | None = None) -> None:
+    def __init__(self, deadline: str | None, expires_at: str | None = None, accounts: Sequence[str] = ()) -> None:
+        self._accounts = tuple(accounts)
         self._file: str | None = None
         self._at = math.inf
         number = _number(deadline)
@@ -32,6 +42,12 @@ class LeaseEnd:
 
     def read(self) -> float:
         """When it ends; infinity where there is no lease. A file that cannot be read now leaves what it said before."""
+        if self._accounts:
+            ends = [_of_account(each) for each in self._accounts]
+            known = [end for end in ends if end is not None]
+            if len(known) == len(ends):
+                self._at = min(known)
+                return self._at
         if self._file is not None:
             try:
                 with open(self._file, encoding="ascii") as file:
@@ -41,6 +57,16 @@ class LeaseEnd:
             if number is not None:
                 self._at = number
         return self._at
+
+
+def _of_account(directory: str) -> float | None:
+    """When the account says that its lease ends; None where it can't be read."""
+    try:
+        with open(os.path.join(directory, _LIMITS), "rb") as file:
+            magic, _, nanoseconds = _HEAD.unpack(file.read(_HEAD.size))
+    except (OSError, struct.error):
+        return None
+    return nanoseconds / 1e9 if magic == _MAGIC else None
 
 
 def _number(text: str | None) -> float | None:

@@ -28,6 +28,7 @@ class Settings:
     request: str | None = None
     deadline: str | None = None
     expires_at: str | None = None
+    accounts: tuple[str, ...] = ()
     attempt: int = 0
     token: int = 0
     rank: int = 0
@@ -49,6 +50,7 @@ class Settings:
             request=environ.get(variables.REQUEST) or None,
             deadline=environ.get(variables.LEASE_DEADLINE) or None,
             expires_at=environ.get(variables.EXPIRES_AT) or None,
+            accounts=tuple(each for each in environ.get(variables.ACCOUNT, "").split(":") if each),
             attempt=_whole(environ.get(variables.ATTEMPT), 0),
             token=_whole(environ.get(variables.FENCING_TOKEN), 0),
             rank=rank,

@@ -214,7 +214,7 @@ class _Program:
             except BackendError:
                 return None
             if not state["Running"]:
-                return state["ExitCode"]
+                return None if state["ExitCode"] is None else int(state["ExitCode"])
             time.sleep(_LOOK)
         return None
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from cumulus.environment import DOCKER_HOST
-from cumulus.errors import BackendError, NotRunning
+from cumulus.errors import BackendError, CumulusError, NotRunning
 
 _SOCKET = "/var/run/docker.sock"
 _SECONDS = 20.0
@@ -93,7 +93,7 @@ def _place(path: str, words: tuple[str, ...], query: dict[str, str]) -> str:
     return f"{place}?{urlencode(query)}" if query else place
 
 
-def _problem(status: int, data: bytes) -> BackendError:
+def _problem(status: int, data: bytes) -> CumulusError:
     try:
         said = str(json.loads(data.partition(b"\r\n\r\n")[2] or data)["message"])
     except (ValueError, KeyError, TypeError):

@@ -157,7 +157,9 @@ class Ledger:
             if lease is None or lease.state is not LeaseState.ACTIVE:
                 return lease
             lease = records.begin(tx, lease, now)
+            device = device_records.find_device(tx, lease.device_id)
         self._watch(poke=lease.expires_in < monitor_control.POLL, within=_LOOKED)
+        self._hold(lease, device)
         return lease
 
     def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
@@ -171,10 +173,7 @@ class Ledger:
                 lease = records.extend(tx, lease, seconds, now)
             device = device_records.find_device(tx, lease.device_id)
         self._watch()
-        if device is not None:
-            from cumulus.chronos import enforce
-
-            enforce.update(lease, device, self.home)
+        self._hold(lease, device)
         return lease
 
     def attach(self, id: str, pid: int, token: int, *, role: str = "root") -> None:
@@ -386,6 +385,13 @@ class Ledger:
         """Close the files; leases live on."""
         self._watcher.close()
         self.database.close()
+
+    def _hold(self, lease: Lease, device: Device | None) -> None:
+        """Hold running jobs to the lease as it is now."""
+        if device is not None:
+            from cumulus.chronos import enforce
+
+            enforce.update(lease, device, self.home)
 
     def _cgroup(self, id: str) -> str:
         # Two ledgers of one machine may have leases of the same id.

@@ -30,36 +30,45 @@ def connected(pids: Callable[[], Iterable[int]], port: int) -> socket.socket:
     """A connection to the port. Raises NotRunning where none of the processes listens there.
 
     They are asked for before and after: who listens may have changed meanwhile."""
-    found = address_of(pids(), port)
-    if found is None:
+    found = addresses_of(pids(), port)
+    if not found:
         raise NotRunning(f"no process of the job listens on port {port}")
-    family, address = found
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.settimeout(_SECONDS)
-        made.connect((address, port))
-        if address_of(pids(), port) != found:
-            raise NotRunning(f"no process of the job listens on port {port} any more")
-    except OSError as error:
+    problem = ""
+    for family, address in found:
+        made = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            made.settimeout(_SECONDS)
+            made.connect((address, port))
+            if (family, address) in addresses_of(pids(), port):
+                return made
+            problem = f"no process of the job listens on port {port} any more"
+        except OSError as error:
+            problem = f"port {port} of the job takes no connection: {error.strerror or 'time-out'}"
+        except BaseException:
+            made.close()
+            raise
         made.close()
-        raise NotRunning(f"port {port} of the job takes no connection: {error.strerror or 'time-out'}") from None
-    except BaseException:
-        made.close()
-        raise
-    return made
+    raise NotRunning(problem)
 
 
-def address_of(pids: Iterable[int], port: int) -> tuple[int, str] | None:
-    """Family and address by which the port of these processes can be reached from this one, None where none of them
-    listens there. Where another process listens beside them, so that a connection might be its, None too."""
+def addresses_of(pids: Iterable[int], port: int) -> list[tuple[int, str]]:
+    """Families and addresses by which the port of these processes can be reached from this one, the likeliest first.
+    None by which another process, which listens beside them, might be reached."""
     found = listeners(port)
     held = _sockets(pids) if found else set()
     ours = [each for each in found if each.inode in held]
-    for each in sorted(ours, key=_rank):
-        address = _LOOPBACK.get(each.address, each.address)
-        if not any(other not in ours and _takes(other, each.family, address) for other in found):
-            return each.family, address
-    return None
+    ways = [way for each in sorted(ours, key=_rank) for way in _ways(each)]
+    return [
+        (family, address)
+        for family, address in dict.fromkeys(ways)
+        if not any(other not in ours and _takes(other, family, address) for other in found)
+    ]
+
+
+def _ways(listener: Listener) -> list[tuple[int, str]]:
+    """One of IPv6 for all addresses is reached by IPv4 too, as a rule; in a container often by that alone."""
+    ways = [(listener.family, _LOOPBACK.get(listener.address, listener.address))]
+    return [*ways, (int(socket.AF_INET), "127.0.0.1")] if listener.address == "::" else ways
 
 
 def listeners(port: int) -> list[Listener]:

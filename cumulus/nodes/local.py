@@ -15,7 +15,7 @@ def channel(engine: str) -> socket.socket:
         try:
             started = subprocess.Popen(
                 [sys.executable, "-m", "cumulus.chronos", "channel", "--engine", engine],
-                stdin=far, stdout=far, stderr=far, cwd="/", start_new_session=True,
+                stdin=far.fileno(), stdout=far.fileno(), stderr=far.fileno(), cwd="/", start_new_session=True,
             )  # fmt: skip
         except BaseException:
             near.close()

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import stat
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,29 @@ def test_a_lease_that_is_extended_goes_on(make: Make, now: Now, tmp_path: Path) 
     assert checkpointer.time_remaining() == 1000
     deadline.unlink()
     assert checkpointer.time_remaining() == 1000, "what it said last"
+
+
+def test_the_accounts_of_its_leases_tell_of_a_longer_one(make: Make, now: Now, tmp_path: Path) -> None:
+    """As Chronos writes them: see chronos/enforce/account.py."""
+    places = [tmp_path / name for name in ("a", "b")]
+
+    def tell(place: Path, seconds: float) -> None:
+        place.mkdir(exist_ok=True)
+        (place / "limits").write_bytes(
+            struct.pack("=8sQQii16s", b"CHRLIM1\0", 1, int((now() + seconds) * 1e9), 0, 0, b"")
+        )
+
+    tell(places[0], 40)
+    tell(places[1], 500)
+    checkpointer = make(grace=30.0, deadline=str(now() + 45), accounts=tuple(map(str, places)))
+    assert checkpointer.time_remaining() == pytest.approx(40)
+    now.advance(20)
+    assert checkpointer.should_checkpoint()
+    tell(places[0], 1000)
+    assert not checkpointer.should_checkpoint()
+    assert checkpointer.time_remaining() == pytest.approx(480)
+    (places[1] / "limits").write_bytes(b"nonsense")
+    assert checkpointer.time_remaining() == pytest.approx(25), "without them what the start said counts"
 
 
 def test_what_the_loop_takes_for_a_step_counts_too(make: Make, now: Now) -> None:

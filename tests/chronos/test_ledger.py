@@ -7,14 +7,16 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cumulus.checkpoint.lease import LeaseEnd, now
 from cumulus.chronos import records
 from cumulus.chronos.contract import EndReason, Lease, LeaseState, Usage
+from cumulus.chronos.enforce import account
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import ChronosError, InsufficientShare, NoSuchDevice, NoSuchLease, StaleToken, UsageError
@@ -172,6 +174,18 @@ def test_a_lease_whose_program_starts_late_gets_what_is_left(ledger: Ledger, clo
     assert ledger.begin("nobody") is None
     plain = ledger.grant(request("b", device=1))
     assert ledger.begin("b") == plain
+
+
+def test_programs_learn_when_their_lease_ends_from_its_account(home: Path, clock: FakeClock) -> None:
+    with closing(open_ledger(home)) as ledger:
+        lease = ledger.grant(request("a", seconds=60.0, start_within=600.0))
+        place = account.open_account(lease, GPUS[0], home)
+        ends = LeaseEnd(None, accounts=[str(place)])
+        before = ends.read()
+        ledger.begin("a")
+        assert ends.read() == pytest.approx(before - 600, abs=10)
+        ledger.renew("a", 1000)
+        assert ends.read() == pytest.approx(now() + 1000, abs=10)
 
 
 def test_renew_moves_the_end_later_and_never_earlier(ledger: Ledger, clock: FakeClock) -> None:

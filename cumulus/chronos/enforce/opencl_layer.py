@@ -41,11 +41,13 @@ class OpenClLayer:
         return Report(Enforcement.GUARDED, "OpenCL memory is counted over the lease's processes")
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
+        # Without the library too: by the account a program knows when its lease ends, also where that changes.
+        place = account.open_account(lease, device, home, user=user)
+        variables = {ACCOUNT: str(place)}
         library, _ = find()
         if library is None:
-            return {}
-        place = account.open_account(lease, device, home, user=user)
-        variables = {OPENCL_LAYERS: str(LIBRARY.shown(library, place, user)), ACCOUNT: str(place)}
+            return variables
+        variables[OPENCL_LAYERS] = str(LIBRARY.shown(library, place, user))
         if better := loader.better_loader(loader.loaders()):
             variables["LD_LIBRARY_PATH"] = str(_alone(better, place))
         return variables
