@@ -14,8 +14,8 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _LIMITS = "limits"
 _HEAD = struct.Struct("=8sQQ")
 _MAGIC = b"CHRLIM1\0"
-"""Of the account that the node keeps of a lease (chronos/enforce/common/account.h): magic, bytes, and nanoseconds of the
-clock at which the lease ends."""
+"""Of the account that the node keeps of a lease (chronos/enforce/common/account.h): magic, bytes, and nanoseconds of
+the clock at which the lease ends."""
 
 
 def now() -> float:
@@ -24,8 +24,8 @@ def now() -> float:
 
 
 class LeaseEnd:
-    """The end of the lease: `accounts` are the directories of its accounts, which also tell of a longer lease. Where one
-    can't be read, `deadline` counts, a number or the path of a file that holds it; without that `expires_at`, which is
+    """The end of the lease: `accounts` are the directories of its accounts, which also tell of a longer lease. Where
+    there are none, `deadline` counts, a number or the path of a file that holds it; without that `expires_at`, which is
     wall-clock time."""
 
     def __init__(self, deadline: str | None, expires_at: str | None = None, accounts: Sequence[str] = ()) -> None:

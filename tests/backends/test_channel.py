@@ -53,14 +53,16 @@ def node(acts: Node, greeting: bytes = GREETING) -> Iterator[socket.socket]:
     assert not thread.is_alive()
 
 
-def heard(frames: Frames, kind: bytes) -> Frame | None:
-    """The next frame of that kind; None where the daemon has gone."""
+def all_heard(frames: Frames, kind: bytes) -> Iterator[Frame]:
+    """The frames of that kind, until the daemon has gone."""
     while not frames.ended:
         select.select([frames.source], [], [], 10)
-        for frame in frames.take():
-            if frame.kind == kind:
-                return frame
-    return None
+        yield from (frame for frame in frames.take() if frame.kind == kind)
+
+
+def heard(frames: Frames, kind: bytes) -> Frame | None:
+    """The next frame of that kind; None where the daemon has gone. Others that come with it are lost."""
+    return next(all_heard(frames, kind), None)
 
 
 def begin(near: socket.socket, *, stdin: bool = False, terminal: str = "") -> Execution:
@@ -76,7 +78,9 @@ def test_a_program_its_streams_and_its_end() -> None:
         }  # fmt: skip
         frames.put(STARTED)
         frames.put(STDERR, b"problems")
-        while (typed := heard(frames, STDIN)) is not None and typed.data:
+        for typed in all_heard(frames, STDIN):
+            if not typed.data:
+                break
             frames.put(STDOUT, typed.data)
         frames.put_json(ENDED, [7, ""])
 
@@ -170,7 +174,9 @@ def test_a_connection_to_a_port() -> None:
         assert asked is not None
         assert asked.json() == {**WHOSE, "connect": 8888}
         frames.put(STARTED)
-        while (typed := heard(frames, STDIN)) is not None and typed.data:
+        for typed in all_heard(frames, STDIN):
+            if not typed.data:
+                break
             frames.put(STDOUT, typed.data.upper())
 
     with node(acts) as near, channel.connected(near, WHOSE, 8888) as made:
