@@ -39,6 +39,7 @@ from cumulus.resources.job_runs import EarlierRun
 from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
+from cumulus.resources.preemption import Preemptible
 from cumulus.resources.renewal import Renewal
 from cumulus.resources.submitter import DaemonRules, Submitter
 
@@ -229,6 +230,12 @@ class GPUJobSpec(Model):
     )
     queue: Name | None = Field(
         None, description="The queue that it is submitted to. If left out, the one of its user: see Queue."
+    )
+    preemptible: Preemptible = Field(
+        Preemptible.CHECKPOINT,
+        description="How the job ends where it holds what another queue is sure of, and that queue needs it. "
+        "Checkpoint: it saves and goes on later; a job that keeps no checkpoint keeps its share until its lease ends. "
+        "Kill: it is ended then too, and begins anew later.",
     )
     after: After | None = Field(
         None,
@@ -441,6 +448,7 @@ class GPUJobStatus(Model):
     after: tuple[Dependency, ...] | None = Field(None, description="How far each job is that spec.after names.")
     checkpoint: SavedCheckpoint | None = Field(None, description="The newest whole checkpoint.")
     failures: int = Field(0, description="Attempts that count against retry.limit.")
+    preemptions: int | None = Field(None, description="How often it gave up its share for another queue.")
     start_time: Time | None = Field(
         None, description="When the first attempt started; after a suspension, the first one since then."
     )
@@ -464,7 +472,7 @@ class GPUJob(Resource):
     KIND: ClassVar[str] = "GPUJob"
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {
-            "suspend", "priority", "retry", "activeDeadline", "ttlAfterFinished",
+            "suspend", "priority", "preemptible", "retry", "activeDeadline", "ttlAfterFinished",
             "checkpoint.every", "checkpoint.keep", "checkpoint.onExpiry", "checkpoint.whenDeleted",
         }
     )  # fmt: skip

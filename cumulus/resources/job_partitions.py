@@ -10,7 +10,9 @@ from cumulus.resources.annotations import SAME_DIRECTORY
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, JOB_LABEL, REPLICA_LABEL, ObjectMeta
 from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec, Program
+from cumulus.resources.preemption import Preemptible
 from cumulus.resources.renewal import Renewal
+from cumulus.resources.retries import requeues
 from cumulus.resources.submitter import submitter_annotations
 
 GRACE = "10s"
@@ -29,6 +31,14 @@ def grace(job: GPUJob) -> str:
 def runtime(job: GPUJob) -> Literal["process", "container"]:
     """The runtime that the job needs of its node."""
     return "container" if job.spec.image is not None else "process"
+
+
+def preemptible(job: GPUJob) -> Preemptible | None:
+    """How the job is ended for another queue's: with the least loss that it knows. None where it keeps its share until
+    its lease ends. What is said here the job controller carries out (`controllers.job.ending`)."""
+    if requeues(job):
+        return Preemptible.CHECKPOINT
+    return Preemptible.KILL if job.spec.preemptible is Preemptible.KILL else None
 
 
 def partition_name(job: GPUJob, attempt: int, replica: int, device: int) -> str:
@@ -62,7 +72,13 @@ def partitions(job: GPUJob, attempt: int) -> tuple[GPUPartition, ...]:
                 owner_references=(job.owner_reference(),),
                 finalizers=(FINALIZER,),
             ),
-            spec=_partition_spec(job, Gang(name=gang, size=size, group=replica, since=_since(job, attempt))),
+            spec=_partition_spec(
+                job,
+                Gang(
+                    name=gang, size=size, group=replica, since=_since(job, attempt), preemptible=preemptible(job),
+                    yielded=bool(job.status.preemptions),
+                ),
+            ),
         )
         for replica in range(job.spec.replicas)
         for device in range(job.spec.gpu.count)

@@ -13,6 +13,8 @@ from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, 
 from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
 from cumulus.resources.placement import Placement
+from cumulus.resources.preemption import Preemptible
+from cumulus.resources.reclaim import Reclaim
 from cumulus.resources.renewal import Renewal as Renewal
 from cumulus.resources.submitter import DaemonRules, Submitter
 
@@ -29,6 +31,12 @@ class Gang(Model):
     group: int = Field(0, ge=0, description="Partitions of the same group go to different devices of one node.")
     since: str = Field(
         description="When the attempt joined the queue. Gangs of the same priority are placed in this order."
+    )
+    preemptible: Preemptible | None = Field(
+        None, description="How its job ends where another queue needs its quota back; left out where it does not."
+    )
+    yielded: bool = Field(
+        False, description="Whether its job gave up a share for another queue before: nothing is taken back for it."
     )
 
 
@@ -138,6 +146,7 @@ class GPUPartitionStatus(Model):
         None, description="What is counted for it: the larger part of memory and compute, in thousandths of the device."
     )
     promise: Promise | None = Field(None, description="When it starts at the latest, while it waits.")
+    reclaim: Reclaim | None = Field(None, description="For whom the share is taken back before its lease ends.")
     partition_id: str = Field("", description="The id of the lease in the node's ledger.")
     memory_bytes: int = Field(0, description="The memory leased, in bytes.")
     compute: int = Field(0, description="The compute leased, in thousandths of the device.")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cumulus.resources.fields import Duration, FieldError, Model, Name, Text, Time, TimeZone, all_fields, on_write, rule
+from cumulus.resources.fields import Delay, Duration, FieldError, Model, Name, Text, Time, TimeZone, all_fields, on_write, rule
 from cumulus.resources.meta import Resource
 
 MOST_THOUSANDTHS = 10**9
@@ -35,6 +35,10 @@ def clock_minutes(value: str) -> int:
 
 
 ClockTime = Annotated[str, on_write(_clock_time)]
+
+
+MIN_RUNTIME = "10m"
+"""For so long a job keeps what it borrows where no queue says otherwise."""
 
 
 class Amount(Model):
@@ -110,7 +114,13 @@ class QueueSpec(Model):
     quota: tuple[Amount, ...] = Field(
         (),
         description="What it is sure of: as long as it holds less, its jobs go ahead of those of queues that hold more "
-        "than theirs. What it does not use, others borrow until their leases end.",
+        "than theirs. What it does not use, others borrow: see minRuntime.",
+    )
+    min_runtime: Delay | None = Field(
+        None,
+        description="How long a job of this queue keeps at least what it borrows. After that it is asked to save and "
+        f"goes on later, where the queue whose quota that is has a job for it. If left out: as its parent; {MIN_RUNTIME} "
+        "at the top.",
     )
     limit: tuple[Amount, ...] = Field((), description="What it, with all queues below it, may hold at once at most.")
     max_jobs: int | None = Field(None, ge=1, description="At most so many jobs that hold shares.")

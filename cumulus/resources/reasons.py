@@ -36,6 +36,8 @@ class Retry(Enum):
     after a growing pause, and too many in a row end it; else it counts against spec.retry.limit."""
     EXPIRED = "expired"
     """Its lease was over: spec.checkpoint.onExpiry says whether the job goes on."""
+    YIELDED = "yielded"
+    """It gave up its share for a job of another queue. It goes on in the place that it had in its own."""
     HELD = "held"
     """The job is suspended: the next attempt begins when it is resumed."""
     FINAL = "final"
@@ -43,8 +45,13 @@ class Retry(Enum):
 
     @property
     def disruption(self) -> bool:
-        """Whether it was not the job's fault: the job keeps its place in the queue."""
+        """Whether something went wrong that was not the job's fault."""
         return self in (Retry.DISRUPTION, Retry.LOSS, Retry.LATE)
+
+    @property
+    def keeps_place(self) -> bool:
+        """Whether the job keeps its place in the queue."""
+        return self.disruption or self is Retry.YIELDED
 
 
 @unique
@@ -79,6 +86,8 @@ class AttemptReason(StrEnum):
     NOT_SAVED = "NotSaved", Retry.FAULT
     """It ended with exit code 75 for the second time in a row without a newer checkpoint."""
     SUSPENDED = "Suspended", Retry.HELD
+    PREEMPTED = "Preempted", Retry.YIELDED
+    """Its share went back to the queue whose quota it is."""
     REPLACED = "Replaced", Retry.FINAL
     """A rerun ended it, which made the job anew."""
     DEADLINE = "Deadline", Retry.FINAL
@@ -383,6 +392,10 @@ class EventReason(StrEnum):
     """A branch does not descend from what was synced."""
     PROMISE_MOVED = "PromiseMoved"
     """A job starts later than it was promised."""
+    TAKEN_BACK = "TakenBack"
+    """A queue needs its quota back, of which a job holds a share."""
+    KEPT_AFTER_ALL = "KeptAfterAll"
+    """Nobody needs that share any more."""
     SUCCESSFUL_CREATE = "SuccessfulCreate"
     """A GPUCronJob made a job."""
     FAILED_CREATE = "FailedCreate"

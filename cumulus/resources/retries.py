@@ -33,7 +33,7 @@ def next_due(job: GPUJob, now: datetime) -> float:
         delay = DISRUPTION_BACKOFF.seconds(row - 1)
     elif retry is Retry.OVERUSE and requeues(job):
         delay = DISRUPTION_BACKOFF.seconds(in_a_row(status, frozenset({Retry.OVERUSE})) - 1)
-    elif retry is Retry.SAVED:
+    elif retry in (Retry.SAVED, Retry.YIELDED):
         delay = DISRUPTION_BACKOFF.first
     elif retry in (Retry.HELD, Retry.EXPIRED):
         delay = 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.job import GPUJob
@@ -67,6 +68,25 @@ class Promised:
     device: int
 
 
+class Yields(NamedTuple):
+    """How a job gives up its shares where others need them."""
+
+    killed: bool
+    """Its work is lost; else it is saved first."""
+    priority: int
+    grace: float
+    """Seconds from when it is asked until its shares are free at the latest."""
+
+
+class Returning(NamedTuple):
+    """A share that is taken back."""
+
+    at: datetime
+    """From when its job is asked to end."""
+    gang: str
+    """For whom."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """One partition. What it holds is meaningful when it is `holding`."""
@@ -105,6 +125,10 @@ class Claim:
     """What is counted for it, in thousandths of a device."""
     device_name: str = ""
     promise: Promised | None = None
+    yields: Yields | None = None
+    yielded: bool = False
+    """Its job gave up a share for another before."""
+    returning: Returning | None = None
 
     @property
     def path(self) -> str:
@@ -149,12 +173,27 @@ def claim_of(partition: GPUPartition) -> Claim:
         share=status.share or 0,
         device_name=status.device_name,
         promise=_promised(partition),
+        yields=_yields(partition),
+        yielded=gang is not None and gang.yielded,
+        returning=_returning(partition),
     )
 
 
 def _promised(partition: GPUPartition) -> Promised | None:
     given = partition.status.promise
     return None if given is None else Promised(datetime.fromisoformat(given.start_by), given.node, given.device)
+
+
+def _yields(partition: GPUPartition) -> Yields | None:
+    spec = partition.spec
+    if spec.gang is None or spec.gang.preemptible is None or partition.owner(GPUJob.KIND) is None:
+        return None
+    return Yields(spec.gang.preemptible == "Kill", spec.priority, _seconds(spec.grace_period))
+
+
+def _returning(partition: GPUPartition) -> Returning | None:
+    said = partition.status.reclaim
+    return None if said is None else Returning(datetime.fromisoformat(said.at), said.gang)
 
 
 def _demand_of(partition: GPUPartition) -> Demand:

@@ -40,23 +40,24 @@ whatever the order says later, under (2) and (3) alone.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.reasons import SchedulingReason
-from cumulus.scheduling.assign import Seat, assign, uniform
-from cumulus.scheduling.availability import Availability, Offer, Pool
+from cumulus.scheduling.assign import Seat, assign
+from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.claim import Filter
-from cumulus.scheduling.equivalence import KnownMisfits, Uniform, uniform_shape
+from cumulus.scheduling.equivalence import KnownMisfits
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.promises import TURNOVER, Moved, Promises
-from cumulus.scheduling.snapshot import Gang, Hold, Member, Snapshot
+from cumulus.scheduling.reclaim import Booked, Reclaim, Victim
+from cumulus.scheduling.snapshot import Gang, Member, Snapshot
+from cumulus.scheduling.starts import NotBefore, earliest
 from cumulus.scheduling.timeline import microseconds
 from cumulus.scheduling.usage import share_of
 
@@ -66,9 +67,6 @@ keep those next in line from being overtaken again and again."""
 
 RESERVATION_WORK = 400_000
 """Once a cycle has looked at so many devices one by one, only the first gang of each kind still gets one."""
-
-SCANNED_STARTS = 64
-"""Up to so many possible starts are tried one by one, more are bisected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +138,8 @@ class CycleResult:
 
     bindings: tuple[Binding, ...]
     refusals: tuple[Refusal, ...]
-    victims: tuple[Hold, ...] = ()
-    """Shares that the preemption policy wants back. With the default there are none, and no controller takes one."""
+    victims: tuple[Victim, ...] = ()
+    """Shares that are taken back for others. With the default policy there are none."""
     moved: tuple[Moved, ...] = ()
     """Promises that were given, moved or withdrawn."""
 
@@ -169,7 +167,7 @@ class Cycle:
         self.availability = Availability(snapshot)
         self.bindings: list[Binding] = []
         self.refusals: list[Refusal] = []
-        self.victims: list[Hold] = []
+        self.victims: list[Victim] = []
         self.not_admitted: Reason | None = None
         """Why the gang that `bind` was last asked for is not admitted."""
         self._snapshot = snapshot
@@ -180,7 +178,10 @@ class Cycle:
         """Gangs that were admitted, and kept off some devices."""
         self._last_reserved: tuple[int, list[Seat]] = (0, [])
         self._bound: list[tuple[str, tuple[str, int]]] = []
-        self.promises = Promises(snapshot, self.availability, policies.promises, self._gate)
+        self._lenders = policies.preemption.begin(snapshot) if policies.promises else None
+        self.promises = Promises(snapshot, self.availability, policies.promises, self._gate, self._lenders)
+        self._reclaim = Reclaim(snapshot, self.availability, self._lenders) if self._lenders is not None else None
+        self._booked: list[Booked] = []
         self._alike: set[tuple[int, float]] = set()
         """Gangs of one, as (demand's identity, seconds), whose like was refused: no more than a look for each of
         thousands that ask for the same."""
@@ -189,7 +190,7 @@ class Cycle:
         self.misfits = KnownMisfits()
         """What did not fit so far: whatever asks for as much does not fit either."""
         self._hopeless = KnownMisfits()
-        self._not_before: dict[tuple[Uniform, int], int] = {}
+        self._not_before: NotBefore = {}
         self._reserved: Counter[frozenset[Filter]] = Counter()
 
     def bind(self, gang: Gang) -> bool:
@@ -251,6 +252,11 @@ class Cycle:
             if member.demand.ports:
                 self.availability.book_ports(seat.slot.node, 0, length, member.demand.ports, gang.name)
             self.bindings.append(_binding(gang, member, seat))
+        if self._lenders is not None:
+            self._lenders.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+            self._booked += [
+                Booked((slot.node, slot.device.index), length, memory, compute) for slot, memory, compute in seats
+            ]
 
     def refuse(self, gang: Gang) -> Refusal:
         """Let the gang that `bind` was last asked for wait, with a reservation if few of its kind have one."""
@@ -258,8 +264,11 @@ class Cycle:
             refusal = Refusal(gang, self._position, None, hopeless=False, not_admitted=self.not_admitted)
             self.refusals.append(refusal)
             return refusal
-        self.victims.extend(self._policies.preemption.victims(gang, self._snapshot))
         asked = self.admitted(gang)
+        if (back := self.take_back(gang)) is not None:
+            refusal = Refusal(gang, self._position, back, hopeless=False)
+            self.refusals.append(refusal)
+            return refusal
         if gang.promised is not None and self._policies.promises:
             self._reserved[_filters(gang)] += 1
             refusal = Refusal(gang, self._position, self._keep(asked), hopeless=False)
@@ -284,6 +293,30 @@ class Cycle:
         refusal = Refusal(gang, self._position, reservation, hopeless)
         self.refusals.append(refusal)
         return refusal
+
+    def take_back(self, gang: Gang) -> Reservation | None:
+        """Keep for a gang that was refused what others give up for it; None where they need not, or nothing is sooner
+        than by itself."""
+        if self._reclaim is None or self._lenders is None:
+            return None
+        gang = self.admitted(gang)
+        lifted = self.promises.lifted if gang.promised is not None else None
+
+        def otherwise() -> int | None:
+            if lifted is not None:
+                return lifted
+            found = self._earliest(gang, microseconds(gang.seconds) + TURNOVER)
+            return None if found is None else found[0]
+
+        found = self._reclaim.find(gang, otherwise, self._booked, self.promises.kept)
+        if found is None or not self.promises.take_back(gang, found.start, found.seats, self._taken()):
+            return None
+        self._lenders.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in found.seats])
+        self.victims += found.victims
+        return self._reservation(gang, found.start, found.seats)
+
+    def _earliest(self, gang: Gang, length: int) -> tuple[int, list[Seat]] | None:
+        return earliest(self.availability, gang, length, self._not_before)
 
     def admitted(self, gang: Gang) -> Gang:
         """The gang as it was admitted: perhaps kept off some devices."""
@@ -325,28 +358,6 @@ class Cycle:
         self._bound += [(binding.gang, (binding.node, binding.device)) for binding in new]
         return self._bound
 
-    def _earliest(self, gang: Gang, length: int) -> tuple[int, list[Seat]] | None:
-        pools = {self.availability.pool(member.demand.filter) for member in gang.members}
-        if not all(self.availability.pool(r.demand.filter).could_hold(r.demand) for r in gang.members):
-            return None
-        shape = uniform_shape(gang)
-        ports = tuple({port for member in gang.members for port in member.demand.ports})
-        if shape == (gang.members[0].demand, 1, 1) and not ports:
-            first = self.availability.pool(shape.demand.filter).earliest(shape.demand, length)
-            return (first[0], [Seat(first[1].slot, first[1].memory, first[1].compute)]) if first else None
-        low, guess = 1, None
-        if shape is not None:
-            bounds = _bounds(self.availability.pool(shape.demand.filter), shape, length)
-            if bounds is None:
-                return None
-            low, guess = max(bounds[0], self._not_before.get((shape, length), 1)), bounds[1]
-        times = self.availability.ports_free_from(ports).union(*(pool.starts() for pool in pools))
-        starts = sorted(time for time in times if time >= low)
-        found = _first_start(starts, guess, lambda start: assign(self.availability, gang, start, length))
-        if found is not None and shape is not None:
-            self._not_before[shape, length] = found[0]
-        return found
-
 
 def _filters(gang: Gang) -> frozenset[Filter]:
     return frozenset(member.demand.filter for member in gang.members)
@@ -355,62 +366,6 @@ def _filters(gang: Gang) -> frozenset[Filter]:
 def _alone(gang: Gang) -> tuple[int, float] | None:
     """What makes a gang of one like another: equal demands are one object, as a rule. None for a larger gang."""
     return (id(gang.members[0].demand), gang.seconds) if len(gang.members) == 1 else None
-
-
-def _bounds(pool: Pool, shape: Uniform, length: int) -> tuple[int, int | None] | None:
-    """A time before which the gang can't start, and one at which it can where no reservation is in the way.
-
-    Counted from when each device can give its first share: at the least all that it ever could, at the most that
-    one. None where even whole devices do not suffice; no second bound where one share of each does not.
-    """
-    reached = 0
-
-    def in_order(*, one_each: bool) -> Iterator[Offer]:
-        nonlocal reached
-        for start, offer in arrivals:
-            reached = start
-            yield offer._replace(times=1) if one_each else offer
-
-    arrivals = pool.arrivals(shape.demand, length)
-    if uniform(in_order(one_each=False), shape.groups, shape.size) is None:
-        return None
-    low = reached
-    one_each = uniform(in_order(one_each=True), shape.groups, shape.size)
-    return low, None if one_each is None else reached
-
-
-def _first_start(
-    starts: list[int], guess: int | None, attempt: Callable[[int], list[Seat] | None]
-) -> tuple[int, list[Seat]] | None:
-    """The first of the sorted `starts` at which the attempt works, looked for up to `guess` first.
-
-    Many starts are bisected: without reservations in the way what is free only grows, so that this is exact for
-    the first gang that waits; for others the result is a start that works, perhaps not the very first.
-    """
-    if len(starts) <= SCANNED_STARTS:
-        for start in starts:
-            seats = attempt(start)
-            if seats is not None:
-                return start, seats
-        return None
-    for last in sorted({bisect_left(starts, guess) if guess is not None else len(starts) - 1, len(starts) - 1}):
-        seats = attempt(starts[last])
-        if seats is not None:
-            return _bisected(starts[:last], attempt) or (starts[last], seats)
-    return None
-
-
-def _bisected(starts: list[int], attempt: Callable[[int], list[Seat] | None]) -> tuple[int, list[Seat]] | None:
-    best = None
-    low, high = 0, len(starts)
-    while low < high:
-        middle = (low + high) // 2
-        seats = attempt(starts[middle])
-        if seats is not None:
-            best, high = (starts[middle], seats), middle
-        else:
-            low = middle + 1
-    return best
 
 
 def _binding(gang: Gang, member: Member, seat: Seat) -> Binding:

@@ -114,7 +114,9 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
     reasons = node_reasons(snapshot, cycle.availability, admitted)
     instead = _instead(cycle, admitted) if policies.promises else ()
     ahead = _competitors(cycle, admitted)
-    reservation, far_back = _reserve_in_turn(cycle, gang, ahead)
+    reservation, far_back = cycle.take_back(gang), False
+    if reservation is None:
+        reservation, far_back = _reserve_in_turn(cycle, gang, ahead)
     state = State.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
     blockers = _blockers(snapshot, cycle, reservation) if reservation else ()
     if policies.promises:
@@ -132,12 +134,22 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
         earliest=earliest,
         certain=certain,
         expected=expected_starts(snapshot, policies, position).get(gang.name) if policies.promises else None,
-        notes=tuple(policies.note(snapshot, gang)),
+        notes=(*policies.note(snapshot, gang), *_taken_back(snapshot, cycle, gang)),
         instead=instead,
         position=position,
         queue=len(snapshot.pending),
         ahead=tuple(f"job {r.gang.job}" if r.gang.job else r.gang.name for r in ahead),
     )
+
+
+def _taken_back(snapshot: Snapshot, cycle: Cycle, gang: Gang) -> Iterator[str]:
+    """Who gives up a share for it."""
+    holds = [(hold, hold.returning.at) for hold in snapshot.holds if hold.returning and hold.returning.gang == gang.name]
+    holds += [(hold, at) for hold, at, taker in cycle.victims if taker.name == gang.name]
+    found = {hold.holder: at for hold, at in holds}
+    if found:
+        who = ", ".join(f"{name} from {utc(at)} on" for name, at in found.items())
+        yield f"its queue takes back what it is sure of: {who}"
 
 
 def _is_bound_to_be(gang: Gang, blockers: tuple[Hold, ...]) -> bool:

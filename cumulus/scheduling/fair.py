@@ -18,6 +18,7 @@ from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import Both, Gate, Policies, Taken
+from cumulus.scheduling.quota import TakeBackQuota
 from cumulus.scheduling.queues import Book, Cap, Rules, Standing, Standings
 from cumulus.scheduling.snapshot import Gang, Snapshot
 from cumulus.scheduling.usage import share_of
@@ -34,8 +35,9 @@ def with_queues(policies: Policies, book: Book) -> Policies:
         return policies
     admission = Both(policies.admission, QueueLimits(book))
     return replace(
-        policies, order=FairOrder(book), admission=admission, promises=PROMISES, lasts=book.lasts, note=book.note
-    )
+        policies, order=FairOrder(book), admission=admission, preemption=TakeBackQuota(book), promises=PROMISES,
+        lasts=book.lasts, note=book.note,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ Each is a protocol with today's behaviour as its default. Policies are pure: wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 from cumulus.resources.device import Device
 from cumulus.resources.reasons import SchedulingReason
@@ -17,6 +18,8 @@ from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 
 Taken = tuple[Device, int, int]
 """A share that was given in a cycle: its device, bytes, thousandths of compute."""
+Place = tuple[str, int]
+"""A node's name and the index of a device there."""
 
 
 class QueueOrder(Protocol):
@@ -49,11 +52,47 @@ class QueueAdmission(Protocol):
         ...
 
 
+class Lender(NamedTuple):
+    """A job that yields what it holds where it is asked to."""
+
+    job: str
+    holds: tuple[Hold, ...]
+    at: datetime
+    """From when it may be asked."""
+    back: datetime
+    """When its shares are free at the latest if it is."""
+
+
+class Lenders(Protocol):
+    """Who yields to whom in one cycle. It is told what the cycle gives, so that it can count."""
+
+    def within(self, gang: Gang) -> Gang | None:
+        """The gang, perhaps kept off some devices, where others yield to it; else None."""
+        ...
+
+    def sure(self, gang: str) -> bool:
+        """Whether what is promised to the gang of that name is not moved for another."""
+        ...
+
+    def lenders(self, gang: Gang, places: Collection[Place]) -> Sequence[Lender]:
+        """Who may be asked for a gang that `within` returned, those first whom it costs least. All of them may be asked
+        at once."""
+        ...
+
+    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+        """The gang got these shares, or was promised what was taken back for it."""
+        ...
+
+    def ask(self, lender: Lender) -> None:
+        """It is asked to yield, once."""
+        ...
+
+
 class Preemption(Protocol):
     """Who must yield to a gang that waits."""
 
-    def victims(self, gang: Gang, snapshot: Snapshot) -> Sequence[Hold]:
-        """The shares to take back so that the gang, which does not fit now, can start."""
+    def begin(self, snapshot: Snapshot) -> Lenders | None:
+        """Those of one cycle; None where nobody yields."""
         ...
 
 
@@ -134,8 +173,8 @@ class _BothGates:
 class PreemptNone:
     """Every share lasts to its lease's end."""
 
-    def victims(self, gang: Gang, snapshot: Snapshot) -> Sequence[Hold]:
-        return ()
+    def begin(self, snapshot: Snapshot) -> None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ take. Delays of those that come one after the other then do not add up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from cumulus.scheduling.assign import Seat
 from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import Gate
+from cumulus.scheduling.policy import Gate, Lenders, Place
 from cumulus.scheduling.snapshot import Gang, Node, ReturnsBy, Snapshot
 from cumulus.scheduling.timeline import microseconds
 
@@ -38,7 +38,6 @@ _MICROSECOND = timedelta(microseconds=1)
 
 Earliest = Callable[[Gang, int], tuple[int, list[Seat]] | None]
 """The earliest start that a gang can have for so long, and its seats then."""
-Place = tuple[str, int]
 
 
 class Kept(NamedTuple):
@@ -66,9 +65,12 @@ class Moved:
 
 
 class Promises:
-    """Those of one cycle: at most `most`."""
+    """Those of one cycle: at most `most`, and what is taken back by those to whom others yield (`lenders`)."""
 
-    def __init__(self, snapshot: Snapshot, availability: Availability, most: int, gate: Gate) -> None:
+    def __init__(
+        self, snapshot: Snapshot, availability: Availability, most: int, gate: Gate, lenders: Lenders | None = None
+    ) -> None:
+        self._lenders = lenders
         self.admitted: dict[str, Gang | Reason] = {}
         """Gangs that were promised a start, as they are admitted; or why they are not any more."""
         self.unsettled = False
@@ -88,6 +90,16 @@ class Promises:
         self._seen = 0
 
     @property
+    def kept(self) -> Mapping[str, Kept]:
+        """What is promised, by gang; not that of a gang that is lifted."""
+        return self._kept
+
+    @property
+    def lifted(self) -> int | None:
+        """The start that was kept for the gang that is lifted."""
+        return None if self._lifted is None else self._lifted.start
+
+    @property
     def moved(self) -> tuple[Moved, ...]:
         """What is to be written."""
         return tuple(self._moved.values())
@@ -100,7 +112,7 @@ class Promises:
         self._nodes = {node.name: node for node in self._snapshot.nodes}
         waiting = [(gang.promised, gang.name, gang) for gang in self._snapshot.pending if gang.promised is not None]
         broken: list[tuple[datetime, Gang, Reason]] = []
-        for promised, name, gang in sorted(waiting, key=lambda found: found[:2]):
+        for promised, name, gang in sorted(waiting, key=lambda found: (not self._is_sure(found[1]), *found[:2])):
             admitted = self.admitted[name] = self._gate.admit(gang)
             if isinstance(admitted, Reason):
                 self._moved[name] = Moved(gang, None, cause=admitted)
@@ -116,6 +128,10 @@ class Promises:
                 broken.append((promised, gang, self._who_took(seats, promised, taken)))
         for promised, gang, cause in broken:
             self._reseat(gang, promised, cause, earliest)
+
+    def _is_sure(self, gang: str) -> bool:
+        """Whether it goes before promises of those who would borrow."""
+        return self._lenders is not None and self._lenders.sure(gang)
 
     def lift(self, gang: Gang) -> None:
         """What is kept for the gang is free, until `keep` or `kept_word`."""
@@ -153,15 +169,36 @@ class Promises:
         """Promise a gang the start that has just been reserved for it, where nothing speaks against it."""
         if self._given >= self._most or uniform_shape(gang) is None or any(m.demand.ports for m in gang.members):
             return
+        if not self._certain(seats, taken):
+            return
+        self._given += 1
+        self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+        self._kept[gang.name] = _kept(gang, start, list(seats))
+        self._moved[gang.name] = Moved(gang, self._start_by(start), _places(gang, seats))
+
+    def take_back(self, gang: Gang, start: int, seats: list[Seat], taken: Sequence[tuple[str, Place]]) -> bool:
+        """Promise a gang what comes back for it, whatever is promised there to those who would borrow it: the next cycle
+        moves them. Whether that was possible."""
+        if not self._certain(seats, taken):
+            return False
+        self._lifted = None
+        if gang.promised is None:
+            self._given += 1
+            self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+        kept = self._kept[gang.name] = _kept(gang, start, seats)
+        for slot, memory, compute in seats:
+            self._availability.reserve(slot, start, kept.end - start, memory, compute, gang.name)
+        self._moved[gang.name] = Moved(gang, self._start_by(start), _places(gang, seats))
+        self.unsettled = True
+        return True
+
+    def _certain(self, seats: Sequence[Seat], taken: Sequence[tuple[str, Place]]) -> bool:
+        """Whether it is known when everything on these devices ends."""
         if self._uncertain is None:
             self._uncertain = {(h.node, h.device) for h in self._snapshot.holds if not h.returns_by.certain}
         self._uncertain.update(place for _, place in taken[self._seen :])
         self._seen = len(taken)
-        if any((seat.slot.node, seat.slot.device.index) in self._uncertain for seat in seats):
-            return
-        self._given += 1
-        self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
-        self._moved[gang.name] = Moved(gang, self._start_by(start), _places(gang, seats))
+        return all((seat.slot.node, seat.slot.device.index) not in self._uncertain for seat in seats)
 
     def _start_by(self, start: int) -> datetime:
         return self._snapshot.now + (start + TURNOVER) * _MICROSECOND
@@ -207,7 +244,7 @@ class Promises:
         )
 
     def _keep_from(self, gang: Gang, start: int, seats: list[Seat]) -> Kept:
-        kept = Kept(start, start + microseconds(gang.seconds) + TURNOVER, seats)
+        kept = _kept(gang, start, seats)
         self._reserve(gang, kept)
         return kept
 
@@ -248,7 +285,12 @@ class Promises:
             return Reason(SchedulingReason.RESERVED, said)
         names = sorted({name for seat in seats for name in seat.slot.reserved})
         by = f" for {names[0]}" if names else ""
-        return Reason(SchedulingReason.RESERVED, f"its seats are kept{by}, which goes before it")
+        why = "whose queue takes back what it is sure of" if any(map(self._is_sure, names)) else "which goes before it"
+        return Reason(SchedulingReason.RESERVED, f"its seats are kept{by}, {why}")
+
+
+def _kept(gang: Gang, start: int, seats: list[Seat]) -> Kept:
+    return Kept(start, start + microseconds(gang.seconds) + TURNOVER, seats)
 
 
 def _places(gang: Gang, seats: Sequence[Seat]) -> tuple[PromisedSeat, ...]:

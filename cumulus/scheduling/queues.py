@@ -51,6 +51,7 @@ class Rules:
         self.user_limit = _caps(spec.per_user.limit)
         self.user_jobs = spec.per_user.max_jobs
         self.half_life = parse_duration(spec.half_life)
+        self.min_runtime = None if spec.min_runtime is None else parse_duration(spec.min_runtime)
         self.default_priority = spec.default_priority
         self.highest_priority = spec.highest_priority
         self._bands = sorted((band.from_, band.urgent) for band in spec.bands)

@@ -19,7 +19,7 @@ from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode, HostJobs
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.reasons import NodeCondition
-from cumulus.scheduling.claim import Claim, Demand, Promised, claim_of
+from cumulus.scheduling.claim import Claim, Demand, Promised, Returning, Yields, claim_of
 
 OVERDUE = timedelta(seconds=10)
 """A share still taken after its lease's end is expected back within this, for its processes are being ended; if it is
@@ -91,6 +91,10 @@ class Hold:
     share: int = 0
     """What is counted for its queue, in thousandths of the device; 0 where it is not known."""
     device_name: str = ""
+    yields: Yields | None = None
+    """How its job yields where others need the share; None where it does not."""
+    returning: Returning | None = None
+    """For whom it is taken back, where that was decided."""
 
     @property
     def name(self) -> str:
@@ -143,6 +147,8 @@ class Gang:
 
     promised: datetime | None = None
     """When it starts at the latest, where all its members were told."""
+    yielded: bool = False
+    """Its job gave up a share for another before: nothing is taken back for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +269,15 @@ def _node(node: GPUNode) -> Node:
 
 def _hold(claim: Claim, now: datetime) -> Hold:
     end = claim.expires_at or now + timedelta(seconds=claim.duration)
+    if claim.returning is not None:
+        end = min(end, claim.returning.at)
     end += timedelta(seconds=claim.grace)
     return Hold(
         node=claim.node, device=claim.device, memory_bytes=claim.memory_bytes, compute=claim.compute,
         returns_at=_expected(end, now), partition=claim.partition, lease=claim.lease, job=claim.job, user=claim.user,
         returns_by=_returns_by(claim.lease, end, now), ports=claim.demand.ports, queue=claim.queue,
-        since=claim.held_since, share=claim.share, device_name=claim.device_name,
+        since=claim.held_since, share=claim.share, device_name=claim.device_name, yields=claim.yields,
+        returning=claim.returning,
     )  # fmt: skip
 
 
@@ -344,6 +353,7 @@ def _gang(name: str, pending: list[Claim], bound: list[Claim], now: datetime) ->
         started=bool(bound),
         queue=first.queue,
         promised=max(promises) if len(promises) == len(members) else None,
+        yielded=first.yielded,
     )
 
 

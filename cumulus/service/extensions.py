@@ -85,6 +85,8 @@ class Extensions:
         # Before its program is seen to have started, its end is the latest that it can be.
         if not found or any(lookup(each, "status.phase") != PartitionPhase.ACTIVE for each in found):
             raise NotExtended(f"the lease of {name} has not begun, or is over", hint="try again in a moment")
+        if any(lookup(each, "status.reclaim") for each in found):
+            raise NotExtended(f"the share of {name} goes back to another queue: `cumulus why` says to which")
         return found
 
     def _check_promises(self, key: Key, held: Sequence[Key], seconds: float) -> None:

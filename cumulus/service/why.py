@@ -17,7 +17,7 @@ from cumulus.answers.objects import Why
 from cumulus.answers.queue import Line
 from cumulus.clock import Clock, to_the_second
 from cumulus.errors import InvalidObject, NotFound, UsageError
-from cumulus.resources import job_partitions, reruns, retries
+from cumulus.resources import job_partitions, reclaim, reruns, retries
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import RUNNING_PHASES, GPUJob, JobPhase
@@ -33,6 +33,7 @@ from cumulus.resources.queue import Queue
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.reasons import JobCondition, JobReason, PartitionCondition
+from cumulus.resources.reclaim import Reclaim
 from cumulus.resources.registry import BY_NAME
 from cumulus.scheduling import linking
 from cumulus.scheduling.explain import Explanation, explain
@@ -306,6 +307,11 @@ class _Question:
         ]
         if ends:
             yield f"Its lease ends in {until(min(ends), self._now)}, at {to_the_second(min(ends))}."
+        for partition in self._partitions():
+            taken = lookup(partition, "status.reclaim")
+            if taken and lookup(partition, "status.phase") == PartitionPhase.ACTIVE:
+                yield f"But {reclaim.words(Reclaim.model_validate(taken))}, from {to_the_second(taken['at'])} on."
+                break
 
     def _saved(self) -> Iterator[str]:
         """What it would lose if it ended now, and what comes after."""

@@ -17,11 +17,12 @@ from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.quantity import Share
 from cumulus.resources.queue import Queue, QueueSpec
 from cumulus.resources.queue_usage import QueueUsage, QueueUsageSpec, usage_name
-from cumulus.scheduling.claim import Demand, Filter, Promised
+from cumulus.scheduling.claim import Demand, Filter, Promised, Returning, Yields
 from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.queues import Accounts, Book, Tree
+from cumulus.scheduling.reclaim import Victim, spared
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
 from cumulus.scheduling.usage import Held, share_of, with_ended
 from tests.scheduling.build import GI, NOW
@@ -46,8 +47,15 @@ class Job:
     uses: float = 1.0
     replicas: int = 1
     priority: int = 0
+    yields: bool = False
+    """Whether it saves its work and goes on later where others need its share."""
+    grace: float = 30.0
     arrives: float = 0.0
+    asked: int = 0
+    """How often it gave up its share."""
     bound: float | None = None
+    bounds: list[float] = field(default_factory=list)
+    """When it was bound, each time."""
     ended: float | None = None
     promises: list[tuple[float, datetime]] = field(default_factory=list)
     """When it was told what."""
@@ -121,18 +129,42 @@ class Cluster:
             self.watch(snapshot, policies, plan)
         for name in dict.fromkeys(binding.gang for binding in plan.bindings):
             self._bind(name, plan)
+        for victim in plan.victims:
+            self._ask(victim)
+        for key in spared(snapshot):
+            self._spare(key)
         for moved in plan.moved:
             self._promise(moved.gang.name, moved.start_by, {s.partition: (s.node, s.device) for s in moved.seats})
-        return bool(plan.bindings or plan.moved)
+        return bool(plan.bindings or plan.moved or plan.victims)
+
+    def _ask(self, victim: Victim) -> None:
+        name, said = victim.hold.job, Returning(victim.at, victim.gang.name)
+        held = self.holds[name]
+        back = victim.at + timedelta(seconds=self.jobs[name].grace)
+        self.holds[name] = [
+            replace(h, returning=said, returns_at=back) if h.partition == victim.hold.partition else h for h in held
+        ]
+        if self.holds[name][-1].partition == victim.hold.partition:
+            # It takes most of its grace to save.
+            left = (victim.at - NOW).total_seconds() + 0.9 * self.jobs[name].grace
+            heapq.heappush(self._ends, (left, next(self._numbers), name))
+
+    def _spare(self, key: Key) -> None:
+        for name, held in self.holds.items():
+            job = self.jobs[name]
+            ends = NOW + timedelta(seconds=(job.bound or 0) + job.seconds)
+            self.holds[name] = [replace(h, returning=None, returns_at=ends) if h.partition == key else h for h in held]
 
     def _arrive(self, job: Job) -> None:
         demand = self._demands.setdefault(job.memory, Demand(Filter(), job.memory, None))
         members = tuple(
             Member(Key("GPUPartition", "default", f"{job.name}-{n}"), job.name, demand, n) for n in range(job.replicas)
         )
+        since = NOW + timedelta(seconds=job.arrives)
         self.waiting[job.name] = Gang(
-            job.name, members, job.seconds, job.priority, self.now, job.name, job.user, queue=job.queue
-        )
+            job.name, members, job.seconds, job.priority, since, job.name, job.user, queue=job.queue,
+            yielded=job.asked > 0,
+        )  # fmt: skip
 
     def _bind(self, name: str, plan: CycleResult) -> None:
         job, gang = self.jobs[name], self.waiting.pop(name)
@@ -143,11 +175,13 @@ class Cluster:
         self.holds[name] = [
             Hold(
                 b.node, b.device, b.memory_bytes, b.compute, ends, b.partition, b.partition.name, name, job.user,
-                ReturnsBy.LEASE_END, queue=job.queue or "default", since=self.now,
+                ReturnsBy.LEASE_END, queue=job.queue or "default", since=self.now, share=b.share,
+                device_name=b.device_name, yields=Yields(False, job.priority, job.grace) if job.yields else None,
             )
             for b in plan.bindings
             if b.gang == name
         ]  # fmt: skip
+        job.bounds.append(self.time)
         heapq.heappush(self._ends, (self.time + job.seconds * job.uses, next(self._numbers), name))
 
     def _promise(self, name: str, start_by: datetime | None, seats: dict[Key, tuple[str, int]]) -> None:
@@ -164,14 +198,29 @@ class Cluster:
 
     def _end(self, name: str) -> None:
         job = self.jobs[name]
-        job.ended = self.time
+        held = self.holds.get(name)
+        if held is None or job.bound is None:
+            return
+        taken = held[0].returning
+        over = self.time >= job.bound + job.seconds * job.uses
+        if not over and (taken is None or self.now < taken.at):
+            # It was spared, or is bound anew.
+            return
+        if over:
+            job.ended = self.time
+        else:
+            job.asked += 1
+            job.seconds -= max(0.0, self.time - job.bound - job.grace)
+            job.bound = None
+            heapq.heappush(self._arrivals, (self.time, next(self._numbers), job))
         for hold in self.holds.pop(name):
             place = (hold.queue, hold.user)
             usage = self.usages.get(place) or QueueUsage(
                 metadata=ObjectMeta(name=usage_name(*place)), spec=QueueUsageSpec(queue=place[0], user=place[1])
             )
             share = share_of(hold.memory_bytes, hold.compute, 80 * GI)
-            lease = Held(share, job.seconds * job.uses, job.seconds, "job")
+            assert hold.since is not None
+            lease = Held(share, (self.now - hold.since).total_seconds(), job.seconds, "job")
             half_life = self.tree.rules(place[0]).half_life
             self.usages[place] = usage.replace(status=with_ended(usage.status, lease, self.now, half_life))
 

@@ -12,7 +12,7 @@ from cumulus.scheduling.cycle import Cycle, place
 from cumulus.scheduling.explain import State, explain
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import DEFAULT, Gate, Policies, Taken, policies_of
-from cumulus.scheduling.snapshot import Gang, Hold, Snapshot, build
+from cumulus.scheduling.snapshot import Gang, Snapshot, build
 from tests.scheduling.build import NOW, held, node, pending
 
 
@@ -36,12 +36,6 @@ class Closed:
 
     def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
         pass
-
-
-@dataclass(frozen=True)
-class TakeAll:
-    def victims(self, gang: Gang, snapshot: Snapshot) -> Sequence[Hold]:
-        return snapshot.holds
 
 
 def two(memory: str = "60Gi") -> Snapshot:
@@ -68,12 +62,6 @@ def test_whom_its_queue_does_not_admit_waits_without_a_reservation_and_keeps_nob
     assert found is not None
     assert found.headline == "its queue does not admit it: the quota is used up"
     assert found.lines() == [found.headline]
-
-
-def test_preemption_names_the_shares_that_are_to_come_back() -> None:
-    snapshot = build([node()], [held(pending("h"), memory=60), pending("w", memory="60Gi")], NOW)
-    assert place(snapshot).victims == ()
-    assert place(snapshot, Policies(preemption=TakeAll())).victims == snapshot.holds
 
 
 def test_by_default_nobody_is_held_back() -> None:

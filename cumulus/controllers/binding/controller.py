@@ -15,6 +15,7 @@ import structlog
 
 from cumulus.clock import Clock, timestamp
 from cumulus.controllers.binding.promised import by_partition, tell_of_late
+from cumulus.controllers.binding.reclaimed import ReclaimWriter
 from cumulus.controllers.context import Placed, nobody_told
 from cumulus.controllers.live_claims import LiveClaims
 from cumulus.errors import Conflict, InvalidObject, NotFound
@@ -90,6 +91,7 @@ class BindingReconciler:
         self._clock = clock
         self._policies = policies
         self._claims = LiveClaims(reader)
+        self._reclaim = ReclaimWriter(reader, self._write_all, recorder, NAME)
         self._assembler = Assembler()
         self._written = 0
         self._unanswered = False
@@ -121,6 +123,7 @@ class BindingReconciler:
         bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))
         self._placed(cycle.bindings, refusals, snapshot.now)
         told = self._refuse(unplaced, cycle.promises.moved)
+        told = self._reclaim.write(cycle.victims, snapshot) and told
         if not (bound and told) or cycle.promises.unsettled:
             # The change that made it stale need not be one that wakes this controller, as that of a label.
             return After(VISIBLE_WITHIN)

@@ -18,7 +18,7 @@ from cumulus.controllers.job.view import (
     shares_of,
 )
 from cumulus.controllers.partition_facts import over_by_time
-from cumulus.resources import job_partitions
+from cumulus.resources import job_partitions, reclaim
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -136,6 +136,10 @@ def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) ->
     left = view.deadline_left()
     if left is not None and left <= 0:
         return Cause(AttemptReason.DEADLINE, "activeDeadline was over")
+    for partition in held:
+        taken = partition.status.reclaim
+        if taken is not None and parse_timestamp(taken.at) <= view.now:
+            return Cause(AttemptReason.PREEMPTED, reclaim.words(taken))
     return _lost_share(view, attempt, held)
 
 
@@ -183,7 +187,7 @@ def _saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
         cause.exit_code != SAVED
         or spec is None
         or spec.on_expiry != "Requeue"
-        or cause.reason in (AttemptReason.SUSPENDED, AttemptReason.DEADLINE)
+        or cause.reason in (AttemptReason.SUSPENDED, AttemptReason.DEADLINE, AttemptReason.PREEMPTED)
     ):
         return cause
     if spec.path is None:

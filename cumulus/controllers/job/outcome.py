@@ -70,6 +70,9 @@ def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> F
         return status, (EventDraft("Normal", EventReason.REQUEUED, text),)
     if retry is Retry.HELD:
         return status, (EventDraft("Normal", JobReason.SUSPENDED, text),)
+    if retry is Retry.YIELDED:
+        status = status.model_copy(update={"preemptions": (status.preemptions or 0) + 1})
+        return status, (EventDraft("Normal", AttemptReason.PREEMPTED, text),)
     if retry is Retry.OVERUSE and requeues(job):
         return _after_overuse(status, cause, text, now)
     if retry.disruption:
@@ -91,7 +94,7 @@ def queue_time(job: GPUJob, status: GPUJobStatus, now: datetime) -> str | None:
     # What waits for others has no place in the queue before they have ended.
     since = job.metadata.creation_timestamp if job.spec.after is None else timestamp(now)
     if last is not None:
-        since = (last.queue_time or since) if retry_of(last.reason).disruption else timestamp(now)
+        since = (last.queue_time or since) if retry_of(last.reason).keeps_place else timestamp(now)
     held = condition(status.conditions, JobCondition.SUSPENDED)
     resumed = held.last_transition_time if held is not None else None
     if since and resumed and parse_timestamp(resumed) > parse_timestamp(since):

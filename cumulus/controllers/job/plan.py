@@ -248,6 +248,8 @@ def _wake(view: View, held: Sequence[GPUPartition]) -> float | None:
             waits.append(over.total_seconds() + parse_duration(partition.spec.grace_period) + OVERRUN_MARGIN + 1)
         elif (left := view.stuck_left(partition)) is not None:
             waits.append(left)
+        if partition.status.reclaim is not None:
+            waits.append((parse_timestamp(partition.status.reclaim.at) - view.now).total_seconds())
     return max(0.1, min(waits)) if waits else None
 
 
@@ -267,7 +269,9 @@ def _stopping(
     return replace(plan, stop=stop, stop_reason=reason, wake=STOP_POLL)
 
 
-_ASKED_FIRST = (AttemptReason.SUSPENDED, AttemptReason.LEASE_RELEASED, AttemptReason.DEADLINE)
+_ASKED_FIRST = (
+    AttemptReason.SUSPENDED, AttemptReason.LEASE_RELEASED, AttemptReason.DEADLINE, AttemptReason.PREEMPTED,
+)  # fmt: skip
 """Ends from outside, for which all replicas are asked for a checkpoint. At the end of a lease the programs know the
 time themselves, and a gang that has lost a replica cannot save together."""
 

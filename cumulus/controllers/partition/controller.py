@@ -89,8 +89,10 @@ class PartitionReconciler:
             self._tell_of_ledger(partition, job, error, releasing)
             raise
         result = self._apply(partition, self._plan(partition, answer, releasing, started))
-        if saving > 0:
-            return After(min(saving, result.seconds) if isinstance(result, After) else saving)
+        taken_back = partition_plan.reclaim_left(partition, now)
+        if not releasing and (saving > 0 or taken_back is not None):
+            waits = [left for left in (saving or None, taken_back) if left is not None]
+            return After(min(*waits, result.seconds) if isinstance(result, After) else min(waits))
         if isinstance(answer, Lease) and not releasing:
             longer = partition_plan.extension(partition, answer)
             return self._renew(partition, answer, result) if longer is None else self._extend(partition, job, longer)

@@ -27,6 +27,9 @@ RENEW_FRACTION = 0.25
 RENEW_LEAD = 40.0
 """Of a job's lease more is left then, as far as the half of it lasts: its next attempt would be queued before."""
 
+RECLAIM_MARGIN = 5.0
+"""Seconds past its job's grace after which a share that is taken back is released whatever its job does."""
+
 EXTENSION_SLACK = 1.0
 """Seconds by which a lease may end before the time that it was extended to."""
 
@@ -71,7 +74,18 @@ def releasing(partition: GPUPartition, owner: GPUJob | None, now: datetime) -> b
     """Whether the lease is to end now: the partition is being deleted, or the attempt it was made for is over."""
     if partition.deleting:
         return saving_left(partition, owner, now) <= 0
+    if (left := reclaim_left(partition, now)) is not None and left <= 0:
+        return True
     return owner is not None and attempt_over(partition, owner)
+
+
+def reclaim_left(partition: GPUPartition, now: datetime) -> float | None:
+    """Seconds until a share that is taken back must be free: its job ends before, as a rule. None where it is not."""
+    taken = partition.status.reclaim
+    if taken is None:
+        return None
+    grace = parse_duration(partition.spec.grace_period) + RECLAIM_MARGIN
+    return grace - (now - parse_timestamp(taken.at)).total_seconds()
 
 
 def saving_left(partition: GPUPartition, owner: GPUJob | None, now: datetime) -> float:

@@ -54,10 +54,15 @@ def sections(partition: Document, around: Surroundings) -> Iterator[Section]:
                 if expires and status.get("phase") == "Active"
                 else to_the_second(expires or ""),
             ),
+            ("Taken back", _taken_back(status.get("reclaim"))),
             ("Ended", moment(status.get("endedAt"), now)),
         ]
     )
     yield Fields(flat(partition.get("spec") or {}), "Spec")
+
+
+def _taken_back(reclaim: Document | None) -> str:
+    return f"{to_the_second(reclaim['at'])}, for {reclaim.get('job') or reclaim['gang']}" if reclaim else ""
 
 
 def _device(status: Document) -> str:
@@ -92,7 +97,7 @@ KIND = Kind(
     noun="partition",
     waits=True,
     own_grace_period=True,
-    sealed=frozenset({"spec.until", "status.queue", "status.share", "status.promise"}),
+    sealed=frozenset({"spec.until", "status.queue", "status.share", "status.promise", "status.reclaim"}),
     lost_gpu_hours=lost_gpu_hours,
     sections=sections,
     conditions=tuple(PartitionCondition),

@@ -1,0 +1,180 @@
+"""Takes back what was lent out, in one cycle: finds the earliest start that a gang can have within its queue's quota if
+others yield, who of them has to, and what is kept for it. The policy says who may yield (`policy.Preemption`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from cumulus.resources.key import Key
+from cumulus.scheduling.assign import Seat, assign
+from cumulus.scheduling.availability import Availability
+from cumulus.scheduling.equivalence import uniform_shape
+from cumulus.scheduling.policy import Lender, Lenders, Place
+from cumulus.scheduling.promises import LEAST_STEP, TURNOVER, Kept
+from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
+from cumulus.scheduling.starts import earliest
+from cumulus.scheduling.timeline import microseconds
+
+MOST = 16
+"""Gangs for which a cycle looks at what others could give up."""
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Booked(NamedTuple):
+    """A share that was bound in this cycle."""
+
+    place: Place
+    length: int
+    memory: int
+    compute: int
+
+
+class Victim(NamedTuple):
+    """A share that is taken back from its job."""
+
+    hold: Hold
+    at: datetime
+    """From when its job is asked to end."""
+    gang: Gang
+    """For whom."""
+
+
+class TakenBack(NamedTuple):
+    """What a gang can have, in microseconds from now, and who yields for it: nobody where only a promise is in the
+    way."""
+
+    start: int
+    seats: list[Seat]
+    victims: tuple[Victim, ...]
+
+
+class Reclaim:
+    """That of one cycle."""
+
+    def __init__(self, snapshot: Snapshot, availability: Availability, lenders: Lenders) -> None:
+        self._snapshot = snapshot
+        self._availability = availability
+        self._lenders = lenders
+        self._looked = 0
+        self._in_vain: set[tuple[object, ...]] = set()
+        """Gangs like these were looked at in this cycle, and nothing comes back for them."""
+
+    def find(
+        self, gang: Gang, otherwise: Callable[[], int | None], booked: Sequence[Booked], kept: Mapping[str, Kept]
+    ) -> TakenBack | None:
+        """The earliest start within its quota, where that is clearly earlier than what the gang has `otherwise`. `kept`:
+        what is promised; promises of those who would borrow are no obstacle, they move."""
+        if self._looked >= MOST or uniform_shape(gang) is None or any(m.demand.ports for m in gang.members):
+            return None
+        within = self._lenders.within(gang)
+        if within is None:
+            return None
+        like = (gang.queue, gang.seconds, len(gang.members), gang.members[0].demand)
+        if like in self._in_vain:
+            return None
+        found = self._earliest(gang, within, otherwise(), booked, kept)
+        if found is None:
+            self._in_vain.add(like)
+        return found
+
+    def _earliest(
+        self, gang: Gang, within: Gang, otherwise: int | None, booked: Sequence[Booked], kept: Mapping[str, Kept]
+    ) -> TakenBack | None:
+        pools = [self._availability.pool(member.demand.filter) for member in within.members]
+        places = {(slot.node, slot.device.index) for pool in pools for slot in pool.slots}
+        lenders = self._lenders.lenders(within, places)
+        firm = [one for name, one in kept.items() if name != gang.name and self._lenders.sure(name)]
+        movable = any(
+            (seat.slot.node, seat.slot.device.index) in places
+            for name, one in kept.items() if name != gang.name and not self._lenders.sure(name)
+            for seat in one.seats
+        )  # fmt: skip
+        backs = [0] if movable else [(each.back - self._snapshot.now) // _MICROSECOND for each in lenders]
+        if not backs or (otherwise is not None and min(backs) + LEAST_STEP > otherwise):
+            return None
+        self._looked += 1
+        length = microseconds(gang.seconds) + TURNOVER
+        best = self._search(within, lenders, booked, firm, length)
+        if best is None or (otherwise is not None and best[0] + LEAST_STEP > otherwise):
+            return None
+        # The fewest of the cheapest that suffice.
+        low, high = 0, len(lenders)
+        while low < high:
+            middle = (low + high) // 2
+            found = self._search(within, lenders[:middle], booked, firm, length)
+            if found is not None and found[0] <= best[0]:
+                high, best = middle, found
+            else:
+                low = middle + 1
+        start, seats, there = best
+        needed = self._needed(there, seats, start, length, lenders[:low])
+        for lender in needed:
+            self._lenders.ask(lender)
+        mine = [self._availability.slot(seat.slot.node, seat.slot.device.index) for seat in seats]
+        return TakenBack(
+            start,
+            [seat._replace(slot=slot) for seat, slot in zip(seats, mine, strict=True)],
+            tuple(Victim(hold, lender.at, gang) for lender in needed for hold in lender.holds),
+        )
+
+    def _search(
+        self, gang: Gang, lenders: Sequence[Lender], booked: Sequence[Booked], firm: Sequence[Kept], length: int
+    ) -> tuple[int, list[Seat], Availability] | None:
+        """The earliest start if these yield, its seats, and what is free then."""
+        back = {hold.partition: lender.back for lender in lenders for hold in lender.holds}
+        holds = tuple(
+            replace(hold, returns_at=min(hold.returns_at, back[hold.partition])) if hold.partition in back else hold
+            for hold in self._snapshot.holds
+        )
+        there = Availability(replace(self._snapshot, holds=holds))
+        for place, taken, memory, compute in booked:
+            there.take(there.slot(*place), taken, memory, compute)
+        for start, end, seats in firm:
+            for seat in seats:
+                slot = there.slot(seat.slot.node, seat.slot.device.index)
+                there.reserve(slot, start, end - start, seat.memory, seat.compute, gang.name)
+        seats_now = assign(there, gang, 0, length)
+        if seats_now is not None:
+            return 0, seats_now, there
+        found = earliest(there, gang, length, {})
+        return None if found is None else (*found, there)
+
+    def _needed(
+        self, there: Availability, seats: Sequence[Seat], start: int, length: int, lenders: Sequence[Lender]
+    ) -> list[Lender]:
+        """Those without whom the seats could not be had: the dearest are let off first."""
+        for seat in seats:
+            there.reserve(seat.slot, start, length, seat.memory, seat.compute, "")
+        slots = {(seat.slot.node, seat.slot.device.index): seat.slot for seat in seats}
+        needed = []
+        for lender in reversed(lenders):
+            late = [hold for hold in lender.holds if (hold.node, hold.device) in slots]
+            for hold in late:
+                self._hold_on(slots[hold.node, hold.device].timeline.take, hold, lender, 1)
+            if any(min(slot.free(start, length)) < 0 for slot in slots.values()):
+                needed.append(lender)
+                for hold in late:
+                    self._hold_on(slots[hold.node, hold.device].timeline.take, hold, lender, -1)
+        return needed
+
+    def _hold_on(self, take: Callable[[int, int, int, int], None], hold: Hold, lender: Lender, sign: int) -> None:
+        back = (lender.back - self._snapshot.now) // _MICROSECOND
+        end = (hold.returns_at - self._snapshot.now) // _MICROSECOND
+        take(back, end - back, sign * hold.memory_bytes, sign * hold.compute)
+
+
+def spared(snapshot: Snapshot) -> Iterator[Key]:
+    """Partitions that were to be taken back for a gang which waits no longer, and that were not asked for yet."""
+    waiting: set[str] | None = None
+    for hold in snapshot.holds:
+        if hold.returning is None or hold.partition is None or hold.returning.at <= snapshot.now:
+            continue
+        if waiting is None:
+            waiting = {gang.name for gang in snapshot.pending}
+        if hold.returning.gang not in waiting:
+            yield hold.partition

@@ -1,0 +1,272 @@
+"""Quota that was lent out comes back: who yields, when, to whom; and that it ends."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cumulus.resources.key import Key
+from cumulus.resources.quantity import Share
+from cumulus.resources.queue import Queue
+from cumulus.scheduling.cycle import CycleResult, place
+from cumulus.scheduling.explain import explain
+from cumulus.scheduling.policy import Policies
+from cumulus.scheduling.snapshot import Snapshot
+from tests.scheduling.build import GI, NOW
+from tests.scheduling.queueing import Cluster, Job, a_queue
+
+HOUR = 3600.0
+MINUTE = 60.0
+GRACE = 30.0
+TURNOVER = 15.0
+
+
+def sure(devices: float = 1, **spec: object) -> Queue:
+    return a_queue("sure", quota=[{"devices": devices}], **spec)
+
+
+def borrowing(*, nodes: int = 2, **spec: object) -> Cluster:
+    """Everything is held by jobs of `rest`, which yield; `sure` is sure of one device."""
+    cluster = Cluster([sure(), a_queue("rest", **spec)], nodes=nodes)
+    cluster.submit(*(Job(f"r{n}", "bob", "rest", yields=True, arrives=float(n)) for n in range(nodes)))
+    cluster.run(100.0)
+    assert sorted(cluster.holds) == [f"r{n}" for n in range(nodes)]
+    return cluster
+
+
+def at(seconds: float) -> object:
+    return NOW + timedelta(seconds=seconds)
+
+
+def test_a_job_within_its_quota_gets_a_share_back_after_the_least_run_time() -> None:
+    cluster = borrowing(minRuntime="20m")
+    cluster.submit(Job("s", "alice", "sure", arrives=200.0))
+    cluster.run(201.0)
+    # The one that began last yields: the least is lost of what it has done since it saved.
+    (promise,) = cluster.jobs["s"].promises
+    assert promise == (200.0, at(1 + 20 * MINUTE + GRACE + TURNOVER))
+    (hold,) = cluster.holds["r1"]
+    assert hold.returning is not None
+    assert (hold.returning.at, hold.returning.gang) == (at(1 + 20 * MINUTE), "s")
+    cluster.run()
+    assert cluster.jobs["s"].bound == 1 + 20 * MINUTE + 0.9 * GRACE
+    assert cluster.late == []
+    # It comes back behind, goes on with the rest of its time, and takes nothing from anybody.
+    assert (cluster.jobs["r1"].asked, cluster.jobs["r0"].asked) == (1, 0)
+    assert len(cluster.jobs["r1"].bounds) == 2
+    assert cluster.jobs["r1"].ended is not None
+
+
+def test_ten_minutes_are_left_to_who_borrows_where_nobody_says_otherwise() -> None:
+    cluster = borrowing()
+    cluster.submit(Job("s", "alice", "sure", arrives=200.0))
+    cluster.run(201.0)
+    assert cluster.jobs["s"].promises == [(200.0, at(1 + 10 * MINUTE + GRACE + TURNOVER))]
+
+
+def test_the_least_run_time_is_that_of_the_nearest_queue_above_that_says_so() -> None:
+    cluster = Cluster([sure(), a_queue("lab", minRuntime="30m"), a_queue("rest", parent="lab")])
+    cluster.submit(Job("r", "bob", "rest", yields=True), Job("s", "alice", "sure", arrives=100.0))
+    cluster.run(101.0)
+    assert cluster.jobs["s"].promises == [(100.0, at(30 * MINUTE + GRACE + TURNOVER))]
+
+
+def test_a_job_that_saves_nothing_keeps_its_share() -> None:
+    cluster = Cluster([sure(), a_queue("rest")])
+    cluster.submit(Job("r", "bob", "rest"), Job("s", "alice", "sure", arrives=100.0))
+    cluster.run()
+    assert cluster.jobs["s"].bound == HOUR
+    assert cluster.jobs["r"].asked == 0
+
+
+def test_what_goes_beyond_the_quota_takes_nothing_back() -> None:
+    cluster = borrowing(minRuntime="0s")
+    cluster.submit(*(Job(f"s{n}", "alice", "sure", arrives=200.0 + n) for n in range(3)))
+    cluster.run(400.0)
+    assert [name for name in cluster.holds if name.startswith("s")] == ["s0"]
+    assert sum(job.asked for job in cluster.jobs.values()) == 1
+
+
+def test_nothing_is_taken_from_a_queue_that_would_hold_less_than_its_quota() -> None:
+    cluster = Cluster([sure(2), a_queue("other", quota=[{"devices": 1}], minRuntime="0s")], nodes=2)
+    cluster.submit(*(Job(f"o{n}", "bob", "other", yields=True) for n in range(2)))
+    cluster.submit(*(Job(f"s{n}", "alice", "sure", arrives=100.0 + n) for n in range(2)))
+    cluster.run(500.0)
+    assert Counter(name[0] for name in cluster.holds) == {"o": 1, "s": 1}
+
+
+def test_a_quota_of_one_class_takes_back_that_class_alone() -> None:
+    quota = [{"device": "*H100*", "devices": 1}]
+    cluster = Cluster([a_queue("sure", quota=quota), a_queue("rest", minRuntime="0s")], nodes=1)
+    cluster.nodes = (*cluster.nodes, replace(Cluster([], name="NVIDIA A100").nodes[0], name="old"))
+    cluster.submit(*(Job(f"r{n}", "bob", "rest", yields=True) for n in range(2)))
+    cluster.run(100.0)
+    cluster.submit(Job("s", "alice", "sure", arrives=100.0))
+    cluster.run(200.0)
+    assert [hold.device_name for hold in cluster.holds["s"]] == ["NVIDIA H100"]
+
+
+def test_a_gang_gets_all_its_shares_back_at_once_from_as_few_as_will_do() -> None:
+    cluster = Cluster([sure(2), a_queue("rest", minRuntime="0s")], nodes=4)
+    quarter = Share(size=20 * GI)
+    cluster.submit(*(Job(f"q{n}", "bob", "rest", quarter, yields=True) for n in range(4)))
+    cluster.submit(*(Job(f"r{n}", "bob", "rest", yields=True, arrives=1.0) for n in range(3)))
+    cluster.run(50.0)
+    cluster.submit(Job("s", "alice", "sure", replicas=2, arrives=100.0))
+    cluster.run(200.0)
+    assert len(cluster.holds["s"]) == 2
+    assert sorted(job.name for job in cluster.jobs.values() if job.asked) == ["r1", "r2"]
+
+
+def test_who_would_borrow_is_promised_a_start_that_moves_for_the_quota_and_is_told_so() -> None:
+    cluster = borrowing(nodes=1, minRuntime="50m")
+    cluster.submit(Job("p", "bob", "rest", arrives=110.0))
+    cluster.run(120.0)
+    assert cluster.waiting["p"].promised == at(HOUR + TURNOVER)
+    causes: list[str] = []
+
+    def note(snapshot: Snapshot, policies: Policies, plan: CycleResult) -> None:
+        causes.extend(f"{m.gang.name}: {m.cause.message}" for m in plan.moved if m.cause is not None)
+
+    cluster.watch = note
+    cluster.submit(Job("s", "alice", "sure", arrives=200.0))
+    cluster.run(201.0)
+    assert causes == ["p: its seats are kept for s, whose queue takes back what it is sure of"]
+    assert cluster.waiting["s"].promised == at(50 * MINUTE + GRACE + TURNOVER)
+    cluster.run()
+    assert cluster.jobs["s"].bound == 50 * MINUTE + 0.9 * GRACE
+
+
+def test_who_is_not_needed_any_more_keeps_its_share() -> None:
+    cluster = borrowing(nodes=1, minRuntime="20m")
+    cluster.submit(Job("s", "alice", "sure", arrives=200.0))
+    cluster.run(300.0)
+    assert cluster.holds["r0"][0].returning is not None
+    del cluster.waiting["s"]
+    cluster.settle()
+    assert cluster.holds["r0"][0].returning is None
+    cluster.run()
+    assert cluster.jobs["r0"].bounds == [0.0]
+
+
+def test_an_urgent_job_keeps_what_it_borrowed() -> None:
+    bands = [{"name": "normal", "from": 0}, {"name": "urgent", "from": 100, "urgent": True}]
+    cluster = Cluster([sure(), a_queue("rest", bands=bands, minRuntime="0s")])
+    cluster.submit(Job("r", "bob", "rest", yields=True, priority=100), Job("s", "alice", "sure", arrives=100.0))
+    cluster.run(1000.0)
+    assert sorted(cluster.holds) == ["r"]
+
+
+def test_why_says_who_gives_up_a_share_before_and_after_it_was_asked() -> None:
+    cluster = borrowing(minRuntime="20m")
+    cluster.submit(Job("s", "alice", "sure", arrives=200.0))
+    cluster.run(199.0)
+    cluster._arrive(cluster.jobs["s"])
+    key = Key("GPUPartition", "default", "s-0")
+    said = "its queue takes back what it is sure of: job r1 of bob from 2030-01-01T12:20:01Z on"
+    found = explain(cluster.snapshot(), key, cluster.policies())
+    assert found is not None
+    assert said in found.lines()
+    cluster.settle()
+    found = explain(cluster.snapshot(), key, cluster.policies())
+    assert found is not None
+    assert found.certain
+    assert said in found.lines()
+
+
+class Watched:
+    """Holds each cycle against what a reclaim may do."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.wrong: list[str] = []
+        self.victims = 0
+        self.takers: set[str] = set()
+        cluster.watch = self.look
+
+    def look(self, snapshot: Snapshot, policies: Policies, plan: CycleResult) -> None:
+        tree = self.cluster.tree
+        held: Counter[str] = Counter()
+        for hold in snapshot.holds:
+            held[hold.queue] += hold.share
+        for hold in snapshot.holds:
+            if hold.returning is not None:
+                held[hold.queue] -= hold.share
+        taken = {victim.gang.name: victim.gang for victim in plan.victims}
+        for hold, moment, gang in plan.victims:
+            self.victims += 1
+            self.takers.add(gang.name)
+            held[hold.queue] -= hold.share
+            least = tree.rules(hold.queue).min_runtime or 0
+            if hold.since is None or moment < hold.since + timedelta(seconds=least):
+                self.wrong.append(f"{hold.job} was asked too early")
+            if hold.queue == gang.queue or hold.yields is None or gang.yielded:
+                self.wrong.append(f"{hold.job} yields to {gang.name}")
+        for name in {hold.queue for hold, _, _ in plan.victims}:
+            if held[name] < sum(cap.thousandths for cap in tree.rules(name).quota):
+                self.wrong.append(f"{name} is left with {held[name]}")
+        for gang in taken.values():
+            mine = sum(hold.share for hold in snapshot.holds if hold.queue == gang.queue)
+            if mine + 1000 * len(gang.members) > sum(c.thousandths for c in tree.rules(gang.queue).quota) + 1000:
+                self.wrong.append(f"{gang.name} goes beyond its quota")
+
+
+def run_at_random(seed: int, jobs: int) -> tuple[Cluster, Watched]:
+    dice = random.Random(seed)
+    quotas = [dice.choice((0.5, 1, 2)) for _ in range(3)]
+    queues = [
+        a_queue(f"q{n}", quota=[{"devices": quota}], minRuntime=f"{dice.choice((0, 5, 20))}m")
+        for n, quota in enumerate(quotas)
+    ]
+    cluster = Cluster([*queues, a_queue("none", minRuntime="5m")], nodes=3, devices=1)
+    watched = Watched(cluster)
+    time = 0.0
+    for index in range(jobs):
+        time += dice.expovariate(1 / 900)
+        cluster.submit(
+            Job(
+                f"j{index:03}", f"u{dice.randrange(4)}", dice.choice(("q0", "q1", "q2", "none")),
+                Share(size=dice.choice((20, 40, 80)) * GI), dice.choice((600.0, 3600.0, 7200.0)),
+                replicas=dice.choice((1, 1, 2)), yields=dice.random() < 0.7, arrives=time,
+            )
+        )  # fmt: skip
+    cluster.run()
+    return cluster, watched
+
+
+def check_at_random(seed: int, jobs: int) -> int:
+    cluster, watched = run_at_random(seed, jobs)
+    assert watched.wrong == []
+    assert watched.takers.isdisjoint(cluster.late)
+    # It ends: each job runs to its end, however often it yielded.
+    assert all(job.ended is not None for job in cluster.jobs.values())
+    return watched.victims
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**9))
+def test_quotas_come_back_without_loops(seed: int) -> None:
+    check_at_random(seed, 40)
+
+
+def test_the_random_runs_do_take_shares_back() -> None:
+    assert sum(check_at_random(seed, 60) for seed in range(3)) > 5
+
+
+@pytest.mark.slow
+def test_quotas_come_back_without_loops_in_long_runs() -> None:
+    for seed in range(100, 130):
+        check_at_random(seed, 300)
+
+
+def test_nobody_yields_where_there_are_no_quotas() -> None:
+    cluster = Cluster([a_queue("a"), a_queue("b")])
+    cluster.submit(Job("r", "bob", "a", yields=True), Job("s", "alice", "b", arrives=1.0))
+    cluster.run(2.0)
+    assert place(cluster.snapshot(), cluster.policies()).victims == ()
