@@ -75,7 +75,11 @@ def partitions(job: GPUJob, attempt: int) -> tuple[GPUPartition, ...]:
             spec=_partition_spec(
                 job,
                 Gang(
-                    name=gang, size=size, group=replica, since=_since(job, attempt), preemptible=preemptible(job),
+                    name=gang,
+                    size=size,
+                    group=replica,
+                    since=_since(job, attempt),
+                    preemptible=preemptible(job),
                     yielded=bool(job.status.preemptions),
                 ),
             ),

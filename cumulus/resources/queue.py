@@ -7,7 +7,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cumulus.resources.fields import Delay, Duration, FieldError, Model, Name, Text, Time, TimeZone, all_fields, on_write, rule
+from cumulus.resources.fields import (
+    Delay,
+    Duration,
+    FieldError,
+    Model,
+    Name,
+    Text,
+    Time,
+    TimeZone,
+    all_fields,
+    on_write,
+    rule,
+)
 from cumulus.resources.meta import Resource
 
 MOST_THOUSANDTHS = 10**9
@@ -119,8 +131,8 @@ class QueueSpec(Model):
     min_runtime: Delay | None = Field(
         None,
         description="How long a job of this queue keeps at least what it borrows. After that it is asked to save and "
-        f"goes on later, where the queue whose quota that is has a job for it. If left out: as its parent; {MIN_RUNTIME} "
-        "at the top.",
+        "goes on later, where the queue whose quota that is has a job for it. If left out: as its parent; "
+        f"{MIN_RUNTIME} at the top.",
     )
     limit: tuple[Amount, ...] = Field((), description="What it, with all queues below it, may hold at once at most.")
     max_jobs: int | None = Field(None, ge=1, description="At most so many jobs that hold shares.")

@@ -144,7 +144,9 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
 
 def _taken_back(snapshot: Snapshot, cycle: Cycle, gang: Gang) -> Iterator[str]:
     """Who gives up a share for it."""
-    holds = [(hold, hold.returning.at) for hold in snapshot.holds if hold.returning and hold.returning.gang == gang.name]
+    holds = [
+        (hold, hold.returning.at) for hold in snapshot.holds if hold.returning and hold.returning.gang == gang.name
+    ]
     holds += [(hold, at) for hold, at, taker in cycle.victims if taker.name == gang.name]
     found = {hold.holder: at for hold, at in holds}
     if found:

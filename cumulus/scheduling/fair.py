@@ -18,8 +18,8 @@ from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import Both, Gate, Policies, Taken
-from cumulus.scheduling.quota import TakeBackQuota
 from cumulus.scheduling.queues import Book, Cap, Rules, Standing, Standings
+from cumulus.scheduling.quota import TakeBackQuota
 from cumulus.scheduling.snapshot import Gang, Snapshot
 from cumulus.scheduling.usage import share_of
 

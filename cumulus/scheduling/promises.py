@@ -177,8 +177,8 @@ class Promises:
         self._moved[gang.name] = Moved(gang, self._start_by(start), _places(gang, seats))
 
     def take_back(self, gang: Gang, start: int, seats: list[Seat], taken: Sequence[tuple[str, Place]]) -> bool:
-        """Promise a gang what comes back for it, whatever is promised there to those who would borrow it: the next cycle
-        moves them. Whether that was possible."""
+        """Promise a gang what comes back for it, whatever is promised there to those who would borrow it: the next
+        cycle moves them. Whether that was possible."""
         if not self._certain(seats, taken):
             return False
         self._lifted = None
@@ -238,10 +238,9 @@ class Promises:
         start, seats = found
         self._keep_from(gang, start, seats)
         start_by = self._start_by(start)
+        # Where it is earlier it is told too: later its new seats may be others'.
         late = start_by > promised
-        self._moved[gang.name] = Moved(
-            gang, start_by if late else promised, _places(gang, seats), cause if late else None
-        )
+        self._moved[gang.name] = Moved(gang, start_by, _places(gang, seats), cause if late else None)
 
     def _keep_from(self, gang: Gang, start: int, seats: list[Seat]) -> Kept:
         kept = _kept(gang, start, seats)

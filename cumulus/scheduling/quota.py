@@ -1,7 +1,7 @@
 """Whose shares may be taken back for a queue that is sure of them.
 
-A gang is *within quota* where its queue, or the nearest above that has a quota, holds so little that the gang still fits
-into it. What may be taken back for it are the shares of jobs that borrow: every queue with a quota that they count for,
+A gang is *within quota* where its queue, or the nearest above that has a quota, holds so little that the gang still
+fits into it. What may be taken back for it are the shares of jobs that borrow: every queue with a quota that they count for,
 and that the gang does not, holds at least its quota without them. A job yields where it saves its work first, or said
 that it may be killed; after its queue's `minRuntime`; not where it is urgent.
 
@@ -145,7 +145,9 @@ class _Lent:
         return sorted(found, key=_cost)
 
     def _lender(self, job: str, holds: list[Hold]) -> Lender | None:
-        if not all(hold.yields and hold.share and hold.since and hold.returns_by is ReturnsBy.LEASE_END for hold in holds):
+        if not all(hold.yields and hold.share and hold.since for hold in holds):
+            return None
+        if any(hold.returns_by is not ReturnsBy.LEASE_END for hold in holds):
             return None
         if any(hold.returning is not None for hold in holds):
             return None

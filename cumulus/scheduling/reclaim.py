@@ -67,8 +67,8 @@ class Reclaim:
     def find(
         self, gang: Gang, otherwise: Callable[[], int | None], booked: Sequence[Booked], kept: Mapping[str, Kept]
     ) -> TakenBack | None:
-        """The earliest start within its quota, where that is clearly earlier than what the gang has `otherwise`. `kept`:
-        what is promised; promises of those who would borrow are no obstacle, they move."""
+        """The earliest start within its quota, where that is clearly earlier than what the gang has `otherwise`.
+        `kept`: what is promised; promises of those who would borrow are no obstacle, they move."""
         if self._looked >= MOST or uniform_shape(gang) is None or any(m.demand.ports for m in gang.members):
             return None
         within = self._lenders.within(gang)
@@ -102,12 +102,13 @@ class Reclaim:
         best = self._search(within, lenders, booked, firm, length)
         if best is None or (otherwise is not None and best[0] + LEAST_STEP > otherwise):
             return None
-        # The fewest of the cheapest that suffice.
+        # The fewest of the cheapest that suffice, for about as soon a start.
+        soon = best[0] + LEAST_STEP if otherwise is None else min(best[0] + LEAST_STEP, otherwise - LEAST_STEP)
         low, high = 0, len(lenders)
         while low < high:
             middle = (low + high) // 2
             found = self._search(within, lenders[:middle], booked, firm, length)
-            if found is not None and found[0] <= best[0]:
+            if found is not None and found[0] <= soon:
                 high, best = middle, found
             else:
                 low = middle + 1

@@ -10,6 +10,7 @@ import pytest
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling import cycle as placing
+from cumulus.scheduling import starts
 from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.snapshot import build
 from tests.scheduling.build import GI, NOW, device, foreign, gang, held, node, pending
@@ -217,7 +218,7 @@ def test_a_reservation_starts_when_enough_of_a_gangs_devices_are_free() -> None:
 
 
 def test_many_different_ends_are_searched_as_exactly_as_few() -> None:
-    count = placing.SCANNED_STARTS * 2
+    count = starts.SCANNED_STARTS * 2
     devices = [device(i) for i in range(count)]
     taken = [held(pending(f"h{i}"), device=i, memory=80, compute=1000, ends=10 + i) for i in range(count)]
     assert reserved(planned([node("n1", *devices)], *taken, *gang("g", 1, 64, memory="1Gi"))) == {"default/g": 73}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from cumulus.clock import short_timestamp, timestamp
+from cumulus.clock import parse_timestamp, short_timestamp, timestamp
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.recorder import Recorder
 from cumulus.resources.job import GPUJob
@@ -64,7 +64,7 @@ class ReclaimWriter:
         reason, message = EventReason.KEPT_AFTER_ALL, "nobody needs its share any more: it keeps it"
         if said is not None:
             how = "it is asked for a checkpoint first" if job.spec.checkpoint is not None else "it begins anew later"
-            message = f"{words(said)}, from {short_timestamp(said.at)} on; {how}"
+            message = f"{words(said)}, from {short_timestamp(parse_timestamp(said.at))} on; {how}"
             reason = EventReason.TAKEN_BACK
         self._recorder.record(job, "Normal", reason, message, component=self._component)
 
