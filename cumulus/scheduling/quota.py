@@ -1,9 +1,9 @@
 """Whose shares may be taken back for a queue that is sure of them.
 
 A gang is *within quota* where its queue, or the nearest above that has a quota, holds so little that the gang still
-fits into it. What may be taken back for it are the shares of jobs that borrow: every queue with a quota that they count for,
-and that the gang does not, holds at least its quota without them. A job yields where it saves its work first, or said
-that it may be killed; after its queue's `minRuntime`; not where it is urgent.
+fits into it. What may be taken back for it are the shares of jobs that borrow: every queue with a quota that they count
+for, and that the gang does not, holds at least its quota without them. A job yields where it saves its work first, or
+said that it may be killed; after its queue's `minRuntime`; not where it is urgent.
 
 There are no loops. A share that is taken back goes from a queue that keeps its quota without it to one that then holds
 no more than its own: what is held within quotas grows with each, and cannot grow for ever. And a job that yielded has
