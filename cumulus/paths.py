@@ -134,6 +134,11 @@ def grpc_address(home: Path) -> Path:
     return home / "grpc.json"
 
 
+def page_address(home: Path) -> Path:
+    """Where the page for browsers is served on this machine: see `cumulus.service.addresses`."""
+    return home / "page.json"
+
+
 def contexts_file() -> Path:
     """The servers that this user has logged in to. May not exist yet."""
     return _config_directory() / "contexts.json"

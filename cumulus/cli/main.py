@@ -53,6 +53,7 @@ VERBS: dict[str, Verb] = {
     "queue": Verb("queue", "Show who waits, in their order, and when each starts."),
     "logs": Verb("logs", "Show what a job wrote."),
     "checkpoints": Verb("checkpoints", "Show, fetch, verify and prune what a job has saved."),
+    "ui": Verb("ui", "Open the page in a browser: who has which GPU, and until when."),
     "top": Verb("top", "Show what is leased and used now: of each device, job or user."),
     "report": Verb(
         "report", "Show what was held, used and idle, by user, queue or node; and which promises were kept."

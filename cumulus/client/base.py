@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.sessions import PageLink
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.answers.usage import UsageNow
@@ -442,6 +443,10 @@ class AccessClient(Protocol):
     def grpc_ticket(self) -> GrpcTicket:
         """What shows the daemon's gRPC server who asks, for a few minutes, and where that server listens. Raises
         NotFound where none does."""
+        ...
+
+    def page_link(self) -> PageLink:
+        """What signs a browser in as who asks, once and soon. Raises NotFound where no daemon serves the page."""
         ...
 
     def who_am_i(self) -> UserInfo:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.sessions import PageLink
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.answers.usage import UsageNow
@@ -311,6 +312,9 @@ class EmbeddedClient:
 
     def grpc_ticket(self) -> GrpcTicket:
         return self._service.tickets.issue(self._identity)
+
+    def page_link(self) -> PageLink:
+        return self._service.sessions.link(self._identity)
 
     def who_am_i(self) -> UserInfo:
         return self._service.who_am_i(self._identity)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -32,12 +32,14 @@ class Api:
 
     def __init__(
         self, service: Service, bridge: WatchBridge, *, metrics: DaemonMetrics | None = None,
-        limits: RequestLimits = RequestLimits(), streams: int = LIMIT,
+        limits: RequestLimits = RequestLimits(), streams: int = LIMIT, names: Collection[str] = (),
     ) -> None:  # fmt: skip
+        """`names`: by which browsers call this server, beside localhost and its addresses."""
         self.service = service
         self.metrics = metrics
         self.limiter = Limiter(limits, service.access.owner)
         self.bridge = bridge
+        self.names = names
         self.streams = StreamThreads(streams)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
         self._reaching = ThreadPoolExecutor(REACHING, thread_name_prefix="reach")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import structlog
 from cumulus import paths
 from cumulus.errors import CumulusError
 from cumulus.lib import unix_socket
+from cumulus.server import host_names
 from cumulus.server.child_process import ChildProcess
 from cumulus.server.settings import ApiSettings
 from cumulus.store.base import Store
@@ -119,6 +121,7 @@ class ApiServer:
         from cumulus.infrastructure import LocalInfrastructure
         from cumulus.server.api import Api
         from cumulus.server.encrypted_api import EncryptedApi
+        from cumulus.server.local_page import LocalPage
         from cumulus.server.watches import WatchBridge
         from cumulus.service.service import Service
 
@@ -127,12 +130,16 @@ class ApiServer:
             infrastructure=LocalInfrastructure(self._home, self._blobs), grpc=self._grpc is not None,
         )  # fmt: skip
         bridge = WatchBridge(self._store)
-        api = Api(service, bridge, metrics=self._metrics)
-        encrypted = EncryptedApi(self._home, api, self._settings, [self._grpc_host] if self._grpc_host else [])
+        hosts = [self._grpc_host] if self._grpc_host else []
+        names = host_names.names({self._settings.address[0], *hosts}, self._settings.names)
+        api = Api(service, bridge, metrics=self._metrics, names={*names, socket.gethostname()})
+        encrypted = EncryptedApi(self._home, api, self._settings, hosts)
+        page = LocalPage(self._home, api, self._settings.page)
         listener = _listener(api, self._sockets)
         try:
             listener.start()
             _log.info("the API is served", sockets=" ".join(self._sockets))
+            page.open()
             self.listens.set()
             self._serve_encrypted(encrypted)
         finally:
@@ -147,6 +154,7 @@ class ApiServer:
             bridge.close()
             api.streams.close()
             encrypted.close()
+            page.close()
             listener.close()
             api.close()
             if self._grpc is not None:

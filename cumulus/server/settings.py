@@ -24,6 +24,7 @@ has few keys. Each is checked, and an unknown one is an error at its line:
       tlsCert: /etc/ssl/c.pem  # the server's certificate and its chain, as PEM; its own authority makes one if left out
       tlsKey: /etc/ssl/c.key   # the key of that
       clientCA: /etc/ssl/u.pem # signs the certificates of users; the own authority if left out
+      page: 127.0.0.1:8265     # the page for browsers of this machine, without TLS; a free port if left out; off
     grpc:                      # for the SDK, over TLS with the API's certificate, and at CUMULUS_HOME/grpc.sock
       listen: 0.0.0.0:50051    # HOST:PORT; 127.0.0.1:50051 if left out
     blobs:                     # arguments, code and results of calls
@@ -201,6 +202,15 @@ def _address(value: Any) -> str:
     return addresses.join(*addresses.split(value))
 
 
+def _page_address(value: Any) -> str:
+    if value in (False, "off"):
+        return ""
+    found = _address(value)
+    if not addresses.split(found)[0].startswith("127."):
+        raise ValueError("the page is served without TLS on this machine alone: 127.0.0.1:PORT, or off")
+    return found
+
+
 def _host_names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         raise ValueError("must be a list of names and addresses")
@@ -284,6 +294,8 @@ class ApiSettings(_Section):
     tlsCert: Annotated[str, BeforeValidator(_file)] = ""
     tlsKey: Annotated[str, BeforeValidator(_file)] = ""
     clientCA: Annotated[str, BeforeValidator(_file)] = ""
+    page: Annotated[str, BeforeValidator(_page_address)] = "127.0.0.1:0"
+    """Where the page for browsers is served without TLS; "": nowhere."""
 
     @property
     def address(self) -> tuple[str, int]:

@@ -24,7 +24,13 @@ class GrpcAddress(NamedTuple):
     ca: str
 
 
-A = TypeVar("A", ApiAddress, GrpcAddress)
+class PageAddress(NamedTuple):
+    """`http://127.0.0.1:PORT`: the page is served without TLS to browsers of this machine alone."""
+
+    url: str
+
+
+A = TypeVar("A", ApiAddress, GrpcAddress, PageAddress)
 
 
 class AddressFile(Generic[A]):
@@ -58,3 +64,5 @@ api_address = AddressFile(paths.api_address, ApiAddress)
 """Where the API listens for other users and machines."""
 grpc_address = AddressFile(paths.grpc_address, GrpcAddress)
 """Where the gRPC server listens."""
+page_address = AddressFile(paths.page_address, PageAddress)
+"""Where the page for browsers listens on this machine."""

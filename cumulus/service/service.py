@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cumulus.service.readiness import Check
     from cumulus.service.reruns import Reruns
     from cumulus.service.secrets import Secrets
+    from cumulus.service.sessions import Sessions
     from cumulus.service.sources import Sources
     from cumulus.service.submissions import Submissions
     from cumulus.service.swarm import Swarm
@@ -226,6 +227,12 @@ class Service:
         from cumulus.service.tokens import Tokens
 
         return Tokens(self.home, self.access, self.clock)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        from cumulus.service.sessions import Sessions
+
+        return Sessions(self.home, self.clock, self.tokens, self.is_served)
 
     @cached_property
     def tickets(self) -> Tickets:

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.sessions import PageLink
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.answers.usage import UsageNow
@@ -446,6 +447,11 @@ class HttpClient:
         from cumulus.answers.tickets import GrpcTicket
 
         return self._read("ticket", GrpcTicket)
+
+    def page_link(self) -> PageLink:
+        from cumulus.answers.sessions import PageLink
+
+        return self._call("page_link", PageLink)
 
     def who_am_i(self) -> UserInfo:
         from cumulus.answers.access import UserInfo

@@ -20,11 +20,13 @@ from cumulus.server.http.kubernetes.requests import subject_of
 from cumulus.server.http.limits import Limited
 from cumulus.server.http.request_metering import RequestMetering
 from cumulus.server.http.status import error_response, failure, status_response
+from cumulus.server.http.ui.door import Page, nothing_else
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp
 
     from cumulus.server.api import Api
 
@@ -48,6 +50,7 @@ def make_app(api: Api, authenticate: Authenticate) -> Starlette:
     """The ASGI application. It closes nothing: the caller owns the `Api`."""
     middleware = [
         Middleware(Hooks, api=api),
+        Middleware(Page, api=api),
         Middleware(Authentication, authenticate=authenticate),
         Middleware(Limited, limiter=api.limiter),
         Middleware(AccessLog),
@@ -62,6 +65,12 @@ def make_app(api: Api, authenticate: Authenticate) -> Starlette:
     )
     app.state.api = api
     return app
+
+
+def make_page_app(api: Api) -> ASGIApp:
+    """The page for browsers, and nothing of the API."""
+    app: ASGIApp = Page(nothing_else, api)
+    return app if api.metrics is None else RequestMetering(app, api.metrics.requests)
 
 
 def _on_error(request: Request, error: Exception) -> Response:

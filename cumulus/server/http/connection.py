@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cumulus.lib import unix_socket
+from cumulus.lib import listeners, unix_socket
 from cumulus.lib.unix_socket import Peer
 from cumulus.server.http.tunnel import TAKE_OVER, Tunnel
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PEER, CERTIFICATE = "cumulus.peer", "cumulus.certificate"
 """Where in a request's `state` the one or the other is found."""
+LOCAL_USER = "cumulus.local-user"
+"""The same of a connection without TLS: the uid of the process at its other end, None where the kernel tells none."""
 
 
 class Certificate(NamedTuple):
@@ -216,12 +218,14 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def _other_end(transport: Transport) -> Mapping[str, Peer | Certificate]:
+def _other_end(transport: Transport) -> Mapping[str, Peer | Certificate | int | None]:
     ends: socket.socket = transport.get_extra_info("socket")
     if ends.family == socket.AF_UNIX:
         return {PEER: unix_socket.peer(ends)}
     tls = transport.get_extra_info("ssl_object")
-    certificate = tls.getpeercert() if tls is not None else None
+    if tls is None:
+        return {LOCAL_USER: listeners.user_of(ends)}
+    certificate = tls.getpeercert()
     return {CERTIFICATE: _named(certificate)} if certificate else {}
 
 

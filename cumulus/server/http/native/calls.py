@@ -107,6 +107,7 @@ CALLS: Mapping[str, Call] = {
     "tokens": _read(lambda s: s.tokens.list, everybody=bool),
     "revoke_token": _call(lambda s: s.tokens.revoke, name=str, user=str),
     "ticket": _read(lambda s: s.tickets.issue),
+    "page_link": _call(lambda s: s.sessions.link),
     "api_address": _read(lambda s: s.api_address),
     "who_am_i": _read(lambda s: s.who_am_i),
     "may": _read(lambda s: s.may, verb=str, resource=str, namespace=str, name=str),

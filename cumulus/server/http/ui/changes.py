@@ -1,0 +1,107 @@
+"""Tells browsers what changed: one stream for all pages of a browser, of names alone. A page that shows what changed
+is asked for again by our script; what did not change is answered by 304.
+
+Of what a user may not see, the kind is told, which says when shares change hands: everybody may know that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from typing import TYPE_CHECKING
+
+import orjson
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from cumulus.errors import CumulusError, Unauthenticated
+from cumulus.resources.documents import lookup, owners
+from cumulus.resources.key import Key
+from cumulus.resources.registry import BY_NAME
+from cumulus.server.http.ui.pages import SESSION, api_of
+from cumulus.server.http.ui.sign_in import secret_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from cumulus.resources.query import Event
+    from cumulus.server.api import Api
+    from cumulus.service.identity import Identity
+
+GATHER_SECONDS = 0.25
+"""How long what changes is gathered before it is told."""
+QUIET_SECONDS = 15.0
+"""So often the browser hears that we are there, and whether it is still signed in is looked at."""
+MOST_KEYS = 100
+"""Names that are told at once; where there are more, all may have changed."""
+STREAM = "text/event-stream"
+_SILENT = frozenset({"Lease"})
+"""Kinds that no page shows: the leader renews its own every few seconds."""
+
+
+async def watch(request: Request) -> Response:
+    api, session = api_of(request), request.scope[SESSION]
+    since = await api.call(api.service.objects.revision, session.identity)
+    return StreamingResponse(_events(api, session.identity, secret_of(request.scope), since), media_type=STREAM)
+
+
+async def _events(api: Api, identity: Identity, secret: str, since: int) -> AsyncIterator[bytes]:
+    # Whatever was missed before: who hears this looks again.
+    yield b"retry: 2000\n\n" + sse("hello", {})
+    now = asyncio.get_running_loop().time
+    looked = now()
+    try:
+        async with api.bridge.watch(since=since) as watcher:
+            while not watcher.closed:
+                if events := await watcher.next(timeout=QUIET_SECONDS):
+                    await asyncio.sleep(GATHER_SECONDS)
+                    events = [*events, *await watcher.next(timeout=0)]
+                    if told := await api.call(_told, api, identity, events):
+                        yield sse("change", told)
+                if now() - looked >= QUIET_SECONDS:
+                    looked = now()
+                    await api.call(api.service.sessions.find, secret)
+                    yield b": \n\n"
+    except Unauthenticated:
+        yield sse("signed-out", {})
+    except CumulusError:
+        # The browser comes again, and is told to look at everything then.
+        return
+
+
+def _told(api: Api, identity: Identity, events: Collection[Event]) -> dict[str, list[str]]:
+    kinds: dict[str, None] = {}
+    keys: dict[str, None] = {}
+    seen: dict[tuple[str, str], bool] = {}
+    for event in events:
+        key = event.key
+        if key.kind in _SILENT:
+            continue
+        kinds[key.kind] = None
+        scope = key.kind, key.namespace
+        if scope not in seen:
+            plural = BY_NAME[key.kind].plural
+            seen[scope] = api.service.access.may(identity, "watch", plural, key.namespace).allowed
+        if seen[scope]:
+            keys.update(dict.fromkeys(map(str, _shown_with(event))))
+    return {"kinds": list(kinds), "keys": ["*"] if len(keys) > MOST_KEYS else list(keys)} if kinds else {}
+
+
+def _shown_with(event: Event) -> list[Key]:
+    """The object, and those on whose pages it is shown."""
+    key, document = event.key, event.document
+    found = [key]
+    if key.kind == "Event":
+        about = lookup(document, "involvedObject") or {}
+        found.append(Key(about.get("kind", ""), about.get("namespace") or "", about.get("name", "")))
+    found += [Key(owner["kind"], key.namespace, owner["name"]) for owner in owners(document)]
+    return found
+
+
+def sse(event: str, data: object) -> bytes:
+    return b"event: " + event.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
+
+
+watch.__module__ = __package__ or __name__
+ROUTES = (Route("/ui/changes", watch),)

@@ -1,0 +1,187 @@
+"""A job's log: its end on the job's page, which grows as it is written, and all of it as a file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from cumulus.answers.logs import AttemptEnded, AttemptFollows, LogBytes, LogPiece, NoneFollowed
+from cumulus.errors import CumulusError, Unauthenticated, UsageError
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document, Key
+from cumulus.resources.kinds import gpujob
+from cumulus.server.http.ui.changes import QUIET_SECONDS, STREAM, sse
+from cumulus.server.http.ui.pages import SESSION, api_of, page
+from cumulus.server.http.ui.sign_in import secret_of
+from cumulus.server.http.ui.templating import job_url
+from cumulus.server.http.ui.terminal_text import Line, TerminalText
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from cumulus.server.api import Api
+    from cumulus.server.http.ui.pages import Visit
+    from cumulus.service.identity import Identity
+
+TAIL = 500
+"""Lines of it that a page begins with."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """`url`: where it is followed. `note`: why there is nothing, in words."""
+
+    url: str
+    file: str
+    page: str
+    lines: Sequence[Line] = ()
+    note: str = ""
+    attempts: Sequence[int] = ()
+    replicas: int = 1
+    attempt: int = 0
+    replica: int = 0
+    q: str = ""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    key: Key
+    attempt: int
+    replica: int
+
+    @classmethod
+    def of(cls, path: Any, query: Any) -> _Asked:
+        """Raises UsageError."""
+        key = Key(gpujob.KIND.name, path["namespace"], path["name"])
+        return cls(key, _number(query.get("attempt", "")), _number(query.get("replica", "")))
+
+
+def panel(visit: Visit, job: Document, *, lines: bool = False) -> Panel:
+    """`lines`: with what is there now; else the script brings them."""
+    asked = _Asked.of(visit.path, visit.query)
+    namespace, name = asked.key.namespace, asked.key.name
+    chosen = urlencode({"attempt": asked.attempt, "replica": asked.replica})
+    shown: list[Line] = []
+    note, q = "", visit.query.get("q", "").strip()
+    if lines:
+        try:
+            text = TerminalText()
+            for data in _bytes(visit.service.logs.read(
+                visit.identity, asked.key, attempt=asked.attempt, replica=asked.replica, tail=10 * TAIL
+            )):  # fmt: skip
+                shown += text.feed(data).lines
+            last = text.feed(b"", end=True)
+            shown += [*last.lines, *([last.partial] if last.partial else [])]
+            shown = [line for line in shown if q.lower() in "".join(piece for _, piece in line).lower()]
+        except CumulusError as error:
+            note = str(error)
+    return Panel(
+        f"{job_url(namespace, name, 'log', 'follow')}?{chosen}", f"{job_url(namespace, name, 'log', 'file')}?{chosen}",
+        f"{job_url(namespace, name, 'log')}?{chosen}", shown, note,
+        [each["number"] for each in lookup(job, "status.attempts") or () if each.get("startTime")],
+        lookup(job, "spec.replicas") or 1, asked.attempt, asked.replica, q,
+    )  # fmt: skip
+
+
+def show(visit: Visit) -> Response:
+    """The page with the log alone, which needs no script."""
+    key = _Asked.of(visit.path, visit.query).key
+    job = visit.service.objects.get(visit.identity, key)
+    found = panel(visit, job, lines=True)
+    return visit.render("log.html", active="jobs", name=key.name, namespace=key.namespace, log=found)
+
+
+async def follow(request: Request) -> Response:
+    """Events: `reset` where it begins anew, `lines` with what was written, `note` with how it goes on."""
+    api, asked = api_of(request), _Asked.of(request.path_params, request.query_params)
+    identity = request.scope[SESSION].identity
+    pieces = await api.call(_pieces, api, identity, asked)
+    return StreamingResponse(_events(api, secret_of(request.scope), pieces), media_type=STREAM)
+
+
+async def whole(request: Request) -> Response:
+    """All of it, as it was written: a browser saves it, and shows it in no page of ours."""
+    api, asked = api_of(request), _Asked.of(request.path_params, request.query_params)
+    identity = request.scope[SESSION].identity
+    read = api.service.logs.read
+    pieces = await api.call(lambda: read(identity, asked.key, attempt=asked.attempt, replica=asked.replica))
+    stream = api.streams.iterate(lambda: _bytes(pieces))
+    # What keeps it from being read is said before an answer begins.
+    first = await anext(stream, b"")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield first
+        async with aclosing(stream):
+            async for data in stream:
+                yield data
+
+    headers = {"content-disposition": f'attachment; filename="{asked.key.name}.log"'}
+    return StreamingResponse(body(), headers=headers, media_type="application/octet-stream")
+
+
+def _pieces(api: Api, identity: Identity, asked: _Asked) -> Iterator[LogPiece]:
+    return api.service.logs.read(
+        identity, asked.key, attempt=asked.attempt, replica=asked.replica, follow=True, tail=TAIL
+    )
+
+
+async def _events(api: Api, secret: str, pieces: Iterator[LogPiece]) -> AsyncIterator[bytes]:
+    yield b"retry: 3000\n\n" + sse("reset", {})
+    text, looked = TerminalText(), monotonic()
+    try:
+        async with aclosing(api.streams.iterate(lambda: iter(pieces))) as found:
+            async for piece in found:
+                if isinstance(piece, LogBytes):
+                    if piece.data:
+                        lines, partial = text.feed(piece.data)
+                        yield sse("lines", {"lines": lines, "partial": partial})
+                elif said := _said(piece):
+                    yield sse("note", {"text": said})
+                if monotonic() - looked >= QUIET_SECONDS:
+                    looked = monotonic()
+                    await api.call(api.service.sessions.find, secret)
+                    yield b": \n\n"
+        yield sse("end", {})
+    except Unauthenticated:
+        yield sse("signed-out", {})
+    except CumulusError as error:
+        yield sse("note", {"text": str(error)}) + sse("end", {})
+
+
+def _said(piece: LogPiece) -> str:
+    """What a person is told between lines."""
+    match piece:
+        case AttemptFollows(attempt):
+            return f"Attempt {attempt} follows."
+        case AttemptEnded(attempt, end, _):
+            return f"Attempt {attempt} ended: {end}."
+        case NoneFollowed(state):
+            return f"No other attempt follows: {state}."
+        case _:
+            return ""
+
+
+def _bytes(pieces: Iterator[LogPiece]) -> Iterator[bytes]:
+    for piece in pieces:
+        if isinstance(piece, LogBytes) and piece.data:
+            yield piece.data
+
+
+def _number(text: str) -> int:
+    if text and not (text.isascii() and text.isdigit() and len(text) < 7):
+        raise UsageError("attempts and replicas are numbers")
+    return int(text or 0)
+
+
+for _endpoint in (follow, whole):
+    _endpoint.__module__ = __package__ or __name__
+_PATH = "/ui/jobs/{namespace}/{name}/log"
+ROUTES = (Route(_PATH, page(show)), Route(f"{_PATH}/follow", follow), Route(f"{_PATH}/file", whole))

@@ -1,0 +1,45 @@
+"""The jobs that who looks may see, their own first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+
+from cumulus.server.http.ui import reading
+from cumulus.server.http.ui.actions import said
+from cumulus.server.http.ui.pages import page
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from cumulus.server.http.ui.pages import Visit
+    from cumulus.server.http.ui.reading import JobRow
+
+MOST = 200
+"""Jobs on one page."""
+PHASES = ("Running", "Pending", "Scheduled", "Checkpointing", "Suspended", "Succeeded", "Failed")
+
+
+def show(visit: Visit) -> Response:
+    wanted, phase = visit.query.get("q", "").strip(), visit.query.get("phase", "")
+    found = reading.jobs(visit.service, visit.identity)
+    rows = [row for row in found if _fits(row, wanted.lower()) and phase in ("", row.phase)]
+    first = _number(visit.query.get("from", ""))
+    shown = rows[first : first + MOST]
+    return visit.render(
+        "jobs.html", kinds="GPUJob GPUPartition", active="jobs", said=said(visit), q=wanted, phase=phase, phases=PHASES,
+        mine=[row for row in shown if row.mine], others=[row for row in shown if not row.mine], all=len(found),
+        fitting=len(rows), first=first, last=first + len(shown), more=first + MOST if len(rows) > first + MOST else 0,
+    )  # fmt: skip
+
+
+def _fits(row: JobRow, wanted: str) -> bool:
+    return all(any(word in text.lower() for text in row[:8] if isinstance(text, str)) for word in wanted.split())
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+
+
+ROUTES = (Route("/ui/jobs", page(show)),)

@@ -1,0 +1,37 @@
+"""The first page: the timeline of leases, and the same spans as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+
+from cumulus.server.http.ui import reading
+from cumulus.server.http.ui.pages import page, see_other
+from cumulus.server.http.ui.queue import _url
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from cumulus.server.http.ui.pages import Visit
+
+
+def show(visit: Visit) -> Response:
+    usage = visit.service.usage.now(visit.identity)
+    line = visit.service.explanations.line(visit.identity)
+    memory = sum(each.memory_bytes for each in usage.devices)
+    return visit.render(
+        "overview.html", active="overview", kinds="GPUJob GPUPartition GPUNode", devices=len(usage.devices),
+        leased=sum(each.leased_bytes for each in usage.devices) / memory if memory else 0.0,
+        used=sum(each.used_bytes or 0 for each in usage.devices) / memory if memory else 0.0,
+        waiting=len(line.waiting) + line.more, holding=[(each, _url(each.name)) for each in line.holding],
+        jobs=[row for row in reading.jobs(visit.service, visit.identity) if row.mine][:10],
+    )  # fmt: skip
+
+
+async def _root(request: Request) -> Response:
+    return see_other("/ui/")
+
+
+ROUTES = (Route("/ui/", page(show)), Route("/ui", _root))

@@ -1,0 +1,95 @@
+"""What several pages read of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from cumulus.resources.columns import owned_by
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document
+from cumulus.resources.kinds import gpujob
+from cumulus.resources.query import Query
+from cumulus.resources.submitter import Submitter
+from cumulus.server.http.ui.templating import job_url
+
+if TYPE_CHECKING:
+    from cumulus.service.identity import Identity
+    from cumulus.service.service import Service
+
+JOB, PARTITION = gpujob.KIND, "GPUPartition"
+
+
+class JobRow(NamedTuple):
+    """A job in a table."""
+
+    name: str
+    namespace: str
+    url: str
+    user: str
+    mine: bool
+    phase: str
+    reason: str
+    node: str
+    gpu: str
+    attempts: str
+    lease_ends: str
+    """RFC 3339, "" without a lease."""
+    created: str
+
+
+def jobs(service: Service, identity: Identity) -> list[JobRow]:
+    """All that who asks may see: their own first, then by what they do and the newest first."""
+    found = visible(service, identity, JOB.name, JOB.plural)
+    partitions = owned_by([JOB], lambda kind: visible(service, identity, kind, "gpupartitions"))
+    rows = [_row(job, partitions(job), identity) for job in found]
+    rows.sort(key=lambda row: row.created, reverse=True)
+    return sorted(rows, key=lambda row: (not row.mine, _ORDER.get(row.phase, 0)))
+
+
+def visible(service: Service, identity: Identity, kind: str, plural: str) -> list[Document]:
+    """The objects of a kind in all namespaces that who asks may list."""
+    if service.may(identity, "list", plural).allowed:
+        return service.objects.list(identity, Query(kind)).items
+    found: list[Document] = []
+    for namespace in service.namespaces.list(identity)[0]:
+        if service.may(identity, "list", plural, namespace=namespace).allowed:
+            found += service.objects.list(identity, Query(kind, namespace)).items
+    return found
+
+
+def is_mine(identity: Identity, document: Document) -> bool:
+    found = Submitter.of(document["metadata"].get("annotations"))
+    return (found.name, found.uid) == (identity.name, identity.uid)
+
+
+_ORDER = {"Running": -3, "Checkpointing": -3, "Scheduled": -2, "Pending": -1, "Suspended": -1, "Failed": 1, "Succeeded": 2}
+
+
+def _row(job: Document, partitions: Sequence[Document], identity: Identity) -> JobRow:
+    metadata = job["metadata"]
+    namespace, name = metadata.get("namespace") or "", metadata["name"]
+
+    def told(cell: str) -> str:
+        try:
+            return str(_CELLS[cell](job))
+        except (TypeError, ValueError, AttributeError, KeyError):
+            # Damaged: the others are shown all the same.
+            return "?"
+
+    return JobRow(
+        name, namespace, job_url(namespace, name), Submitter.of(metadata.get("annotations")).name,
+        is_mine(identity, job), str(lookup(job, "status.phase") or "Pending"), told("reason"), told("node"),
+        told("gpu"), told("attempts"), min(_ends(partitions), default=""), str(metadata.get("creationTimestamp", "")),
+    )  # fmt: skip
+
+
+_CELLS = {
+    "reason": gpujob.job_reason, "node": gpujob.job_node, "gpu": gpujob.job_gpu, "attempts": gpujob.job_attempts,
+}  # fmt: skip
+
+
+def _ends(partitions: Sequence[Document]) -> Iterator[str]:
+    for each in partitions:
+        if lookup(each, "status.phase") == "Active" and (end := lookup(each, "status.expiresAt")):
+            yield str(end)

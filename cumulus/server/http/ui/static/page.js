@@ -1,0 +1,127 @@
+// Keeps a page up to date: words times, and asks again for what changed. One stream serves all pages of a browser: the
+// page that holds the lock listens, and tells the others. A page that nobody looks at waits until somebody does.
+"use strict";
+(() => {
+  const LOCK = "cumulus-ui-stream", SLOWEST = 15000, LEAST = 1000;
+  const channel = "BroadcastChannel" in window ? new BroadcastChannel("cumulus-ui") : null;
+  let dirty = false, asked = 0, timer = 0, pause = LEAST, failures = 0;
+
+  // Times
+
+  const units = [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]];
+  function duration(seconds) {
+    for (let at = 0; at < units.length; at++) {
+      const [letter, size] = units[at];
+      if (seconds < size && at < units.length - 1) continue;
+      const first = Math.floor(seconds / size), next = units[at + 1];
+      const rest = next && first < 10 ? Math.floor((seconds - first * size) / next[1]) : 0;
+      return first + letter + (rest ? rest + next[0] : "");
+    }
+  }
+  function words(element) {
+    const moment = new Date(element.dateTime), seconds = Math.round((moment - Date.now()) / 1000);
+    switch (element.dataset.form) {
+      case "ago": return seconds > -1 ? "now" : duration(-seconds) + " ago";
+      case "in": return seconds < 1 ? "now" : "in " + duration(seconds);
+      default: return moment.toLocaleString();
+    }
+  }
+  function tellTimes(within) {
+    for (const each of within.querySelectorAll("time[data-form]")) {
+      const text = words(each);
+      if (each.textContent !== text) each.textContent = text;
+      if (!each.title) each.title = new Date(each.dateTime).toLocaleString();
+    }
+  }
+
+  // What changed
+
+  function content() { return document.getElementById("content"); }
+
+  function concerns(change) {
+    const element = content();
+    if (!element) return false;
+    const keys = (element.dataset.keys || "").split(" ").filter(Boolean);
+    const kinds = (element.dataset.kinds || "").split(" ").filter(Boolean);
+    if (!keys.length && !kinds.length) return false;
+    if (change.keys.includes("*")) return true;
+    return keys.some(each => change.keys.includes(each)) || kinds.some(each => change.kinds.includes(each));
+  }
+
+  function deliver(change) {
+    document.body.dispatchEvent(new CustomEvent("cumulus-changed", {detail: change}));
+    if (!concerns(change)) return;
+    dirty = true;
+    soon();
+  }
+
+  function soon() {
+    if (!dirty || timer || document.hidden || !window.htmx) return;
+    timer = setTimeout(refresh, Math.max(0, asked + pause - Date.now()));
+  }
+
+  function refresh() {
+    timer = 0;
+    const element = content();
+    if (!element || document.hidden) return;
+    dirty = false;
+    asked = Date.now();
+    htmx.trigger(element, "cumulus-refresh");
+  }
+
+  document.addEventListener("htmx:afterRequest", event => {
+    if (event.detail.elt.id !== "content") return;
+    // A page that takes long to make is asked for less often.
+    pause = Math.max(LEAST, 5 * (Date.now() - asked));
+    if (event.detail.failed && (!event.detail.xhr || !event.detail.xhr.status)) dirty = true;
+    soon();
+  });
+  document.addEventListener("htmx:afterSwap", () => tellTimes(document));
+  // What a person opened stays open.
+  document.addEventListener("htmx:beforeSwap", () => { if (window.Idiomorph) Idiomorph.defaults.callbacks.beforeAttributeUpdated = keep; });
+  function keep(name, node) { return !(name === "open" && node.tagName === "DETAILS"); }
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) { tellTimes(document); soon(); } });
+
+  // The stream
+
+  function tell(message) {
+    hear(message);
+    if (channel) channel.postMessage(message);
+  }
+
+  function hear(message) {
+    if (message.lost !== undefined) document.getElementById("connection").hidden = !message.lost;
+    if (message.change) deliver(message.change);
+    if (message.out) location.reload();
+  }
+
+  function listen() {
+    const stream = new EventSource("/ui/changes?watch=1");
+    stream.addEventListener("hello", () => {
+      failures = 0;
+      tell({lost: false, change: {kinds: [], keys: ["*"]}});
+    });
+    stream.addEventListener("change", event => tell({change: JSON.parse(event.data)}));
+    stream.addEventListener("signed-out", () => { stream.close(); tell({out: true}); });
+    stream.onerror = () => {
+      stream.close();
+      failures++;
+      // One that ends and is there again at once is not worth a word.
+      if (failures > 1) tell({lost: true, change: {kinds: [], keys: ["*"]}});
+      const wait = Math.min(SLOWEST, 500 * 2 ** Math.min(failures - 1, 10));
+      setTimeout(listen, wait * (0.75 + Math.random() / 2));
+    };
+  }
+
+  tellTimes(document);
+  setInterval(() => { if (!document.hidden) tellTimes(document); }, 10000);
+  if (content() && (content().dataset.keys || content().dataset.kinds || document.getElementById("timeline"))) {
+    if (channel) channel.onmessage = event => hear(event.data);
+    if (channel && navigator.locks) {
+      // Held as long as this page is open; then another page listens.
+      navigator.locks.request(LOCK, () => { listen(); return new Promise(() => {}); });
+    } else {
+      listen();
+    }
+  }
+})();

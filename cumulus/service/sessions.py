@@ -1,0 +1,210 @@
+"""Sessions of browsers: who is signed in to the page, and the one-time links that sign in.
+
+A session is 32 random bytes in a cookie. Kept is its SHA-256, as the name of a file that its owner alone can read:
+CUMULUS_HOME/api/sessions/SHA256.json. So a session outlives the daemon, and ends at once where its file goes. It opens
+the page and not the API. One that was begun with a token ends with that token.
+
+Links are kept in memory: they last two minutes, and no longer than the daemon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from cumulus import paths
+from cumulus.answers.sessions import LINK_SECONDS, PageLink
+from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.errors import CumulusError, NotFound, TooManyRequests, Unauthenticated
+from cumulus.lib.files import write_durably
+from cumulus.service.accounts import Accounts
+from cumulus.service.addresses import api_address, page_address
+from cumulus.service.identity import Identity
+from cumulus.service.tokens import Tokens
+
+SECONDS = 12 * 3600.0
+"""How long a session lasts."""
+MOST = 50
+"""Sessions of one user. The oldest ends where there is one more."""
+MOST_LINKS = 1000
+_SECRET = 64
+"""Characters that a secret has at most."""
+
+
+class Session(NamedTuple):
+    """A browser that is signed in. `csrf`: what each form of its pages must send back."""
+
+    identity: Identity
+    expires: datetime
+    csrf: str
+
+
+class _Record(NamedTuple):
+    """What is kept of a session."""
+
+    user: str
+    uid: int | None
+    groups: tuple[str, ...]
+    token: str
+    created: datetime
+    expires: datetime
+
+    @classmethod
+    def of(cls, identity: Identity, now: datetime) -> _Record:
+        # An account's groups are looked up each time. Those that a certificate says end with it.
+        groups = identity.groups if identity.uid is None and identity.token else ()
+        return cls(identity.name, identity.uid, groups, identity.token, now, now + timedelta(seconds=SECONDS))
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.user, self.uid, self.groups, self.token)
+
+
+class Sessions:
+    """Those of a state directory. `served`: whether a daemon runs. Methods raise CumulusError where files cannot be
+    used."""
+
+    def __init__(
+        self, home: Path, clock: Clock, tokens: Tokens, served: Callable[[], bool], accounts: Accounts | None = None
+    ) -> None:
+        self._home = home
+        self._clock = clock
+        self._tokens = tokens
+        self._served = served
+        self._accounts = accounts or Accounts()
+        self._links: dict[str, tuple[_Record, datetime]] = {}
+        """By the hash of the code, the oldest first."""
+        self._lock = threading.Lock()
+
+    def link(self, identity: Identity) -> PageLink:
+        """What signs a browser in as who asks. Raises NotFound where no daemon serves the page."""
+        if not self._served():
+            raise NotFound("nothing serves the page: no daemon runs", hint="run: cumulus serve")
+        found = page_address.read(self._home) or api_address.wait(self._home, self._clock)
+        if found is None:
+            raise NotFound("the daemon serves no page yet", hint="its log says why")
+        code = secrets.token_urlsafe(24)
+        now = self._clock.now()
+        ends = now + timedelta(seconds=LINK_SECONDS)
+        with self._lock:
+            self._links = {name: kept for name, kept in self._links.items() if now < kept[1]}
+            if len(self._links) >= MOST_LINKS:
+                raise TooManyRequests("too many links wait to be opened", seconds=LINK_SECONDS)
+            self._links[_hash(code)] = _Record.of(identity, now), ends
+        return PageLink(found.url, code, timestamp(ends))
+
+    def user_of_link(self, code: str) -> Identity:
+        """As whom a link would sign in; it stays good. Raises Unauthenticated."""
+        return self._linked(code, take=False).identity
+
+    def open_link(self, code: str) -> str:
+        """The secret of a session that the link begins; the link is over. Raises Unauthenticated."""
+        return self.begin(self._linked(code, take=True).identity)
+
+    def begin(self, identity: Identity) -> str:
+        """The secret of a new session of who asks."""
+        secret = secrets.token_urlsafe(32)
+        record = _Record.of(identity, self._clock.now())
+        with self._lock:
+            self._make_room(record)
+            self._write(secret, record)
+        return secret
+
+    def find(self, secret: str) -> Session:
+        """Who is signed in by it, as they are now. Raises Unauthenticated."""
+        record = self._read(_hash(secret)) if 0 < len(secret) <= _SECRET else None
+        if record is None or self._clock.now() >= record.expires:
+            raise Unauthenticated("you are not signed in, or no longer")
+        if record.token:
+            self._tokens.check_valid(record.token)
+        csrf = hmac.new(secret.encode(), b"cumulus page", hashlib.sha256).hexdigest()
+        return Session(self._known(record), record.expires, csrf)
+
+    def end(self, secret: str) -> None:
+        """Sign out. What is no session is none afterwards either."""
+        if 0 < len(secret) <= _SECRET:
+            self._file(_hash(secret)).unlink(missing_ok=True)
+
+    def end_all(self, identity: Identity) -> None:
+        """Sign out of every browser."""
+        with self._lock:
+            for id, record in self._all():
+                if record.identity[:2] == identity[:2]:
+                    self._file(id).unlink(missing_ok=True)
+
+    def _linked(self, code: str, *, take: bool) -> _Record:
+        name = _hash(code)
+        with self._lock:
+            kept = self._links.pop(name, None) if take else self._links.get(name)
+        if kept is None or self._clock.now() >= kept[1]:
+            raise Unauthenticated("the link is over, or was opened already", hint="make another one: cumulus ui")
+        return kept[0]
+
+    def _known(self, record: _Record) -> Identity:
+        if record.uid is None:
+            return record.identity
+        account = self._accounts.of_uid(record.uid)
+        if account.name != record.user:
+            # Their number was given to somebody else.
+            raise Unauthenticated("the session's user has no account any more")
+        return account._replace(token=record.token)
+
+    def _make_room(self, record: _Record) -> None:
+        """Files of sessions that are over go, and the oldest of a user who has many."""
+        now, own = record.created, []
+        for id, each in self._all():
+            if now >= each.expires:
+                self._file(id).unlink(missing_ok=True)
+            elif each.identity[:2] == record.identity[:2]:
+                own.append((each.created, id))
+        for _, id in sorted(own)[: max(0, len(own) - MOST + 1)]:
+            self._file(id).unlink(missing_ok=True)
+
+    @property
+    def _directory(self) -> Path:
+        return paths.api_dir(self._home) / "sessions"
+
+    def _file(self, id: str) -> Path:
+        return self._directory / f"{id}.json"
+
+    def _all(self) -> Iterator[tuple[str, _Record]]:
+        try:
+            names = os.listdir(self._directory)
+        except OSError:
+            return
+        for name in names:
+            id = name.removesuffix(".json")
+            if name[0] != "." and (record := self._read(id)) is not None:
+                yield id, record
+
+    def _read(self, id: str) -> _Record | None:
+        """None where there is none; what is damaged opens nothing."""
+        try:
+            found = json.loads(self._file(id).read_bytes())
+            return _Record(
+                found["user"], found["uid"], tuple(found["groups"]), found["token"], parse_timestamp(found["created"]),
+                parse_timestamp(found["expires"]),
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write(self, secret: str, record: _Record) -> None:
+        kept = record._asdict() | {"created": timestamp(record.created), "expires": timestamp(record.expires)}
+        try:
+            for each in (self._directory.parent, self._directory):
+                each.mkdir(mode=0o700, exist_ok=True)
+            write_durably(str(self._file(_hash(secret))), json.dumps(kept).encode())
+        except OSError as error:
+            raise CumulusError(f"{self._directory} cannot be written: {error.strerror}") from None
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
