@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from cumulus.answers.queue import Line
     from cumulus.answers.secrets import SecretKey
     from cumulus.answers.server import ApiAddress, ServerState
+    from cumulus.answers.sessions import PageLink
     from cumulus.answers.sources import SourceDiff
     from cumulus.answers.swarm import (
         ImageStep,
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
-    from cumulus.answers.sessions import PageLink
     from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.answers.usage import UsageNow

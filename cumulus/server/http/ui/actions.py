@@ -85,9 +85,7 @@ def do(visit: Visit) -> Response:
 def _asked(visit: Visit, problem: str = "") -> Response:
     key, found = _key(visit), _action(visit)
     job = visit.service.objects.get(visit.identity, key)
-    decision = visit.service.may(
-        visit.identity, found.verb, found.resource, namespace=key.namespace, name=key.name
-    )
+    decision = visit.service.may(visit.identity, found.verb, found.resource, namespace=key.namespace, name=key.name)
     refused = "" if decision.allowed else decision.reason
     refused = refused or visit.service.objects.why_not_changed(visit.identity, key)
     if refused:

@@ -34,8 +34,9 @@ def show(visit: Visit) -> Response:
         "job.html", active="jobs", keys=str(key),
         # When others end is when it starts.
         kinds="GPUJob GPUPartition" if waits else "", waits=waits, job=job, name=key.name, namespace=key.namespace,
-        said=actions.said(visit), phase=lookup(job, "status.phase") or "Pending", gpu=_told(gpujob.job_gpu, job), node=_told(gpujob.job_node, job),
-        user=visit.identity.name, submitter=Submitter.of(job["metadata"].get("annotations")).name,
+        said=actions.said(visit),
+        phase=lookup(job, "status.phase") or "Pending", gpu=_told(gpujob.job_gpu, job), node=_told(gpujob.job_node, job),
+        submitter=Submitter.of(job["metadata"].get("annotations")).name,
         ends=[lookup(each, "status.expiresAt") for each in found.related if lookup(each, "status.phase") == "Active"],
         why=_why(visit, key), unsaved=_told(lambda each: gpujob.unsaved(each, now), job), saved=_saved(job, visit),
         sections=list(described.sections(found, now)), related=described.related(found, now),

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from cumulus.server.http.ui import reading
 from cumulus.server.http.ui.pages import page, see_other
-from cumulus.server.http.ui.queue import _url
+from cumulus.server.http.ui.templating import share_url
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -25,7 +25,7 @@ def show(visit: Visit) -> Response:
         "overview.html", active="overview", kinds="GPUJob GPUPartition GPUNode", devices=len(usage.devices),
         leased=sum(each.leased_bytes for each in usage.devices) / memory if memory else 0.0,
         used=sum(each.used_bytes or 0 for each in usage.devices) / memory if memory else 0.0,
-        waiting=len(line.waiting) + line.more, holding=[(each, _url(each.name)) for each in line.holding],
+        waiting=len(line.waiting) + line.more, holding=[(each, share_url(each.name)) for each in line.holding],
         jobs=[row for row in reading.jobs(visit.service, visit.identity) if row.mine][:10],
     )  # fmt: skip
 

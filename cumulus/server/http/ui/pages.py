@@ -1,4 +1,4 @@
-"""What a page is made from, and what wraps each: the visit, the answer that a browser keeps, errors in plain English."""
+"""What a page is made from, and its wrapping: the visit, the answer that a browser keeps, errors in plain English."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def jobs(service: Service, identity: Identity) -> list[JobRow]:
     partitions = owned_by([JOB], lambda kind: visible(service, identity, kind, "gpupartitions"))
     rows = [_row(job, partitions(job), identity) for job in found]
     rows.sort(key=lambda row: row.created, reverse=True)
-    return sorted(rows, key=lambda row: (not row.mine, _ORDER.get(row.phase, 0)))
+    return sorted(rows, key=lambda row: (not row.mine, _ORDER.get(row.phase, 2)))
 
 
 def visible(service: Service, identity: Identity, kind: str, plural: str) -> list[Document]:
@@ -63,7 +63,15 @@ def is_mine(identity: Identity, document: Document) -> bool:
     return (found.name, found.uid) == (identity.name, identity.uid)
 
 
-_ORDER = {"Running": -3, "Checkpointing": -3, "Scheduled": -2, "Pending": -1, "Suspended": -1, "Failed": 1, "Succeeded": 2}
+_ORDER = {
+    "Running": -3,
+    "Checkpointing": -3,
+    "Scheduled": -2,
+    "Pending": -1,
+    "Suspended": -1,
+    "Failed": 1,
+    "Succeeded": 2,
+}
 
 
 def _row(job: Document, partitions: Sequence[Document], identity: Identity) -> JobRow:

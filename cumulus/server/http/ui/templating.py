@@ -41,6 +41,12 @@ def job_url(namespace: str, name: str, *more: str) -> str:
     return "/".join(["/ui/jobs", *(quote(part, safe="") for part in (namespace, name, *more))])
 
 
+def share_url(name: str) -> str:
+    """Of the job NAMESPACE/NAME that has a share; "" for a lease that is no job's."""
+    namespace, slash, job = name.partition("/")
+    return job_url(namespace, job) if slash and " " not in name else ""
+
+
 def node_url(name: str) -> str:
     return f"/ui/nodes/{quote(name, safe='')}"
 

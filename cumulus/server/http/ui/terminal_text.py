@@ -111,11 +111,12 @@ def _palette(number: int) -> str:
     return str(number) if number < 16 else ""
 
 
-def _line(text: str, style: _Style) -> tuple[Line, _Style]:
-    """One line, and the style after it. What comes after a carriage return takes the place of what was there."""
+def _line(text: str, before: _Style) -> tuple[Line, _Style]:
+    """One line, which began in the style `before`, and the style after it. What comes after a carriage return takes the
+    place of what was there."""
     cells: list[tuple[str, str]] = []
     at = 0
-    for piece, style in _styled(text, style):
+    for piece, style in _styled(text, before):
         if piece == "\r":
             at = 0
             continue
@@ -123,7 +124,7 @@ def _line(text: str, style: _Style) -> tuple[Line, _Style]:
             at = max(0, at - 1)
             continue
         classes = style.classes
-        for char in printable.one_line(piece.replace("\t", "    ")) if piece != " " else piece:
+        for char in printable.one_line(piece.replace("\t", "    ")):
             if at >= LONGEST:
                 break
             if at < len(cells):

@@ -78,8 +78,10 @@
   });
   document.addEventListener("htmx:afterSwap", () => tellTimes(document));
   // What a person opened stays open.
-  document.addEventListener("htmx:beforeSwap", () => { if (window.Idiomorph) Idiomorph.defaults.callbacks.beforeAttributeUpdated = keep; });
-  function keep(name, node) { return !(name === "open" && node.tagName === "DETAILS"); }
+  if (window.Idiomorph) {
+    Idiomorph.defaults.callbacks.beforeAttributeUpdated =
+      (name, node) => !(name === "open" && node.tagName === "DETAILS");
+  }
   document.addEventListener("visibilitychange", () => { if (!document.hidden) { tellTimes(document); soon(); } });
 
   // The stream
