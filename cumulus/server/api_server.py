@@ -137,9 +137,10 @@ class ApiServer:
         page = LocalPage(self._home, api, self._settings.page)
         listener = _listener(api, self._sockets)
         try:
+            # Before anybody can ask for a link to it.
+            page.open()
             listener.start()
             _log.info("the API is served", sockets=" ".join(self._sockets))
-            page.open()
             self.listens.set()
             self._serve_encrypted(encrypted)
         finally:

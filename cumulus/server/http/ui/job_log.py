@@ -137,7 +137,7 @@ async def _events(api: Api, secret: str, pieces: Iterator[LogPiece]) -> AsyncIte
     yield b"retry: 3000\n\n" + sse("reset", {})
     text, looked = TerminalText(), monotonic()
     try:
-        async with aclosing(api.streams.iterate(lambda: iter(pieces))) as found:
+        async with aclosing(api.streams.iterate(lambda: pieces)) as found:
             async for piece in found:
                 if isinstance(piece, LogBytes):
                     if piece.data:

@@ -45,7 +45,7 @@ def rows(visit: Visit) -> list[NodeRow]:
 def show_one(visit: Visit) -> Response:
     name = visit.path["name"]
     found = visit.service.descriptions.describe(visit.identity, Key(gpunode.KIND.name, "", name))
-    (row,) = [each for each in rows(visit) if each.name == name] or [None]
+    row = next((each for each in rows(visit) if each.name == name), None)
     return visit.render(
         "node.html", active="nodes", keys=f"gpunode/{name}", kinds="GPUPartition", name=name, row=row,
         sections=list(described.sections(found, visit.now)), related=described.related(found, visit.now),
@@ -55,7 +55,7 @@ def show_one(visit: Visit) -> Response:
 
 def _row(node: Document, devices: Sequence[DeviceUse], visit: Visit) -> NodeRow:
     name = node["metadata"]["name"]
-    state = gpunode.node_summary(node, visit.now)
+    state = gpunode.node_state(node, visit.now)
     unleased = [
         (device.get("index", 0), process)
         for device in gpunode.devices(node)

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 def show(visit: Visit) -> Response:
     usage = visit.service.usage.now(visit.identity)
     line = visit.service.explanations.line(visit.identity)
+    used = [each.used_bytes for each in usage.devices if each.used_bytes is not None]
     memory = sum(each.memory_bytes for each in usage.devices)
     return visit.render(
         "overview.html", active="overview", kinds="GPUJob GPUPartition GPUNode", devices=len(usage.devices),
         leased=sum(each.leased_bytes for each in usage.devices) / memory if memory else 0.0,
-        used=sum(each.used_bytes or 0 for each in usage.devices) / memory if memory else 0.0,
+        used=sum(used) / memory if memory and used else None,
         waiting=len(line.waiting) + line.more, holding=[(each, share_url(each.name)) for each in line.holding],
         jobs=[row for row in reading.jobs(visit.service, visit.identity) if row.mine][:10],
     )  # fmt: skip

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from cumulus.errors import CumulusError
 from cumulus.server.http.access_log import AccessLog
-from cumulus.server.http.ui import actions, changes, job, job_log, jobs, nodes, overview, queue, static_files, users
+from cumulus.server.http.ui import actions, changes, job, job_log, jobs, nodes, overview, queue, sooner, static_files, users
 from cumulus.server.http.ui.origin import OwnOrigin
 from cumulus.server.http.ui.pages import SESSION, error_page, plain_page
 from cumulus.server.http.ui.sign_in import SignedIn, SignIn
@@ -30,7 +30,7 @@ def make_site(api: Api) -> Starlette:
     """The ASGI application of all that is below `/ui`. It closes nothing."""
     app = Starlette(
         routes=[
-            *SignIn().routes, *overview.ROUTES, *queue.ROUTES, *jobs.ROUTES, *job_log.ROUTES, *actions.ROUTES,
+            *SignIn().routes, *overview.ROUTES, *queue.ROUTES, *jobs.ROUTES, *job_log.ROUTES, *sooner.ROUTES, *actions.ROUTES,
             *job.ROUTES, *nodes.ROUTES, *users.ROUTES, *changes.ROUTES, *static_files.ROUTES,
         ],
         middleware=[

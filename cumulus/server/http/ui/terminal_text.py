@@ -79,9 +79,10 @@ class _Style(NamedTuple):
             if number in (38, 48):
                 kind = numbers[at + 1] if at + 1 < len(numbers) else 0
                 name = _palette(numbers[at + 2]) if kind == 5 and at + 2 < len(numbers) else ""
-                if name:
-                    part, prefix = ("foreground", "fg") if number == 38 else ("background", "bg")
-                    style = style._replace(**{part: prefix + name})
+                if name and number == 38:
+                    style = style._replace(foreground=f"fg{name}")
+                elif name:
+                    style = style._replace(background=f"bg{name}")
                 at += 3 if kind == 5 else 5 if kind == 2 else 2
                 continue
             style = style._with(number)

@@ -1,0 +1,236 @@
+"""What the pages show, to whom, and that nothing others wrote is more than text there."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+from cumulus.resources.key import Document, Key
+from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
+from cumulus.server.http.ui import changes
+from cumulus.service.identity import Identity
+from tests.documents import active, ahead, job, node, running
+from tests.server.http.conftest import Served
+from tests.server.http.ui.conftest import Browser
+from tests.service.test_access import binding
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'`{{7*7}}\u202e\x1b[31m"
+PAGES = (
+    "/ui/", "/ui/queue", "/ui/jobs", "/ui/nodes", "/ui/users", "/ui/jobs/default/go", "/ui/jobs/default/wait",
+    "/ui/jobs/default/go/log", "/ui/jobs/default/go/delete", "/ui/jobs/default/wait/sooner", "/ui/nodes/gpu-1",
+)  # fmt: skip
+ANN = Identity("ann")
+
+
+class Reader(HTMLParser):
+    """The tags of a page, with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def of(document: Document, user: str, uid: int | None = None) -> Document:
+    document["metadata"]["annotations"] = {SUBMITTER: user, **({SUBMITTER_UID: str(uid)} if uid is not None else {})}
+    return document
+
+
+def evil() -> list[Document]:
+    """Objects that say EVIL wherever people and programs write text."""
+    go = of(running("go"), EVIL)
+    go["metadata"]["labels"] = {}
+    go["spec"] |= {
+        "command": [EVIL, EVIL], "args": [EVIL], "env": [{"name": "A", "value": EVIL}], "workingDir": f"/{EVIL}",
+        "image": EVIL, "gpu": {**go["spec"]["gpu"], "selector": {"name": EVIL}},
+        "checkpoint": {"path": f"/{EVIL}"},
+    }  # fmt: skip
+    go["status"]["conditions"].append(
+        {"type": "Overused", "status": EVIL, "reason": EVIL, "message": EVIL, "lastTransitionTime": EVIL}
+    )
+    go["status"]["attempts"][0] |= {"message": EVIL, "reason": EVIL}
+    held = of(active("go-a1-r0-d0"), EVIL)
+    held["spec"]["user"] = EVIL
+    held["status"]["conditions"] = [{"type": "Active", "status": "True", "reason": EVIL, "message": EVIL}]
+    machine = node("gpu-1")
+    machine["status"]["hostname"] = EVIL
+    machine["status"]["devices"][0] |= {
+        "name": EVIL, "vendor": EVIL, "fault": EVIL,
+        "unleasedProcesses": [{"pid": 1, "user": EVIL, "program": EVIL, "memoryBytes": 1}],
+        "foreignLeases": [
+            {"partitionId": EVIL, "memoryBytes": 1, "compute": 1, "expiresAt": ahead(hours=1), "user": EVIL}
+        ],
+    }  # fmt: skip
+    event = {
+        "apiVersion": "cumulus.dev/v1alpha1", "kind": "Event", "metadata": {"name": "e", "namespace": "default"},
+        "involvedObject": {"kind": "GPUJob", "namespace": "default", "name": "go"}, "reason": EVIL, "message": EVIL,
+        "type": EVIL, "source": {"component": EVIL}, "firstTimestamp": EVIL, "lastTimestamp": EVIL,
+    }  # fmt: skip
+    wait = of(job("wait", command=[EVIL], gpu={"memory": "100%"}), EVIL)
+    return [go, held, machine, event, wait]
+
+
+def plant(served: Served, documents: list[Document]) -> None:
+    for each in documents:
+        served.store.create(each)
+
+
+def test_what_others_wrote_is_text(browser: Browser, served: Served) -> None:
+    plant(served, evil())
+    served.outside.logs.chunks[1, 0] = [EVIL.encode(), b"\n"]
+    browser.sign_in()
+    asked = [*PAGES, f"/ui/jobs?q={'%22%3E%3Cscript%3Ealert(1)%3C/script%3E'}", "/ui/jobs?phase=%3Cscript%3E",
+             "/ui/sign-in?next=/ui/%22%3E%3Cscript%3E", "/ui/jobs/default/go?done=%3Cscript%3E",
+             "/ui/jobs/%3Cscript%3E/%3Cscript%3E", "/ui/queue?queue=%3Cscript%3E"]  # fmt: skip
+    for url in asked:
+        answer = browser.get(url)
+        assert answer.code in (200, 404), (url, answer.body)
+        html = answer.body.decode()
+        read = Reader(html)
+        for tag, attributes in read.tags:
+            assert not [name for name in attributes if name.startswith("on") or name == "style"], (url, tag)
+            assert tag != "script" or str(attributes.get("src")).startswith("/ui/static/"), (url, attributes)
+            assert tag not in ("img", "iframe", "object", "embed", "style"), (url, tag)
+            for name in ("href", "action", "src"):
+                assert str(attributes.get(name, "/")).startswith(("/", "#")), (url, attributes)
+        assert "49" not in read.text or "{{7*7}}" in read.text
+        assert not set("\u202e\x1b\x00") & set(html), url
+    assert "alert(1)" in browser.page("/ui/jobs/default/go")
+
+
+def test_my_jobs_come_first(browser: Browser, served: Served) -> None:
+    me = Identity.of_this_process()
+    plant(served, [of(job("theirs"), "ann", 1001), of(job("mine"), me.name, me.uid), node("gpu-1")])
+    browser.sign_in()
+    html = browser.page("/ui/jobs")
+    assert html.index("My jobs") < html.index(">mine<") < html.index("Others") < html.index(">theirs<")
+    assert ">theirs<" not in browser.page("/ui/jobs?q=mine")
+    assert ">mine<" not in browser.page("/ui/jobs?phase=Failed")
+
+
+def test_a_job_that_waits_says_why_and_what_would_start_sooner(browser: Browser, served: Served) -> None:
+    plant(served, [running("go"), active("go-a1-r0-d0"), node("gpu-1", free=0), job("wait")])
+    browser.sign_in()
+    assert "What would start sooner" in browser.page("/ui/jobs/default/wait")
+    html = browser.page("/ui/jobs/default/wait/sooner")
+    assert "half as long" in html
+    assert ">30m<" in html
+    assert ">25%<" in html
+    before = served.store.revision()
+    assert "as you say" in browser.page("/ui/jobs/default/wait/sooner?memory=10%25&duration=5m")
+    assert served.store.revision() == before, "asking makes nothing"
+
+
+def test_others_see_what_their_roles_allow(browser: Browser, served: Served) -> None:
+    """Everybody sees who holds a share; jobs of a namespace, who has a role there."""
+    plant(served, [
+        of(running("go"), "bob", 1002), active("go-a1-r0-d0"), node("gpu-1"), of(job("seen", namespace="open"), "bob"),
+        binding("viewer", "User", "ann", "open"),
+    ])  # fmt: skip
+    browser.sign_in_as(ANN)
+    html = browser.page("/ui/jobs")
+    assert ">seen<" in html
+    assert ">go<" not in html
+    assert browser.get("/ui/jobs/default/go").code == 403
+    assert "bob" in browser.page("/ui/queue") or "default/go" in browser.page("/ui/queue")
+    html = browser.page("/ui/jobs/open/seen")
+    assert not re.search(r'class="button', html), "a viewer has no buttons"
+    for name in ("suspend", "rerun", "delete"):
+        assert browser.get(f"/ui/jobs/open/seen/{name}").code == 403
+        assert browser.send(f"/ui/jobs/open/seen/{name}").code == 403
+    assert served.store.get(Key("GPUJob", "open", "seen"))["metadata"].get("deletionTimestamp") is None
+
+
+def test_buttons_do_what_they_say(browser: Browser, served: Served) -> None:
+    plant(served, [of(running("go"), "bob"), active("go-a1-r0-d0"), node("gpu-1")])
+    browser.sign_in()
+    key = Key("GPUJob", "default", "go")
+    uid = served.store.get(key)["metadata"]["uid"]
+    html = browser.page("/ui/jobs/default/go/suspend")
+    assert "GPU-hours of work are lost" in html
+    answer = browser.send("/ui/jobs/default/go/suspend", uid=uid)
+    assert (answer.code, answer.headers["location"]) == (303, "/ui/jobs/default/go?done=suspend")
+    assert served.store.get(key)["spec"]["suspend"] is True
+    assert "being suspended" in browser.page("/ui/jobs/default/go?done=suspend")
+    browser.send("/ui/jobs/default/go/resume", uid=uid)
+    assert not served.store.get(key)["spec"].get("suspend")
+    assert b"no duration" in browser.send("/ui/jobs/default/go/extend", uid=uid, by="soon").body
+    assert browser.send("/ui/jobs/default/go/delete", uid="another").code == 409
+    answer = browser.send("/ui/jobs/default/go/delete", uid=uid)
+    assert (answer.code, answer.headers["location"]) == (303, "/ui/jobs?done=delete")
+    told = [each for each in browser.lines if each["event"] == "request" and each["path"].startswith("/ui/")]
+    assert told[-1]["path"] == "/ui/jobs/default/go/delete"
+
+
+def test_what_did_not_change_is_not_sent_again(browser: Browser, served: Served) -> None:
+    plant(served, [node("gpu-1"), job("train")])
+    browser.sign_in()
+    for url in PAGES[:5]:
+        first = browser.get(url, hx_request="true")
+        again = browser.get(url, hx_request="true", if_none_match=first.headers["etag"])
+        assert (again.code, again.body) == (304, b""), url
+        assert b"<html" not in first.body
+        assert b'id="content"' in first.body
+
+
+def test_scripts_are_kept_for_ever_under_the_address_of_what_they_hold(browser: Browser) -> None:
+    addresses = re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/sign-in"))
+    browser.sign_in()
+    addresses += re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/jobs/default/x") if False else browser.page("/ui/"))
+    total = 0
+    for address in set(addresses):
+        answer = browser.get(address, accept_encoding="gzip")
+        assert answer.code == 200, address
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["content-encoding"] == "gzip"
+        total += len(answer.body)
+    assert total < 110_000
+    assert browser.get("/ui/static/..%2f__init__.py").code == 404
+
+
+def test_errors_are_pages(browser: Browser) -> None:
+    browser.sign_in()
+    for url, code, words in (
+        ("/ui/nothing", 404, "no such page"), ("/ui/jobs/default/gone", 404, "not found"),
+        ("/ui/jobs/default/gone/log/follow?attempt=x", 400, "are numbers"), ("/ui/nodes/gone", 404, "not found"),
+    ):  # fmt: skip
+        answer = browser.get(url)
+        assert (answer.code, words in answer.body.decode()) == (code, True), answer.body
+        assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_the_log_is_followed_as_events(browser: Browser, served: Served) -> None:
+    over = running("go")
+    over["status"] |= {"phase": "Succeeded"}
+    over["status"]["attempts"][0] |= {"endTime": ahead(), "reason": "Completed"}
+    plant(served, [over, node("gpu-1")])
+    served.outside.logs.chunks[1, 0] = [b"\x1b[31mred\x1b[0m <b>\n50%\r", b"100%\nlast"]
+    browser.sign_in()
+    body = browser.get("/ui/jobs/default/go/log/follow?follow=true").body.decode()
+    assert "event: reset" in body
+    assert '["fg1","red"],[""," <b>"]' in body
+    assert '["","100%"]' in body
+    assert '"partial":[["","last"]]' in body
+    assert body.endswith("event: end\ndata: {}\n\n")
+    html = browser.page("/ui/jobs/default/go/log")
+    assert '<span class="fg1">red</span> &lt;b&gt;' in html
+    assert "last" not in browser.page("/ui/jobs/default/go/log?q=red").partition('id="log-lines"')[2]
+    saved = browser.get("/ui/jobs/default/go/log/file")
+    assert saved.body == b"\x1b[31mred\x1b[0m <b>\n50%\r100%\nlast"
+    assert saved.headers["content-disposition"] == 'attachment; filename="go.log"'
+
+
+def test_what_changed_is_told_by_name_to_who_may_see_it(served: Served, browser: Browser) -> None:
+    plant(served, [binding("viewer", "User", "ann", "open")])
+    api: Any = browser.api
+    events = [served.event(job("seen", namespace="open")), served.event(job("hidden"))]
+    told = changes._told(api, ANN, events)
+    assert told == {"kinds": ["GPUJob"], "keys": ["gpujob/open/seen"]}
