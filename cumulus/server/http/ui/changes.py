@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from cumulus.resources.query import Event
     from cumulus.server.api import Api
+    from cumulus.service.access.access import Access
     from cumulus.service.identity import Identity
 
 GATHER_SECONDS = 0.25
@@ -57,8 +58,8 @@ async def _events(api: Api, identity: Identity, secret: str, since: int) -> Asyn
                 if events := await watcher.next(timeout=QUIET_SECONDS):
                     await asyncio.sleep(GATHER_SECONDS)
                     events = [*events, *await watcher.next(timeout=0)]
-                    if told := await api.call(_told, api, identity, events):
-                        yield sse("change", told)
+                    if found := await api.call(told, api.service.access, identity, events):
+                        yield sse("change", found)
                 if now() - looked >= QUIET_SECONDS:
                     looked = now()
                     await api.call(api.service.sessions.find, secret)
@@ -70,7 +71,8 @@ async def _events(api: Api, identity: Identity, secret: str, since: int) -> Asyn
         return
 
 
-def _told(api: Api, identity: Identity, events: Collection[Event]) -> dict[str, list[str]]:
+def told(access: Access, identity: Identity, events: Collection[Event]) -> dict[str, list[str]]:
+    """The kinds of what changed, and the names of what the identity may see of it; nothing where no page shows it."""
     kinds: dict[str, None] = {}
     keys: dict[str, None] = {}
     seen: dict[tuple[str, str], bool] = {}
@@ -82,7 +84,7 @@ def _told(api: Api, identity: Identity, events: Collection[Event]) -> dict[str, 
         scope = key.kind, key.namespace
         if scope not in seen:
             plural = BY_NAME[key.kind].plural
-            seen[scope] = api.service.access.may(identity, "watch", plural, key.namespace).allowed
+            seen[scope] = access.may(identity, "watch", plural, key.namespace).allowed
         if seen[scope]:
             keys.update(dict.fromkeys(map(str, _shown_with(event))))
     return {"kinds": list(kinds), "keys": ["*"] if len(keys) > MOST_KEYS else list(keys)} if kinds else {}

@@ -35,7 +35,8 @@ def show(visit: Visit) -> Response:
         # When others end is when it starts.
         kinds="GPUJob GPUPartition" if waits else "", waits=waits, job=job, name=key.name, namespace=key.namespace,
         said=actions.said(visit),
-        phase=lookup(job, "status.phase") or "Pending", gpu=_told(gpujob.job_gpu, job), node=_told(gpujob.job_node, job),
+        phase=lookup(job, "status.phase") or "Pending", gpu=_told(gpujob.job_gpu, job),
+        node=_told(gpujob.job_node, job),
         submitter=Submitter.of(job["metadata"].get("annotations")).name,
         ends=[lookup(each, "status.expiresAt") for each in found.related if lookup(each, "status.phase") == "Active"],
         why=_why(visit, key), unsaved=_told(lambda each: gpujob.unsaved(each, now), job), saved=_saved(job, visit),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
@@ -137,8 +137,9 @@ async def _events(api: Api, secret: str, pieces: Iterator[LogPiece]) -> AsyncIte
     yield b"retry: 3000\n\n" + sse("reset", {})
     text, looked = TerminalText(), monotonic()
     try:
-        async with aclosing(api.streams.iterate(lambda: pieces)) as found:
-            async for piece in found:
+        stream: AsyncGenerator[LogPiece] = api.streams.iterate(lambda: pieces)
+        async with aclosing(stream):
+            async for piece in stream:
                 if isinstance(piece, LogBytes):
                     if piece.data:
                         lines, partial = text.feed(piece.data)

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from cumulus.errors import CumulusError, TooManyRequests, Unauthenticated
 from cumulus.lib.printable import one_line
 from cumulus.server.failures import Failures
+from cumulus.server.http.api import READS
 from cumulus.server.http.connection import LOCAL_USER
 from cumulus.server.http.ui import static_files
 from cumulus.server.http.ui.pages import SESSION, api_of, check_form, error_page, form_of, see_other
@@ -45,6 +46,9 @@ class SignedIn:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
+        if path in (SIGN_IN, ENTER):
+            # They tell themselves who signed in; nobody is known before.
+            scope[READS] = True
         if scope["type"] != "http" or path in (SIGN_IN, ENTER) or path.startswith(static_files.PREFIX):
             await self._app(scope, receive, send)
             return

@@ -11,7 +11,19 @@ from starlette.middleware import Middleware
 
 from cumulus.errors import CumulusError
 from cumulus.server.http.access_log import AccessLog
-from cumulus.server.http.ui import actions, changes, job, job_log, jobs, nodes, overview, queue, sooner, static_files, users
+from cumulus.server.http.ui import (
+    actions,
+    changes,
+    job,
+    job_log,
+    jobs,
+    nodes,
+    overview,
+    queue,
+    sooner,
+    static_files,
+    users,
+)
 from cumulus.server.http.ui.origin import OwnOrigin
 from cumulus.server.http.ui.pages import SESSION, error_page, plain_page
 from cumulus.server.http.ui.sign_in import SignedIn, SignIn
@@ -30,8 +42,8 @@ def make_site(api: Api) -> Starlette:
     """The ASGI application of all that is below `/ui`. It closes nothing."""
     app = Starlette(
         routes=[
-            *SignIn().routes, *overview.ROUTES, *queue.ROUTES, *jobs.ROUTES, *job_log.ROUTES, *sooner.ROUTES, *actions.ROUTES,
-            *job.ROUTES, *nodes.ROUTES, *users.ROUTES, *changes.ROUTES, *static_files.ROUTES,
+            *SignIn().routes, *overview.ROUTES, *queue.ROUTES, *jobs.ROUTES, *job_log.ROUTES, *sooner.ROUTES,
+            *actions.ROUTES, *job.ROUTES, *nodes.ROUTES, *users.ROUTES, *changes.ROUTES, *static_files.ROUTES,
         ],
         middleware=[
             Middleware(OwnOrigin, names=api.names), Middleware(SignedIn, api=api), Middleware(AccessLog),

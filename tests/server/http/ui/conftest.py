@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any
@@ -32,7 +32,8 @@ class Browser:
 
     def get(self, url: str, *, site: str = "same-origin", follow: bool = True, **headers: str) -> Answer:
         """A person goes there; where it leads elsewhere, on to that."""
-        answer = self._ask("GET", url, None, sec_fetch_site=site, sec_fetch_mode="navigate", **headers)
+        headers.setdefault("sec_fetch_mode", "navigate")
+        answer = self._ask("GET", url, None, sec_fetch_site=site, **headers)
         while follow and answer.code == 303:
             answer = self._ask("GET", answer.headers["location"], None, sec_fetch_site=site, sec_fetch_mode="navigate")
         return answer
@@ -44,8 +45,10 @@ class Browser:
 
     def send(self, url: str, origin: str = f"http://{HOST}", *, csrf: bool = True, **fields: str) -> Answer:
         """A form is sent, with what the session's pages hide in each."""
-        if csrf:
-            fields = {"csrf": self.csrf, **fields}
+        return self.post(url, {"csrf": self.csrf, **fields} if csrf else fields, origin)
+
+    def post(self, url: str, fields: Mapping[str, str], origin: str = f"http://{HOST}") -> Answer:
+        """A form with these fields alone."""
         body = urlencode(fields).encode()
         headers = {"content_type": "application/x-www-form-urlencoded", "sec_fetch_site": "same-origin"}
         if origin:
@@ -63,6 +66,11 @@ class Browser:
         link = self.served.ask("POST", "/cumulus/v1/page_link", {}).json["value"]
         answer = self.get(f"/ui/enter?code={link['code']}", site="none", follow=False)
         assert (answer.code, answer.headers.get("location")) == (303, "/ui/"), answer.body
+
+    def sign_in_as(self, identity: Identity) -> None:
+        before, self.served.asks = self.served.asks, identity
+        self.sign_in()
+        self.served.asks = before
 
     def _ask(self, method: str, url: str, body: bytes | None, **headers: str) -> Answer:
         if self.cookies:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from typing import Any
+from pathlib import Path
 
 from cumulus.resources.key import Document, Key
+from cumulus.resources.query import Event
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
 from cumulus.server.http.ui import changes
 from cumulus.service.identity import Identity
-from tests.documents import active, ahead, job, node, running
+from cumulus.service.service import Service
+from cumulus.store.base import Store
+from cumulus.store.memory import MemoryStore
+from tests.documents import active, ahead, job, lease, node, running
 from tests.server.http.conftest import Served
 from tests.server.http.ui.conftest import Browser
 from tests.service.test_access import binding
@@ -78,13 +82,13 @@ def evil() -> list[Document]:
     return [go, held, machine, event, wait]
 
 
-def plant(served: Served, documents: list[Document]) -> None:
+def plant(store: Store, documents: list[Document]) -> None:
     for each in documents:
-        served.store.create(each)
+        store.create(each)
 
 
 def test_what_others_wrote_is_text(browser: Browser, served: Served) -> None:
-    plant(served, evil())
+    plant(served.store, evil())
     served.outside.logs.chunks[1, 0] = [EVIL.encode(), b"\n"]
     browser.sign_in()
     asked = [*PAGES, f"/ui/jobs?q={'%22%3E%3Cscript%3Ealert(1)%3C/script%3E'}", "/ui/jobs?phase=%3Cscript%3E",
@@ -108,7 +112,7 @@ def test_what_others_wrote_is_text(browser: Browser, served: Served) -> None:
 
 def test_my_jobs_come_first(browser: Browser, served: Served) -> None:
     me = Identity.of_this_process()
-    plant(served, [of(job("theirs"), "ann", 1001), of(job("mine"), me.name, me.uid), node("gpu-1")])
+    plant(served.store, [of(job("theirs"), "ann", 1001), of(job("mine"), me.name, me.uid), node("gpu-1")])
     browser.sign_in()
     html = browser.page("/ui/jobs")
     assert html.index("My jobs") < html.index(">mine<") < html.index("Others") < html.index(">theirs<")
@@ -117,7 +121,7 @@ def test_my_jobs_come_first(browser: Browser, served: Served) -> None:
 
 
 def test_a_job_that_waits_says_why_and_what_would_start_sooner(browser: Browser, served: Served) -> None:
-    plant(served, [running("go"), active("go-a1-r0-d0"), node("gpu-1", free=0), job("wait")])
+    plant(served.store, [running("go"), active("go-a1-r0-d0"), node("gpu-1", free=0), job("wait")])
     browser.sign_in()
     assert "What would start sooner" in browser.page("/ui/jobs/default/wait")
     html = browser.page("/ui/jobs/default/wait/sooner")
@@ -131,7 +135,7 @@ def test_a_job_that_waits_says_why_and_what_would_start_sooner(browser: Browser,
 
 def test_others_see_what_their_roles_allow(browser: Browser, served: Served) -> None:
     """Everybody sees who holds a share; jobs of a namespace, who has a role there."""
-    plant(served, [
+    plant(served.store, [
         of(running("go"), "bob", 1002), active("go-a1-r0-d0"), node("gpu-1"), of(job("seen", namespace="open"), "bob"),
         binding("viewer", "User", "ann", "open"),
     ])  # fmt: skip
@@ -150,7 +154,7 @@ def test_others_see_what_their_roles_allow(browser: Browser, served: Served) -> 
 
 
 def test_buttons_do_what_they_say(browser: Browser, served: Served) -> None:
-    plant(served, [of(running("go"), "bob"), active("go-a1-r0-d0"), node("gpu-1")])
+    plant(served.store, [of(running("go"), "bob"), active("go-a1-r0-d0"), node("gpu-1")])
     browser.sign_in()
     key = Key("GPUJob", "default", "go")
     uid = served.store.get(key)["metadata"]["uid"]
@@ -171,7 +175,7 @@ def test_buttons_do_what_they_say(browser: Browser, served: Served) -> None:
 
 
 def test_what_did_not_change_is_not_sent_again(browser: Browser, served: Served) -> None:
-    plant(served, [node("gpu-1"), job("train")])
+    plant(served.store, [node("gpu-1"), job("train")])
     browser.sign_in()
     for url in PAGES[:5]:
         first = browser.get(url, hx_request="true")
@@ -184,7 +188,7 @@ def test_what_did_not_change_is_not_sent_again(browser: Browser, served: Served)
 def test_scripts_are_kept_for_ever_under_the_address_of_what_they_hold(browser: Browser) -> None:
     addresses = re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/sign-in"))
     browser.sign_in()
-    addresses += re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/jobs/default/x") if False else browser.page("/ui/"))
+    addresses += re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/"))
     total = 0
     for address in set(addresses):
         answer = browser.get(address, accept_encoding="gzip")
@@ -211,7 +215,7 @@ def test_the_log_is_followed_as_events(browser: Browser, served: Served) -> None
     over = running("go")
     over["status"] |= {"phase": "Succeeded"}
     over["status"]["attempts"][0] |= {"endTime": ahead(), "reason": "Completed"}
-    plant(served, [over, node("gpu-1")])
+    plant(served.store, [over, node("gpu-1")])
     served.outside.logs.chunks[1, 0] = [b"\x1b[31mred\x1b[0m <b>\n50%\r", b"100%\nlast"]
     browser.sign_in()
     body = browser.get("/ui/jobs/default/go/log/follow?follow=true").body.decode()
@@ -228,9 +232,20 @@ def test_the_log_is_followed_as_events(browser: Browser, served: Served) -> None
     assert saved.headers["content-disposition"] == 'attachment; filename="go.log"'
 
 
-def test_what_changed_is_told_by_name_to_who_may_see_it(served: Served, browser: Browser) -> None:
-    plant(served, [binding("viewer", "User", "ann", "open")])
-    api: Any = browser.api
-    events = [served.event(job("seen", namespace="open")), served.event(job("hidden"))]
-    told = changes._told(api, ANN, events)
-    assert told == {"kinds": ["GPUJob"], "keys": ["gpujob/open/seen"]}
+def test_what_changed_is_told_by_name_to_who_may_see_it(tmp_path: Path) -> None:
+    store = MemoryStore()
+    plant(store, [binding("viewer", "User", "ann", "open")])
+    access = Service(lambda: store, tmp_path, owner=4_000_000_001).access
+    held = active("seen-a1-r0-d0")
+    held["metadata"] |= {"namespace": "open", "ownerReferences": [{"kind": "GPUJob", "name": "seen", "uid": "u"}]}
+    events = [
+        Event("ADDED", 7, each) for each in (held, job("hidden"), lease(ahead()), job("seen", namespace="open"))
+    ]  # fmt: skip
+    told = changes.told(access, ANN, events)
+    assert told == {
+        "kinds": ["GPUPartition", "GPUJob"], "keys": ["gpupartition/open/seen-a1-r0-d0", "gpujob/open/seen"]
+    }  # fmt: skip
+    assert changes.told(access, ANN, [Event("MODIFIED", 8, lease(ahead()))]) == {}
+    many = [Event("ADDED", 9, job(f"j{number}", namespace="open")) for number in range(200)]
+    assert changes.told(access, ANN, many)["keys"] == ["*"]
+    store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -52,20 +53,20 @@ def test_what_comes_in_pieces_is_what_it_would_be_at_once() -> None:
     text = "\x1b[31mré\x1b[0m 1%\r2%\nnext \x1b[1".encode()
     whole = shown(text)
     assert shown(*(text[at : at + 1] for at in range(len(text)))) == whole
-    assert whole == ([[("", "2%"), ("", " 1%")[:0]] and [("", "2%"), ("fg1", "") ][:0] or whole[0][0]], [("", "next ")])
+    assert whole == ([[("", "2% 1%")]], [("", "next ")])
 
 
-@given(st.lists(st.binary(max_size=40), max_size=10))
+@given(st.lists(st.binary(max_size=30), max_size=6))
 def test_nothing_but_text_and_our_classes_comes_out(pieces: list[bytes]) -> None:
     lines, partial = shown(*pieces)
     for line in [*lines, partial]:
         for classes, text in line:
             assert not set(text) & set(map(chr, (*range(32), 127, 0x202E)))
-            assert all(part.removeprefix("fg").removeprefix("bg").isdigit() or part.isalpha() for part in classes.split())
+            assert all(re.fullmatch("[fb]g[0-9]+|[a-z]+", part) for part in classes.split())
 
 
 def test_a_line_that_never_ends_costs_little() -> None:
     text = TerminalText()
-    for _ in range(100):
+    for _ in range(20):
         partial = text.feed(b"x" * 10_000).partial
     assert sum(len(piece) for _, piece in partial) <= LONGEST
