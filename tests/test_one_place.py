@@ -27,8 +27,8 @@ OWN_PROCESS = {
     "runner/failure.py", "sdk/endpoint.py", "sdk/remote_function.py",
 }  # fmt: skip
 """What begins a process and reads its environment, or hands it on."""
-PROTOCOLS = {"cli/raw_terminal.py", "lib/safe_output.py", "lib/systemd.py"}
-"""What implements a convention of others: NO_COLOR, TERM and COLUMNS, NOTIFY_SOCKET."""
+PROTOCOLS = {"cli/raw_terminal.py", "cli/verbs/ui.py", "lib/safe_output.py", "lib/systemd.py"}
+"""What implements a convention of others: NO_COLOR, TERM and COLUMNS, DISPLAY, SSH_CONNECTION, NOTIFY_SOCKET."""
 STARTERS = {
     "cli/verbs/edit_object.py",
     "cli/verbs/rerun.py",

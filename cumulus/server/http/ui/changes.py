@@ -94,8 +94,7 @@ def _shown_with(event: Event) -> list[Key]:
     """The object, and those on whose pages it is shown."""
     key, document = event.key, event.document
     found = [key]
-    if key.kind == "Event":
-        about = lookup(document, "involvedObject") or {}
+    if about := lookup(document, "involvedObject"):
         found.append(Key(about.get("kind", ""), about.get("namespace") or "", about.get("name", "")))
     found += [Key(owner["kind"], key.namespace, owner["name"]) for owner in owners(document)]
     return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import Route
 
 from cumulus.answers.usage import DeviceUse
+from cumulus.resources.condition_types import NodeCondition
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.kinds import gpunode
@@ -56,13 +57,14 @@ def show_one(visit: Visit) -> Response:
 def _row(node: Document, devices: Sequence[DeviceUse], visit: Visit) -> NodeRow:
     name = node["metadata"]["name"]
     state = gpunode.node_state(node, visit.now)
+    well = gpunode.node_condition(node, NodeCondition.READY, visit.now) == "True"
     unleased = [
         (device.get("index", 0), process)
         for device in gpunode.devices(node)
         for process in device.get("unleasedProcesses") or ()
     ]
     mine = [each for each in devices if each.node == name]
-    return NodeRow(name, state, state == "Ready", bool(lookup(node, "spec.unschedulable")), mine, unleased)
+    return NodeRow(name, state, well, bool(lookup(node, "spec.unschedulable")), mine, unleased)
 
 
 ROUTES = (Route("/ui/nodes", page(show)), Route("/ui/nodes/{name}", page(show_one)))
