@@ -103,7 +103,7 @@ def _cookie(scope: Scope) -> str:
 
 def _signed_out(scope: Scope) -> Response:
     headers = Headers(scope=scope)
-    if "hx-request" in headers or headers.get("accept") == "text/event-stream":
+    if "hx-request" in headers or headers.get("accept") in ("text/event-stream", "application/json"):
         # The script loads the page anew, and is led to sign-in then.
         return Response(None, 401, {"hx-refresh": "true"})
     if headers.get("sec-fetch-site") == "cross-site" and scope["method"] == "GET":

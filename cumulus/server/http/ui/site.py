@@ -14,6 +14,7 @@ from cumulus.server.http.access_log import AccessLog
 from cumulus.server.http.ui import (
     actions,
     changes,
+    figures,
     job,
     job_log,
     jobs,
@@ -42,8 +43,9 @@ def make_site(api: Api) -> Starlette:
     """The ASGI application of all that is below `/ui`. It closes nothing."""
     app = Starlette(
         routes=[
-            *SignIn().routes, *overview.ROUTES, *queue.ROUTES, *jobs.ROUTES, *job_log.ROUTES, *sooner.ROUTES,
-            *actions.ROUTES, *job.ROUTES, *nodes.ROUTES, *users.ROUTES, *changes.ROUTES, *static_files.ROUTES,
+            *SignIn().routes, *overview.ROUTES, *figures.ROUTES, *queue.ROUTES, *jobs.ROUTES, *job_log.ROUTES,
+            *sooner.ROUTES, *actions.ROUTES, *job.ROUTES, *nodes.ROUTES, *users.ROUTES, *changes.ROUTES,
+            *static_files.ROUTES,
         ],
         middleware=[
             Middleware(OwnOrigin, names=api.names), Middleware(SignedIn, api=api), Middleware(AccessLog),

@@ -15,9 +15,8 @@ import structlog
 
 from cumulus.service.addresses import PageAddress, page_address
 from cumulus.service.identity import Identity
-from tests.server.http.conftest import Answer, Served, served
+from tests.server.http.conftest import Answer, Served
 
-__all__ = ["browser", "served"]
 HOST = "localhost"
 
 

@@ -189,11 +189,14 @@ def test_scripts_are_kept_for_ever_under_the_address_of_what_they_hold(browser: 
     addresses = re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/sign-in"))
     browser.sign_in()
     addresses += re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/"))
+    names = ("axis", "input", "model", "paint", "source", "table", "view", "words")
+    addresses += [f"/ui/static/timeline/{name}.js" for name in names]
     total = 0
     for address in set(addresses):
         answer = browser.get(address, accept_encoding="gzip")
         assert answer.code == 200, address
-        assert "immutable" in answer.headers["cache-control"]
+        assert ("immutable" in answer.headers["cache-control"]) == ("?v=" in address)
+        assert browser.get(address, if_none_match=answer.headers["etag"]).code == 304
         assert answer.headers["content-encoding"] == "gzip"
         total += len(answer.body)
     assert total < 110_000
@@ -249,3 +252,16 @@ def test_what_changed_is_told_by_name_to_who_may_see_it(tmp_path: Path) -> None:
     many = [Event("ADDED", 9, job(f"j{number}", namespace="open")) for number in range(200)]
     assert changes.told(access, ANN, many)["keys"] == ["*"]
     store.close()
+
+
+def test_the_timeline_is_the_histories_own(browser: Browser, served: Served) -> None:
+    plant(served.store, [node("gpu-1"), running("go"), active("go-a1-r0-d0")])
+    browser.sign_in()
+    now = round(served.clock.now().timestamp() * 1000)
+    answer = browser.get(f"/ui/data/timeline?start={now - 3_600_000}&end={now + 3_600_000}&pixels=800")
+    (lane,) = answer.json["lanes"]
+    assert [span["kind"] for span in lane["spans"]] == ["Lease"]
+    for query in ("", "?start=a&end=1&pixels=1", "?start=2&end=1&pixels=1", f"?start={9 * 10**20}&end=1&pixels=1"):
+        assert browser.get(f"/ui/data/timeline{query}").code == 400, query
+    stranger = Browser(served)
+    assert stranger.get("/ui/data/timeline", accept="application/json", follow=False).code == 401
