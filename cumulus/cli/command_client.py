@@ -26,7 +26,7 @@ from cumulus import __version__, environment, paths
 SERVED = frozenset(
     (
         "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume",
-        "cordon", "uncordon", "run", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
+        "park", "unpark", "cordon", "uncordon", "run", "label", "annotate", "explain", "secret", "source", "checkpoints", "token",
         "kubeconfig", "version", "exec", "cp", "port-forward",
         "rerun", "extend", "top", "create", "replace", "patch", "drain", "api-resources",
     )

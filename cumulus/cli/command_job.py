@@ -65,6 +65,7 @@ class Wanted(NamedTuple):
     memory: str = ""
     tty: bool = False
     after: Sequence[str] = ()
+    idle: str = ""
 
 
 class Made(NamedTuple):
@@ -101,6 +102,11 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
         spec["replicas"] = wanted.replicas
     if wanted.tty:
         spec["tty"] = True
+    if wanted.idle:
+        spec["idle"] = _idle(wanted.idle)
+        if spec["idle"]["action"] == "Park":
+            # A client of MPS can't be parked.
+            gpu["sharing"] = "Parkable"
     if wanted.queue:
         spec["queue"] = wanted.queue
     if wanted.after:
@@ -113,6 +119,19 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
     name = wanted.name or f"{name_of(wanted.words or [wanted.image])}-{ending}"
     metadata = {"name": name, "namespace": namespace}
     return Made({"apiVersion": API_VERSION, "kind": KIND.name, "metadata": metadata, "spec": spec}, secret)
+
+
+def _idle(text: str) -> Document:
+    """Of `20m`, or `20m:report`. Raises UsageError."""
+    after, _, action = text.partition(":")
+    word = (action or "park").capitalize()
+    if word not in ("Park", "Release", "Report"):
+        raise UsageError(f"--idle: {action!r} is no action", hint="write 20m:park, 20m:release or 20m:report")
+    try:
+        quantity.parse_duration(after)
+    except ValueError as error:
+        raise UsageError(f"--idle: {error}") from None
+    return {"after": after, "action": word}
 
 
 def name_of(words: Sequence[str]) -> str:

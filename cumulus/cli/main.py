@@ -63,6 +63,8 @@ VERBS: dict[str, Verb] = {
     "delete": Verb("delete", "Delete objects."),
     "suspend": Verb("edit", "Stop a job and give its lease back."),
     "resume": Verb("edit", "Let a suspended job run again."),
+    "park": Verb("edit", "Free a running job's GPU: its program waits in main memory."),
+    "unpark": Verb("edit", "Bring a parked job back to its GPU."),
     "cordon": Verb("edit", "Stop placing new jobs on a node."),
     "uncordon": Verb("edit", "Place jobs on a node again."),
     "drain": Verb("drain", "Stop placing jobs on a node, and wait until it is empty."),

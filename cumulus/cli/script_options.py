@@ -21,7 +21,7 @@ _SCALARS = {
     "--gpu": "gpu", "--compute": "compute", "--gpus": "gpus", "--for": "duration", "--name": "name",
     "--replicas": "replicas", "--image": "image", "--export": "export", "--retry": "retry",
     "--checkpoint": "checkpoint", "--queue": "queue", "--cpus": "cpus", "--memory": "memory",
-    "--after": "after",
+    "--after": "after", "--idle": "idle",
 }  # fmt: skip
 _LISTS = {"--env": "env", "-e": "env", "--env-file": "env_file", "--secret-env": "secret_env"}
 _MOST_BYTES = 1 << 20

@@ -176,8 +176,15 @@ class SourceClient(Protocol):
 class JobClient(Protocol):
     """What people do to jobs."""
 
-    def suspend(self, key: Key, *, suspended: bool) -> bool:
-        """Hold the job, or let it run again. Whether there was something to change. Raises NotFound, JobFinished."""
+    def suspend(self, key: Key, *, suspended: bool, park: bool = False) -> bool:
+        """Hold the job, or let it run again. Whether there was something to change. `park`: its program is to wait in
+        main memory, and is stopped only if it can't. Raises NotFound, JobFinished."""
+        ...
+
+    def park(self, key: Key, *, parked: bool, park_for: str = "") -> bool:
+        """Have the job's program wait in main memory, or come back to its GPU. Whether there was something to change.
+        `park_for`: for how long at most; "" leaves what the job says. Raises NotFound, JobFinished, NotRunning where
+        nothing runs that could be parked."""
         ...
 
     def rerun(

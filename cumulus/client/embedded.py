@@ -160,8 +160,11 @@ class EmbeddedClient:
 
         return wait(self, targets, condition, seconds, self._service.clock, uids or {})
 
-    def suspend(self, key: Key, *, suspended: bool) -> bool:
-        return self._service.jobs.suspend(self._identity, key, suspended=suspended)
+    def suspend(self, key: Key, *, suspended: bool, park: bool = False) -> bool:
+        return self._service.jobs.suspend(self._identity, key, suspended=suspended, park=park)
+
+    def park(self, key: Key, *, parked: bool, park_for: str = "") -> bool:
+        return self._service.jobs.park(self._identity, key, parked=parked, park_for=park_for)
 
     def rerun(
         self, key: Key, *, changes: Document | None = None, from_checkpoint: bool = False, uid: str = ""

@@ -6,7 +6,7 @@ from cumulus.machinery.informer import Change
 from cumulus.resources.key import Document
 
 _OWN = ("heartbeatTime", "devices")
-_OWN_OF_DEVICE = ("freeMemoryBytes", "freeCompute", "figures")
+_OWN_OF_DEVICE = ("freeMemoryBytes", "freeCompute", "figures", "idleSince")
 
 
 def matters_to_others(change: Change) -> bool:

@@ -14,6 +14,8 @@ from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.reasons import PartitionCondition
 
 _ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
+_GAVE_BACK = _ENDED | {PartitionPhase.PARKED.value}
+_PLACED = frozenset({PartitionPhase.BOUND.value, PartitionPhase.UNPARKING.value})
 
 
 def _phase(document: Document | None) -> object:
@@ -38,6 +40,10 @@ def _active(document: Document) -> Iterable[str]:
     return (_node(document),) if _phase(document) == PartitionPhase.ACTIVE else ()
 
 
+def _parked(document: Document) -> Iterable[str]:
+    return (_node(document),) if _phase(document) == PartitionPhase.PARKED else ()
+
+
 def _overused(document: Document) -> Iterable[str]:
     conditions = (document.get("status") or {}).get("conditions") or ()
     says = any(c["type"] == PartitionCondition.OVERUSED and c["status"] == "True" for c in conditions)
@@ -50,6 +56,8 @@ ON_NODE = Index(GPUPartition.KIND, _holds)
 """Those bound to a node whose phase has not ended, under its name."""
 ACTIVE_ON_NODE = Index(GPUPartition.KIND, _active)
 """Those that are Active, under their node's name."""
+PARKED_ON_NODE = Index(GPUPartition.KIND, _parked)
+"""Those that are Parked, under their node's name."""
 OVERUSED_ON_NODE = Index(GPUPartition.KIND, _overused)
 """Those that are Active and say that they are overused, under their node's name."""
 
@@ -69,6 +77,11 @@ def is_bound(change: Change) -> bool:
     return _phase(change.new) == PartitionPhase.BOUND
 
 
+def has_its_place(change: Change) -> bool:
+    """It was bound, or the share of a parked one was."""
+    return _phase(change.new) in _PLACED and _phase(change.new) != _phase(change.old)
+
+
 def is_not_bound(change: Change) -> bool:
     return not is_bound(change)
 
@@ -76,13 +89,12 @@ def is_not_bound(change: Change) -> bool:
 def needs_its_node(change: Change) -> bool:
     """Somebody changed what it is to be, or it has just been bound. Other changes of its status come from its own
     controller, which knows when to look again."""
-    newly_bound = is_bound(change) and _phase(change.old) != PartitionPhase.BOUND
-    return change.type != "DELETED" and (newly_bound or change.respecified)
+    return change.type != "DELETED" and (has_its_place(change) or change.respecified)
 
 
 def changes_the_queue(change: Change) -> bool:
     """It came, went or was changed by somebody, or its share is free."""
-    return _phase(change.new) in _ENDED or change.respecified
+    return _phase(change.new) in _GAVE_BACK or change.respecified
 
 
 def became_active(change: Change) -> bool:
@@ -91,6 +103,6 @@ def became_active(change: Change) -> bool:
 
 
 def lease_came_or_went(change: Change) -> bool:
-    """It has just become Active, or ended."""
+    """It has just become Active or Parked, or ended."""
     new = _phase(change.new)
-    return (new == PartitionPhase.ACTIVE or new in _ENDED) and _phase(change.old) != new
+    return (new == PartitionPhase.ACTIVE or new in _GAVE_BACK) and _phase(change.old) != new

@@ -21,7 +21,9 @@ _LEAST = {"cut": 14, "wrap": 24}
 _WRAP_FIRST = 40
 """Text is broken into lines of so many columns before anything is cut."""
 _GOOD = frozenset({"Running", "Succeeded", "Active", "Ready", "True", "OK"})
-_BUSY = frozenset({"Pending", "Scheduled", "Bound", "Checkpointing", "Suspended", "Unknown", "Warning", "WARN"})
+_BUSY = frozenset((
+    "Pending", "Scheduled", "Bound", "Checkpointing", "Suspended", "Parked", "Unparking", "Unknown", "Warning", "WARN",
+))  # fmt: skip
 _BAD = frozenset({"Failed", "NotReady", "FAIL"})
 
 

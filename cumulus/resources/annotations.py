@@ -19,6 +19,8 @@ submitted. See `service.directories`."""
 
 SYNC_REQUESTED = "cumulus.dev/sync-requested"
 """Of a Source: another value has its repository asked at once."""
+UNPARK_REQUESTED = "cumulus.dev/unpark-requested"
+"""Of a job: another value has it come back, if it was parked for want of work."""
 APPROVED_BY = "cumulus.dev/approved-by"
 """Of a Source: who set spec.approve. The service writes it."""
 PINNED_BY = "cumulus.dev/pinned-by"

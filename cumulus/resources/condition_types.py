@@ -18,6 +18,10 @@ class JobCondition(StrEnum):
     SUSPENDED = "Suspended"
     OVERUSED = "Overused"
     """Its processes held more of a GPU than it leases."""
+    PARKED = "Parked"
+    """Its program waits in main memory. False with the reason ParkRefused where it could not be parked."""
+    IDLE = "Idle"
+    """Its GPU has done nothing for as long as `idle.after` says."""
 
 
 @unique
@@ -29,6 +33,8 @@ class PartitionCondition(StrEnum):
     ENDED = "Ended"
     OVERUSED = "Overused"
     """Its processes hold more than the lease, or did when they were ended for it."""
+    PARKED = "Parked"
+    """Its program waits in main memory, and its share is free."""
 
 
 @unique

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from cumulus.lib import host_image
 from cumulus.resources.awaited_jobs import FIELDS
 from cumulus.resources.documents import lookup
-from cumulus.resources.enforcement import Enforcement, Overuse
+from cumulus.resources.enforcement import Enforcement, Overuse, Sharing
 from cumulus.resources.fields import (
     AbsolutePath,
     Argument,
@@ -38,6 +38,7 @@ from cumulus.resources.job_runs import Attempt as Attempt
 from cumulus.resources.job_runs import EarlierRun
 from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import Condition, LabelMap, Resource
+from cumulus.resources.parking import PARK_FOR, Idle
 from cumulus.resources.placement import Placement
 from cumulus.resources.preemption import Preemptible
 from cumulus.resources.renewal import Renewal
@@ -142,6 +143,12 @@ class GPU(Model):
         None,
         description="Whether the lease is renewed before it ends; never, if left out. A gang ends with the first of "
         "its leases.",
+    )
+    sharing: Sharing | None = Field(
+        None,
+        description="How it shares a GPU. Parkable: its memory is counted without MPS, so that the program can be "
+        "parked; programs of several leases take turns on the device. Concurrent: with MPS, which runs them at once "
+        "and holds each to its compute; such a program can't be parked. If left out: what the node does.",
     )
 
 
@@ -250,6 +257,24 @@ class GPUJobSpec(Model):
     )
     checkpoint: Checkpoint | None = Field(None, description="How the job keeps its work when a lease ends.")
     suspend: bool = Field(False, description="Hold the job: while this is true, it leases and runs nothing.")
+    park: bool = Field(
+        False,
+        description="Keep the job's program in main memory, and its GPU free for others: while this is true, nothing "
+        "of the job is started. If its node can't park it, it goes on; with `suspend` beside it, it is then stopped.",
+    )
+    park_for: Duration = Field(
+        PARK_FOR,
+        description="How long a parked program is kept in main memory at most. After that it is ended, as if its lease "
+        "were over.",
+    )
+    park_frozen: bool = Field(
+        False,
+        description="Stop its processes too while it is parked. If false, they go on, and only what they ask of the "
+        "GPU waits: a notebook still answers.",
+    )
+    idle: Idle | None = Field(
+        None, description="What happens if its GPU does nothing. If left out: what its queue says, or nothing."
+    )
     ttl_after_finished: Delay | None = Field(
         None, description="Delete the job this long after it finished, and with it the logs and files of its attempts."
     )
@@ -376,6 +401,18 @@ class GPUJobSpec(Model):
             raise FieldError(("tty",), "is for one replica: there is one terminal")
 
     @rule
+    def _one_lease_to_park(self) -> None:
+        if self.replicas * self.gpu.count == 1:
+            return
+        why = "parks the program of one lease: a job with several can't be parked"
+        if self.checkpoint is not None and self.checkpoint.on_expiry == "Park":
+            raise FieldError(("checkpoint", "onExpiry"), f"{why}; write Requeue")
+        if self.idle is not None and self.idle.action == "Park":
+            raise FieldError(("idle", "action"), f"{why}; write Release or Report")
+        if self.park:
+            raise FieldError(("park",), f"{why}; remove it, or use suspend")
+
+    @rule
     def _copied_from_a_mount(self) -> None:
         """What a container keeps to itself nobody else can copy. Without a path its program does that itself."""
         asked = self.checkpoint
@@ -407,6 +444,7 @@ class JobPhase(StrEnum):
     RUNNING = "Running"
     CHECKPOINTING = "Checkpointing"
     SUSPENDED = "Suspended"
+    PARKED = "Parked"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -431,7 +469,7 @@ class GPUJobStatus(Model):
     observed_generation: int = Field(0, description="The generation of the spec that the controller acted on.")
     phase: JobPhase = Field(JobPhase.PENDING, description="How far the job is, in one word.")
     conditions: tuple[Condition, ...] = Field(
-        (), description="Scheduled, PartitionsReady, Running, Succeeded, Failed, Suspended, Overused."
+        (), description="Scheduled, PartitionsReady, Running, Succeeded, Failed, Suspended, Overused, Parked, Idle."
     )
     attempts: tuple[Attempt, ...] = Field((), description="The last 20, oldest first.")
     attempt_count: int = Field(0, description="How many attempts were made in all.")
@@ -472,7 +510,8 @@ class GPUJob(Resource):
     KIND: ClassVar[str] = "GPUJob"
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {
-            "suspend", "priority", "preemptible", "retry", "activeDeadline", "ttlAfterFinished",
+            "suspend", "park", "parkFor", "parkFrozen", "idle", "priority", "preemptible", "retry", "activeDeadline",
+            "ttlAfterFinished",
             "checkpoint.every", "checkpoint.keep", "checkpoint.onExpiry", "checkpoint.whenDeleted",
         }
     )  # fmt: skip

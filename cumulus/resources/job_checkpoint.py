@@ -59,11 +59,12 @@ class Checkpoint(Model):
         "ttlAfterFinished. A `uri` of your own is never deleted from.",
     )
     grace_period: Delay = Field("30s", description="Time between the stop signal and SIGKILL, to write a checkpoint.")
-    on_expiry: Literal["Requeue", "Fail"] = Field(
+    on_expiry: Literal["Requeue", "Fail", "Park"] = Field(
         "Requeue",
         description="What happens when the lease ends before the work is done. With Requeue, exit code 75 "
         "(EX_TEMPFAIL) always means: saved, start me again in a new lease. That is no failure, except for the second "
-        "time in a row without a newer checkpoint.",
+        "time in a row without a newer checkpoint. Park: keep the program in main memory until it gets a new lease on "
+        "its GPU, for spec.parkFor at most; where that can't be done, the same as Requeue.",
     )
     exit_zero: Literal["Requeue", "Succeeded"] = Field(
         "Requeue",

@@ -98,6 +98,7 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         grace_period=grace(job),
         selector=gpu.selector,
         overuse=gpu.overuse,
+        sharing=gpu.sharing,
         renewal=gpu.renewal or Renewal(),
         min_enforcement=job.spec.min_enforcement,
         placement=job.spec.placement,

@@ -145,6 +145,9 @@ class DeviceStatus(Model):
     )
     fault: str | None = Field(None, description="Why nothing new is placed on it: the device has failed.")
     figures: DeviceFigures | None = Field(None, description="How it is, as its driver says.")
+    idle_since: Time | None = Field(
+        None, description="Since when it has done nothing at each look, if that is for a minute at least."
+    )
     platform_index: int = Field(-1, description="Its OpenCL platform's index on the node, -1 if it has none.")
     device_index: int = Field(-1, description="Its index within that platform, -1 if it has none.")
     links: tuple[DeviceLink, ...] = Field(

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cumulus.resources.enforcement import Enforcement, Overuse
+from cumulus.resources.enforcement import Enforcement, Overuse, Sharing
 from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Name, Text, Time
 from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
+from cumulus.resources.parking import Parked, ParkRequest
 from cumulus.resources.placement import Placement
 from cumulus.resources.preemption import Preemptible
 from cumulus.resources.reclaim import Reclaim
@@ -98,6 +99,12 @@ class GPUPartitionSpec(Model):
         None, description="Set by the job controller, for a job without an image: what its node must have."
     )
     gang: Gang | None = Field(None, description="Set by the job controller.")
+    sharing: Sharing | None = Field(
+        None, description="Whether its program can be parked, or runs beside others at once: see GPUJob."
+    )
+    park: ParkRequest | None = Field(
+        None, description="Set by the job controller: its program is to wait in main memory, or to come back from there."
+    )
     until: Time | None = Field(
         None, description="The lease ends no earlier. Set by `cumulus extend`, where that moves nobody who waits."
     )
@@ -110,11 +117,15 @@ class GPUPartitionSpec(Model):
 
 
 class PartitionPhase(StrEnum):
-    """Only ever moves down this list; the last three are ends."""
+    """Moves down this list, except that Unparking leads to Active again; the last three are ends."""
 
     PENDING = "Pending"
     BOUND = "Bound"
     ACTIVE = "Active"
+    PARKED = "Parked"
+    """Its program waits in main memory: it holds no share."""
+    UNPARKING = "Unparking"
+    """It has a share again, and its node is bringing the program back."""
     EXPIRED = "Expired"
     RELEASED = "Released"
     FAILED = "Failed"
@@ -122,6 +133,16 @@ class PartitionPhase(StrEnum):
     @property
     def ended(self) -> bool:
         return self in (PartitionPhase.EXPIRED, PartitionPhase.RELEASED, PartitionPhase.FAILED)
+
+    @property
+    def holds(self) -> bool:
+        """Whether its share is taken."""
+        return self in (PartitionPhase.BOUND, PartitionPhase.ACTIVE, PartitionPhase.UNPARKING)
+
+    @property
+    def parked(self) -> bool:
+        """Whether its program is not on the GPU, but in main memory."""
+        return self in (PartitionPhase.PARKED, PartitionPhase.UNPARKING)
 
 
 class Promise(Model):
@@ -136,8 +157,8 @@ class GPUPartitionStatus(Model):
     """Where it was bound and what lease it holds."""
 
     observed_generation: int = Field(0, description="The generation of the spec that the controller acted on.")
-    phase: PartitionPhase = Field(PartitionPhase.PENDING, description="How far the lease is. A phase never goes back.")
-    conditions: tuple[Condition, ...] = Field((), description="Bound, Active, Ended, Overused.")
+    phase: PartitionPhase = Field(PartitionPhase.PENDING, description="How far the lease is. It never goes back, but from Parked to Active.")
+    conditions: tuple[Condition, ...] = Field((), description="Bound, Active, Ended, Overused, Parked.")
     node: str = Field("", description="The node it was bound to.")
     device: int | None = Field(None, description="The index of its device on that node.")
     device_name: str = Field("", description="The name of its device.")
@@ -160,7 +181,16 @@ class GPUPartitionStatus(Model):
         None, description="When the job's program started. The lease's time counts from then."
     )
     expires_at: Time | None = Field(
-        None, description="When the lease ends. Until its program has started, this is the latest end."
+        None,
+        description="When the lease ends. Until its program has started, this is the latest end; while it is parked, "
+        "when its node ends it there.",
+    )
+    parked: Parked | None = Field(None, description="Its program in main memory; the last time, where that is over.")
+    park_asked: int | None = Field(
+        None, description="The generation of the spec for whose wish to be parked its node was asked last."
+    )
+    park_refused: int | None = Field(
+        None, description="The generation of the spec whose wish to be parked its node has refused."
     )
     ended_at: Time | None = Field(None, description="When the share was free again.")
 
@@ -178,7 +208,7 @@ class GPUPartition(Resource):
     """A time-limited share of one device."""
 
     KIND: ClassVar[str] = "GPUPartition"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset({"renewal", "priority", "until"})
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"renewal", "priority", "until", "park"})
 
     kind: Literal["GPUPartition"] = Field("GPUPartition", description="Always GPUPartition.")
     spec: GPUPartitionSpec = Field(description="What share, of which device, for how long.")
@@ -186,6 +216,20 @@ class GPUPartition(Resource):
         default_factory=GPUPartitionStatus,
         description="Where it was bound and what lease it holds. A manifest cannot set it.",
     )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in the queue for a share: its first, or the one on its GPU to which it is to come back."""
+        phase, park = self.status.phase, self.spec.park
+        return phase is PartitionPhase.PENDING or (
+            phase is PartitionPhase.PARKED and park is not None and park.back_since is not None
+        )
+
+    @property
+    def to_be_parked(self) -> bool:
+        """Whether its node is to park it: nobody wants it back, and the node has not refused that wish."""
+        park = self.spec.park
+        return park is not None and park.back_since is None and self.status.park_refused != self.metadata.generation
 
     def refusal(self, submitter: Submitter, rules: DaemonRules) -> str:
         if self.spec.host_ports and not submitter.admin:

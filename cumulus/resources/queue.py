@@ -21,6 +21,7 @@ from cumulus.resources.fields import (
     rule,
 )
 from cumulus.resources.meta import Resource
+from cumulus.resources.parking import Idle
 
 MOST_THOUSANDTHS = 10**9
 
@@ -148,6 +149,9 @@ class QueueSpec(Model):
     )
     hours: tuple[Opening, ...] = Field((), description="When its jobs may start. If left out: always.")
     time_zone: TimeZone = Field("UTC", description="That of `hours`: Europe/Berlin.")
+    idle: Idle | None = Field(
+        None, description="What happens to jobs of it whose GPU does nothing, if they say nothing themselves."
+    )
     half_life: Duration = Field(
         "7d", description="The time after which what was used counts half, when it is decided who goes first."
     )

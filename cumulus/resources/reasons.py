@@ -92,6 +92,8 @@ class AttemptReason(StrEnum):
     """A rerun ended it, which made the job anew."""
     DEADLINE = "Deadline", Retry.FINAL
     """spec.activeDeadline was over."""
+    IDLE = "Idle", Retry.FINAL
+    """Its GPU did nothing for as long as `idle.after` says, and `idle.action` is Release."""
     START_REFUSED = "StartRefused", Retry.FINAL
     """Its backend will never start it."""
     STATUS_REFUSED = "StatusRefused", Retry.FINAL
@@ -147,6 +149,37 @@ class JobReason(StrEnum):
     RESUMED = "Resumed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     """It failed: spec.activeDeadline was over."""
+    PARKED = "Parked"
+    PARK_REFUSED = "ParkRefused"
+    """Its node could not park it: it goes on, or is stopped in another way."""
+    UNPARKED = "Unparked"
+    UNPARKING = "Unparking"
+    """It has its share again, and its node brings it back to the GPU."""
+    GPU_IDLE = "GPUIdle"
+    """Its GPU did nothing for as long as `idle.after` says."""
+    GPU_BUSY = "GPUBusy"
+    """Its GPU works again."""
+
+
+@unique
+class ParkCause(StrEnum):
+    """Why a job is parked. The job controller sets them, as reasons of its condition Parked."""
+
+    REQUESTED = "Requested"
+    """spec.park is true."""
+    IDLE = "Idle"
+    """Its GPU did nothing."""
+    LEASE_OVER = "LeaseOver"
+    """spec.checkpoint.onExpiry is Park."""
+    PREEMPTED = "Preempted"
+    """Its share was taken back for another job."""
+    TURN_OVER = "TurnOver"
+    """Its queue lets jobs take turns."""
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it waits for its share again at once: nobody has to ask for it."""
+        return self in (ParkCause.LEASE_OVER, ParkCause.PREEMPTED, ParkCause.TURN_OVER)
 
 
 @unique
@@ -204,6 +237,10 @@ class PartitionReason(StrEnum):
     """Its processes held more than the lease."""
     WITHIN_LEASE = "WithinLease"
     """They do not any more."""
+    PARKED = "Parked"
+    PARK_REFUSED = "ParkRefused"
+    """Its node could not park its program, which goes on."""
+    UNPARKED = "Unparked"
     DEVICE_LOST = "DeviceLost"
     """Its device has failed."""
     UNPARK_FAILED = "UnparkFailed"

@@ -94,8 +94,9 @@ class Claim:
     partition: Key
     uid: str
     holding: bool
-    """Bound or Active: the share is taken."""
+    """The share is taken."""
     pending: bool
+    """In the queue: for its first share, or for the one to which a parked program comes back."""
     deleting: bool
     gang: str
     """namespace/name of its gang; empty where it stands alone."""
@@ -141,13 +142,17 @@ def claim_of(partition: GPUPartition) -> Claim:
     """The claim of a partition as it is stored."""
     spec, status, metadata = partition.spec, partition.status, partition.metadata
     owner = partition.owner(GPUJob.KIND)
-    gang = spec.gang
+    gang, park = spec.gang, spec.park
     since = gang.since if gang is not None else metadata.creation_timestamp
+    if park is not None and status.phase is PartitionPhase.PARKED:
+        # Others may have been promised their start meanwhile: it stands behind them.
+        since = park.back_since
+    granted = status.phase is not PartitionPhase.UNPARKING
     return Claim(
         partition=partition.key,
         uid=metadata.uid or "",
-        holding=status.phase in (PartitionPhase.BOUND, PartitionPhase.ACTIVE),
-        pending=status.phase is PartitionPhase.PENDING,
+        holding=status.phase.holds,
+        pending=partition.waits,
         deleting=partition.deleting,
         gang=_in_namespace(metadata.namespace, gang.name) if gang is not None else "",
         size=gang.size if gang is not None else 1,
@@ -165,11 +170,11 @@ def claim_of(partition: GPUPartition) -> Claim:
         device=-1 if status.device is None else status.device,
         memory_bytes=status.memory_bytes,
         compute=status.compute,
-        expires_at=datetime.fromisoformat(status.expires_at) if status.expires_at is not None else None,
-        lease=status.partition_id,
+        expires_at=datetime.fromisoformat(status.expires_at) if granted and status.expires_at is not None else None,
+        lease=status.partition_id if granted else "",
         owner="" if owner is None else owner.uid,
         queue=status.queue or metadata.annotations.get(QUEUE, ""),
-        held_since=datetime.fromisoformat(status.activated_at) if status.activated_at else None,
+        held_since=datetime.fromisoformat(status.activated_at) if granted and status.activated_at else None,
         share=status.share or 0,
         device_name=status.device_name,
         promise=_promised(partition),
@@ -198,6 +203,10 @@ def _returning(partition: GPUPartition) -> Returning | None:
 
 def _demand_of(partition: GPUPartition) -> Demand:
     spec, selector = partition.spec, partition.spec.selector
+    node, device = spec.node, spec.device
+    if partition.status.phase is PartitionPhase.PARKED:
+        # What is in main memory came from that device, and can go nowhere else.
+        node, device = partition.status.node, partition.status.device
     program, user = spec.program, ""
     if program is not None:
         submitter = Submitter.of(partition.metadata.annotations)
@@ -210,8 +219,8 @@ def _demand_of(partition: GPUPartition) -> Demand:
         tuple(sorted(selector.node_labels.items())),
         spec.min_enforcement,
         spec.runtime or "",
-        spec.node or "",
-        -1 if spec.device is None else spec.device,
+        node or "",
+        -1 if device is None else device,
         spec.memory,
         spec.compute,
         spec.host_ports,

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cumulus import paths
-from cumulus.errors import JobFinished, UsageError
+from cumulus.clock import Clock, timestamp
+from cumulus.errors import JobFinished, NotRunning, UsageError
 from cumulus.lib.printable import one_line
+from cumulus.resources.annotations import UNPARK_REQUESTED
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kinds.gpujob import running_attempt
 from cumulus.resources.registry import BY_NAME
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
@@ -29,21 +32,50 @@ _RUN = re.compile(r"a(\d+)-r(\d+)")
 
 
 class Jobs:
-    def __init__(self, objects: Objects, access: Access, home: Path) -> None:
+    def __init__(self, objects: Objects, access: Access, home: Path, clock: Clock) -> None:
         self._objects = objects
+        self._clock = clock
         self._redaction = Redaction(access)
         self._home = home
 
-    def suspend(self, identity: Identity, key: Key, *, suspended: bool) -> bool:
-        """Hold the job, or let it run again. Whether there was something to change. Raises NotFound, JobFinished."""
+    def suspend(self, identity: Identity, key: Key, *, suspended: bool, park: bool = False) -> bool:
+        """Hold the job, or let it run again. Whether there was something to change. `park`: its program is to wait in
+        main memory, and is stopped only if it can't. Raises NotFound, JobFinished, UsageError."""
+        if park and not BY_NAME[key.kind].leaves_files:
+            raise UsageError(f"only jobs are parked, not a {key.kind}")
 
         def change(job: Document) -> Document:
-            if BY_NAME[key.kind].over(job):
-                phase, word = lookup(job, "status.phase"), "suspended" if suspended else "resumed"
-                raise JobFinished(f"{key.kind.lower()}/{key.name} is over ({phase}) and cannot be {word}")
-            if bool(lookup(job, "spec.suspend")) == suspended:
+            _check_goes_on(key, job, "suspended" if suspended else "resumed")
+            wanted: Document = {"suspend": suspended}
+            if park or (not suspended and lookup(job, "spec.suspend") and lookup(job, "spec.park")):
+                # What was parked as it was suspended comes back as it is resumed.
+                wanted["park"] = suspended
+            return _with_spec(job, wanted)
+
+        return self._objects.edit(identity, key, change)[1]
+
+    def park(self, identity: Identity, key: Key, *, parked: bool, park_for: str = "") -> bool:
+        """Have the job's program wait in main memory, or come back to its GPU. Whether there was something to change.
+        `park_for`: for how long at most, a duration; "" leaves what the job says. Raises NotFound, JobFinished,
+        NotRunning where nothing runs that could be parked, and UsageError."""
+        if not BY_NAME[key.kind].leaves_files:
+            raise UsageError(f"only jobs are parked, not a {key.kind}")
+
+        def change(job: Document) -> Document:
+            _check_goes_on(key, job, "parked" if parked else "unparked")
+            if parked:
+                if running_attempt(job) is None and not lookup(job, "spec.park"):
+                    raise NotRunning(
+                        f"gpujob/{key.name} does not run, so that there is nothing to park",
+                        hint=f"hold it with: cumulus suspend {key.name}",
+                    )
+                return _with_spec(job, {"park": True} | ({"parkFor": park_for} if park_for else {}))
+            if not lookup(job, "spec.park") and lookup(job, "status.phase") != "Parked":
                 return job
-            return {**job, "spec": {**(job.get("spec") or {}), "suspend": suspended}}
+            metadata = job["metadata"]
+            asked = {**(metadata.get("annotations") or {}), UNPARK_REQUESTED: timestamp(self._clock.now())}
+            made = _with_spec(job, {"park": False})
+            return {**made, "metadata": {**metadata, "annotations": asked}}
 
         return self._objects.edit(identity, key, change)[1]
 
@@ -76,6 +108,21 @@ class Jobs:
         works = [work for *_, path in sorted(found) if (work := path / layout.WORK).is_dir()]
         filled = any(_is_filled(place) for place in (*works, directory / layout.CHECKPOINT))
         return JobFiles(str(directory), tuple(map(str, works)), filled)
+
+
+def _check_goes_on(key: Key, job: Document, word: str) -> None:
+    """Raises JobFinished where the job, or cron job, is over."""
+    if BY_NAME[key.kind].over(job):
+        phase = lookup(job, "status.phase")
+        raise JobFinished(f"{key.kind.lower()}/{key.name} is over ({phase}) and cannot be {word}")
+
+
+def _with_spec(job: Document, wanted: Document) -> Document:
+    """The job with those fields of its spec; the same one where they are so already."""
+    spec = job.get("spec") or {}
+    if all((spec.get(name) or False) == value for name, value in wanted.items()):
+        return job
+    return {**job, "spec": {**spec, **wanted}}
 
 
 def _namespace(run: Path) -> str:

@@ -153,7 +153,7 @@ class Service:
     def jobs(self) -> Jobs:
         from cumulus.service.jobs import Jobs
 
-        return Jobs(self.objects, self.access, self.home)
+        return Jobs(self.objects, self.access, self.home, self.clock)
 
     @cached_property
     def blobs(self) -> Blobs:

@@ -18,7 +18,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.store.base import Store
 
-_HELD = ("Bound", "Active")
+_HELD = ("Bound", "Active", "Unparking")
 
 
 class Usage:

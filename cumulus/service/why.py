@@ -39,6 +39,7 @@ from cumulus.scheduling import linking
 from cumulus.scheduling.explain import Explanation, explain
 from cumulus.scheduling.policy import Policies
 from cumulus.scheduling.snapshot import Snapshot, build
+from cumulus.service import parking_words
 from cumulus.service.identity import Identity
 from cumulus.service.line import line
 from cumulus.service.objects import Objects
@@ -177,6 +178,8 @@ class _Question:
         self._now = read.now
         self._title = f"{document['kind'].lower()}/{document['metadata']['name']}"
         self.of_job = document["kind"] == GPUJob.KIND
+        self._all_partitions: Sequence[GPUPartition] = ()
+        """As `waiting` has read them."""
 
     @property
     def damaged(self) -> list[InvalidObject]:
@@ -201,12 +204,13 @@ class _Question:
         if self.of_job:
             job = decode(GPUJob, self._document)
             mine = [p for p in partitions if p.is_owned_by(job.uid)]
-            pending = [p for p in mine if p.status.phase is PartitionPhase.PENDING and not p.deleting]
+            pending = [p for p in mine if p.waits and not p.deleting]
             if not pending:
                 if any(not p.status.phase.ended for p in mine):
                     return None
                 pending = more = _to_be(job)
             key = pending[0].key
+        self._all_partitions = partitions
         return explain(self._read.snapshot(more, partitions), key, self._read.policies())
 
     def _job(self) -> Iterator[str]:
@@ -219,6 +223,9 @@ class _Question:
             if came := call_outcome(lookup(job, "status.call") or {}):
                 yield f"Outcome of the call: {came}"
             return
+        if phase == JobPhase.PARKED:
+            yield from self._parked()
+            return
         if lookup(job, "spec.suspend"):
             resume = f"`cumulus resume {job['metadata']['name']}`"
             yield f"{self._title} is suspended: spec.suspend is true. {resume} lets it run."
@@ -228,7 +235,13 @@ class _Question:
             yield f"{self._title} is {phase.lower()}{_place(job)}{started}."
             yield from self._linked()
             yield from self._leases()
+            yield from parking_words.of_refused(job)
+            yield from parking_words.of_idle(job)
             yield from self._saved()
+            return
+        if lookup(job, "spec.park"):
+            unpark = f"`cumulus unpark {job['metadata']['name']}`"
+            yield f"{self._title} is held: spec.park is true, and no program of it runs. {unpark} lets it run."
             return
         waits = condition(job, JobCondition.SCHEDULED)
         if phase == JobPhase.SCHEDULED or waits.get("status") == "True":
@@ -238,6 +251,20 @@ class _Question:
             yield from self._refused_leases()
             return
         yield from self._pending()
+
+    def _parked(self) -> Iterator[str]:
+        """Of a job whose program waits in main memory."""
+        job = self._document
+        yield f"{self._title} {parking_words.of_parked(job)}"
+        found = self.waiting()
+        if found is not None:
+            yield from self._explained(found)
+        elif any(lookup(p, "status.phase") == PartitionPhase.UNPARKING for p in self._partitions()):
+            yield f"It has its share again{_place(job)}; its node is bringing it back."
+        elif lookup(job, "spec.suspend"):
+            yield f"`cumulus resume {job['metadata']['name']}` brings it back."
+        else:
+            yield f"`cumulus unpark {job['metadata']['name']}` brings it back."
 
     def held_back(self) -> str:
         """Why a pending job is not in the queue, whatever is free: it is between two attempts, say. "" where it is."""
@@ -274,6 +301,11 @@ class _Question:
             ends = lookup(partition, "status.expiresAt")
             node = lookup(partition, "status.node")
             yield f"{self._title} is active on {node}; its lease ends in {until(ends, now)}."
+        elif phase == PartitionPhase.UNPARKING:
+            yield f"{self._title} has its share again; {lookup(partition, 'status.node')} is bringing its program back."
+        elif phase == PartitionPhase.PARKED and not decode(GPUPartition, partition).waits:
+            ends = lookup(partition, "status.expiresAt")
+            yield f"{self._title} is parked on {lookup(partition, 'status.node')}, for {until(ends, now)} more at most."
         elif phase == PartitionPhase.BOUND:
             yield f"{self._title} is bound to {lookup(partition, 'status.node')}; its lease is being granted."
             yield from _refused_lease(partition)
@@ -331,6 +363,7 @@ class _Question:
         headline, *rest = found.lines()
         yield f"{self._title}: {headline}."
         yield from rest
+        yield from parking_words.in_the_way(found, self._all_partitions)
 
 
 def _to_be(job: GPUJob) -> list[GPUPartition]:

@@ -1,4 +1,4 @@
-"""Small changes to objects: suspend, resume, cordon, uncordon, label, annotate."""
+"""Small changes to objects: suspend, resume, park, unpark, cordon, uncordon, label, annotate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import typer
 
 from cumulus.cli import completion, context, options, targets, terminal
 from cumulus.cli.targets import Selection, Target
-from cumulus.errors import AlreadySet, Conflict, Forbidden, JobFinished, NotFound, UsageError
+from cumulus.errors import (
+    AlreadySet,
+    Conflict,
+    Forbidden,
+    InvalidObject,
+    JobFinished,
+    NotFound,
+    NotRunning,
+    UsageError,
+)
 from cumulus.resources.key import Key
 from cumulus.resources.kind import Kind
 from cumulus.resources.kinds import gpucronjob, gpujob, gpunode
@@ -28,6 +37,12 @@ Some = Annotated[
         show_default=False,
     ),
 ]
+SomeJobs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="JOB…", help="Jobs: NAME… or job/NAME….", autocompletion=completion.jobs, show_default=False
+    ),
+]
 SomeNodes = Annotated[
     list[str] | None,
     typer.Argument(
@@ -38,7 +53,13 @@ All = Annotated[bool, typer.Option("--all", help="All of them in the namespace."
 
 
 def suspend(
-    words: Some = None, selector: options.Labels = "", all: All = False, namespace: options.Namespace = ""
+    words: Some = None,
+    park: Annotated[
+        bool, typer.Option("--park", help="Keep programs in main memory instead; stop only those that can't be.")
+    ] = False,
+    selector: options.Labels = "",
+    all: All = False,
+    namespace: options.Namespace = "",
 ) -> int:
     """Stop jobs and give their leases back. Nothing of them runs until they are resumed. A cron job that is suspended
     makes no more jobs.
@@ -48,9 +69,10 @@ def suspend(
       cumulus suspend train
       cumulus suspend train eval -n research
       cumulus suspend -l team=vision
+      cumulus suspend --park train
       cumulus suspend cronjob/nightly
     """
-    return _suspend(words or (), selector, all, namespace, suspended=True)
+    return _suspend(words or (), selector, all, namespace, suspended=True, park=park)
 
 
 def resume(
@@ -65,6 +87,45 @@ def resume(
       cumulus resume cronjob/nightly
     """
     return _suspend(words or (), selector, all, namespace, suspended=False)
+
+
+def park(
+    words: SomeJobs = None,
+    park_for: Annotated[
+        str,
+        typer.Option(
+            "--for", metavar="DURATION", show_default=False,
+            help="How long at most: 8h. After that the program is ended. If left out, a day, or what the job says.",
+        ),
+    ] = "",
+    selector: options.Labels = "", all: All = False, namespace: options.Namespace = "",
+) -> int:  # fmt: skip
+    """Free the GPU of running jobs: their programs wait in main memory, with all that they had on the GPU.
+
+    A program need not know of it. It holds no share until `cumulus unpark` brings it back to its GPU, where it waits for
+    its turn like others. A notebook answers meanwhile; what it asks of the GPU waits. Not every program can be parked:
+    the node looks first, and one that it refuses goes on. `cumulus why JOB` then says the reason.
+
+    \b
+    Examples:
+      cumulus park notebook
+      cumulus park train eval --for 8h
+      cumulus park -l team=vision
+    """
+    return _park(words or (), selector, all, namespace, parked=True, park_for=park_for)
+
+
+def unpark(
+    words: SomeJobs = None, selector: options.Labels = "", all: All = False, namespace: options.Namespace = ""
+) -> int:
+    """Bring parked jobs back to their GPUs. They wait for their share there, as in a queue.
+
+    \b
+    Examples:
+      cumulus unpark notebook
+      cumulus unpark --all
+    """
+    return _park(words or (), selector, all, namespace, parked=False)
 
 
 def cordon(words: SomeNodes = None, selector: options.Labels = "", all: All = False) -> int:
@@ -134,7 +195,9 @@ def annotate(
     return _set_pairs(words or (), pairs, namespace, selector, all, overwrite, "annotations")
 
 
-def _suspend(words: Sequence[str], selector: str, all: bool, namespace: str, *, suspended: bool) -> int:
+def _suspend(
+    words: Sequence[str], selector: str, all: bool, namespace: str, *, suspended: bool, park: bool = False
+) -> int:
     done, found = (
         "suspended" if suspended else "resumed",
         _of_kind(words, (gpujob.KIND, gpucronjob.KIND), bool(selector or all)),
@@ -142,8 +205,27 @@ def _suspend(words: Sequence[str], selector: str, all: bool, namespace: str, *, 
     with context.client() as client:
         selection = Selection(context.namespace(namespace), selector)
         code, changed = _each(
-            client, found, selection, done, f"already {done}", lambda key: client.suspend(key, suspended=suspended)
-        )
+            client, found, selection, done, f"already {done}",
+            lambda key: client.suspend(key, suspended=suspended, park=park),
+        )  # fmt: skip
+        if changed:
+            context.note_if_no_daemon("this takes effect", client)
+    return code
+
+
+def _park(
+    words: Sequence[str], selector: str, all: bool, namespace: str, *, parked: bool, park_for: str = ""
+) -> int:
+    if park_for:
+        options.seconds_of(park_for, "--for")
+    done, otherwise = ("is to be parked", "is to be parked already") if parked else ("comes back", "is not parked")
+    found = _of_kind(words, (gpujob.KIND,), bool(selector or all))
+    with context.client() as client:
+        selection = Selection(context.namespace(namespace), selector)
+        code, changed = _each(
+            client, found, selection, done, otherwise,
+            lambda key: client.park(key, parked=parked, park_for=park_for),
+        )  # fmt: skip
         if changed:
             context.note_if_no_daemon("this takes effect", client)
     return code
@@ -168,7 +250,7 @@ def _each(
         seen += 1
         try:
             was = change(key)
-        except (NotFound, JobFinished, AlreadySet, Forbidden, Conflict) as error:
+        except (NotFound, JobFinished, NotRunning, InvalidObject, AlreadySet, Forbidden, Conflict) as error:
             terminal.error(error)
             code = 1
             continue

@@ -134,6 +134,15 @@ def run(
             "--after", metavar="JOB[,JOB]", show_default=False, help="Wait until these jobs of yours have succeeded."
         ),
     ] = "",
+    idle: Annotated[
+        str,
+        typer.Option(
+            "--idle",
+            metavar="DURATION[:ACTION]",
+            show_default=False,
+            help="If its GPU does nothing for so long: park it, release (end) it, or only report that. 20m parks.",
+        ),
+    ] = "",
     secret_env: Annotated[
         list[str] | None,
         typer.Option(
@@ -190,7 +199,7 @@ def run(
       cumulus run train.sh
       cumulus run --export ALL --checkpoint saves --retry 3 -- python train.py
       cumulus run -it --gpu 10% --for 1h -- bash
-      cumulus run --port 8888 -- jupyter lab --no-browser
+      cumulus run --port 8888 --idle 20m -- jupyter lab --no-browser
       cumulus run --gpu 50% --dry-run -o yaml -- python train.py > job.yaml
     """  # fmt: skip
     if output and not dry_run:
@@ -210,7 +219,7 @@ def run(
     scalars = {
         "gpu": gpu, "compute": compute, "gpus": gpus, "duration": duration, "name": name, "replicas": replicas,
         "image": image, "export": export, "retry": retry, "checkpoint": checkpoint, "queue": queue, "cpus": cpus,
-        "memory": memory, "after": after,
+        "memory": memory, "after": after, "idle": idle,
     }  # fmt: skip
     lists = {"env": env or [], "env_file": env_file or [], "secret_env": secret_env or []}
     script = (
@@ -232,6 +241,7 @@ def run(
         tuple(_variables(many["env"], many["env_file"])), given["export"], _count(given["retry"], "--retry", 0),
         given["checkpoint"], given["queue"], tuple(map(script_options.secret_env, many["secret_env"])), given["cpus"],
         given["memory"], tty, tuple(name for name in given["after"].split(",") if name),
+        given["idle"],
     )  # fmt: skip
     image = given["image"]
     made = command_job.job_of(wanted, shell, context.namespace(namespace), ending)
@@ -266,7 +276,8 @@ def attach(
     """Follow a job until it is over, and end with its exit code.
 
     As `cumulus run` does: it shows the log of the last attempt and of those that follow, Ctrl-C leaves the job alone,
-    and Ctrl-C twice ends it. A job at a terminal (`cumulus run -it`) is joined at it: Ctrl-P Ctrl-Q leaves it alone.
+    and Ctrl-C twice ends it. A job at a terminal (`cumulus run -it`) is joined at it: Ctrl-P Ctrl-Q leaves it alone. A
+    job that is parked comes back to its GPU.
 
     \b
     Examples:
@@ -277,6 +288,8 @@ def attach(
     lines = _count(tail, "--tail", 0) if tail else None
     with context.client() as client:
         job = client.get(key)
+        if lookup(job, "status.phase") == "Parked" and client.park(key, parked=False):
+            terminal.note(f"gpujob/{key.name} is parked; it comes back to its GPU.")
     uid = job["metadata"]["uid"]
     if lookup(job, "spec.tty") and not BY_NAME[key.kind].over(job) and sys.stdin is not None and sys.stdin.isatty():
         return console.attach(key, uid)

@@ -207,8 +207,11 @@ class HttpClient:
 
         return wait(self, targets, condition, seconds, SystemClock(), uids or {})
 
-    def suspend(self, key: Key, *, suspended: bool) -> bool:
-        return self._call("suspend", bool, key=key, suspended=suspended)
+    def suspend(self, key: Key, *, suspended: bool, park: bool = False) -> bool:
+        return self._call("suspend", bool, key=key, suspended=suspended, park=park)
+
+    def park(self, key: Key, *, parked: bool, park_for: str = "") -> bool:
+        return self._call("park", bool, key=key, parked=parked, park_for=park_for)
 
     def rerun(
         self, key: Key, *, changes: Document | None = None, from_checkpoint: bool = False, uid: str = ""

@@ -189,7 +189,7 @@ class BindingReconciler:
         writes = []
         for binding in (binding for gang in gangs for binding in gang):
             partition = self._partition(binding.partition)
-            if partition is None or partition.status.phase is not PartitionPhase.PENDING:
+            if partition is None or not partition.waits:
                 return False
             writes += self._binding(binding, partition, counts=counts)
         return self._write_all(writes, alone=len(gangs) == 1)
@@ -197,10 +197,11 @@ class BindingReconciler:
     def _binding(self, binding: Binding, partition: GPUPartition, *, counts: bool) -> list[Write]:
         """`counts`: there are queues, so that its use is counted for one."""
         now = timestamp(self._clock.now())
+        parked = partition.status.phase is PartitionPhase.PARKED
         status = partition.status.model_copy(
             update={
                 "observed_generation": partition.metadata.generation or 0,
-                "phase": PartitionPhase.BOUND,
+                "phase": PartitionPhase.UNPARKING if parked else PartitionPhase.BOUND,
                 "conditions": condition_set(
                     partition.status.conditions, now, PartitionCondition.BOUND, True, PartitionReason.BOUND
                 ),
@@ -230,7 +231,7 @@ class BindingReconciler:
         writes = []
         for key in dict.fromkeys((*why, *promised)):
             partition = self._partition(key)
-            if partition is None or partition.status.phase is not PartitionPhase.PENDING:
+            if partition is None or not partition.waits:
                 continue
             update: dict[str, object] = {}
             if (item := why.get(key)) is not None:

@@ -7,6 +7,7 @@ The way of one reconcile, from top to bottom. Each module calls only those below
     plan         the next step, in the order of a job's life: waiting -> an attempt begins -> it starts and runs
                  -> it is stopped -> it is over
     handover     the attempt that follows, queued before the last one's lease has ended
+    parking      when a program is to wait in main memory, and when it is to come back
     ending       why a running attempt must end, and what its end comes to
     outcome      what that end means for the job: done, failed, or tried again, and when
     status       what a job's status says at each of these steps

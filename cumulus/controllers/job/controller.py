@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from cumulus.backends.base import Backend
 from cumulus.blob.base import BlobStore
-from cumulus.clock import Clock
+from cumulus.clock import Clock, parse_timestamp
 from cumulus.controllers import job_dependents
 from cumulus.controllers.context import Removals
-from cumulus.controllers.job import earlier, handover, objects, results
+from cumulus.controllers.job import earlier, handover, objects, parking, results
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.ended import end_all
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View, shares_of
 from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
-from cumulus.machinery.cache import Reader, StoreReader
+from cumulus.machinery.cache import Reader, StoreReader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned, write_with_events
@@ -30,10 +31,12 @@ from cumulus.resources.finalizers import JOB_FINALIZER, has_finalizer, with_fina
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import is_true
 from cumulus.resources.node import GPUNode
+from cumulus.resources.parking import Idle
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import parse_duration
+from cumulus.resources.queue import Queue
 from cumulus.resources.reasons import JobReason, NodeCondition
-from cumulus.resources.submitter import Submitter
+from cumulus.resources.submitter import QUEUE, Submitter
 from cumulus.store.base import Document, Key, Write
 from cumulus.store.client import Client, decode
 
@@ -125,7 +128,33 @@ class JobReconciler:
         uri = objects.checkpoint_uri(job, self._bucket)
         waits = job.spec.after is not None and not job.status.attempt_count and not job.status.phase.finished
         phases = job_dependents.phases(job, self._reader, self._client.store) if waits else {}
-        return View(job, partitions, replicas, self._clock.now(), self._lost(names), uri, phases)
+        idle = self._idle(job)
+        idle_since = None if idle is None else self._idle_since(job, partitions)
+        return View(job, partitions, replicas, self._clock.now(), self._lost(names), uri, phases, idle, idle_since)
+
+    def _idle(self, job: GPUJob) -> Idle | None:
+        """What happens to it if its GPUs do nothing: what it says itself, else its queue."""
+        if job.spec.idle is not None or job.status.phase.finished:
+            return job.spec.idle
+        name = job.metadata.annotations.get(QUEUE)
+        queue = readable(self._reader, Queue, "", name) if name else None
+        found = None if queue is None else queue.spec.idle
+        if found is not None and found.action == "Park" and not parking.parkable(job):
+            return found.model_copy(update={"action": "Report"})
+        return found
+
+    def _idle_since(self, job: GPUJob, partitions: Sequence[GPUPartition]) -> datetime | None:
+        """Since when all GPUs of its attempt do nothing; None where one works, or where nobody knows."""
+        attempt = job.status.live_attempt
+        held = [p for p in partitions if attempt is not None and p.metadata.name in attempt.partitions]
+        since = []
+        for partition in held:
+            node = readable(self._reader, GPUNode, "", partition.status.node) if partition.status.node else None
+            devices = node.status.devices if node is not None else ()
+            since += [d.idle_since for d in devices if d.index == partition.status.device]
+        if not held or len(since) != len(held) or None in since:
+            return None
+        return max(parse_timestamp(each) for each in since if each is not None)
 
     def _partitions(self, job: GPUJob) -> list[GPUPartition]:
         """All that the job owns. Absence is never believed of a cache: it may be older than what it lacks."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from cumulus.backends.base import Observed, State
 from cumulus.backends.exit_codes import SAVED
 from cumulus.clock import parse_timestamp
+from cumulus.controllers.job import parking
 from cumulus.controllers.job.outcome import Cause
 from cumulus.controllers.job.view import (
     OVERRUN_MARGIN,
@@ -22,7 +23,8 @@ from cumulus.resources import job_partitions, reclaim
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.resources.reasons import AttemptReason, PartitionCondition, PartitionReason
+from cumulus.resources.quantity import format_duration
+from cumulus.resources.reasons import AttemptReason, JobCondition, PartitionCondition, PartitionReason
 
 _GIVEN_BACK = (AttemptReason.STOPPED, AttemptReason.LEASE_RELEASED)
 """Ends of replicas that tell nothing where something else is known to have ended the attempt."""
@@ -46,6 +48,8 @@ _OF_FAILED: dict[str, AttemptReason] = {
 def cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """Why the attempt must end, or has ended; None while it may go on. What the job did itself comes first."""
     replicas = view.replicas
+    if (lost := _lost_on_its_way_back(view, held)) is not None:
+        return lost
     done = [r for r in replicas if isinstance(r, Observed) and _did_its_work(view.job, r)]
     if replicas and len(done) == len(replicas):
         return Cause(AttemptReason.COMPLETED, next((r.message for r in done if r.message), ""), exit_code=0)
@@ -59,6 +63,24 @@ def cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause |
     if outside is None or failed is None:
         return outside or failed
     return replace(outside, exit_code=failed.exit_code)
+
+
+def _lost_on_its_way_back(view: View, held: Sequence[GPUPartition]) -> Cause | None:
+    """A parked program that its node could not bring back is lost, however its processes ended: it did nothing wrong."""
+    for partition in held:
+        unparking = partition.status.phase is PartitionPhase.UNPARKING
+        if _ended_by(partition) == PartitionReason.UNPARK_FAILED or (
+            unparking and any(isinstance(r, Observed) and _failed_alone(r) for r in view.replicas)
+        ):
+            saved = view.job.status.checkpoint
+            last = "it had saved nothing" if saved is None else f"its last checkpoint is step {saved.step}"
+            return Cause(AttemptReason.LOST, f"it was parked, and could not be brought back to its GPU; {last}")
+    return None
+
+
+def _failed_alone(replica: Observed) -> bool:
+    """Whether nobody had asked it to end."""
+    return replica.state is State.FAILED and replica.reason in ("", AttemptReason.ERROR)
 
 
 def judged(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) -> Cause:
@@ -77,7 +99,7 @@ def _saved_nothing(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str 
         cause.reason != AttemptReason.LEASE_EXPIRED
         or cause.exit_code in (0, SAVED)
         or spec is None
-        or spec.on_expiry != "Requeue"
+        or spec.on_expiry == "Fail"
         or attempt.start_time is None
         or checkpoint is None
         or (checkpoint and parse_timestamp(checkpoint) >= parse_timestamp(attempt.start_time))
@@ -131,8 +153,11 @@ def _refined(replica: Observed, held: Sequence[GPUPartition]) -> str:
 
 def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """Why it may not go on, whatever it does."""
-    if view.job.spec.suspend:
+    held_still = len(held) == 1 and parking.holds_still(view, attempt, held[0])
+    if view.job.spec.suspend and not held_still:
         return Cause(AttemptReason.SUSPENDED)
+    if view.job.spec.park and attempt.start_time is None:
+        return Cause(AttemptReason.SUSPENDED, "there was no program yet that could be parked")
     left = view.deadline_left()
     if left is not None and left <= 0:
         return Cause(AttemptReason.DEADLINE, "activeDeadline was over")
@@ -140,7 +165,20 @@ def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) ->
         taken = partition.status.reclaim
         if taken is not None and parse_timestamp(taken.at) <= view.now:
             return Cause(AttemptReason.PREEMPTED, reclaim.words(taken))
+    if (released := _released_for_idleness(view, attempt, held)) is not None:
+        return released
     return _lost_share(view, attempt, held)
+
+
+def _released_for_idleness(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+    """Whether it is ended since its GPUs did nothing; once that has begun, what it does then changes nothing."""
+    said = condition(view.job.status.conditions, JobCondition.IDLE)
+    if said is not None and said.status == "True" and said.reason == AttemptReason.IDLE:
+        return Cause(AttemptReason.IDLE, said.message)
+    seconds = parking.idle_too_long(view, attempt, list(held), "Release")
+    if seconds is None or any(p.status.phase.parked for p in held):
+        return None
+    return Cause(AttemptReason.IDLE, f"its GPU did nothing for {format_duration(seconds)}")
 
 
 def _lost_share(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
@@ -186,7 +224,7 @@ def _saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
     if (
         cause.exit_code != SAVED
         or spec is None
-        or spec.on_expiry != "Requeue"
+        or spec.on_expiry == "Fail"
         or cause.reason in (AttemptReason.SUSPENDED, AttemptReason.DEADLINE, AttemptReason.PREEMPTED)
     ):
         return cause

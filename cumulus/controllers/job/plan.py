@@ -17,7 +17,7 @@ from typing import Any
 from cumulus.backends.base import Observed
 from cumulus.calls.outcome import CRASHED
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.job import ending, handover, outcome
+from cumulus.controllers.job import ending, handover, outcome, parking
 from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.outcome import Cause, EventDraft
 from cumulus.controllers.job.view import (
@@ -68,7 +68,7 @@ class JobPlan:
     create: tuple[GPUPartition, ...] = ()
     discard: tuple[GPUPartition, ...] = ()
     update: tuple[GPUPartition, ...] = ()
-    """Waiting partitions with the priority that the job has now."""
+    """Partitions whose spec follows the job: the priority of those that wait, what is to be parked."""
     start: tuple[int, ...] = ()
     stop: Mapping[int, float] = field(default_factory=dict)
     """Replica -> seconds of grace."""
@@ -116,8 +116,9 @@ def _waiting(view: View) -> JobPlan:
     job, status = view.job, view.job.status
     if job.spec.after is not None and not status.attempt_count:
         status = status.model_copy(update={"after": progress(job.spec.after, status.after, view.phases)})
-    if job.spec.suspend:
-        return _without_next(view, job_status.suspended(status, view.now))
+    if job.spec.suspend or job.spec.park:
+        field = "spec.suspend" if job.spec.suspend else "spec.park"
+        return _without_next(view, job_status.suspended(status, field, view.now))
     status = job_status.resumed(status, view.now)
     if not status.attempt_count and (broken := broken_words(status.after)):
         return JobPlan(job_status.failed(status, JobReason.DEPENDENCY_NEVER_SATISFIED, broken, view.now))
@@ -206,34 +207,79 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Job
         if unbound.status.promise is not None:
             waiting = waiting.model_copy(update={"promise": JobPromise(start_by=unbound.status.promise.start_by)})
         return JobPlan(waiting, update=_reprioritized(job, held), wake=wake)
+    if len(held) == 1 and held[0].status.phase.parked:
+        return _parked(view, attempt, status, held[0], wake)
     active = all(p.status.phase is PartitionPhase.ACTIVE for p in held)
     running = active and all(runs(r, job.status.phase) for r in view.replicas)
     status = job_status.scheduled(status, view.now, active=active, running=running)
     status = job_status.overused(status, held, view.now)
+    status = _idle(view, attempt, job_status.not_parked(status, held, view.now), held)
     if running and any(being_ended(p) for p in held):
         status = status.model_copy(update={"phase": _interrupted(job)})
     if attempt.start_time is not None and status.start_time is None:
         status = status.model_copy(update={"start_time": attempt.start_time})
     start = tuple(r for r, replica in enumerate(view.replicas) if replica is None) if active else ()
-    began = status.phase is JobPhase.RUNNING and job.status.phase is not JobPhase.RUNNING
+    began = status.phase is JobPhase.RUNNING and job.status.phase not in (JobPhase.RUNNING, JobPhase.PARKED)
     started = EventDraft("Normal", JobReason.STARTED, f"attempt {attempt.number} runs on {attempt.node}")
     create: tuple[GPUPartition, ...] = ()
-    ahead = handover.due(view, attempt, held) if running else None
+    to_park, later = _parking(view, attempt, held) if running else ((), None)
+    wake = min((each for each in (wake, later) if each is not None), default=None)
+    parks = len(held) == 1 and parking.instead_of_handover(view, held[0])
+    ahead = handover.due(view, attempt, held) if running and not parks else None
     if ahead is not None and ahead <= 0:
         status, create = handover.queued(view, status)
     elif ahead is not None:
         wake = ahead if wake is None else min(wake, ahead)
     if running and handover.early(view, held):
         return _without_next(view, status, events=(started,) if began else (), wake=0.0)
-    update = _reprioritized(job, view.held(job.status.next))
-    return JobPlan(status, create=create, update=update, start=start, events=(started,) if began else (), wake=wake)
+    update = (*to_park, *_reprioritized(job, view.held(job.status.next)))
+    events = ((started,) if began else ()) + _idle_event(job.status, status)
+    return JobPlan(status, create=create, update=update, start=start, events=events, wake=wake)
+
+
+def _parked(
+    view: View, attempt: Attempt, status: GPUJobStatus, partition: GPUPartition, wake: float | None
+) -> JobPlan:
+    """Its program waits in main memory: it stays there, or waits for its share to come back."""
+    status = job_status.parked(status, partition, view.now)
+    update, later = _parking(view, attempt, [partition])
+    wake = min((each for each in (wake, later) if each is not None), default=None)
+    return _without_next(view, status, update=update or _reprioritized(view.job, [partition]), wake=wake)
+
+
+def _parking(
+    view: View, attempt: Attempt, held: Sequence[GPUPartition]
+) -> tuple[tuple[GPUPartition, ...], float | None]:
+    """The job's one partition, where what is wanted of its program has changed; and when to look at that again."""
+    if len(held) != 1:
+        return (), parking.IDLE_POLL if view.idle is not None else None
+    (partition,) = held
+    wished = parking.wished(view, attempt, partition)
+    update = () if wished is None else (partition.replace(spec=partition.spec.model_copy(update={"park": wished})),)
+    return update, parking.wake(view, attempt, partition)
+
+
+def _idle_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, ...]:
+    said, known = (condition(each.conditions, JobCondition.IDLE) for each in (after, before))
+    if said is None or said.status != "True" or (known is not None and known.status == "True"):
+        return ()
+    return (EventDraft("Warning", said.reason, said.message),)
+
+
+def _idle(view: View, attempt: Attempt, status: GPUJobStatus, held: Sequence[GPUPartition]) -> GPUJobStatus:
+    """With the condition Idle, where its GPU did nothing for long enough to be told."""
+    for action in ("Report", "Park"):
+        seconds = parking.idle_too_long(view, attempt, list(held), action)
+        if seconds is not None and view.idle is not None:
+            return job_status.idle(status, JobReason.GPU_IDLE, f"its GPU has done nothing for {view.idle.after}", view.now)
+    return job_status.idle(status, None, "", view.now)
 
 
 def _reprioritized(job: GPUJob, held: Sequence[GPUPartition]) -> tuple[GPUPartition, ...]:
     return tuple(
         partition.replace(spec=partition.spec.model_copy(update={"priority": job.spec.priority}))
         for partition in held
-        if partition.status.phase is PartitionPhase.PENDING and partition.spec.priority != job.spec.priority
+        if partition.waits and partition.spec.priority != job.spec.priority
     )
 
 
@@ -265,12 +311,16 @@ def _stopping(
     stop = {r: grace for r, grace in graces.items() if grace is not None}
     reason = cause.reason if cause.reason in _ASKED_FIRST and len(alive) == len(view.replicas) else ""
     status = job.status.model_copy(update=update)
+    if cause.reason == AttemptReason.IDLE:
+        # What it does while it saves does not let it go on.
+        status = job_status.idle(status, AttemptReason.IDLE, cause.message, view.now)
     plan = JobPlan(status) if handover.goes_on(cause.reason) else _without_next(view, status)
     return replace(plan, stop=stop, stop_reason=reason, wake=STOP_POLL)
 
 
 _ASKED_FIRST = (
     AttemptReason.SUSPENDED, AttemptReason.LEASE_RELEASED, AttemptReason.DEADLINE, AttemptReason.PREEMPTED,
+    AttemptReason.IDLE,
 )  # fmt: skip
 """Ends from outside, for which all replicas are asked for a checkpoint. At the end of a lease the programs know the
 time themselves, and a gang that has lost a replica cannot save together."""

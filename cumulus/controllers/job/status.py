@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from cumulus.clock import timestamp
+from cumulus.clock import timestamp, to_the_second
 from cumulus.resources.conditions import condition_set
-from cumulus.resources.job import Attempt, GPUJobStatus, JobPhase
+from cumulus.resources.job import Attempt, GPUJobStatus, JobPhase, JobPromise
 from cumulus.resources.meta import Condition, condition
-from cumulus.resources.partition import GPUPartition
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.quantity import bytes_in_words
 from cumulus.resources.reasons import AttemptReason, JobCondition, JobReason, PartitionCondition, PartitionReason
 
 
@@ -21,10 +22,10 @@ def waiting(status: GPUJobStatus, reason: str, message: str, now: datetime) -> G
     return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})
 
 
-def suspended(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
-    """Held by its spec. Its clock starts anew when it is resumed, as that of a Kubernetes Job does."""
+def suspended(status: GPUJobStatus, field: str, now: datetime) -> GPUJobStatus:
+    """Held by that field of its spec. Its clock starts anew when it is resumed, as that of a Kubernetes Job does."""
     conditions = condition_set(
-        status.conditions, timestamp(now), JobCondition.SUSPENDED, True, JobReason.SUSPENDED, "spec.suspend is true"
+        status.conditions, timestamp(now), JobCondition.SUSPENDED, True, JobReason.SUSPENDED, f"{field} is true"
     )
     return status.model_copy(update={"phase": JobPhase.SUSPENDED, "conditions": conditions, "start_time": None})
 
@@ -47,6 +48,55 @@ def scheduled(status: GPUJobStatus, now: datetime, *, active: bool, running: boo
     conditions = condition_set(conditions, moment, JobCondition.RUNNING, running, started)
     phase = JobPhase.RUNNING if running else JobPhase.SCHEDULED
     return status.model_copy(update={"conditions": conditions, "phase": phase})
+
+
+def parked(status: GPUJobStatus, partition: GPUPartition, now: datetime) -> GPUJobStatus:
+    """Its program waits in main memory, or is on its way back."""
+    moment, asked = timestamp(now), partition.spec.park
+    reason, message = (asked.reason, asked.message) if asked is not None else (JobReason.PARKED, "parked on its node")
+    kept = partition.status.parked
+    if kept is not None:
+        until = f", until {to_the_second(kept.until)} at most" if kept.until else ""
+        message = f"{message}; {bytes_in_words(kept.memory_bytes)} in main memory{until}"
+    conditions = condition_set(status.conditions, moment, JobCondition.PARKED, True, reason, message)
+    place, why = (JobReason.PARKED, "")
+    if partition.waits:
+        bound = condition(partition.status.conditions, PartitionCondition.BOUND)
+        place, why = (bound.reason, bound.message) if bound is not None and bound.status == "False" else (place, why)
+    elif partition.status.phase is PartitionPhase.UNPARKING:
+        place = JobReason.UNPARKING
+    conditions = condition_set(conditions, moment, JobCondition.SCHEDULED, False, place, why)
+    for type in (JobCondition.PARTITIONS_READY, JobCondition.RUNNING):
+        conditions = condition_set(conditions, moment, type, False, JobReason.PARKED)
+    promise = partition.status.promise if partition.waits else None
+    return status.model_copy(
+        update={
+            "phase": JobPhase.PARKED, "conditions": conditions,
+            "promise": None if promise is None else JobPromise(start_by=promise.start_by),
+        }
+    )  # fmt: skip
+
+
+def not_parked(status: GPUJobStatus, held: Sequence[GPUPartition], now: datetime) -> GPUJobStatus:
+    """On its GPU: whether it came back there, or could not be parked."""
+    for partition in held:
+        said = condition(partition.status.conditions, PartitionCondition.PARKED)
+        if said is not None and said.status == "False":
+            conditions = condition_set(
+                status.conditions, timestamp(now), JobCondition.PARKED, False, said.reason, said.message
+            )
+            status = status.model_copy(update={"conditions": conditions})
+    return status
+
+
+def idle(status: GPUJobStatus, reason: str | None, message: str, now: datetime) -> GPUJobStatus:
+    """With the condition Idle, for that reason; with None its GPU works, where it was ever said not to."""
+    kind = JobCondition.IDLE
+    if reason is None and condition(status.conditions, kind) is None:
+        return status
+    truth, why = reason is not None, reason or JobReason.GPU_BUSY
+    conditions = condition_set(status.conditions, timestamp(now), kind, truth, why, message)
+    return status.model_copy(update={"conditions": conditions})
 
 
 def overused(status: GPUJobStatus, held: Sequence[GPUPartition], now: datetime) -> GPUJobStatus:
@@ -75,6 +125,8 @@ def stopped(status: GPUJobStatus, reason: str, text: str, now: datetime) -> GPUJ
     for type in (JobCondition.SCHEDULED, JobCondition.PARTITIONS_READY, JobCondition.RUNNING):
         message = text if type is JobCondition.RUNNING else ""
         conditions = condition_set(conditions, timestamp(now), type, False, reason, message)
+    if condition(conditions, JobCondition.PARKED) is not None:
+        conditions = condition_set(conditions, timestamp(now), JobCondition.PARKED, False, reason)
     if reason == AttemptReason.OVERUSED:
         conditions = condition_set(conditions, timestamp(now), JobCondition.OVERUSED, True, reason, text)
     return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})

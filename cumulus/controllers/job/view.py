@@ -12,6 +12,7 @@ from cumulus.controllers.partition_facts import over_by_time
 from cumulus.resources.job import RUNNING_PHASES, Attempt, GPUJob, JobPhase
 from cumulus.resources.job_checkpoint import SavedCheckpoint
 from cumulus.resources.meta import ATTEMPT_LABEL, REPLICA_LABEL, condition
+from cumulus.resources.parking import Idle
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import PartitionCondition, PartitionReason
@@ -62,6 +63,10 @@ class View:
     """Where the job's checkpoints are kept beyond its nodes."""
     phases: Mapping[str, str] = field(default_factory=dict)
     """Of the jobs that are there of those that it waits for."""
+    idle: Idle | None = None
+    """What happens to it if its GPUs do nothing, as it or its queue says."""
+    idle_since: datetime | None = None
+    """Since when all its GPUs do nothing; None where one works, or where nobody knows."""
 
     def held(self, attempt: Attempt | None) -> list[GPUPartition]:
         """The partitions of the attempt that are there."""
@@ -121,7 +126,7 @@ def alive(replica: Replica) -> bool:
 def runs(replica: Replica, phase: JobPhase) -> bool:
     """Whether it runs, as far as is known: one whose node has fallen silent goes on as it was seen last."""
     if isinstance(replica, Unknown):
-        return phase in RUNNING_PHASES
+        return phase in RUNNING_PHASES or phase is JobPhase.PARKED
     return isinstance(replica, Observed) and replica.state is not State.STARTING
 
 

@@ -14,7 +14,8 @@ from datetime import datetime
 from cumulus.chronos.contract import Figures, Lease, LeaseState, NodeFacts, PolicyChange
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.controllers.node.host_jobs import HostJobsOfNodes
-from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE, OVERUSED_ON_NODE
+from cumulus.controllers.node.idleness import Idleness
+from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE, OVERUSED_ON_NODE, PARKED_ON_NODE
 from cumulus.errors import (
     AlreadyExists,
     ChronosError,
@@ -113,6 +114,7 @@ class NodeReconciler:
         self._where: defaultdict[str, set[str]] = defaultdict(set)
         """Device to the nodes that ever had it, in this term."""
         self._began = clock.monotonic()
+        self._idleness = Idleness()
         self._policies: dict[str, tuple[PolicyChange, str]] = {}
         self._throttles: defaultdict[str, Throttle] = defaultdict(
             lambda: Throttle(soon=SETTLE_SECONDS, interval=BUSY_LOOK_SECONDS, burst=BURST)
@@ -147,6 +149,7 @@ class NodeReconciler:
         self._tell_policy(node, agent)
         own = self._own(agent.name, leases)
         status = observed(node, agent, devices, leases, own, self._clock.now())
+        status = self._idleness.told(node, status, self._clock.now())
         status = self._once(node, status)
         offered = self._offers(agent.name)
         offered = node.status.runtimes if offered is None else offered
@@ -290,11 +293,15 @@ class NodeReconciler:
                 write_with_events(self._client, [Write("status", node.replace(status=small).to_json())], [event])
 
     def _pass_on(self, name: str, leases: Sequence[Lease]) -> None:
-        active = {lease.id: lease for lease in leases if lease.state is LeaseState.ACTIVE}
+        active = {lease.id: lease for lease in leases if lease.state in (LeaseState.ACTIVE, LeaseState.PARKING)}
+        parked = {lease.id for lease in leases if lease.state is LeaseState.PARKED}
         overused = self._reader.indexed(OVERUSED_ON_NODE, name)
         for key, partition in sorted(self._reader.indexed(ACTIVE_ON_NODE, name).items()):
             lease = active.get(partition.uid)
             if lease is None or bool(lease.held_bytes) != (key in overused):
+                self._changed(Request(key.namespace, key.name))
+        for key, partition in sorted(self._reader.indexed(PARKED_ON_NODE, name).items()):
+            if partition.uid not in parked:
                 self._changed(Request(key.namespace, key.name))
 
     def _silent(self, node: GPUNode | None, agent: NodeAgent, error: ChronosError) -> Result:
@@ -463,7 +470,7 @@ def _age(node: GPUNode) -> tuple[str, str]:
 
 
 def _device(device: Device, leases: Sequence[Lease], own: Set[str], facts: NodeFacts) -> DeviceStatus:
-    taken = [lease for lease in leases if lease.device == device.index and lease.state is not LeaseState.ENDED]
+    taken = [lease for lease in leases if lease.device == device.index and lease.holds_share]
     foreign = _listed(sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id))
     memory, compute = sum(lease.memory_bytes for lease in taken), sum(lease.compute for lease in taken)
     over = sum(max(0, lease.held_bytes - lease.memory_bytes) for lease in taken)

@@ -20,6 +20,7 @@ from cumulus.controllers.partition_watches import (
     ACTIVE_ON_NODE,
     ON_NODE,
     OVERUSED_ON_NODE,
+    PARKED_ON_NODE,
     lease_came_or_went,
     node_of,
 )
@@ -86,6 +87,6 @@ CONTROLLERS = (
             Watch(GPUPartition.KIND, node_of, when=lease_came_or_went, after=settle),
         ),
         sources=(from_others,),
-        indexes=(ON_NODE, ACTIVE_ON_NODE, OVERUSED_ON_NODE, WAITING_PROGRAMS, OFFERS_HOST_JOBS),
+        indexes=(ON_NODE, ACTIVE_ON_NODE, PARKED_ON_NODE, OVERUSED_ON_NODE, WAITING_PROGRAMS, OFFERS_HOST_JOBS),
     ),
 )

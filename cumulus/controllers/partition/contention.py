@@ -7,7 +7,7 @@ from datetime import datetime
 from cumulus.controllers.partition_watches import LIVE
 from cumulus.machinery.cache import Reader, readable
 from cumulus.resources.node import GPUNode
-from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling import fit
 from cumulus.scheduling.snapshot import build
 
@@ -18,7 +18,7 @@ def waited_for(reader: Reader, partition: GPUPartition, now: datetime) -> bool:
     if node is None:
         return False
     live = [readable(reader, GPUPartition, key.namespace, key.name) for key in reader.indexed(LIVE, "")]
-    snapshot = build([node], [p for p in live if p is not None and p.status.phase is PartitionPhase.PENDING], now)
+    snapshot = build([node], [p for p in live if p is not None and p.waits], now)
     devices = [device for device in snapshot.nodes[0].devices if device.index == partition.status.device]
     demands = {member.demand for gang in snapshot.pending for member in gang.members}
     return any(

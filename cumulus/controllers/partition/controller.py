@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from cumulus.chronos.contract import Lease, LeaseState
-from cumulus.clock import Clock, to_the_second
+from cumulus.chronos.contract import Lease, Leases, LeaseState, ParkRefusal, Parks
+from cumulus.clock import Clock, parse_timestamp, to_the_second
 from cumulus.controllers.partition import accounting
 from cumulus.controllers.partition import plan as partition_plan
-from cumulus.controllers.partition.plan import Answer, GrantRefused, NodeGone, PartitionPlan, Unreachable
+from cumulus.controllers.partition.plan import Answer, GrantRefused, NodeGone, PartitionPlan, UnparkRefused, Unreachable
 from cumulus.errors import (
     InsufficientShare,
     InvalidObject,
@@ -18,6 +19,8 @@ from cumulus.errors import (
     NoSuchDevice,
     NoSuchLease,
     NotFound,
+    ParkRefused,
+    StaleToken,
 )
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
@@ -29,7 +32,8 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import condition, is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import FINALIZER, GPUPartition, GPUPartitionStatus, PartitionPhase
-from cumulus.resources.reasons import EventReason, PartitionCondition
+from cumulus.resources.quantity import bytes_in_words, format_duration, parse_duration
+from cumulus.resources.reasons import EventReason, ParkingReason, PartitionCondition, PartitionReason
 from cumulus.store.base import Key, Write
 from cumulus.store.client import Client, decode
 
@@ -67,7 +71,7 @@ class PartitionReconciler:
             return self._delete_damaged(request)
         if partition is None:
             return Done()
-        if partition.status.phase is PartitionPhase.BOUND:
+        if partition.status.phase in (PartitionPhase.BOUND, PartitionPhase.UNPARKING):
             # A lease is never asked for on old knowledge: a partition deleted meanwhile must not get one.
             partition = self._fresh(partition)
         if partition.status.phase.ended:
@@ -76,7 +80,7 @@ class PartitionReconciler:
         now = self._clock.now()
         releasing = partition_plan.releasing(partition, job, now)
         saving = partition_plan.saving_left(partition, job, now)
-        if partition.status.phase not in (PartitionPhase.BOUND, PartitionPhase.ACTIVE):
+        if partition.status.phase is PartitionPhase.PENDING:
             plan = partition_plan.plan_idle(partition, releasing=releasing, now=now)
             return self._apply(partition, plan)
         started = partition_plan.to_begin(partition, job)
@@ -115,12 +119,45 @@ class PartitionReconciler:
         if started is not None:
             # A process's supervisor did so on the node; a container's start nobody there is told of.
             return agent.leases.begin(partition.uid)
-        if partition.status.phase is PartitionPhase.ACTIVE:
-            return agent.leases.get(partition.uid)
+        if partition.status.phase is PartitionPhase.UNPARKING:
+            return self._unpark(agent.leases, partition)
+        if partition.status.phase is not PartitionPhase.BOUND:
+            return self._park(agent.leases, partition, agent.leases.get(partition.uid))
         try:
             return agent.leases.grant(partition_plan.lease_request(partition, self._owner))
         except (InsufficientShare, NoSuchDevice) as error:
             return GrantRefused(type(error).__name__, str(error))
+
+    def _park(self, leases: Leases, partition: GPUPartition, lease: Lease | None) -> Lease | None:
+        """The lease, once its node is asked to park its program where that is wanted and it is not at it."""
+        if lease is None or lease.state is not LeaseState.ACTIVE or not partition_plan.wants_to_park(partition):
+            return lease
+        if partition_plan.was_refused(partition, lease):
+            return lease
+        park = partition.spec.park
+        assert park is not None
+        try:
+            if not isinstance(leases, Parks):
+                raise ParkRefused("its node can park nothing", reason=ParkingReason.NOT_SUPPORTED)
+            return leases.park(
+                lease.id, parse_duration(park.duration), freeze=park.frozen, token=partition.status.fencing_token
+            )
+        except ParkRefused as error:
+            return replace(lease, park_refused=ParkRefusal(error.reason, str(error)))
+        except (NoSuchLease, StaleToken):
+            # It ends, or this is about an earlier grant of it.
+            return leases.get(lease.id)
+
+    def _unpark(self, leases: Leases, partition: GPUPartition) -> Answer:
+        if not isinstance(leases, Parks):
+            return leases.get(partition.uid)
+        seconds, token = parse_duration(partition.spec.duration), partition.status.fencing_token
+        try:
+            return leases.unpark(partition.uid, seconds, token=token)
+        except InsufficientShare as error:
+            return UnparkRefused(str(error))
+        except (NoSuchLease, StaleToken):
+            return leases.get(partition.uid)
 
     def _plan(
         self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None
@@ -137,6 +174,7 @@ class PartitionReconciler:
     def _write(self, partition: GPUPartition, plan: PartitionPlan) -> Result:
         changed = plan.status != partition.status
         ended = plan.status.phase.ended and not partition.status.phase.ended
+        gives_back = (ended or plan.status.phase is PartitionPhase.PARKED) and partition.status.phase.holds
         events = [self._end_event(partition, plan.status)] if ended else self._overuse_event(partition, plan.status)
         finish = plan.finish and FINALIZER in partition.metadata.finalizers
         if finish:
@@ -145,11 +183,12 @@ class PartitionReconciler:
             if changed:
                 status = Write("status", partition.replace(status=plan.status).to_json())
                 writes = [status, Write("update", unversioned(document))]
-            self._transact(partition, plan, writes, events, ended=ended)
+            self._transact(partition, plan, writes, events, gives_back=gives_back)
         elif changed:
             writes = [Write("status", partition.replace(status=plan.status).to_json())]
-            self._transact(partition, plan, writes, events, ended=ended)
-        if plan.status.phase is PartitionPhase.ACTIVE and partition.status.phase is not PartitionPhase.ACTIVE:
+            self._transact(partition, plan, writes, events, gives_back=gives_back)
+            self._tell_of_parking(partition, plan.status)
+        if plan.status.phase is PartitionPhase.ACTIVE and partition.status.phase is PartitionPhase.BOUND:
             name = f" ({plan.status.device_name})" if plan.status.device_name else ""
             message = f"leased device {plan.status.device}{name} of {plan.status.node}"
             self._recorder.record(partition, "Normal", EventReason.LEASED, message, component=NAME)
@@ -157,10 +196,10 @@ class PartitionReconciler:
 
     def _transact(
         self, partition: GPUPartition, plan: PartitionPlan, writes: Sequence[Write], events: Sequence[Write], *,
-        ended: bool,
+        gives_back: bool,
     ) -> None:  # fmt: skip
-        """Write; the end of a lease together with what it adds to the use of its queue."""
-        if not ended or not partition.status.queue:
+        """Write; the end of a share together with what it adds to the use of its queue."""
+        if not gives_back or not partition.status.queue:
             write_with_events(self._client, writes, events)
             return
         with self._counting:
@@ -168,6 +207,24 @@ class PartitionReconciler:
                 self._client, self._reader, partition, plan.status, plan.ended_at, self._clock.now()
             )
             write_with_events(self._client, [*writes, *([counted] if counted else [])], events)
+
+    def _tell_of_parking(self, partition: GPUPartition, status: GPUPartitionStatus) -> None:
+        """Events for the partition and its job where a program went to main memory, came back, or could not go."""
+        said = condition(status.conditions, PartitionCondition.PARKED)
+        if said is None or said == condition(partition.status.conditions, PartitionCondition.PARKED):
+            return
+        parked = status.parked
+        reason, message = said.reason, said.message
+        if said.status == "True" and parked is not None:
+            size = bytes_in_words(parked.memory_bytes)
+            reason, message = PartitionReason.PARKED, f"{message or reason}; {size} went to main memory in {parked.seconds:.1f} s"
+        elif reason == PartitionReason.UNPARKED and parked is not None:
+            waited = (self._clock.now() - parse_timestamp(parked.since)).total_seconds()
+            message = f"{message}, after {format_duration(waited)} in main memory"
+        type: EventType = "Warning" if reason == PartitionReason.PARK_REFUSED else "Normal"
+        for about in (partition, owning_job(self._reader, partition)):
+            if about is not None:
+                self._recorder.record(about, type, reason, message, component=NAME)
 
     def _end_event(self, partition: GPUPartition, status: GPUPartitionStatus) -> Write:
         """What is said of its end: its condition, so that no way to end is silent."""

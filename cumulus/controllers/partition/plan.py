@@ -1,7 +1,8 @@
 """Plans the next step of one partition from its node's answer: pure, no I/O.
 
-Pending -> Bound (schedule) -> Active -> Expired | Released | Failed. Phases never go back, and an ended phase is
-written only when the node has confirmed that the share is free, or when a person removed the node.
+Pending -> Bound (schedule) -> Active -> Expired | Released | Failed. An ended phase is written only when the node has
+confirmed that the share is free, or when a person removed the node. A program that is parked goes another way meanwhile:
+Active -> Parked (its share is free) -> Unparking (schedule) -> Active.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from cumulus.clock import parse_timestamp, timestamp
 from cumulus.resources.conditions import Truth, condition_set
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, Condition, condition
+from cumulus.resources.parking import Parked
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase, start_within
 from cumulus.resources.quantity import parse_duration
-from cumulus.resources.reasons import PartitionCondition, PartitionReason
+from cumulus.resources.reasons import ParkCause, PartitionCondition, PartitionReason, SchedulingReason
 
 ENDING_POLL = 0.25
 """Seconds between looks at a lease whose processes are being ended."""
+
+MOVING_POLL = 0.5
+"""Seconds between looks at a program that is on its way to main memory or back."""
+
+UNPARK_RETRY = 5.0
+"""Seconds after which a node is asked again for the share of a parked program, where it did not have it."""
 
 RENEW_FRACTION = 0.25
 """A lease that is renewed while idle is renewed when this part of its duration is left."""
@@ -43,6 +51,13 @@ class GrantRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class UnparkRefused:
+    """The node does not have the share to which the parked program is to come back."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unreachable:
     """The node did not answer, or its ledger cannot be used: nothing follows but a condition, which says so at once."""
 
@@ -55,8 +70,8 @@ class NodeGone:
     """A person deleted the GPUNode: it is not coming back with that lease."""
 
 
-Answer = Lease | None | GrantRefused | Unreachable | NodeGone
-"""What the node said when it was asked to grant, show or release the lease."""
+Answer = Lease | None | GrantRefused | UnparkRefused | Unreachable | NodeGone
+"""What the node said when it was asked to grant, show, park, unpark or release the lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +82,7 @@ class PartitionPlan:
     finish: bool = False
     wake: float | None = None
     ended_at: str = ""
-    """When the node saw the lease end, by its own clock; "" where it did not say."""
+    """When the node saw the share come free, by its own clock; "" where it did not say."""
 
 
 def releasing(partition: GPUPartition, owner: GPUJob | None, now: datetime) -> bool:
@@ -147,6 +162,8 @@ def plan(
             return PartitionPlan(_unreachable(partition, answer, now))
         case NodeGone():
             return _end(partition, PartitionPhase.FAILED, PartitionReason.NODE_GONE, "its node was deleted", now)
+        case UnparkRefused():
+            return PartitionPlan(_not_unparked(partition, answer, now), wake=UNPARK_RETRY)
         case GrantRefused(reason, message):
             return _end(partition, PartitionPhase.FAILED, reason, message, now)
         case None if releasing:
@@ -160,6 +177,17 @@ def plan(
             return _ended(partition, answer, now)
         case Lease(state=LeaseState.ENDING):
             return PartitionPlan(_ending(partition, answer, now), wake=ENDING_POLL)
+        case Lease(state=LeaseState.PARKED) if partition.status.phase is PartitionPhase.UNPARKING:
+            return PartitionPlan(partition.status, wake=MOVING_POLL)
+        case Lease(state=LeaseState.PARKED):
+            wake = max(0.0, answer.expires_in) + ENDING_POLL
+            return PartitionPlan(_parked(partition, answer, now), wake=wake, ended_at=answer.parked_at)
+        case Lease(state=LeaseState.UNPARKING):
+            status = _granted(partition, answer).model_copy(update={"phase": PartitionPhase.UNPARKING})
+            return PartitionPlan(status, wake=MOVING_POLL)
+        case Lease(state=LeaseState.PARKING):
+            status = _active(partition, answer, now, started)
+            return PartitionPlan(status, wake=MOVING_POLL)
         case Lease():
             return PartitionPlan(
                 _active(partition, answer, now, started), wake=max(0.0, answer.expires_in) + ENDING_POLL
@@ -198,11 +226,15 @@ def renewal(partition: GPUPartition, lease: Lease, now: datetime) -> tuple[float
     None where it is never renewed, or has reached the maximum.
     """
     spec = partition.spec.renewal
+    if partition.to_be_parked:
+        return None
     if spec.policy != "WhileIdle" or spec.maximum is None or lease.state is not LeaseState.ACTIVE:
         return None
     duration = parse_duration(partition.spec.duration)
-    since = partition.status.started_at or lease.granted_at
-    left = parse_duration(spec.maximum) - (now - parse_timestamp(since)).total_seconds()
+    since = parse_timestamp(partition.status.started_at or lease.granted_at)
+    # A program that came back from main memory has a lease of its own.
+    since = max(since, parse_timestamp(lease.granted_at))
+    left = parse_duration(spec.maximum) - (now - since).total_seconds()
     if left <= lease.expires_in + 1:
         return None
     due = RENEW_FRACTION * duration
@@ -221,13 +253,80 @@ def _active(partition: GPUPartition, lease: Lease, now: datetime, started: str |
         update={
             "phase": PartitionPhase.ACTIVE,
             "started_at": started or partition.status.started_at,
-            "conditions": _with_overuse(
-                condition_set(conditions, moment, PartitionCondition.ENDED, False, PartitionReason.LEASE_LIVES),
+            **_asked(partition, lease),
+            "conditions": _with_parking(
+                _with_overuse(
+                    condition_set(conditions, moment, PartitionCondition.ENDED, False, PartitionReason.LEASE_LIVES),
+                    lease,
+                    moment,
+                ),
+                partition,
                 lease,
                 moment,
             ),
         }
     )
+
+
+def _asked(partition: GPUPartition, lease: Lease) -> dict[str, int | None]:
+    """For which generation of the spec the node was asked to park its program, and has refused it."""
+    if not wants_to_park(partition):
+        return {}
+    generation = partition.metadata.generation
+    refused = generation if was_refused(partition, lease) else partition.status.park_refused
+    return {"park_asked": generation, "park_refused": refused}
+
+
+def wants_to_park(partition: GPUPartition) -> bool:
+    """Whether its node is to be asked to park its program, or was and is at it."""
+    return partition.status.phase is PartitionPhase.ACTIVE and partition.to_be_parked
+
+
+def was_refused(partition: GPUPartition, lease: Lease) -> bool:
+    """Whether the node has refused the wish to be parked that it was asked for, and the program goes on."""
+    asked = partition.status.park_asked == partition.metadata.generation
+    return asked and lease.state is LeaseState.ACTIVE and lease.park_refused is not None
+
+
+def _with_parking(
+    conditions: tuple[Condition, ...], partition: GPUPartition, lease: Lease, moment: str
+) -> tuple[Condition, ...]:
+    """With the condition Parked, if its program was parked before, or could not be."""
+    kind = PartitionCondition.PARKED
+    if wants_to_park(partition) and was_refused(partition, lease) and lease.park_refused is not None:
+        refusal = f"{lease.park_refused.reason}: {lease.park_refused.message}"
+        return condition_set(conditions, moment, kind, False, PartitionReason.PARK_REFUSED, refusal)
+    if partition.status.phase.parked:
+        message = f"it took {lease.moved_in:.1f} s to bring its program back"
+        return condition_set(conditions, moment, kind, False, PartitionReason.UNPARKED, message)
+    return conditions
+
+
+def _parked(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitionStatus:
+    moment, park = timestamp(now), partition.spec.park
+    reason, message = (park.reason, park.message) if park is not None else (ParkCause.REQUESTED, "parked on its node")
+    conditions = condition_set(
+        partition.status.conditions, moment, PartitionCondition.ACTIVE, False, PartitionReason.PARKED
+    )
+    known = partition.status.parked if partition.status.phase is PartitionPhase.PARKED else None
+    since = known.since if known is not None else lease.parked_at or moment
+    parked = Parked(since=since, until=lease.expires_at, memory_bytes=lease.parked_bytes, seconds=lease.moved_in)
+    return _granted(partition, lease).model_copy(
+        update={
+            "phase": PartitionPhase.PARKED,
+            "parked": parked,
+            "conditions": condition_set(conditions, moment, PartitionCondition.PARKED, True, reason, message),
+        }
+    )
+
+
+def _not_unparked(partition: GPUPartition, answer: UnparkRefused, now: datetime) -> GPUPartitionStatus:
+    """It keeps its place in the queue's books: the node will have the share, or nobody has."""
+    conditions = condition_set(
+        partition.status.conditions, timestamp(now), PartitionCondition.ACTIVE, False,
+        SchedulingReason.WAITING_FOR_SHARE, answer.message,
+    )  # fmt: skip
+    return partition.status.model_copy(update={"conditions": conditions})
 
 
 def _ending(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitionStatus:

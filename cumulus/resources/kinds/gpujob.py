@@ -91,7 +91,7 @@ def lost_gpu_hours(job: Document, now: datetime) -> float:
 
 def job_lease(job: Document, view: View) -> str:
     """When the first of its live leases ends."""
-    ends = [p["status"]["expiresAt"] for p in view.owned_by(job) if lookup(p, "status.phase") == "Active"]
+    ends = [p["status"]["expiresAt"] for p in view.owned_by(job) if lookup(p, "status.phase") in ("Active", "Parked")]
     return f"in {until(min(ends), view.now)}" if ends else ""
 
 
@@ -261,6 +261,7 @@ _REASON_OF_PHASE = {
     "Running": (JobCondition.RUNNING,),
     "Checkpointing": (JobCondition.RUNNING,),
     "Suspended": (JobCondition.SUSPENDED,),
+    "Parked": (JobCondition.PARKED,),
     "Succeeded": (JobCondition.SUCCEEDED,),
     "Failed": (JobCondition.FAILED,),
 }

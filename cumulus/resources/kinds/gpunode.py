@@ -205,7 +205,7 @@ KIND = Kind(
     related=Related(
         "Partitions",
         lambda node: partitions(node["metadata"]["name"]),
-        lambda partition: lookup(partition, "status.phase") in ("Active", "Bound"),
+        lambda partition: lookup(partition, "status.phase") in ("Active", "Bound", "Parked", "Unparking"),
     ),
     sections=sections,
     losses=losses,

@@ -51,10 +51,11 @@ def sections(partition: Document, around: Surroundings) -> Iterator[Section]:
             (
                 "Ends",
                 f"{to_the_second(expires)} (in {until(expires, now)})"
-                if expires and status.get("phase") == "Active"
+                if expires and status.get("phase") in ("Active", "Parked")
                 else to_the_second(expires or ""),
             ),
             ("Taken back", _taken_back(status.get("reclaim"))),
+            ("Parked", parked_words(status, now)),
             ("Ended", moment(status.get("endedAt"), now)),
         ]
     )
@@ -63,6 +64,15 @@ def sections(partition: Document, around: Surroundings) -> Iterator[Section]:
 
 def _taken_back(reclaim: Document | None) -> str:
     return f"{to_the_second(reclaim['at'])}, for {reclaim.get('job') or reclaim['gang']}" if reclaim else ""
+
+
+def parked_words(status: Document, now: datetime) -> str:
+    """Of a program in main memory: `since 2030-01-01T11:50:00Z (10m ago), 12 GiB of main memory`."""
+    parked = status.get("parked")
+    if not parked or status.get("phase") not in ("Parked", "Unparking"):
+        return ""
+    size = f", {format_bytes(parked['memoryBytes'])} of main memory" if parked.get("memoryBytes") else ""
+    return f"since {moment(parked['since'], now)}{size}"
 
 
 def _device(status: Document) -> str:
@@ -97,7 +107,7 @@ KIND = Kind(
     noun="partition",
     waits=True,
     own_grace_period=True,
-    sealed=frozenset({"spec.until", "status.queue", "status.share", "status.promise", "status.reclaim"}),
+    sealed=frozenset({"spec.until", "spec.park", "status.queue", "status.share", "status.promise", "status.reclaim"}),
     lost_gpu_hours=lost_gpu_hours,
     sections=sections,
     conditions=tuple(PartitionCondition),

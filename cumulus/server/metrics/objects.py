@@ -20,7 +20,7 @@ from cumulus.resources.reasons import NodeCondition
 from cumulus.resources.registry import KINDS
 from cumulus.store.base import Store
 
-_HELD = (PartitionPhase.BOUND, PartitionPhase.ACTIVE)
+_HELD = tuple(phase for phase in PartitionPhase if phase.holds)
 _DEVICE = ("node", "device")
 
 

@@ -54,7 +54,8 @@ CALLS: Mapping[str, Call] = {
     "rerun": _call(
         lambda s: s.reruns.rerun, key=Key, changes=Document | None, from_checkpoint=bool, uid=str
     ),
-    "suspend": _call(lambda s: s.jobs.suspend, key=Key, suspended=bool),
+    "suspend": _call(lambda s: s.jobs.suspend, key=Key, suspended=bool, park=bool),
+    "park": _call(lambda s: s.jobs.park, key=Key, parked=bool, park_for=str),
     "usage": _read(lambda s: s.usage.now),
     "timeline": _read(lambda s: s.history.timeline, start=int, end=int, pixels=int),
     "job_use": _read(lambda s: s.history.job_use, key=Key),
