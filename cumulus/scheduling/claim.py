@@ -174,7 +174,7 @@ def claim_of(partition: GPUPartition) -> Claim:
         lease=status.partition_id if granted else "",
         owner="" if owner is None else owner.uid,
         queue=status.queue or metadata.annotations.get(QUEUE, ""),
-        held_since=datetime.fromisoformat(status.activated_at) if granted and status.activated_at else None,
+        held_since=datetime.fromisoformat(status.activated_at) if status.activated_at else None,
         share=status.share or 0,
         device_name=status.device_name,
         promise=_promised(partition),

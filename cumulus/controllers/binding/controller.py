@@ -214,6 +214,7 @@ class BindingReconciler:
                 "queue": (binding.queue or DEFAULT_QUEUE) if counts else None,
                 "share": binding.share if counts else None,
                 "promise": None,
+                "activated_at": now if parked else None,
             }
         )
         document = partition.replace(status=status).to_json()

@@ -13,6 +13,7 @@ from datetime import datetime
 from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.resources.conditions import Truth, condition_set
+from cumulus.resources.enforcement import Sharing
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, Condition, condition
 from cumulus.resources.parking import Parked
@@ -133,7 +134,7 @@ def lease_request(partition: GPUPartition, owner: str) -> LeaseRequest:
         id=partition.uid, device=status.device, memory_bytes=status.memory_bytes, compute=status.compute,
         seconds=parse_duration(spec.duration), user=spec.user or _job(partition),
         grace=parse_duration(spec.grace_period), owner=owner, start_within=start_within(spec), name=_called(partition),
-        overuse=spec.overuse,
+        overuse=spec.overuse, sharing=spec.sharing or Sharing.CONCURRENT,
     )  # fmt: skip
 
 
@@ -183,7 +184,7 @@ def plan(
             wake = max(0.0, answer.expires_in) + ENDING_POLL
             return PartitionPlan(_parked(partition, answer, now), wake=wake, ended_at=answer.parked_at)
         case Lease(state=LeaseState.UNPARKING):
-            status = _granted(partition, answer).model_copy(update={"phase": PartitionPhase.UNPARKING})
+            status = _granted(partition, answer, now).model_copy(update={"phase": PartitionPhase.UNPARKING})
             return PartitionPlan(status, wake=MOVING_POLL)
         case Lease(state=LeaseState.PARKING):
             status = _active(partition, answer, now, started)
@@ -232,8 +233,9 @@ def renewal(partition: GPUPartition, lease: Lease, now: datetime) -> tuple[float
         return None
     duration = parse_duration(partition.spec.duration)
     since = parse_timestamp(partition.status.started_at or lease.granted_at)
-    # A program that came back from main memory has a lease of its own.
-    since = max(since, parse_timestamp(lease.granted_at))
+    if partition.status.parked is not None and partition.status.activated_at is not None:
+        # A program that came back from main memory has a lease of its own.
+        since = max(since, parse_timestamp(partition.status.activated_at))
     left = parse_duration(spec.maximum) - (now - since).total_seconds()
     if left <= lease.expires_in + 1:
         return None
@@ -249,7 +251,7 @@ def _active(partition: GPUPartition, lease: Lease, now: datetime, started: str |
     conditions = condition_set(
         partition.status.conditions, moment, PartitionCondition.ACTIVE, True, PartitionReason.LEASE_GRANTED
     )
-    return _granted(partition, lease).model_copy(
+    return _granted(partition, lease, now).model_copy(
         update={
             "phase": PartitionPhase.ACTIVE,
             "started_at": started or partition.status.started_at,
@@ -311,7 +313,7 @@ def _parked(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitio
     known = partition.status.parked if partition.status.phase is PartitionPhase.PARKED else None
     since = known.since if known is not None else lease.parked_at or moment
     parked = Parked(since=since, until=lease.expires_at, memory_bytes=lease.parked_bytes, seconds=lease.moved_in)
-    return _granted(partition, lease).model_copy(
+    return _granted(partition, lease, now).model_copy(
         update={
             "phase": PartitionPhase.PARKED,
             "parked": parked,
@@ -340,12 +342,12 @@ def _ending(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitio
         _why(lease),
     )
     conditions = _with_overuse(conditions, lease, timestamp(now))
-    return _granted(partition, lease).model_copy(update={"conditions": conditions})
+    return _granted(partition, lease, now).model_copy(update={"conditions": conditions})
 
 
 def _ended(partition: GPUPartition, lease: Lease, now: datetime) -> PartitionPlan:
     phase, reason = _ENDS[lease.end_reason or EndReason.RELEASED]
-    known = _granted(partition, lease)
+    known = _granted(partition, lease, now)
     conditions = _with_overuse(known.conditions, lease, timestamp(now))
     known = known.model_copy(update={"conditions": conditions})
     plan = _end(partition.replace(status=known), phase, reason, _why(lease), now)
@@ -391,7 +393,7 @@ def _end(partition: GPUPartition, phase: PartitionPhase, reason: str, message: s
     return PartitionPlan(status, finish=partition.deleting)
 
 
-def _granted(partition: GPUPartition, lease: Lease) -> GPUPartitionStatus:
+def _granted(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitionStatus:
     return partition.status.model_copy(
         update={
             "observed_generation": partition.metadata.generation or 0,
@@ -400,10 +402,21 @@ def _granted(partition: GPUPartition, lease: Lease) -> GPUPartitionStatus:
             "compute": lease.compute,
             "fencing_token": lease.token,
             "overuse": lease.overuse,
-            "activated_at": lease.granted_at,
+            "activated_at": _activated(partition, lease, now),
             "expires_at": lease.expires_at,
         }
     )
+
+
+def _activated(partition: GPUPartition, lease: Lease, now: datetime) -> str:
+    """Since when it holds the share that it holds now, or held last."""
+    status = partition.status
+    if status.parked is None or status.activated_at is None:
+        return lease.granted_at
+    if status.phase is PartitionPhase.PARKED and lease.holds_share:
+        # Somebody on its node has brought it back, who need not ask the queue.
+        return timestamp(now)
+    return status.activated_at
 
 
 def _unreachable(partition: GPUPartition, answer: Unreachable, now: datetime) -> GPUPartitionStatus:
