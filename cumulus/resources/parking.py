@@ -33,7 +33,9 @@ class ParkRequest(Model):
     back_since: Time | None = Field(
         None, description="Since when it is to come back: from then on it waits for its share of its GPU."
     )
-    asked: str = Field("", description="What `cumulus.dev/unpark-requested` of its job was then: another value ends it.")
+    asked: str = Field(
+        "", description="What `cumulus.dev/unpark-requested` of its job was then: another value ends it."
+    )
 
 
 class Parked(Model):

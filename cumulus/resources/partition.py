@@ -103,7 +103,8 @@ class GPUPartitionSpec(Model):
         None, description="Whether its program can be parked, or runs beside others at once: see GPUJob."
     )
     park: ParkRequest | None = Field(
-        None, description="Set by the job controller: its program is to wait in main memory, or to come back from there."
+        None,
+        description="Set by the job controller: its program is to wait in main memory, or to come back.",
     )
     until: Time | None = Field(
         None, description="The lease ends no earlier. Set by `cumulus extend`, where that moves nobody who waits."
@@ -157,7 +158,9 @@ class GPUPartitionStatus(Model):
     """Where it was bound and what lease it holds."""
 
     observed_generation: int = Field(0, description="The generation of the spec that the controller acted on.")
-    phase: PartitionPhase = Field(PartitionPhase.PENDING, description="How far the lease is. It never goes back, but from Parked to Active.")
+    phase: PartitionPhase = Field(
+        PartitionPhase.PENDING, description="How far the lease is. It never goes back, but from Parked to Active."
+    )
     conditions: tuple[Condition, ...] = Field((), description="Bound, Active, Ended, Overused, Parked.")
     node: str = Field("", description="The node it was bound to.")
     device: int | None = Field(None, description="The index of its device on that node.")

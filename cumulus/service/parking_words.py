@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from cumulus.resources.columns import until
-from cumulus.resources.documents import condition, lookup
-from cumulus.resources.job import GPUJob
+from cumulus.resources.documents import condition
 from cumulus.resources.key import Document
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import bytes_in_words

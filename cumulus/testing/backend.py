@@ -79,6 +79,22 @@ class _Run:
         self.removed = False
         self._stop: tuple[float, str] | None = None
         self._killed_at = math.inf
+        self._parked_at: float | None = None
+        self._paused = 0.0
+        """Seconds that it stood still, parked."""
+
+    @property
+    def parked(self) -> bool:
+        return self._parked_at is not None
+
+    def park(self, at: float) -> None:
+        if self._parked_at is None:
+            self._parked_at = at
+
+    def unpark(self, at: float) -> None:
+        if self._parked_at is not None:
+            self._paused += at - self._parked_at
+            self._parked_at = None
 
     def terminate(self, at: float, grace: float, reason: EndReason) -> None:
         self.signal(at, grace, _ENDS[reason])
@@ -113,7 +129,9 @@ class _Run:
         )  # fmt: skip
 
     def _natural_end(self) -> float:
-        return self.began + self.script.start_seconds + self.script.seconds
+        ends = self.began + self.script.start_seconds + self.script.seconds + self._paused
+        # What it asks of the GPU waits meanwhile.
+        return math.inf if self._parked_at is not None and ends > self._parked_at else ends
 
     def _stopped_end(self) -> float:
         if self._stop is None:

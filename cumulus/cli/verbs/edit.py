@@ -102,9 +102,9 @@ def park(
 ) -> int:  # fmt: skip
     """Free the GPU of running jobs: their programs wait in main memory, with all that they had on the GPU.
 
-    A program need not know of it. It holds no share until `cumulus unpark` brings it back to its GPU, where it waits for
-    its turn like others. A notebook answers meanwhile; what it asks of the GPU waits. Not every program can be parked:
-    the node looks first, and one that it refuses goes on. `cumulus why JOB` then says the reason.
+    A program need not know of it. It holds no share until `cumulus unpark` brings it back to its GPU, where it waits
+    for its turn like others. A notebook answers meanwhile; what it asks of the GPU waits. Not every program can be
+    parked: the node looks first, and one that it refuses goes on. `cumulus why JOB` then says the reason.
 
     \b
     Examples:
@@ -213,9 +213,7 @@ def _suspend(
     return code
 
 
-def _park(
-    words: Sequence[str], selector: str, all: bool, namespace: str, *, parked: bool, park_for: str = ""
-) -> int:
+def _park(words: Sequence[str], selector: str, all: bool, namespace: str, *, parked: bool, park_for: str = "") -> int:
     if park_for:
         options.seconds_of(park_for, "--for")
     done, otherwise = ("is to be parked", "is to be parked already") if parked else ("comes back", "is not parked")

@@ -66,7 +66,7 @@ def cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause |
 
 
 def _lost_on_its_way_back(view: View, held: Sequence[GPUPartition]) -> Cause | None:
-    """A parked program that its node could not bring back is lost, however its processes ended: it did nothing wrong."""
+    """A parked program that its node could not bring back is lost, however its processes ended: it did no wrong."""
     for partition in held:
         unparking = partition.status.phase is PartitionPhase.UNPARKING
         if _ended_by(partition) == PartitionReason.UNPARK_FAILED or (
@@ -80,7 +80,7 @@ def _lost_on_its_way_back(view: View, held: Sequence[GPUPartition]) -> Cause | N
 
 def _failed_alone(replica: Observed) -> bool:
     """Whether nobody had asked it to end."""
-    return replica.state is State.FAILED and replica.reason in ("", AttemptReason.ERROR)
+    return replica.state is State.FAILED and replica.reason in ("", AttemptReason.ERROR, AttemptReason.LOST)
 
 
 def judged(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) -> Cause:

@@ -237,9 +237,7 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Job
     return JobPlan(status, create=create, update=update, start=start, events=events, wake=wake)
 
 
-def _parked(
-    view: View, attempt: Attempt, status: GPUJobStatus, partition: GPUPartition, wake: float | None
-) -> JobPlan:
+def _parked(view: View, attempt: Attempt, status: GPUJobStatus, partition: GPUPartition, wake: float | None) -> JobPlan:
     """Its program waits in main memory: it stays there, or waits for its share to come back."""
     status = job_status.parked(status, partition, view.now)
     update, later = _parking(view, attempt, [partition])
@@ -271,7 +269,9 @@ def _idle(view: View, attempt: Attempt, status: GPUJobStatus, held: Sequence[GPU
     for action in ("Report", "Park"):
         seconds = parking.idle_too_long(view, attempt, list(held), action)
         if seconds is not None and view.idle is not None:
-            return job_status.idle(status, JobReason.GPU_IDLE, f"its GPU has done nothing for {view.idle.after}", view.now)
+            return job_status.idle(
+                status, JobReason.GPU_IDLE, f"its GPU has done nothing for {view.idle.after}", view.now
+            )
     return job_status.idle(status, None, "", view.now)
 
 

@@ -59,7 +59,7 @@ def parked(status: GPUJobStatus, partition: GPUPartition, now: datetime) -> GPUJ
         until = f", until {to_the_second(kept.until)} at most" if kept.until else ""
         message = f"{message}; {bytes_in_words(kept.memory_bytes)} in main memory{until}"
     conditions = condition_set(status.conditions, moment, JobCondition.PARKED, True, reason, message)
-    place, why = (JobReason.PARKED, "")
+    place, why = str(JobReason.PARKED), ""
     if partition.waits:
         bound = condition(partition.status.conditions, PartitionCondition.BOUND)
         place, why = (bound.reason, bound.message) if bound is not None and bound.status == "False" else (place, why)

@@ -118,7 +118,7 @@ class PartitionReconciler:
             return agent.leases.release(partition.uid)
         if started is not None:
             # A process's supervisor did so on the node; a container's start nobody there is told of.
-            return agent.leases.begin(partition.uid)
+            return self._park(agent.leases, partition, agent.leases.begin(partition.uid))
         if partition.status.phase is PartitionPhase.UNPARKING:
             return self._unpark(agent.leases, partition)
         if partition.status.phase is not PartitionPhase.BOUND:
@@ -216,8 +216,8 @@ class PartitionReconciler:
         parked = status.parked
         reason, message = said.reason, said.message
         if said.status == "True" and parked is not None:
-            size = bytes_in_words(parked.memory_bytes)
-            reason, message = PartitionReason.PARKED, f"{message or reason}; {size} went to main memory in {parked.seconds:.1f} s"
+            reason, size = PartitionReason.PARKED, bytes_in_words(parked.memory_bytes)
+            message = f"{message or said.reason}; {size} went to main memory in {parked.seconds:.1f} s"
         elif reason == PartitionReason.UNPARKED and parked is not None:
             waited = (self._clock.now() - parse_timestamp(parked.since)).total_seconds()
             message = f"{message}, after {format_duration(waited)} in main memory"

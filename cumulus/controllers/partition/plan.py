@@ -1,7 +1,7 @@
 """Plans the next step of one partition from its node's answer: pure, no I/O.
 
 Pending -> Bound (schedule) -> Active -> Expired | Released | Failed. An ended phase is written only when the node has
-confirmed that the share is free, or when a person removed the node. A program that is parked goes another way meanwhile:
+confirmed that the share is free, or when a person removed the node. A program that is parked goes another way then:
 Active -> Parked (its share is free) -> Unparking (schedule) -> Active.
 """
 
@@ -186,13 +186,11 @@ def plan(
         case Lease(state=LeaseState.UNPARKING):
             status = _granted(partition, answer, now).model_copy(update={"phase": PartitionPhase.UNPARKING})
             return PartitionPlan(status, wake=MOVING_POLL)
-        case Lease(state=LeaseState.PARKING):
-            status = _active(partition, answer, now, started)
-            return PartitionPlan(status, wake=MOVING_POLL)
         case Lease():
-            return PartitionPlan(
-                _active(partition, answer, now, started), wake=max(0.0, answer.expires_in) + ENDING_POLL
-            )
+            # What its node was asked for has yet to be done, or refused.
+            parking = wants_to_park(partition) and not was_refused(partition, answer)
+            wake = MOVING_POLL if parking else max(0.0, answer.expires_in) + ENDING_POLL
+            return PartitionPlan(_active(partition, answer, now, started), wake=wake)
 
 
 def status_refused(partition: GPUPartition, why: str, now: datetime) -> PartitionPlan:
