@@ -402,15 +402,15 @@ class GPUJobSpec(Model):
 
     @rule
     def _one_lease_to_park(self) -> None:
-        if self.replicas * self.gpu.count == 1:
-            return
-        why = "parks the program of one lease: a job with several can't be parked"
+        asked: tuple[str, ...] = ()
         if self.checkpoint is not None and self.checkpoint.on_expiry == "Park":
-            raise FieldError(("checkpoint", "onExpiry"), f"{why}; write Requeue")
-        if self.idle is not None and self.idle.action == "Park":
-            raise FieldError(("idle", "action"), f"{why}; write Release or Report")
-        if self.park:
-            raise FieldError(("park",), f"{why}; remove it, or use suspend")
+            asked, instead = ("checkpoint", "onExpiry"), "write Requeue"
+        elif self.idle is not None and self.idle.action == "Park":
+            asked, instead = ("idle", "action"), "write Release or Report"
+        elif self.park is True:
+            asked, instead = ("park",), "remove it, or use suspend"
+        if asked and (self.replicas != 1 or getattr(self.gpu, "count", 1) != 1):
+            raise FieldError(asked, f"parks the program of one lease: a job with several can't be parked; {instead}")
 
     @rule
     def _copied_from_a_mount(self) -> None:

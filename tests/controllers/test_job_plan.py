@@ -82,7 +82,7 @@ STOPPED_75 = seen(State.FAILED, "Stopped", 75)
 EXPIRED_75 = seen(State.FAILED, "LeaseExpired", 75)
 ZERO_IS_DONE = Checkpoint(path="/c", exit_zero="Succeeded")
 ON_EXPIRY_FAIL = Checkpoint(path="/c", on_expiry="Fail")
-PENDING, BOUND, ACTIVE, OVER, RELEASED, REFUSED = PartitionPhase
+PENDING, BOUND, ACTIVE, PARKED, UNPARKING, OVER, RELEASED, REFUSED = PartitionPhase
 
 
 def planned(

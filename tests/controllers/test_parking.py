@@ -64,6 +64,7 @@ class Bed:
 
     def events(self, name: str) -> list[tuple[str, str]]:
         uid = self.world.job(name).uid
+        self.pass_(1)
         found = self.world.store.list(Query("Event")).items
         return [(e["reason"], e["message"]) for e in found if e["involvedObject"]["uid"] == uid]
 

@@ -18,7 +18,7 @@ from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartit
 from tests.controllers.objects import a_job, a_partition
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-PENDING, BOUND, ACTIVE, EXPIRED, RELEASED, FAILED = PartitionPhase
+PENDING, BOUND, ACTIVE, PARKED, UNPARKING, EXPIRED, RELEASED, FAILED = PartitionPhase
 
 LIVES = Lease(
     id="uid-1", device=0, device_id="d", memory_bytes=8, compute=500, user="", grace=10, token=3,

@@ -41,7 +41,7 @@ def test_a_member_is_text_in_json_messages_and_models() -> None:
         (Retry.SAVED, "Saved"),
         (Retry.EXPIRED, "LeaseExpired"),
         (Retry.HELD, "Suspended"),
-        (Retry.FINAL, "Deadline Replaced StartRefused StatusRefused"),
+        (Retry.FINAL, "Deadline Idle Replaced StartRefused StatusRefused"),
     ],
 )
 def test_what_an_end_means_for_the_job(meaning: Retry, expected: str) -> None:
