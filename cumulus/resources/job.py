@@ -148,7 +148,7 @@ class GPU(Model):
         None,
         description="How it shares a GPU. Parkable: its memory is counted without MPS, so that the program can be "
         "parked; programs of several leases take turns on the device. Concurrent: with MPS, which runs them at once "
-        "and holds each to its compute; such a program can't be parked. If left out: what the node does.",
+        "and holds each to its compute; such a program can't be parked. If left out: Concurrent.",
     )
 
 

@@ -37,6 +37,56 @@ def test_suspend_and_resume(store: SqliteStore, run: Run, words: list[str]) -> N
     assert store.get(TRAIN)["spec"]["suspend"] is False
 
 
+def test_park_and_unpark(store: SqliteStore, run: Run) -> None:
+    store.create(running("train"))
+    assert run("park", "train", "--for", "8h").out == "gpujob.cumulus.dev/train is to be parked\n"
+    found = store.get(TRAIN)
+    assert (found["spec"]["park"], found["spec"]["parkFor"]) == (True, "8h")
+    assert run("park", "job/train").out == "gpujob.cumulus.dev/train is to be parked already\n"
+    assert run("unpark", "train").out == "gpujob.cumulus.dev/train comes back\n"
+    found = store.get(TRAIN)
+    assert found["spec"]["park"] is False
+    assert found["metadata"]["annotations"]["cumulus.dev/unpark-requested"]
+    assert run("unpark", "train").out == "gpujob.cumulus.dev/train is not parked\n"
+
+
+def test_what_waits_unasked_in_main_memory_comes_back_when_somebody_asks(store: SqliteStore, run: Run) -> None:
+    parked = running("train")
+    store.create({**parked, "status": {**parked["status"], "phase": "Parked"}})
+    assert run("unpark", "train").out == "gpujob.cumulus.dev/train comes back\n"
+    first = store.get(TRAIN)["metadata"]["annotations"]["cumulus.dev/unpark-requested"]
+    assert run("unpark", "train").out == "gpujob.cumulus.dev/train comes back\n"
+    assert store.get(TRAIN)["metadata"]["annotations"]["cumulus.dev/unpark-requested"] > first
+
+
+def test_what_cannot_be_parked(store: SqliteStore, run: Run) -> None:
+    store.create(job("waits"))
+    done = run("park", "waits")
+    assert (done.code, done.err) == (
+        1,
+        "error: gpujob/waits does not run, so that there is nothing to park; hold it with: cumulus suspend waits\n",
+    )
+    store.create(failed("over"))
+    assert run("park", "over").err == "error: gpujob/over is over (Failed) and cannot be parked\n"
+    gang = running("gang")
+    store.create({**gang, "spec": {**gang["spec"], "replicas": 2}})
+    assert "a job with several can't be parked" in run("park", "gang").err
+    assert run("park", "cronjob/nightly").code == 2
+    assert run("park", "waits", "--for", "8 parsecs").code == 2
+    assert run("park").code == 2
+
+
+def test_suspend_with_park_and_resume(store: SqliteStore, run: Run) -> None:
+    store.create(running("train"))
+    assert run("suspend", "--park", "train").out == "gpujob.cumulus.dev/train suspended\n"
+    spec = store.get(TRAIN)["spec"]
+    assert (spec["suspend"], spec["park"]) == (True, True)
+    assert run("resume", "train").code == 0
+    spec = store.get(TRAIN)["spec"]
+    assert (spec["suspend"], spec["park"]) == (False, False)
+    assert run("suspend", "--park", "cronjob/nightly").code != 0
+
+
 def test_what_is_over_can_not_be_suspended(store: SqliteStore, run: Run) -> None:
     store.create(failed("train"))
     done = run("suspend", "train")

@@ -78,6 +78,13 @@ FIELDS:
   renewal   <Renewal>
     Whether the lease is renewed before it ends; never, if left out. A gang ends
     with the first of its leases.
+
+  sharing   <string>
+    How it shares a GPU. Parkable: its memory is counted without MPS, so that
+    the program can be parked; programs of several leases take turns on the
+    device. Concurrent: with MPS, which runs them at once and holds each to its
+    compute; such a program can't be parked. If left out: Concurrent.
+    one of: Concurrent, Parkable
 """
     )
 

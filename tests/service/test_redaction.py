@@ -98,6 +98,8 @@ def reads(service: Service, identity: Identity) -> dict[str, Callable[[], Any]]:
         "swarm": lambda: service.swarm.status(identity),
         "probe": lambda: objects.list(identity, Query("GPUNode", fields=f"spec.ssh.user={HUSH}")).items,
         "suspend": lambda: service.jobs.suspend(identity, LABS, suspended=True),
+        "park": lambda: service.jobs.park(identity, LABS, parked=True),
+        "unpark": lambda: service.jobs.park(identity, LABS, parked=False),
         "delete": lambda: objects.delete(identity, LABS),
         "json patch": lambda: objects.patch(
             identity, LABS, [{"op": "test", "path": "/spec/command/0", "value": "x"}], type="json"

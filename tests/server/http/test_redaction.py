@@ -26,7 +26,8 @@ PATHS = (
 CALLS = {
     "describe": {"key": list(MACHINE)}, "why": {"key": list(LABS)}, "delete_losses": {"key": list(MACHINE)},
     "logs": {"key": list(LABS)}, "find_damaged": {}, "server_state": {}, "secrets": {"namespace": "lab"},
-    "suspend": {"key": list(LABS), "suspended": True}, "job_files": {"uids": ["u-train"]}, "swarm_status": {},
+    "suspend": {"key": list(LABS), "suspended": True}, "park": {"key": list(LABS), "parked": True},
+    "job_files": {"uids": ["u-train"]}, "swarm_status": {},
 }  # fmt: skip
 
 
