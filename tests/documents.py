@@ -19,12 +19,13 @@ def ahead(**parts: float) -> str:
     return timestamp(NOW + timedelta(**parts))
 
 
-def lease(renewed: str, *, holder: str = "here-1-abc") -> Document:
+def lease(renewed: str, *, holder: str = "here-1-abc", acquired: str = "", process: str = "") -> Document:
     """The leader's, renewed then."""
     spec = {
         "holderIdentity": holder,
+        "holderProcess": process,
         "leaseDurationSeconds": 6,
-        "acquireTime": renewed,
+        "acquireTime": acquired or renewed,
         "renewTime": renewed,
         "token": 1,
     }

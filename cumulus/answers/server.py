@@ -13,6 +13,8 @@ class ServerState(NamedTuple):
     """Of the daemon that runs now, None where none does."""
     silent_seconds: float | None
     """Since a daemon last renewed its leadership; None where none ever led."""
+    term: int | None = 0
+    """The token of the leader, once its API answers too; None where none leads. 0 where the server does not say."""
 
 
 class ApiAddress(NamedTuple):

@@ -150,6 +150,6 @@ def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
 
 def _leader(lease: dict[str, Any]) -> int | None:
     """The pid of the process that leads, where it is one of this machine."""
-    from cumulus.machinery.process_identity import pid_here
+    from cumulus.lib.process_identity import pid_here
 
     return pid_here((lease.get("spec") or {}).get("holderProcess") or "")

@@ -23,7 +23,7 @@ import structlog
 
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import CumulusError, Fenced, StoreReplaced
-from cumulus.machinery import process_identity
+from cumulus.lib import process_identity
 from cumulus.machinery.controller import BaseContext, C, Controller
 from cumulus.machinery.group import ControllerGroup, begin
 from cumulus.machinery.informer import Informer

@@ -136,6 +136,9 @@ class Kind:
     conditions: tuple[str, ...] = ()
     """The condition types that people may wait for."""
     condition_status: Callable[[Document, str, datetime], str] = by_condition
+    reported_in: Callable[[Document], int] | None = None
+    """The term of the leader in which an object was reported last, of a kind whose conditions say how something is
+    that a daemon looks at now and then: without one, nobody knows."""
     final_phases: frozenset[str] = frozenset()
     """Phases after which nothing of it changes any more, but that it is deleted."""
     failed_phases: frozenset[str] = frozenset()

@@ -221,6 +221,11 @@ class GPUNodeStatus(Model):
     )
     devices: tuple[DeviceStatus, ...] = Field((), description="The devices, and what of each is free.")
     heartbeat_time: Time | None = Field(None, description="When the node last answered.")
+    term: int = Field(
+        0,
+        description="The token of the leader that reported the node last, as the Lease has it: `cumulus wait` believes "
+        "no report of a daemon that has stopped.",
+    )
     chronos_version: str = Field("", description="The version of Chronos on the node.")
     clock_skew_seconds: float | None = Field(
         None, description="How far its clock is ahead of the controllers' clock, by which leases are shown."

@@ -35,6 +35,11 @@ class HasCondition:
     def __str__(self) -> str:
         return f"condition={self.type}" + (f"={self.status}" if self.status != "True" else "")
 
+    @property
+    def claims_knowledge(self) -> bool:
+        """Whether it says how something is: that nobody knows is true without a daemon too."""
+        return self.status.lower() != "unknown"
+
     def met(self, document: Document | None, now: datetime) -> bool:
         if document is None:
             return False

@@ -10,16 +10,27 @@ from types import MappingProxyType
 from typing import Protocol
 
 from cumulus.answers.objects import ConditionMet, StillWaiting, WaitStep
+from cumulus.answers.server import ServerState
 from cumulus.clock import Clock
 from cumulus.errors import ConditionUnreachable, Expired, NotFound, WaitTimedOut
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Page, Query, Watch
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.selectors import Matcher
-from cumulus.service.wait_conditions import Created, Deleted, Finished, WaitCondition, parse_condition, summary
+from cumulus.service.wait_conditions import (
+    Created,
+    Deleted,
+    Finished,
+    HasCondition,
+    WaitCondition,
+    parse_condition,
+    summary,
+)
 
 STEP_SECONDS = 2.0
 """A caller hears at least so often that the wait goes on."""
+_LOOK_SECONDS = 0.2
+"""How often it is looked whether a daemon answers by now, where what a stopped one wrote does not count."""
 
 
 class ListerWatcher(Protocol):
@@ -33,6 +44,8 @@ class ListerWatcher(Protocol):
 
     def revision(self) -> int: ...
 
+    def server_state(self) -> ServerState: ...
+
 
 def wait(
     reader: ListerWatcher, targets: Sequence[Key | Query], condition: str, seconds: float, clock: Clock,
@@ -41,8 +54,9 @@ def wait(
     """Each object as it meets the condition, and how the others are meanwhile; ends when all have met it once.
 
     `targets`: objects by their keys, or all that a query finds, of which there must be one at least (unless their
-    deletion is waited for). `condition`: see `parse_condition`. `uids`: of objects whose deletion is waited for, where
-    they are known; else those that are there at the first look. Another object of the same name is not what was meant.
+    deletion is waited for). `condition`: see `parse_condition`; that of a node counts once the daemon that runs has
+    reported it. `uids`: of objects whose deletion is waited for, where they are known; else those that are there at the
+    first look. Another object of the same name is not what was meant.
 
     Raises UsageError for a bad condition or selector, before it waits. The iterator raises WaitTimedOut,
     ConditionUnreachable, and NotFound for a named object that is not there.
@@ -62,6 +76,8 @@ class _Wait:
         self._clock = clock
         self._matchers = [Matcher(target) for target in targets if isinstance(target, Query)]
         self._open: dict[Key, Document | None] = {}
+        self._unsure: dict[Key, str] = {}
+        """Why what an object says does not count."""
         self._met: set[Key] = set()
         self._uids = dict(uids)
         self._looked = False
@@ -80,6 +96,7 @@ class _Wait:
     def _look(self) -> Iterator[WaitStep]:
         """Read every object as it is now."""
         self._open.clear()
+        self._unsure.clear()
         for target in self._targets:
             if isinstance(target, Query):
                 for document in self._reader.list(target).items:
@@ -107,9 +124,11 @@ class _Wait:
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
                     raise WaitTimedOut(f"timed out: {waiting}")
-                for event in watch.next(timeout=min(left, STEP_SECONDS)):
+                for event in watch.next(timeout=min(left, _LOOK_SECONDS if self._unsure else STEP_SECONDS)):
                     if self._wanted(event.key, event.document):
                         yield from self._see(event.key, None if event.type == "DELETED" else event.document)
+                for key in list(self._unsure):
+                    yield from self._see(key, self._open[key])
         finally:
             watch.close()
 
@@ -128,7 +147,11 @@ class _Wait:
                 return
             if self._uids.setdefault(key, uid) != uid:
                 document = None
-        if condition.met(document, self._clock.now()):
+        self._unsure.pop(key, None)
+        met = condition.met(document, self._clock.now())
+        if met and document is not None and (why := self._doubt(document, condition)):
+            self._unsure[key] = why
+        elif met:
             self._open.pop(key, None)
             self._met.add(key)
             ended = document if isinstance(condition, Finished) else None
@@ -142,6 +165,19 @@ class _Wait:
             raise ConditionUnreachable(f"{key.kind.lower()}/{key.name} can't meet {condition} any more: {reason}")
         self._open[key] = document
 
+    def _doubt(self, document: Document, condition: WaitCondition) -> str:
+        """Why what the object says does not count, "" where it does."""
+        reported_in = BY_NAME[document["kind"]].reported_in
+        if reported_in is None or not isinstance(condition, HasCondition) or not condition.claims_knowledge:
+            return ""
+        server = self._reader.server_state()
+        if server.term == reported_in(document):
+            return ""
+        state = summary(document, self._clock.now())
+        if server.pid is None:
+            return f"no daemon runs, and the last one left it {state}"
+        return f"the daemon that runs has not reported it yet, and the last one left it {state}"
+
     def _done(self) -> bool:
         """None is left; where all of a kind were meant, there must have been one (or deletion is waited for)."""
         if self._open:
@@ -154,4 +190,5 @@ class _Wait:
             return StillWaiting(kinds, "there is none yet")
         key, document = next(iter(self._open.items()))
         state = summary(document, self._clock.now()) if document is not None else "not there"
+        state = self._unsure.get(key, state)
         return StillWaiting(f"{key.kind.lower()}/{key.name}", state, len(self._open) - 1)

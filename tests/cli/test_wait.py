@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 
 from cumulus.cli.verbs.wait import follow
 from cumulus.client.embedded import EmbeddedClient
-from cumulus.clock import SystemClock
+from cumulus.clock import SystemClock, timestamp
 from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import UsageError
+from cumulus.lib import process_identity, unix_socket
 from cumulus.resources.registry import BY_NAME
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
@@ -23,7 +25,7 @@ from cumulus.service.wait_conditions import Deleted, HasCondition, HasValue, par
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
-from tests.documents import active, condition, failed, job, node, partition, running
+from tests.documents import active, condition, failed, job, lease, node, partition, running
 
 JOB = Key("GPUJob", "default", "train")
 
@@ -171,16 +173,74 @@ def test_creation(store: SqliteStore) -> None:
         assert finish()[0] == 0
 
 
-def test_all_of_a_kind_waits_for_the_first_and_for_each(store: SqliteStore) -> None:
+def reported(name: str, *, ready: bool = True, term: int = 1) -> Document:
+    """A node as the leader of that term reported it."""
+    made = node(name, ready=ready)
+    return {**made, "status": {**made["status"], "term": term}}
+
+
+def leader(*, since: float = 60.0, **more: str) -> Document:
+    """The Lease of the daemon of term 1, which renewed it just now."""
+    now = SystemClock().now()
+    return lease(timestamp(now), acquired=timestamp(now - timedelta(seconds=since)), **more)
+
+
+@pytest.fixture
+def leads(served: None, store: SqliteStore) -> Document:
+    """A daemon runs and leads."""
+    return store.create(leader())
+
+
+def test_all_of_a_kind_waits_for_the_first_and_for_each(store: SqliteStore, leads: Document) -> None:
     with waiting("node", "--all", "--for=condition=Ready", "--timeout=20s") as finish:
-        store.create(node("n1", ready=True))
+        store.create(reported("n1"))
         code, out, err = finish()
     assert (code, out) == (0, "gpunode.cumulus.dev/n1 condition met\n")
     assert "there is none yet" in err
-    second = store.create(node("n2", ready=False))
+    second = store.create(reported("n2", ready=False))
     with waiting("nodes", "--all", "--for=condition=Ready", "--timeout=20s") as finish:
-        store.update_status({**second, "status": node("n2")["status"]})
+        store.update_status({**second, "status": reported("n2")["status"]})
         assert finish()[1].count("condition met") == 2
+
+
+def test_what_a_daemon_that_stopped_said_of_a_node_does_not_count(store: SqliteStore, home: Path, run: Run) -> None:
+    store.create(reported("n1"))
+    store.create(leader(holder=""))
+    done = run("wait", "node/n1", "--for=condition=Ready", "--timeout=0")
+    assert (done.code, done.out) == (1, "")
+    assert "waiting for gpunode/n1: no daemon runs, and the last one left it Ready" in done.err
+    assert f"No daemon runs on {home}; things change once `cumulus serve` is started." in done.err
+    # That nobody knows how it is needs no daemon.
+    gone = store.create(node("n2"))
+    store.update_status({**gone, "status": {**gone["status"], "heartbeatTime": "2020-01-01T00:00:00Z"}})
+    assert run("wait", "node/n2", "--for=condition=Ready=Unknown", "--timeout=0").code == 0
+
+
+def test_a_node_counts_once_the_daemon_that_runs_has_reported_it(store: SqliteStore, leads: Document) -> None:
+    old = store.create(reported("n1", term=0))
+    with waiting("node/n1", "--for=condition=Ready", "--timeout=20s") as finish:
+        store.update_status({**old, "status": reported("n1")["status"]})
+        code, out, err = finish()
+    assert (code, out) == (0, "gpunode.cumulus.dev/n1 condition met\n")
+    assert "n1: the daemon that runs has not reported it yet, and the last one left it Ready" in err
+
+
+def test_a_new_leaders_api_is_waited_for(store: SqliteStore, served: None, home: Path) -> None:
+    store.create(leader(since=-60.0))
+    store.create(reported("n1"))
+    with waiting("node/n1", "--for=condition=Ready", "--timeout=20s") as finish:
+        with unix_socket.listen(str(home / "api.sock")):
+            assert finish()[0] == 0
+
+
+def test_a_leader_that_was_killed_leads_no_more(store: SqliteStore, served: None, run: Run) -> None:
+    """The next one has its lock already, and takes over in a moment."""
+    world, start = process_identity.this_process().rsplit("/", 1)
+    store.create(leader(process=f"{world}/{int(start) - 1}"))
+    store.create(reported("n1"))
+    done = run("wait", "node/n1", "--for=condition=Ready", "--timeout=0")
+    assert done.code == 1
+    assert "the daemon that runs has not reported it yet" in done.err
 
 
 def test_a_selector_chooses(store: SqliteStore, run: Run) -> None:
@@ -190,8 +250,8 @@ def test_a_selector_chooses(store: SqliteStore, run: Run) -> None:
     assert run("wait", "jobs", "-l", "team=y", "--for=condition=Running", "--timeout=0").code == 1
 
 
-def test_a_node_that_was_ready_when_the_last_daemon_ended_is_not_ready(store: SqliteStore, run: Run) -> None:
-    made = store.create(node("gpu-1"))
+def test_a_node_that_is_silent_is_not_ready(store: SqliteStore, run: Run, leads: Document) -> None:
+    made = store.create(reported("gpu-1"))
     assert run("wait", "node/gpu-1", "--for=condition=Ready", "--timeout=0").code == 0
     store.update_status({**made, "status": {**made["status"], "heartbeatTime": "2020-01-01T00:00:00Z"}})
     done = run("wait", "node/gpu-1", "--for=condition=Ready", "--timeout=0")

@@ -35,6 +35,7 @@ from cumulus.errors import (
     UsageError,
     WaitTimedOut,
 )
+from cumulus.lib import unix_socket
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
 from cumulus.secrets import SecretUnavailable
@@ -644,6 +645,23 @@ class TestServer:
         clock.advance(90)
         assert client.server_state().silent_seconds == 90
         assert clock.now() > NOW
+
+    def test_who_leads_is_told_once_its_api_answers(
+        self, client: Client, store: Store, home: Path, clock: FakeClock
+    ) -> None:
+        store.create(lease(ahead(seconds=0)))
+        assert client.server_state().term is None, "no daemon runs"
+        lock = DaemonLock(home)
+        try:
+            assert client.server_state().term is None, "one that has just begun answers soon"
+            with unix_socket.listen(str(home / "api.sock")):
+                assert client.server_state().term == 1
+            clock.advance(11)
+            assert client.server_state().term == 1, "one that could not open its API leads without"
+            clock.advance(90)
+            assert client.server_state().term is None, "one that does not renew its lead has none"
+        finally:
+            lock.close()
 
     def test_what_is_damaged(self, client: Client, store: Store) -> None:
         made = store.create(job("whole"))

@@ -162,6 +162,17 @@ def test_a_device_of_another_size_is_told_once(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_each_term_reports_a_node_at_its_begin_though_nothing_changed() -> None:
+    """`wait` believes no report of a daemon that stopped."""
+    world = World()
+    first = Daemon(world)
+    drive(world, first, until=lambda: _ready(world) == "True")
+    assert world.node().status.term == 1
+    first.elector.release()
+    settle(world, Daemon(world, "b"), seconds=1)
+    assert (world.node().status.term, _ready(world)) == (2, "True")
+
+
 def test_a_nodes_labels_from_people_stay() -> None:
     world = World()
     world.agents[0] = NodeAgent("node-1", world.leases["node-1"], labels={"zone": "a"})

@@ -114,6 +114,7 @@ class NodeReconciler:
         self._where: defaultdict[str, set[str]] = defaultdict(set)
         """Device to the nodes that ever had it, in this term."""
         self._began = clock.monotonic()
+        self._term = 0 if client.fence is None else client.fence.token
         self._idleness = Idleness()
         self._policies: dict[str, tuple[PolicyChange, str]] = {}
         self._throttles: defaultdict[str, Throttle] = defaultdict(
@@ -156,7 +157,8 @@ class NodeReconciler:
         host_jobs = self._jobs_of_host(node, agent, offered)
         programs = ("process",) if host_jobs is not None and host_jobs.offered and "container" in offered else ()
         runtimes = tuple(dict.fromkeys((*agent.runtimes, *programs, *(r for r in offered if r != "process"))))
-        self._write(node, status.model_copy(update={"runtimes": runtimes, "host_jobs": host_jobs}), agent)
+        update = {"runtimes": runtimes, "host_jobs": host_jobs, "term": self._term}
+        self._write(node, status.model_copy(update=update), agent)
         self._tell_of_problems(node, status)
         self._tell_of_sizes(node, status)
         self._pass_on(agent.name, leases)
@@ -287,7 +289,7 @@ class NodeReconciler:
             # Without its devices nothing is placed there any more, and the heartbeat goes on.
             now = timestamp(self._clock.now())
             conditions = condition_set((), now, NodeCondition.READY, False, ReadyReason.STATUS_REFUSED, str(error))
-            small = GPUNodeStatus(conditions=conditions, heartbeat_time=now)
+            small = GPUNodeStatus(conditions=conditions, heartbeat_time=now, term=self._term)
             if worth_writing(node.status, small):
                 event = self._recorder.event(node, "Warning", ReadyReason.STATUS_REFUSED, str(error), component=NAME)
                 write_with_events(self._client, [Write("status", node.replace(status=small).to_json())], [event])

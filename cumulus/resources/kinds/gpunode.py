@@ -211,5 +211,6 @@ KIND = Kind(
     losses=losses,
     conditions=(NodeCondition.READY, NodeCondition.CONTAINERS_READY, NodeCondition.MPS_READY),
     condition_status=node_condition,
+    reported_in=lambda node: lookup(node, "status.term") or 0,
     state=node_summary,
 )

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cumulus.machinery import process_identity
+from cumulus.lib import process_identity
 
-PRINT = "from cumulus.machinery import process_identity; print(process_identity.this_process(), flush=True); input()"
+PRINT = "from cumulus.lib import process_identity; print(process_identity.this_process(), flush=True); input()"
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Identifies the leader's process, so that another one on the same machine can be certain that it is gone.
 
 A killed leader need not be waited for then. Where there is any doubt (another machine, another container, a /proc that
-shows only one's own processes) it counts as alive, and the lease's time decides. Below `leader`.
+shows only one's own processes) it counts as alive, and the lease's time decides. Standard library only.
 """
 
 from __future__ import annotations
