@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cumulus import environment
 from cumulus.resources import reasons
-from cumulus.resources.job import JobPhase
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.partition import PartitionPhase
 from cumulus.resources.registry import KINDS
 

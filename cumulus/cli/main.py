@@ -150,7 +150,7 @@ def _run(arguments: list[str]) -> int:
         return request.exit_code
     except typer.Abort:
         raise KeyboardInterrupt from None
-    except _USAGE as error:
+    except typer.TyperException as error:
         verb = next((word for word in arguments if word in VERBS), "")
         raise UsageError(_sentence(error.format_message()), hint=f"see `{f'cumulus {verb}'.strip()} --help`") from None
 
@@ -337,8 +337,6 @@ def _root(
 
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
-# Click's class of wrong usage, which typer carries under different names in different versions.
-_USAGE: Any = typer.BadParameter.__bases__[0]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -47,11 +47,11 @@ def is_abandoned(home: Path) -> bool:
     from cumulus.client.embedded import EmbeddedClient
     from cumulus.daemon_lock import daemon_pid
     from cumulus.resources.documents import lookup
-    from cumulus.resources.job import RUNNING_PHASES, GPUJob
+    from cumulus.resources.job_phase import RUNNING_PHASES
     from cumulus.resources.query import Query
 
     with EmbeddedClient.of(home) as client:
-        jobs = client.list(Query(GPUJob.KIND)).items
+        jobs = client.list(Query("GPUJob")).items
     if not any(lookup(job, "status.phase") in RUNNING_PHASES for job in jobs):
         return False
     until = time.monotonic() + RESTART_SECONDS

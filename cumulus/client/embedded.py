@@ -5,8 +5,6 @@ The default of the command line, which so works with no daemon running: whoever 
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,10 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cumulus import paths
-from cumulus.client.connect import has_store
-from cumulus.daemon_lock import check_private, refuse_unread
-from cumulus.errors import CumulusError, StoreUnavailable, UsageError
+from cumulus.errors import CumulusError, UsageError
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
@@ -82,15 +77,15 @@ class EmbeddedClient:
 
     @classmethod
     def of(cls, home: Path, *, create: bool = False) -> Self:
-        """Of a state directory, as the user of this process. For `create`, see `open_store`."""
+        """Of a state directory, as the user of this process. For `create`, see `stores.of_home`."""
         from cumulus.infrastructure import LocalInfrastructure
 
-        opening = partial(open_store, home, create=create)
+        opening = partial(_opened, home, create)
         service = Service(opening, home, infrastructure=LocalInfrastructure(home))
         return cls(service, Identity.of_this_process())
 
     def open(self) -> None:
-        """Open the store now, instead of when an object is first asked for. Raises what `open_store` raises."""
+        """Open the store now, instead of when an object is first asked for. Raises what `stores.of_home` raises."""
         _ = self._service.store
 
     def get(self, key: Key) -> Document:
@@ -343,24 +338,8 @@ class EmbeddedClient:
         self.close()
 
 
-def open_store(home: Path, *, create: bool = False) -> Store:
-    """The store of a state directory. Without `create`, one that is not there is not made: an empty store in memory
-    answers instead. Raises StoreUnavailable; StoreReplaced where a daemon has another store open."""
+def _opened(home: Path, create: bool) -> Store:
+    # Not all that is asked needs it.
     from cumulus import stores
 
-    refuse_unread(home)
-    directory = paths.store_dir(home)
-    try:
-        if not create and not has_store(home):
-            if home.exists() and not home.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            return stores.empty_store()
-        # `mkdir -p` gives its mode to the last directory alone, and the state directory is its owner's too.
-        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        check_private(directory.parent)
-        return stores.open_store(directory)
-    except OSError as error:
-        raise StoreUnavailable(
-            f"the store in {directory} cannot be used: {error.strerror}",
-            hint="set CUMULUS_HOME to a directory that you may write",
-        ) from error
+    return stores.of_home(home, create=create)

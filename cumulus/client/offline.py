@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cumulus import stores
 from cumulus.answers.secrets import SecretMove
-from cumulus.client.embedded import open_store
 from cumulus.service import secret_migration
 from cumulus.service.backups import restore
 
@@ -16,7 +16,7 @@ __all__ = ["migrate_secrets", "restore"]
 def migrate_secrets(home: Path, unused: str, *, dry_run: bool) -> Sequence[SecretMove]:
     """Move secrets from before they had namespaces to where they are used, those that nobody names to the namespace
     `unused`: what went, or with `dry_run` would go, where. Raises SecretUnavailable, StoreUnavailable, StoreInUse."""
-    store = open_store(home)
+    store = stores.of_home(home)
     try:
         moves = secret_migration.planned(store, home, unused)
     finally:

@@ -10,19 +10,19 @@ from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.awaited_jobs import awaited_jobs
 from cumulus.resources.documents import lookup
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
 from cumulus.resources.job_after import DependencyState
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Document
+from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Store
-
-_OVER = ("Succeeded", "Failed")
 
 
 def _waits_for(document: Document) -> Iterable[str]:
     """Those that a job names which has not begun yet."""
     if lookup(document, "spec.after") is None or lookup(document, "status.attemptCount"):
         return ()
-    if lookup(document, "status.phase") in _OVER:
+    if BY_NAME[document["kind"]].over(document):
         return ()
     namespace = document["metadata"].get("namespace")
     return {f"{namespace}/{name}" for name, _ in awaited_jobs(document)}
@@ -41,7 +41,8 @@ def dependents(change: Change, cache: Cache) -> Iterable[Request]:
 def came_ended_or_went(change: Change) -> bool:
     if change.type != "MODIFIED" or change.old is None:
         return True
-    return (lookup(change.old, "status.phase") in _OVER) != (lookup(change.new, "status.phase") in _OVER)
+    over = BY_NAME[change.key.kind].over
+    return over(change.old) != over(change.new)
 
 
 def phases(job: GPUJob, reader: Reader, store: Store) -> dict[str, str]:

@@ -86,10 +86,10 @@ def daemon(home: Path) -> Iterator[Finding]:
     if pid is None:
         yield Finding("WARN", "daemon", "no daemon runs on this state directory", "run: cumulus serve")
         return
-    from cumulus.client.embedded import open_store
+    from cumulus import stores
     from cumulus.resources.lease import LEADER
 
-    opened = open_store(home)
+    opened = stores.of_home(home)
     try:
         lease = opened.get(Key("Lease", "", LEADER))
     except NotFound:

@@ -17,13 +17,13 @@ from cumulus.health.finding import Finding
 
 def owner(home: Path) -> Iterator[Finding]:
     """Whether the Swarm that the environment names is this state directory's."""
-    from cumulus.client.embedded import open_store
+    from cumulus import stores
     from cumulus.infrastructure import swarm
     from cumulus.store.leadership import store_id
 
     if swarm.engine() is None:
         return
-    opened = open_store(home)
+    opened = stores.of_home(home)
     try:
         problem = swarm.NamedSwarm(home).why_not_ours(lambda: store_id(opened))
     except BackendError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -34,6 +33,7 @@ from cumulus.resources.fields import (
 from cumulus.resources.job_after import After, Dependency
 from cumulus.resources.job_call import Call, CallStatus
 from cumulus.resources.job_checkpoint import Checkpoint, SavedCheckpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.job_runs import Attempt as Attempt
 from cumulus.resources.job_runs import EarlierRun
 from cumulus.resources.key import Document, Key
@@ -436,25 +436,6 @@ def _plain(path: str) -> str:
     """/a/b for /a//./b/"""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return ("/" if path.startswith("/") else "") + "/".join(parts)
-
-
-class JobPhase(StrEnum):
-    PENDING = "Pending"
-    SCHEDULED = "Scheduled"
-    RUNNING = "Running"
-    CHECKPOINTING = "Checkpointing"
-    SUSPENDED = "Suspended"
-    PARKED = "Parked"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-
-    @property
-    def finished(self) -> bool:
-        return self in (JobPhase.SUCCEEDED, JobPhase.FAILED)
-
-
-RUNNING_PHASES = frozenset({JobPhase.RUNNING, JobPhase.CHECKPOINTING})
-"""Those in which processes of the job run."""
 
 
 class JobPromise(Model):

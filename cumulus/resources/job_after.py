@@ -10,6 +10,7 @@ from pydantic import Field
 
 from cumulus.resources.awaited_jobs import FIELDS
 from cumulus.resources.fields import FieldError, Model, Name, rule
+from cumulus.resources.job_phase import FINAL_PHASES
 
 MOST = 100
 """Jobs in one list."""
@@ -98,7 +99,7 @@ def _state(wants: str, before: DependencyState | None, phase: str | None) -> Dep
         return before
     if phase is None:
         return DependencyState.MISSING if before in (None, DependencyState.MISSING) else DependencyState.DELETED
-    if phase not in ("Succeeded", "Failed"):
+    if phase not in FINAL_PHASES:
         return DependencyState.UNFINISHED
     return DependencyState.MET if wants in (phase, "Finished") else DependencyState.UNMET
 

@@ -72,6 +72,16 @@ class Checkpoint(Model):
         "on in a new lease. Succeeded: the work is done. Without a stop signal, exit code 0 always means done.",
     )
 
+    @property
+    def requeues(self) -> bool:
+        """Whether the job goes on in a new lease where one ends too early."""
+        return self.on_expiry != "Fail"
+
+    @property
+    def zero_means_done(self) -> bool:
+        """Whether exit code 0 after the stop signal is success."""
+        return self.exit_zero == "Succeeded"
+
     @rule
     def _credentials_of_a_bucket(self) -> None:
         if self.credentials is not None and self.uri is not None and not self.uri.startswith("s3://"):

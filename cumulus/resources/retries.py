@@ -44,7 +44,7 @@ def next_due(job: GPUJob, now: datetime) -> float:
 
 def requeues(job: GPUJob) -> bool:
     """Whether the job goes on from its checkpoint when a lease of its has ended."""
-    return job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry != "Fail"
+    return job.spec.checkpoint is not None and job.spec.checkpoint.requeues
 
 
 def in_a_row(status: GPUJobStatus, kinds: Set[Retry]) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 from cumulus.calls.outcome import Outcome
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, WaitTimedOut
+from cumulus.resources.job_phase import FINAL_PHASES
 from cumulus.resources.key import Document
 from cumulus.sdk import keys, output, presigned, results, transport, waiting
 from cumulus.sdk.errors import CallError, Cancelled, shows_hints
@@ -72,7 +73,7 @@ class Call(Generic[T]):
 
     def done(self) -> bool:
         """Whether it is over, however it ended."""
-        return self.status in output.FINAL_PHASES
+        return self.status in FINAL_PHASES
 
     @shows_hints
     def logs(self, *, follow: bool = True) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from cumulus.errors import NoLog, NotFound
+from cumulus.resources.job_phase import FINAL_PHASES
 from cumulus.sdk import transport
 from cumulus.sdk.transport import Connection, EndedHere
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 REST_SECONDS = 0.05
 """How long what was printed takes until it is in the log."""
-FINAL_PHASES = ("Succeeded", "Failed")
-"""Those of a job that is over."""
 
 
 def dropped_line(dropped: int) -> str:

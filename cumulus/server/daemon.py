@@ -176,7 +176,7 @@ def _open(home: Path) -> tuple[Store, DaemonLock]:
         refuse_unread(home)
         check_moved(home)
         lock = DaemonLock(home)
-        store = stores.open_store(paths.store_dir(home))
+        store = stores.of_home(home, create=True)
         store.revision()
         lock.serves(store_file(home))
         return store, lock

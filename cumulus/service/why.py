@@ -20,8 +20,9 @@ from cumulus.errors import InvalidObject, NotFound, UsageError
 from cumulus.resources import job_partitions, reclaim, reruns, retries
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
-from cumulus.resources.job import RUNNING_PHASES, GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
 from cumulus.resources.job_after import broken_words, progress, waiting_words
+from cumulus.resources.job_phase import RUNNING_PHASES, JobPhase
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kinds.gpujob import call_outcome, unsaved
 from cumulus.resources.meta import Resource

@@ -229,8 +229,9 @@ def test_a_new_leaders_api_is_waited_for(store: SqliteStore, served: None, home:
     store.create(leader(since=-60.0))
     store.create(reported("n1"))
     with waiting("node/n1", "--for=condition=Ready", "--timeout=20s") as finish:
-        with unix_socket.listen(str(home / "api.sock")):
-            assert finish()[0] == 0
+        api = unix_socket.listen(str(home / "api.sock"))
+        assert finish()[0] == 0
+        api.close()
 
 
 def test_a_leader_that_was_killed_leads_no_more(store: SqliteStore, served: None, run: Run) -> None:

@@ -18,9 +18,10 @@ from cumulus.calls.outcome import Outcome
 from cumulus.clock import timestamp
 from cumulus.controllers.job.results import call_status
 from cumulus.errors import NodeUnreachable, StoreUnavailable
-from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, HostResources, JobPhase, RetryPolicy
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, HostResources, RetryPolicy
 from cumulus.resources.job_call import Call, CallStatus
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
 from cumulus.testing.backend import Script
 from cumulus.testing.faults import Faults

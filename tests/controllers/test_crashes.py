@@ -15,8 +15,9 @@ import pytest
 
 from cumulus.backends.base import Workload
 from cumulus.errors import BackendError, NodeUnreachable, NotFound, StoreUnavailable
-from cumulus.resources.job import GPUJob, JobPhase, RetryPolicy
+from cumulus.resources.job import GPUJob, RetryPolicy
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.partition import GPUPartition
 from cumulus.testing.backend import Script
 from cumulus.testing.faults import Faults, When

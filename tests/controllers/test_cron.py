@@ -15,7 +15,8 @@ from cumulus.controllers.cron.plan import plan
 from cumulus.errors import Forbidden
 from cumulus.resources.cron_job import GPUCronJob, GPUCronJobSpec, JobTemplate
 from cumulus.resources.event import Event
-from cumulus.resources.job import GPUJob, GPUJobStatus, JobPhase
+from cumulus.resources.job import GPUJob, GPUJobStatus
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import API_VERSION, Document, key_of
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.reasons import EventReason

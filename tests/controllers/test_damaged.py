@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from cumulus.errors import NotFound
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Document, Key
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.testing.backend import Script

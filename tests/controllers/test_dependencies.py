@@ -9,8 +9,9 @@ import pytest
 
 from cumulus.backends.base import Workload
 from cumulus.resources.event import Event
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
 from cumulus.resources.job_after import After, Dependency, DependencyState, broken_words, progress, waiting_words
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import condition
 from cumulus.resources.reasons import JobReason
 from cumulus.testing.backend import Script

@@ -13,8 +13,9 @@ from cumulus.clock import parse_timestamp
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW
 from cumulus.errors import BackendError, Fenced, LedgerFull, NodeUnreachable, NotFound
 from cumulus.resources.event import Event
-from cumulus.resources.job import GPUJob, JobPhase, RetryPolicy
+from cumulus.resources.job import GPUJob, RetryPolicy
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import Condition, OwnerReference, condition, is_true
 from cumulus.resources.partition import Gang, GPUPartition, PartitionPhase, Renewal
 from cumulus.store.base import Key, Write

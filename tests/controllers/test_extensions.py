@@ -10,8 +10,9 @@ import pytest
 from cumulus.backends.base import Workload
 from cumulus.clock import parse_timestamp
 from cumulus.errors import Forbidden, NotExtended
-from cumulus.resources.job import GPU, JobPhase
+from cumulus.resources.job import GPU
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Key
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.renewal import Renewal

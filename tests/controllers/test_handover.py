@@ -16,8 +16,9 @@ from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, Unknown, View
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.resources import job_partitions
-from cumulus.resources.job import Attempt, GPUJob, JobPhase
+from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.job_checkpoint import Checkpoint, SavedCheckpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive, settle

@@ -17,8 +17,9 @@ from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View
 from cumulus.resources import job_partitions
 from cumulus.resources.conditions import condition_set
-from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, RetryPolicy
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import condition, is_true
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
 from tests.controllers.objects import a_job

@@ -14,7 +14,8 @@ from cumulus.errors import Conflict, NotFound, StoreReplaced
 from cumulus.machinery.manager import Role
 from cumulus.machinery.runner import Runner
 from cumulus.nodes.agent import NodeAgent
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.lease import LEADER, Lease
 from cumulus.resources.meta import condition
 from cumulus.resources.reasons import LeaderCondition

@@ -15,7 +15,8 @@ from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.enforcement import Overuse
 from cumulus.resources.event import Event
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
 from cumulus.resources.node import GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartition

@@ -10,7 +10,8 @@ from cumulus.backends.base import State
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.resources.conditions import condition_set
-from cumulus.resources.job import Attempt, GPUJob, JobPhase
+from cumulus.resources.job import Attempt, GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import condition, is_true
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.retries import next_due

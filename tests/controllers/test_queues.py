@@ -7,8 +7,9 @@ import pytest
 from cumulus.backends.base import Workload
 from cumulus.chronos.contract import Lease
 from cumulus.clock import parse_timestamp
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.partition import PartitionPhase
 from cumulus.resources.queue import Queue, QueueSpec

@@ -9,8 +9,9 @@ import pytest
 
 from cumulus.backends.base import Workload
 from cumulus.errors import Conflict
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Document, Key
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.reruns import KEPT_RUNS

@@ -20,7 +20,8 @@ from cumulus.machinery.recorder import Recorder
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.event import Event
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import PartitionPhase

@@ -13,7 +13,8 @@ from cumulus.controllers.job.controller import JobReconciler
 from cumulus.errors import Conflict, NodeUnreachable, NotFound
 from cumulus.machinery.group import ControllerGroup
 from cumulus.machinery.reconcile import Request
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive, settle

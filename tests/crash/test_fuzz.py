@@ -27,7 +27,7 @@ from cumulus.chronos import ledger, monitor_control
 from cumulus.cli.main import main
 from cumulus.clock import FakeClock
 from cumulus.machinery.leader import LEASE_SECONDS
-from cumulus.resources.job import JobPhase
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Key, key_of
 from cumulus.store import tables
 from cumulus.store.base import Query

@@ -13,7 +13,7 @@ import pytest
 from tests import pages
 from tests.e2e.conftest import monitor_gone
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("readme")]
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -24,7 +24,8 @@ from cumulus.nodes.connection import NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
 from cumulus.resources import job_partitions
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
 from cumulus.resources.partition import GPUPartition, PartitionPhase

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from cumulus.resources import fields, quantity
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import Condition, condition, is_true, with_condition
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase

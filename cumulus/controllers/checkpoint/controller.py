@@ -16,7 +16,8 @@ from cumulus.errors import CumulusError
 from cumulus.machinery.pages import pages
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.resources.documents import lookup
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Document
 from cumulus.store.base import Store
 

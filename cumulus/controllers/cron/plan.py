@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.resources.cron_job import ConcurrencyPolicy, GPUCronJob, GPUCronJobStatus
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.schedule import following, latest
 
 LONGEST_WAIT = 30.0

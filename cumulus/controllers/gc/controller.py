@@ -17,7 +17,8 @@ from cumulus.machinery.cache import Reader
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources import reruns
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.job_runs import EarlierRun
 from cumulus.resources.key import Key
 from cumulus.resources.meta import OwnerReference, Resource

@@ -99,7 +99,7 @@ def _saved_nothing(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str 
         cause.reason != AttemptReason.LEASE_EXPIRED
         or cause.exit_code in (0, SAVED)
         or spec is None
-        or spec.on_expiry == "Fail"
+        or not spec.requeues
         or attempt.start_time is None
         or checkpoint is None
         or (checkpoint and parse_timestamp(checkpoint) >= parse_timestamp(attempt.start_time))
@@ -115,7 +115,7 @@ def _did_its_work(job: GPUJob, replica: Observed) -> bool:
     if replica.state is State.SUCCEEDED:
         return True
     checkpoint = job.spec.checkpoint
-    means_done = checkpoint is None or checkpoint.exit_zero == "Succeeded" or job.spec.call is not None
+    means_done = checkpoint is None or checkpoint.zero_means_done or job.spec.call is not None
     signalled = replica.reason in (AttemptReason.STOPPED, AttemptReason.LEASE_EXPIRED)
     return signalled and replica.exit_code == 0 and means_done
 
@@ -224,7 +224,7 @@ def _saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
     if (
         cause.exit_code != SAVED
         or spec is None
-        or spec.on_expiry == "Fail"
+        or not spec.requeues
         or cause.reason in (AttemptReason.SUSPENDED, AttemptReason.DEADLINE, AttemptReason.PREEMPTED)
     ):
         return cause

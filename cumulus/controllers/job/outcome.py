@@ -12,7 +12,8 @@ from typing import Literal
 
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.job import status as job_status
-from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import condition
 from cumulus.resources.reasons import AttemptReason, EventReason, JobCondition, JobReason, Retry, retry_of
 from cumulus.resources.retries import in_a_row, requeues

@@ -34,9 +34,10 @@ from cumulus.controllers.job.view import (
 from cumulus.controllers.partition_facts import over_by_time
 from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.resources import job_partitions, retries
-from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase, JobPromise
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPromise
 from cumulus.resources.job_after import broken_words, progress, waiting_words
 from cumulus.resources.job_call import CallStatus
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import bytes_in_words, parse_duration

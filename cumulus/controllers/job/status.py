@@ -7,7 +7,8 @@ from datetime import datetime
 
 from cumulus.clock import timestamp, to_the_second
 from cumulus.resources.conditions import condition_set
-from cumulus.resources.job import Attempt, GPUJobStatus, JobPhase, JobPromise
+from cumulus.resources.job import Attempt, GPUJobStatus, JobPromise
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import Condition, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import bytes_in_words

@@ -9,8 +9,9 @@ from datetime import datetime
 from cumulus.backends.base import Observed, State
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.partition_facts import over_by_time
-from cumulus.resources.job import RUNNING_PHASES, Attempt, GPUJob, JobPhase
+from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.job_checkpoint import SavedCheckpoint
+from cumulus.resources.job_phase import RUNNING_PHASES, JobPhase
 from cumulus.resources.meta import ATTEMPT_LABEL, REPLICA_LABEL, condition
 from cumulus.resources.parking import Idle
 from cumulus.resources.partition import GPUPartition, PartitionPhase

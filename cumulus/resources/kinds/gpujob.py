@@ -12,6 +12,7 @@ from cumulus.resources.columns import NOTHING, age, until
 from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.finalizers import JOB_FINALIZER
+from cumulus.resources.job_phase import FINAL_PHASES
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, Related, View
 from cumulus.resources.quantity import bytes_in_words, format_duration, parse_duration
@@ -305,7 +306,7 @@ KIND = Kind(
     blobs=job_blobs,
     lost_gpu_hours=lost_gpu_hours,
     conditions=tuple(JobCondition),
-    final_phases=frozenset({"Succeeded", "Failed"}),
+    final_phases=FINAL_PHASES,
     failed_phases=frozenset({"Failed"}),
     phase_rests_on=((JobCondition.SCHEDULED, False), (JobCondition.PARTITIONS_READY, False)),
 )

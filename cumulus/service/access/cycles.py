@@ -9,6 +9,7 @@ from cumulus.errors import NotFound
 from cumulus.resources.awaited_jobs import awaited_jobs
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _waiting(store: Store, key: Key) -> Document | None:
         found = store.get(key)
     except NotFound:
         return None
-    over = lookup(found, "status.phase") in ("Succeeded", "Failed") or lookup(found, "status.attemptCount")
+    over = BY_NAME[found["kind"]].over(found) or lookup(found, "status.attemptCount")
     return None if over else found
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from cumulus.resources.columns import age
 from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
-from cumulus.resources.job import RUNNING_PHASES, JobPhase
 from cumulus.resources.job_partitions import GRACE
+from cumulus.resources.job_phase import RUNNING_PHASES, JobPhase
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.kind import Column
 from cumulus.resources.kinds.gpujob import job_attempts, job_command, job_gpu, job_node, job_reason
