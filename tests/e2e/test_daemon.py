@@ -5,16 +5,18 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cumulus.lib import locks
 from tests.commands import CHRONOS_CLI
-from tests.e2e.conftest import Machine, manifest
+from tests.e2e.conftest import Machine, manifest, serving
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.daemon
+WITH_OTHERS = pytest.mark.xdist_group("e2e-daemon")
 
 
 def record(path: Path, then: str) -> str:
@@ -26,45 +28,56 @@ def starts(path: Path) -> Counter[str]:
     return Counter(path.read_text().split("\n")[:-1]) if path.exists() else Counter()
 
 
-def test_a_job_succeeds_and_gives_everything_back(machine: Machine) -> None:
-    machine.serve()
-    machine.ready()
-    assert machine.apply(manifest("hello", "echo hello from $CUMULUS_JOB")) == "gpujob.cumulus.dev/hello created\n"
-    machine.ok("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=60s")
-    job = machine.get("job", "hello")
+@pytest.fixture(scope="module")
+def one_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with serving(Machine(tmp_path_factory.mktemp("daemon") / "m")) as made:
+        yield made
+
+
+@pytest.fixture
+def served(one_daemon: Machine) -> Iterator[Machine]:
+    """For tests that leave the daemon alone: one is enough for them all. Each finds it without jobs and leases."""
+    yield one_daemon
+    one_daemon.ok("delete", "jobs,partitions", "--all", "--now", "--timeout=60s")
+    eventually(lambda: not one_daemon.leases(), what="leases released at the end of the test")
+
+
+@WITH_OTHERS
+def test_a_job_succeeds_and_gives_everything_back(served: Machine) -> None:
+    assert served.apply(manifest("hello", "echo hello from $CUMULUS_JOB")) == "gpujob.cumulus.dev/hello created\n"
+    served.ok("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=60s")
+    job = served.get("job", "hello")
     assert job["status"]["phase"] == "Succeeded"
     [attempt] = job["status"]["attempts"]
     assert attempt["exitCode"] == 0
     assert attempt["node"]
-    assert machine.ok("logs", "hello") == "hello from hello\n"
-    eventually(lambda: not machine.leases(), what="lease released")
-    machine.ok("delete", "job", "hello", "--timeout=60s")
-    assert machine.items("jobs") == []
-    eventually(lambda: machine.items("partitions") == [], what="partitions gone")
+    assert served.ok("logs", "hello") == "hello from hello\n"
+    eventually(lambda: not served.leases(), what="lease released")
+    served.ok("delete", "job", "hello", "--timeout=60s")
+    assert served.items("jobs") == []
+    eventually(lambda: served.items("partitions") == [], what="partitions gone")
 
 
-def test_a_failed_job_is_retried_and_wait_gives_up_at_once(machine: Machine, tmp_path: Path) -> None:
-    machine.serve()
-    machine.ready()
+@WITH_OTHERS
+def test_a_failed_job_is_retried_and_wait_gives_up_at_once(served: Machine, tmp_path: Path) -> None:
     log = tmp_path / "starts"
-    machine.apply(manifest("bad", record(log, "exit 3"), retry={"limit": 2, "backoff": "100ms"}))
-    waited = machine.run("wait", "gpujob/bad", "--for=condition=Succeeded", "--timeout=80s")
+    served.apply(manifest("bad", record(log, "exit 3"), retry={"limit": 2, "backoff": "100ms"}))
+    waited = served.run("wait", "gpujob/bad", "--for=condition=Succeeded", "--timeout=80s")
     assert waited.returncode == 1
     assert "Failed" in waited.stderr + waited.stdout
-    status = machine.get("job", "bad")["status"]
+    status = served.get("job", "bad")["status"]
     assert status["phase"] == "Failed"
     assert [a["exitCode"] for a in status["attempts"]] == [3, 3, 3]
     assert starts(log) == {"bad 1 0": 1, "bad 2 0": 1, "bad 3 0": 1}
 
 
-def test_an_overrun_is_ended_at_the_leases_end(machine: Machine) -> None:
-    machine.serve()
-    machine.ready()
-    machine.apply(manifest("late", "exec sleep 60", duration="2s"))
-    machine.ok("wait", "gpujob/late", "--for=condition=Failed", "--timeout=60s")
-    [attempt] = machine.get("job", "late")["status"]["attempts"]
+@WITH_OTHERS
+def test_an_overrun_is_ended_at_the_leases_end(served: Machine) -> None:
+    served.apply(manifest("late", "exec sleep 60", duration="2s"))
+    served.ok("wait", "gpujob/late", "--for=condition=Failed", "--timeout=60s")
+    [attempt] = served.get("job", "late")["status"]["attempts"]
     assert attempt["reason"] == "LeaseExpired"
-    eventually(lambda: not machine.leases(), what="lease gone")
+    eventually(lambda: not served.leases(), what="lease gone")
 
 
 def test_a_killed_daemon_goes_on_with_its_running_jobs(machine: Machine, tmp_path: Path) -> None:
@@ -172,45 +185,42 @@ def test_a_lease_ends_with_no_daemon_and_no_monitor_of_its_own(machine: Machine,
     assert starts(log) == {"stubborn 1 0": 1}
 
 
-def test_a_gang_is_placed_whole_or_waits_and_why_says_for_whom(machine: Machine, tmp_path: Path) -> None:
-    machine.serve()
-    machine.ready()
+@WITH_OTHERS
+def test_a_gang_is_placed_whole_or_waits_and_why_says_for_whom(served: Machine, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    machine.apply(manifest("holder", f"while [ ! -e {gate} ]; do sleep 0.1; done", memory="60%", duration="5m"))
-    machine.ok("wait", "gpujob/holder", "--for=condition=Running", "--timeout=60s")
-    machine.apply(manifest("gang", "true", memory="30%", replicas=2))
-    eventually(lambda: machine.get("job", "gang").get("status", {}).get("conditions"), what="a reason")
-    assert machine.get("job", "gang")["status"]["phase"] == "Pending"
-    why = machine.ok("why", "gang")
+    served.apply(manifest("holder", f"while [ ! -e {gate} ]; do sleep 0.1; done", memory="60%", duration="5m"))
+    served.ok("wait", "gpujob/holder", "--for=condition=Running", "--timeout=60s")
+    served.apply(manifest("gang", "true", memory="30%", replicas=2))
+    eventually(lambda: served.get("job", "gang").get("status", {}).get("conditions"), what="a reason")
+    assert served.get("job", "gang")["status"]["phase"] == "Pending"
+    why = served.ok("why", "gang")
     assert "holder" in why
     gate.touch()
-    machine.ok("wait", "gpujob/gang", "--for=condition=Succeeded", "--timeout=60s")
+    served.ok("wait", "gpujob/gang", "--for=condition=Succeeded", "--timeout=60s")
 
 
-def test_suspend_and_resume(machine: Machine, tmp_path: Path) -> None:
-    machine.serve()
-    machine.ready()
+@WITH_OTHERS
+def test_suspend_and_resume(served: Machine, tmp_path: Path) -> None:
     log = tmp_path / "starts"
-    machine.apply(manifest("s", record(log, 'if [ "$CUMULUS_ATTEMPT" = 1 ]; then exec sleep 60; fi')))
+    served.apply(manifest("s", record(log, 'if [ "$CUMULUS_ATTEMPT" = 1 ]; then exec sleep 60; fi')))
     eventually(lambda: starts(log), what="running")
-    machine.ok("suspend", "job", "s")
-    machine.ok("wait", "gpujob/s", "--for=condition=Suspended", "--timeout=60s")
-    eventually(lambda: not machine.leases(), what="lease released while suspended")
-    machine.ok("resume", "job", "s")
-    machine.ok("wait", "gpujob/s", "--for=condition=Succeeded", "--timeout=60s")
+    served.ok("suspend", "job", "s")
+    served.ok("wait", "gpujob/s", "--for=condition=Suspended", "--timeout=60s")
+    eventually(lambda: not served.leases(), what="lease released while suspended")
+    served.ok("resume", "job", "s")
+    served.ok("wait", "gpujob/s", "--for=condition=Succeeded", "--timeout=60s")
     assert starts(log) == {"s 1 0": 1, "s 2 0": 1}
 
 
-def test_a_deletion_need_not_wait_for_the_jobs_own_grace(machine: Machine, tmp_path: Path) -> None:
-    machine.serve()
-    machine.ready()
+@WITH_OTHERS
+def test_a_deletion_need_not_wait_for_the_jobs_own_grace(served: Machine, tmp_path: Path) -> None:
     log = tmp_path / "starts"
     stubborn = record(log, "trap '' TERM; while :; do sleep 0.1; done")
-    machine.apply(manifest("stubborn", stubborn, duration="1h", checkpoint={"gracePeriod": "30m"}))
+    served.apply(manifest("stubborn", stubborn, duration="1h", checkpoint={"gracePeriod": "30m"}))
     eventually(lambda: starts(log), what="running")
-    machine.ok("delete", "job", "stubborn", "--now", "--timeout=80s")
-    assert machine.items("jobs") == []
-    eventually(lambda: not machine.leases(), what="lease released")
+    served.ok("delete", "job", "stubborn", "--now", "--timeout=80s")
+    assert served.items("jobs") == []
+    eventually(lambda: not served.leases(), what="lease released")
 
 
 def test_sigterm_drains_and_the_jobs_go_on(machine: Machine, tmp_path: Path) -> None:
@@ -229,10 +239,9 @@ def test_sigterm_drains_and_the_jobs_go_on(machine: Machine, tmp_path: Path) -> 
     machine.ok("wait", "gpujob/long", "--for=condition=Succeeded", "--timeout=60s")
 
 
-def test_a_partition_alone_and_a_lease_taken_beside_it(machine: Machine) -> None:
-    machine.serve()
-    machine.ready()
-    machine.apply(
+@WITH_OTHERS
+def test_a_partition_alone_and_a_lease_taken_beside_it(served: Machine) -> None:
+    served.apply(
         {
             "apiVersion": "cumulus.dev/v1alpha1",
             "kind": "GPUPartition",
@@ -240,11 +249,11 @@ def test_a_partition_alone_and_a_lease_taken_beside_it(machine: Machine) -> None
             "spec": {"memory": "60%", "duration": "1m", "user": "alice"},
         }
     )
-    machine.ok("wait", "gpupartition/mine", "--for=condition=Active", "--timeout=30s")
+    served.ok("wait", "gpupartition/mine", "--for=condition=Active", "--timeout=30s")
     refused = subprocess.run(
-        [CHRONOS_CLI, "create", "0", "0.5", "60"], env=machine.env, capture_output=True, text=True, check=False
+        [CHRONOS_CLI, "create", "0", "0.5", "60"], env=served.env, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
     assert "memory free" in refused.stderr
-    machine.ok("delete", "partition", "mine", "--timeout=30s")
-    assert not machine.leases()
+    served.ok("delete", "partition", "mine", "--timeout=30s")
+    assert not served.leases()

@@ -20,7 +20,7 @@ from tests.e2e.conftest import Machine, manifest, serving
 from tests.server.http.kubectl import KUBECTL, MISSING
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("e2e-exec")]
 
 PROMPT = "ready> "
 BASH = ("env", f"PS1={PROMPT}", "bash", "--norc", "--noprofile", "-i")

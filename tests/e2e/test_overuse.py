@@ -16,7 +16,7 @@ from tests.e2e.test_checkpoints import ROOT
 from tests.standin_nvml import StandInNvml
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.daemon]
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("e2e-overuse")]
 
 GIB = 2**30
 GPU = "GPU-11111111-2222-3333-4444-555555555555"

@@ -24,7 +24,7 @@ from tests.commands import CUMULUS
 from tests.e2e.conftest import Machine, manifest, serving
 from tests.waiting import PATIENCE, eventually
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("e2e-run")]
 
 PAGE = Path(__file__).parents[2] / "docs" / "run.md"
 SMALL = ("--gpu", "5%", "--for", "2m")
