@@ -27,7 +27,7 @@ SERVED = frozenset(
     (
         "apply", "diff", "get", "describe", "queue", "why", "logs", "events", "wait", "delete", "suspend", "resume",
         "park", "unpark", "cordon", "uncordon", "run", "label", "annotate", "explain", "secret", "source",
-        "checkpoints", "token", "kubeconfig", "version", "exec", "cp", "port-forward",
+        "checkpoints", "token", "certificate", "kubeconfig", "version", "exec", "cp", "port-forward",
         "rerun", "extend", "top", "create", "replace", "patch", "drain", "api-resources",
     )
 )  # fmt: skip

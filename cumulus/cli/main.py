@@ -79,6 +79,7 @@ VERBS: dict[str, Verb] = {
     "schema": Verb("lint", "Print JSON Schemas of all kinds, for editors."),
     "secret": Verb("secret", "Manage secrets that jobs may use."),
     "token": Verb("token", "Manage tokens, which show the API who asks."),
+    "certificate": Verb("certificate", "Revoke client certificates, which show the API who asks."),
     "kubeconfig": Verb("kubeconfig", "Print a kubeconfig for kubectl, k9s and client libraries."),
     "login": Verb("login", "Log in to a server, and make it the one that commands ask."),
     "context": Verb("contexts", "Manage contexts: the servers that you have logged in to."),

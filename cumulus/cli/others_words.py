@@ -51,7 +51,7 @@ _WORDS: dict[str, str] = {
     **dict.fromkeys(("sources", "repo", "app"), "source list"),
     **dict.fromkeys(("validate", "kubeconform"), "lint DIRECTORY"),
     **dict.fromkeys(("reconcile", "sync", "kustomize"), "source sync NAME"),
-    **dict.fromkeys(("tokens", "certificate"), "token list"),
+    **dict.fromkeys(("tokens",), "token list"),
     **dict.fromkeys(("sacctmgr", "clusterrole", "rbac"), "get rolebindings"),
     "logout": "context delete NAME",
     "contexts": "context list",

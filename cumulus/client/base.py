@@ -31,6 +31,7 @@ from cumulus.resources.query import Event, Page, Query, Watch
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
     from cumulus.answers.logs import LogPiece
@@ -437,6 +438,14 @@ class TokenClient(Protocol):
 
     def revoke_token(self, name: str, *, user: str = "") -> TokenInfo:
         """End a token at once. Raises NotFound, Forbidden."""
+        ...
+
+    def revoke_certificate(self, serial: str) -> RevokedCertificate:
+        """End a client certificate at once. Raises Forbidden, InvalidObject."""
+        ...
+
+    def revoked_certificates(self) -> Sequence[RevokedCertificate]:
+        """Those that were revoked, the first one first. Raises Forbidden."""
         ...
 
     def api_address(self) -> ApiAddress:

@@ -19,6 +19,7 @@ from cumulus.service.service import Service
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
     from cumulus.answers.logs import LogPiece
@@ -304,6 +305,12 @@ class EmbeddedClient:
 
     def revoke_token(self, name: str, *, user: str = "") -> TokenInfo:
         return self._service.tokens.revoke(self._identity, name, user=user)
+
+    def revoke_certificate(self, serial: str) -> RevokedCertificate:
+        return self._service.certificates.revoke(self._identity, serial)
+
+    def revoked_certificates(self) -> Sequence[RevokedCertificate]:
+        return self._service.certificates.revoked(self._identity)
 
     def api_address(self) -> ApiAddress:
         return self._service.api_address(self._identity)

@@ -16,7 +16,7 @@ class Identity(NamedTuple):
     uid: int | None = None
     groups: tuple[str, ...] = ()
     token: str = ""
-    """The id of the token that showed it; "": none did."""
+    """The id of the token or certificate that showed it; "": the kernel did."""
 
     @staticmethod
     def of_this_process() -> Identity:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cumulus.service.backups import Backups
     from cumulus.service.blobs import Blobs
     from cumulus.service.calls import Calls
+    from cumulus.service.certificates import Certificates
     from cumulus.service.checkpoints import Checkpoints
     from cumulus.service.descriptions import Descriptions
     from cumulus.service.directories import Directories
@@ -226,7 +227,13 @@ class Service:
     def tokens(self) -> Tokens:
         from cumulus.service.tokens import Tokens
 
-        return Tokens(self.home, self.access, self.clock)
+        return Tokens(self.home, self.access, self.clock, certificates=self.certificates)
+
+    @cached_property
+    def certificates(self) -> Certificates:
+        from cumulus.service.certificates import Certificates
+
+        return Certificates(self.home, self.access, self.clock)
 
     @cached_property
     def sessions(self) -> Sessions:

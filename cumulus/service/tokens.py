@@ -38,6 +38,7 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.quantity import format_duration
 from cumulus.service.access.access import Access
 from cumulus.service.accounts import Accounts
+from cumulus.service.certificates import Certificates, is_of_certificate
 from cumulus.service.identity import Identity
 
 PREFIX = "cumulus_"
@@ -50,7 +51,8 @@ _ID = re.compile("[0-9a-f]{64}")
 
 
 class _Record(NamedTuple):
-    """What is kept of a token. `id` is its hash, and `parent` that of the token by which it was asked for."""
+    """What is kept of a token. `id` is its hash, and `parent` the id of the token or certificate by which it was asked
+    for."""
 
     id: str
     name: str
@@ -74,7 +76,11 @@ class _Record(NamedTuple):
 class Tokens:
     """Those of a state directory. Every method raises CumulusError."""
 
-    def __init__(self, home: Path, access: Access, clock: Clock, accounts: Accounts | None = None) -> None:
+    def __init__(
+        self, home: Path, access: Access, clock: Clock, accounts: Accounts | None = None,
+        certificates: Certificates | None = None,
+    ) -> None:  # fmt: skip
+        self._certificates = certificates or Certificates(home, access, clock)
         self._home = home
         self._access = access
         self._clock = clock
@@ -90,16 +96,13 @@ class Tokens:
         Raises Forbidden, InvalidObject, AlreadyExists for a name that the user's tokens have, TooManyRequests."""
         owner = self._owner(identity, user, tuple(groups))
         now = self._clock.now()
-        parent = self._read(identity.token) if identity.token else None
-        if identity.token and parent is None:
-            raise Unauthenticated("the token that you ask with was revoked")
+        parent = self._parent(identity.token)
         expires = _expires(now, seconds, parent)
         name = _checked_name(name or f"token-{secrets.token_hex(3)}")
         token = PREFIX + secrets.token_urlsafe(32)
         made = _Record(
-            _hash(token), name, owner.name, owner.uid, owner.groups, now, expires, identity.name,
-            parent.id if parent else "",
-        )  # fmt: skip
+            _hash(token), name, owner.name, owner.uid, owner.groups, now, expires, identity.name, identity.token
+        )
         with self._alone():
             held = [each for each in self._swept(now) if each.is_of(owner)]
             if any(each.name == name for each in held):
@@ -152,17 +155,34 @@ class Tokens:
         return account._replace(token=record.id)
 
     def check_valid(self, id: str) -> None:
-        """Raises Unauthenticated where the token with this id is over or was revoked."""
+        """Raises Unauthenticated where the token with this id is over or was revoked, or the certificate."""
+        if is_of_certificate(id):
+            self._certificates.check_valid(id)
+            return
         record = self._read(id) if _ID.fullmatch(id) else None
         if record is None or not self._holds(record):
             raise Unauthenticated("the token that this was asked for with is not valid any more")
+
+    def _parent(self, id: str) -> _Record | None:
+        """The token that was asked with, None where there was none. Raises Unauthenticated where it, or the certificate
+        that was asked with, was revoked a moment ago."""
+        if not id:
+            return None
+        if is_of_certificate(id):
+            self._certificates.check_valid(id)
+            return None
+        found = self._read(id)
+        if found is None:
+            raise Unauthenticated("the token that you ask with was revoked")
+        return found
 
     def _owner(self, identity: Identity, user: str, groups: tuple[str, ...]) -> Identity:
         if not user or user == identity.name:
             if groups:
                 raise Forbidden("a token of your own has your own groups", hint="leave the groups out")
             # Those of an account are looked up each time, and those of a certificate end with it.
-            kept = identity.groups if identity.token and identity.uid is None else ()
+            by_token = identity.token and not is_of_certificate(identity.token)
+            kept = identity.groups if by_token and identity.uid is None else ()
             return identity._replace(groups=kept)
         self._access.check(identity, "create", "tokens", name=user)
         account = self._accounts.of_name(user)
@@ -178,6 +198,12 @@ class Tokens:
         if now >= record.expires:
             return False
         if not record.parent:
+            return True
+        if is_of_certificate(record.parent):
+            try:
+                self._certificates.check_valid(record.parent)
+            except Unauthenticated:
+                return False
             return True
         parent = self._read(record.parent)
         return parent is not None and self._holds(parent)

@@ -61,6 +61,8 @@ def cells() -> dict[tuple[str, str], Ask]:
         ("tokens", "list"): lambda c, _: c.tokens(everybody=True),
         ("tokens", "create"): lambda c, _: c.create_token("new", user="root"),
         ("tokens", "delete"): lambda c, _: c.revoke_token("new", user="root"),
+        ("certificates", "list"): lambda c, _: c.revoked_certificates(),
+        ("certificates", "delete"): lambda c, _: c.revoke_certificate("4a"),
     }  # fmt: skip
     made = documents()
     for kind in KINDS:

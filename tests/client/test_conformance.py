@@ -569,6 +569,16 @@ class TestTokens:
         with pytest.raises(NotFound, match="has no token laptop"):
             client.revoke_token("laptop")
 
+    def test_a_certificate_is_revoked_by_its_serial_number(self, client: Client) -> None:
+        assert list(client.revoked_certificates()) == []
+        made = client.revoke_certificate("serial=00:4a:1f")
+        assert made.serial == "4A1F"
+        assert client.revoke_certificate("4A1F") == made, "again changes nothing"
+        assert list(client.revoked_certificates()) == [made]
+        for wrong in ("", "ann.crt", "../../x", "4" * 65):
+            with pytest.raises(InvalidObject, match="is no serial number"):
+                client.revoke_certificate(wrong)
+
     def test_where_the_api_is(self, client: Client, home: Path) -> None:
         with pytest.raises(NotFound, match="no daemon answers over TLS"):
             client.api_address()

@@ -162,6 +162,32 @@ def test_a_client_certificate_names_user_and_groups_but_no_unix_user(encrypted: 
         encrypted.ask("/livez", certificate=str(paths.api_dir(encrypted.home) / "server.pem"))
 
 
+def test_a_certificate_that_was_revoked_opens_nothing_any_more(encrypted: Encrypted, tmp_path: Path) -> None:
+    certificate = client_certificate(encrypted.home, tmp_path, "/O=cumulus-admin/CN=mallory")
+    serial = subprocess.run(
+        ["openssl", "x509", "-noout", "-serial", "-in", certificate], capture_output=True, text=True, check=True
+    ).stdout
+    connection = http.client.HTTPSConnection(
+        "localhost", encrypted.port, timeout=20, context=encrypted.context(certificate)
+    )
+
+    def asked(path: str = "/livez", body: str | None = None) -> tuple[int, Any]:
+        connection.request("GET" if body is None else "POST", path, body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    assert asked()[0] == 200
+    token = json.loads(asked("/cumulus/v1/create_token", "{}")[1])["value"]["token"]
+    assert encrypted.ask("/livez", token)[0] == 200
+    encrypted.service.certificates.revoke(ME, serial)
+    # On a connection that is open too, and for what was asked for with it.
+    assert asked()[0] == 401
+    assert encrypted.ask("/livez", token)[0] == 401
+    other = client_certificate(encrypted.home, tmp_path, "/O=cumulus-admin/CN=mallory")
+    assert encrypted.ask("/livez", certificate=other)[0] == 200
+    connection.close()
+
+
 def test_what_it_keeps_is_its_own(encrypted: Encrypted) -> None:
     directory = paths.api_dir(encrypted.home)
     assert directory.stat().st_mode & 0o777 == 0o700

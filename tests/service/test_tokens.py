@@ -11,6 +11,7 @@ from cumulus.clock import FakeClock
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound, Unauthenticated
 from cumulus.service.access.access import Access
 from cumulus.service.accounts import Accounts
+from cumulus.service.certificates import Certificates, id_of
 from cumulus.service.identity import Identity
 from cumulus.service.tokens import PREFIX, Tokens
 from cumulus.store.memory import MemoryStore
@@ -145,6 +146,21 @@ def test_what_a_token_makes_ends_with_it(tokens: Tokens, clock: FakeClock) -> No
 def test_groups_of_a_certificate_do_not_outlive_it(tokens: Tokens) -> None:
     made = tokens.create(Identity("carol", None, ("cumulus-admin",)), "c")
     assert tokens.authenticate(made.token).groups == ()
+
+
+def test_what_a_certificate_makes_ends_with_it(tokens: Tokens, tmp_path: Path, clock: FakeClock) -> None:
+    certificates = Certificates(tmp_path, Access(lambda: MemoryStore(clock), owner=0), clock)
+    with_it = Identity("carol", None, ("cumulus-admin",), id_of("4A1F"))
+    made = tokens.create(with_it, "c")
+    tokens.check_valid(id_of("4A1F"))
+    assert tokens.authenticate(made.token).groups == ()
+    certificates.revoke(ROOT, "4a:1f")
+    for opens in (
+        lambda: tokens.authenticate(made.token), lambda: tokens.check_valid(id_of("4A1F")),
+        lambda: tokens.create(with_it, "d"),
+    ):  # fmt: skip
+        with pytest.raises(Unauthenticated):
+            opens()
 
 
 def test_a_name_is_a_users_once(tokens: Tokens) -> None:

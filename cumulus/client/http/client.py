@@ -26,6 +26,7 @@ from cumulus.resources.registry import kind_of
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
     from cumulus.answers.logs import LogPiece
@@ -440,6 +441,16 @@ class HttpClient:
         from cumulus.answers.tokens import TokenInfo
 
         return self._call("revoke_token", TokenInfo, name=name, user=user)
+
+    def revoke_certificate(self, serial: str) -> RevokedCertificate:
+        from cumulus.answers.certificates import RevokedCertificate
+
+        return self._call("revoke_certificate", RevokedCertificate, serial=serial)
+
+    def revoked_certificates(self) -> Sequence[RevokedCertificate]:
+        from cumulus.answers.certificates import RevokedCertificate
+
+        return self._read("revoked_certificates", list[RevokedCertificate])
 
     def api_address(self) -> ApiAddress:
         from cumulus.answers.server import ApiAddress

@@ -33,6 +33,8 @@ class Certificate(NamedTuple):
 
     user: str
     groups: tuple[str, ...]
+    serial: str
+    """Its serial number, as hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,4 +236,4 @@ def _named(certificate: Mapping[str, Any]) -> Certificate:
     users = [text for name, text in names if name == "commonName"]
     groups = tuple(text for name, text in names if name == "organizationName")
     # More than one user is nobody.
-    return Certificate(users[0] if len(users) == 1 else "", groups)
+    return Certificate(users[0] if len(users) == 1 else "", groups, str(certificate.get("serialNumber") or ""))

@@ -11,6 +11,7 @@ from cumulus.lib.unix_socket import Peer
 from cumulus.server.api import Api
 from cumulus.server.failures import Failures
 from cumulus.server.http.connection import CERTIFICATE, PEER, Certificate
+from cumulus.service.certificates import id_of
 from cumulus.service.identity import Identity
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def by_credentials(api: Api) -> Authenticate:
             token = _bearer(scope)
             if token is not None:
                 return await api.call(api.service.tokens.authenticate, token)
-            return _certified(scope)
+            return await _certified(scope, api)
         except Unauthenticated as error:
             failures.count((scope.get("client") or ("",))[0], error)
             raise
@@ -65,9 +66,11 @@ def _bearer(scope: Scope) -> str | None:
     return token.strip()
 
 
-def _certified(scope: Scope) -> Identity:
+async def _certified(scope: Scope, api: Api) -> Identity:
     """No Unix user: a certificate's name is one of whoever signs certificates."""
     certificate = scope["state"].get(CERTIFICATE)
     if not isinstance(certificate, Certificate) or not certificate.user:
         raise Unauthenticated("nothing shows who asks", hint=_CHALLENGE)
-    return Identity(certificate.user, None, certificate.groups)
+    id = id_of(certificate.serial)
+    await api.call(api.service.certificates.check_valid, id)
+    return Identity(certificate.user, None, certificate.groups, id)

@@ -69,11 +69,13 @@ OTHERS: tuple[Resource, ...] = (
     Resource(
         "tokens", GROUP, False, {"get": Role.ADMIN, "list": Role.ADMIN, "create": Role.ADMIN, "delete": Role.ADMIN}
     ),
+    Resource("certificates", GROUP, False, {"list": Role.ADMIN, "delete": Role.ADMIN}),
     Resource("selfsubjectaccessreviews", "authorization.k8s.io", False, {"create": _ANYBODY}),
     Resource("selfsubjectrulesreviews", "authorization.k8s.io", False, {"create": _ANYBODY}),
     Resource("selfsubjectreviews", "authentication.k8s.io", False, {"create": _ANYBODY}),
 )
-"""`tokens` are those of others: each user makes, lists and revokes their own. `gpujobs/call` is what a call gave back,
+"""`tokens` are those of others: each user makes, lists and revokes their own. `certificates` are
+those of clients, and to delete one is to revoke it. `gpujobs/call` is what a call gave back,
 for its submitter alone; `blobs` are each user's own, and may be made by those who may make jobs somewhere. `pods/exec`
 and the like are for the submitter of the job, and for admins (see `Guard.why_not_entered`)."""
 

@@ -107,6 +107,8 @@ CALLS: Mapping[str, Call] = {
     ),
     "tokens": _read(lambda s: s.tokens.list, everybody=bool),
     "revoke_token": _call(lambda s: s.tokens.revoke, name=str, user=str),
+    "revoke_certificate": _call(lambda s: s.certificates.revoke, serial=str),
+    "revoked_certificates": _read(lambda s: s.certificates.revoked),
     "ticket": _read(lambda s: s.tickets.issue),
     "page_link": _call(lambda s: s.sessions.link),
     "api_address": _read(lambda s: s.api_address),
