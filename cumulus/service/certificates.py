@@ -98,11 +98,11 @@ def is_of_certificate(id: str) -> bool:
 
 def checked_serial(text: str) -> str:
     """The serial number as openssl prints it (`serial=4A1F…`, `4a:1f:…`), in one form. Raises InvalidObject."""
-    serial = text.strip().removeprefix("serial=").replace(":", "").upper().lstrip("0") or "0"
+    serial = text.strip().removeprefix("serial=").replace(":", "").upper()
     if not _SERIAL.fullmatch(serial):
         raise InvalidObject(
             f"{one_line(text)!r} is no serial number; give its hexadecimal digits, as this prints them: openssl x509 "
             "-noout -serial -in CERTIFICATE",
             field="serial",
         )
-    return serial
+    return serial.lstrip("0") or "0"
