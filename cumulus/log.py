@@ -13,10 +13,13 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 
-import structlog
-
 from cumulus.errors import UsageError
 from cumulus.lib import printable, safe_output
+from cumulus.lib.absent import absent
+
+# For tracebacks in colour, of which we show none, it would load a library that takes longer than all the rest of it.
+with absent("rich"):
+    import structlog as structlog
 
 FORMATS = ("auto", "json", "console")
 LEVELS = ("debug", "info", "warning", "error")

@@ -54,9 +54,14 @@ def main(patience: float = PATIENCE) -> int:
     except KeyboardInterrupt:
         # Before signals are passed on: with this process the connection ends, and with it the command.
         return _INTERRUPTED
+    from cumulus.lib import collector
+
+    collector.begin()
     from cumulus.cli.main import main as run
 
-    return run()
+    code = run()
+    collector.end()
+    return code
 
 
 def orchestrator() -> int:

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from cumulus.cli import command_client
 from cumulus.cli import main as command
+from cumulus.lib import collector
 from cumulus.resources import registry, schema
 from cumulus.resources.fields import Model
 
@@ -74,6 +75,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         # The daemon ignores some of them, and that is inherited.
         signal.signal(number, signal.SIG_DFL)
+    collector.begin()
     _load()
     server, itself = _Server(_listen(sys.argv[1])), os.getpid()
     gc.collect()
@@ -94,10 +96,13 @@ def _load() -> None:
     """All that a command would otherwise import and make for itself."""
     for verb in command_client.SERVED:
         _build_validators(command.load(verb))
+    # First, for the sake of what it keeps others from loading.
+    importlib.import_module("cumulus.log")
     for name in _LATER:
         importlib.import_module(name)
     for kind in registry.KINDS:
-        schema.root(kind)
+        if kind.work:
+            schema.root(kind)
     for model in _below(Model):
         model.model_rebuild()
     # Typer imports some of its own only when a command runs.

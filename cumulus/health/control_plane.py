@@ -87,7 +87,7 @@ def daemon(home: Path) -> Iterator[Finding]:
         yield Finding("WARN", "daemon", "no daemon runs on this state directory", "run: cumulus serve")
         return
     from cumulus import stores
-    from cumulus.resources.lease import LEADER
+    from cumulus.resources.kinds.lease import LEADER
 
     opened = stores.of_home(home)
     try:

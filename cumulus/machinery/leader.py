@@ -21,7 +21,8 @@ import structlog
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import AlreadyExists, Conflict, Fenced, InvalidObject, NotFound, StoreReplaced, StoreUnavailable
 from cumulus.resources.conditions import condition_set
-from cumulus.resources.lease import LEADER, Lease, LeaseSpec
+from cumulus.resources.kinds.lease import LEADER
+from cumulus.resources.lease import Lease, LeaseSpec
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.reasons import LeaderCondition, LeaderReason
 from cumulus.store.base import Fence, Store

@@ -9,9 +9,6 @@ from pydantic import Field
 from cumulus.resources.fields import Model, Time, all_fields
 from cumulus.resources.meta import Condition, Resource
 
-LEADER = "cumulus-controller"
-"""Name of the one Lease."""
-
 
 class LeaseSpec(Model):
     """`token` grows by one with each change of holder; `renew_time` is wall-clock, for people: a standby

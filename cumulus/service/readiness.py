@@ -13,7 +13,7 @@ from cumulus.lib import unix_socket
 from cumulus.resources.condition_types import LeaderCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document, Key
-from cumulus.resources.lease import LEADER
+from cumulus.resources.kinds.lease import LEADER
 from cumulus.store.base import Store
 
 RENEWED_SECONDS = 20.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cumulus.errors import BackendError, NotFound, StoreError
 from cumulus.resources.key import Key
-from cumulus.resources.lease import LEADER
+from cumulus.resources.kinds.lease import LEADER
 from cumulus.store.base import Store
 
 _KEY = Key("Lease", "", LEADER)

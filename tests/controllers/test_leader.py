@@ -7,7 +7,8 @@ import pytest
 from cumulus.clock import FakeClock
 from cumulus.errors import Fenced, StoreReplaced, StoreUnavailable
 from cumulus.machinery.leader import LEASE_SECONDS, Elector
-from cumulus.resources.lease import LEADER, Lease
+from cumulus.resources.kinds.lease import LEADER
+from cumulus.resources.lease import Lease
 from cumulus.resources.reasons import LeaderCondition
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore

@@ -16,7 +16,8 @@ from cumulus.machinery.runner import Runner
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_phase import JobPhase
-from cumulus.resources.lease import LEADER, Lease
+from cumulus.resources.kinds.lease import LEADER
+from cumulus.resources.lease import Lease
 from cumulus.resources.meta import condition
 from cumulus.resources.reasons import LeaderCondition
 from cumulus.server.control_plane import ControlPlane

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from cumulus.resources.kind import Column, Kind
 
+LEADER = "cumulus-controller"
+"""Name of the one Lease."""
+
 KIND = Kind(
     "Lease",
     "leases",

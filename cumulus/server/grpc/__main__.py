@@ -7,30 +7,38 @@ import os
 import signal
 import sys
 
-import structlog
-
 from cumulus import log
 from cumulus.errors import CumulusError
+from cumulus.lib import collector
 from cumulus.server.grpc.launch import Launch
-from cumulus.server.grpc.server import serve
 
 
 def main() -> int:
+    code = _main()
+    collector.end()
+    return code
+
+
+def _main() -> int:
+    collector.begin()
     launch = Launch.read(sys.stdin.buffer.readline())
     # The daemon reads these lines and says them in its own log.
     log.configure(format="json", level=launch.log_level)
+    say = log.structlog.get_logger("cumulus.grpc")
     try:
         asyncio.run(_until_the_daemon_ends(launch))
     except (OSError, CumulusError) as error:
-        structlog.get_logger("cumulus.grpc").error("gRPC is not served", error=str(error))
+        say.error("gRPC is not served", error=str(error))
         return 1
     except Exception as error:
-        structlog.get_logger("cumulus.grpc").error("gRPC is not served", exc_info=error)
+        say.error("gRPC is not served", exc_info=error)
         return 1
     return 0
 
 
 async def _until_the_daemon_ends(launch: Launch) -> None:
+    from cumulus.server.grpc.server import serve
+
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def on_input() -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from cumulus.clock import timestamp
-from cumulus.resources.lease import LEADER
+from cumulus.resources.kinds.lease import LEADER
 from tests.documents import NOW
 from tests.server.http.conftest import Served
 
