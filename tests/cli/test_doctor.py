@@ -222,7 +222,7 @@ def test_a_daemon_is_well_only_where_it_does_the_work(document: dict[str, Any], 
 
 
 def test_a_leader_that_was_stopped_is_named(tmp_path: Path) -> None:
-    code = "from cumulus.machinery.process_identity import this_process as p; print(p(), flush=True); input()"
+    code = "from cumulus.lib.process_identity import this_process as p; print(p(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as leader:
@@ -241,7 +241,7 @@ def test_a_leader_that_was_stopped_is_named(tmp_path: Path) -> None:
 
 
 def test_a_stopped_daemon_is_told_of_though_another_leads(tmp_path: Path) -> None:
-    code = "from cumulus.machinery.process_identity import this_process as p; print(p(), flush=True); input()"
+    code = "from cumulus.lib.process_identity import this_process as p; print(p(), flush=True); input()"
 
     def started() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
