@@ -8,8 +8,8 @@ from cumulus.backends.base import Workload
 from cumulus.clock import parse_timestamp
 from cumulus.resources.annotations import UNPARK_REQUESTED
 from cumulus.resources.job import GPUJob
-from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.query import Query

@@ -9,8 +9,8 @@ from cumulus.backends.exit_codes import SAVED
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.composition import declared
 from cumulus.resources.event import Event
-from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.partition import PartitionPhase
 from cumulus.resources.preemption import Preemptible
 from cumulus.resources.reasons import AttemptReason, EventReason
