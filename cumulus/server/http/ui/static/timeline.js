@@ -1,13 +1,14 @@
-// <lease-timeline src="…" job-url="/…/{namespace}/{name}" user="me">a table</lease-timeline>
+// <lease-timeline src="…" job-url="/…/{namespace}/{name}" user="me"></lease-timeline>
 //
-// Draws who has which device, until when, and who comes next. Without JavaScript the table inside is all there is; with
-// it the table goes below the canvas and stays in step. An event "cumulus-changed" on the body makes it ask anew.
+// Draws who has which device, until when, and who comes next, with a table of the same below. An event "cumulus-changed"
+// on the body makes it ask anew.
 
+import { button, make } from "./timeline/elements.js";
 import { listen } from "./timeline/input.js";
 import { Model } from "./timeline/model.js";
 import { AXIS, Painter } from "./timeline/paint.js";
 import { Source } from "./timeline/source.js";
-import { fill } from "./timeline/table.js";
+import { fill, table } from "./timeline/table.js";
 import { View } from "./timeline/view.js";
 import { about, sentence } from "./timeline/words.js";
 
@@ -18,6 +19,7 @@ const LEGEND = [
   ["promised, with its latest start", { kind: "Promise" }], ["reserved", { kind: "Reservation" }],
   ["parked", { kind: "Parked" }], ["drained", { kind: "Drain" }], ["down", { kind: "Down" }],
 ];
+const KINDS = new Set(["GPUJob", "GPUPartition", "GPUNode"]);
 const HELP =
   "Arrow keys go from lease to lease, Enter opens the job. Shift with an arrow key or the wheel moves in time, plus and " +
   "minus or Control with the wheel zoom, Home goes to now.";
@@ -32,7 +34,6 @@ class LeaseTimeline extends HTMLElement {
     this.focused = null;
     this.following = true;
     this.painted = 0;
-    this.table = this.querySelector("table");
     this._build();
     this.painter = new Painter(this.canvas, this, this.getAttribute("user") ?? "");
     this.view = new View(0, FIRST);
@@ -80,17 +81,11 @@ class LeaseTimeline extends HTMLElement {
     this.legend = make("ul", { class: "timeline-legend", "aria-label": "Legend" });
     const help = make("p", { class: "timeline-help", id: "timeline-help" }, HELP);
     const stage = make("div", { class: "timeline-stage" }, this.scroller, this.card);
-    const parts = [bar, this.trouble, stage, this.spoken, this.legend, help];
-    if (this.table) {
-      const details = make("details", { class: "timeline-table" }, make("summary", {}, "The same as a table"));
-      details.addEventListener("toggle", () => this._fill());
-      this.details = details;
-      const scrolled = this.table.closest("[data-timeline-table]") ?? this.table;
-      scrolled.replaceWith(details);
-      details.append(scrolled);
-      parts.push(details);
-    }
-    this.replaceChildren(...parts);
+    this.table = table();
+    const scrolled = make("div", { class: "timeline-table", role: "region", tabindex: "0", "aria-label": "The timeline as a table" }, this.table);
+    this.details = make("details", {}, make("summary", {}, "The same as a table"), scrolled);
+    this.details.addEventListener("toggle", () => this._fill());
+    this.replaceChildren(bar, this.trouble, stage, this.spoken, this.legend, help, this.details);
   }
 
   _observe() {
@@ -109,7 +104,9 @@ class LeaseTimeline extends HTMLElement {
     addEventListener("resize", () => this._resize(), { signal });
     this.scroller.addEventListener("scroll", () => this._dirty(), { signal, passive: true });
     this.canvas.addEventListener("focus", () => this._dirty(), { signal });
-    document.body.addEventListener("cumulus-changed", () => this.source.refresh(), { signal });
+    document.body.addEventListener("cumulus-changed", ({ detail }) => {
+      if (concerns(detail)) this.source.refresh();
+    }, { signal });
     document.addEventListener("visibilitychange", () => this._dirty(), { signal });
     this.clock = setInterval(() => this._dirty(), REPAINT_MS);
   }
@@ -249,7 +246,7 @@ class LeaseTimeline extends HTMLElement {
   }
 
   _fill() {
-    if (this.table && this.details.open) fill(this.table, this.model, this.view, this.now, (span) => this._link(span));
+    if (this.details.open) fill(this.table, this.model, this.view, this.now, (span) => this._link(span));
   }
 
   _resize() {
@@ -294,17 +291,9 @@ class LeaseTimeline extends HTMLElement {
   }
 }
 
-function make(name, attributes, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}
-
-function button(sign, words, action) {
-  const made = make("button", { type: "button", "aria-label": words, title: words }, sign);
-  made.addEventListener("click", action);
-  return made;
+/** Whether a change may be seen here: what it names, or all where that is not known. */
+function concerns(change) {
+  return !change || change.keys.includes("*") || change.kinds.some((kind) => KINDS.has(kind));
 }
 
 customElements.define("lease-timeline", LeaseTimeline);

@@ -1,45 +1,42 @@
-// Keeps the table in step with the canvas: what the window shows, one span a row. The server's own table says by
-// `data-field` which columns there are; it stands alone where there is no JavaScript.
+// The same as the canvas shows, as a table: one span a row.
 
+import { make } from "./elements.js";
 import { moment, percent, state, title, use } from "./words.js";
 
 const MOST = 500;
 
-const FIELDS = {
-  node: (span, lane) => lane.node,
-  device: (span, lane) => lane.label,
-  state: (span, lane, now) => state(span, now),
-  job: (span) => title(span),
-  user: (span) => span.user,
-  share: (span) => percent(span.share),
-  used: (span) => use(span),
-  start: (span) => moment(span.start),
-  end: (span) => moment(span.end),
-  latestStart: (span) => (span.latestStart === null ? "" : moment(span.latestStart)),
-  enforcement: (span) => span.enforcement,
-};
+const COLUMNS = [
+  ["Node", (span, lane) => lane.node],
+  ["Device", (span, lane) => lane.label],
+  ["State", (span, lane, now) => state(span, now)],
+  ["Job", (span) => title(span)],
+  ["User", (span) => span.user],
+  ["Share", (span) => percent(span.share)],
+  ["Use", (span) => use(span)],
+  ["From", (span) => moment(span.start)],
+  ["Until", (span) => moment(span.end)],
+  ["Latest start", (span) => (span.latestStart === null ? "" : moment(span.latestStart))],
+  ["Enforcement", (span) => span.enforcement],
+];
 
-/** Fill the table; `link(span)` is where a span's job is, or null. */
+export function table() {
+  const head = make("tr", {}, ...COLUMNS.map(([words]) => make("th", { scope: "col" }, words)));
+  return make("table", {}, make("caption", {}, "What the window shows"), make("thead", {}, head), make("tbody", {}));
+}
+
+/** What the window shows; `link(span)` is where a span's job is, or null. */
 export function fill(table, model, view, now, link) {
-  const fields = [...table.querySelectorAll("thead [data-field]")].map((head) => head.dataset.field);
-  const body = table.tBodies[0];
-  if (fields.length === 0 || !body) return;
   const rows = [];
   for (const [span, lane] of model.within(view.from, view.until)) {
-    if (rows.length === MOST) break;
-    const row = document.createElement("tr");
-    for (const field of fields) {
-      const cell = row.insertCell();
-      const text = FIELDS[field]?.(span, lane, now) ?? "";
-      const address = field === "job" ? link(span) : null;
-      if (address) {
-        const anchor = document.createElement("a");
-        anchor.href = address;
-        anchor.textContent = text;
-        cell.append(anchor);
-      } else cell.textContent = text;
+    if (rows.length === MOST) {
+      rows.push(make("tr", {}, make("td", { colspan: String(COLUMNS.length) }, `Only the first ${MOST} are listed: zoom in.`)));
+      break;
     }
-    rows.push(row);
+    const address = link(span);
+    rows.push(make("tr", {}, ...COLUMNS.map(([words, tell]) => {
+      const text = tell(span, lane, now);
+      return make("td", {}, words === "Job" && address ? make("a", { href: address }, text) : text);
+    })));
   }
-  body.replaceChildren(...rows);
+  table.tBodies[0].replaceChildren(...rows);
 }
