@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 STATIC = Path(http.__file__).parent / "ui" / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css"}
-PAGE = f"""<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Timeline</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="/icon.svg">
 <link rel="stylesheet" href="/harness.css"><link rel="stylesheet" href="/ui/static/timeline.css">
 <script type="module" src="/ui/static/timeline.js"></script></head>
 <body><main><h1>Timeline</h1>
-<lease-timeline src="/timeline" job-url="/ui/jobs/{{namespace}}/{{name}}" user="alice"></lease-timeline></main></body></html>"""
+<lease-timeline src="/timeline" job-url="/ui/jobs/{namespace}/{name}" user="alice">
+</lease-timeline></main></body></html>"""
 STYLE = """:root { color-scheme: light dark; font-family: system-ui }
 :root { background: light-dark(#fff, #0e1115); color: light-dark(#111, #eee) }
 a { color: light-dark(#0050a0, #8fc4ff) } table { display: block; overflow-x: auto }"""
