@@ -112,8 +112,8 @@ def test_lanes_stand_by_node_and_instances_within_their_gpu(served: Harness, ope
     page = opened(open_page, served)
     labels = ask(page, "t.model.rows.map((row) => [row.label, row.depth])")
     assert labels[:8] == [
-        ["gpu-01", 0], ["GPU 0", 1], ["GPU in MIG instances", 1], ["MIG 1", 2], ["MIG 2", 2], ["MIG 3", 2],
-        ["GPU 4", 1], ["GPU 5", 1],
+        ["gpu-01", 0], ["Device 0", 1], ["GPU in MIG instances", 1], ["MIG 1", 2], ["MIG 2", 2], ["MIG 3", 2],
+        ["Device 4", 1], ["Device 5", 1],
     ]  # fmt: skip
     assert [label for label, depth in labels if depth == 0] == ["gpu-01", "gpu-02", "gpu-03"]
     assert violations(page) == []
@@ -155,7 +155,7 @@ def test_pointing_tells_and_a_click_opens_the_job(served: Harness, open_page: Op
     page.mouse.move(*place(page, 1, 0.2))
     words = card(page).inner_text()
     use = ("memory 80% used, 20% idle", "compute 30% busy")
-    for part in ("team/train", "alice", "Bound", "50%", *use, "hard", "gpu-1, GPU 0", "in 1 h"):
+    for part in ("team/train", "alice", "Bound", "50%", *use, "hard", "gpu-1, Device 0", "in 1 h"):
         assert part in words
     page.mouse.move(*place(page, 1, 2.5))
     assert "A job of bob" in card(page).inner_text()
@@ -399,7 +399,7 @@ def test_the_table_says_what_the_window_shows(served: Harness, open_page: Opens)
     eventually(lambda: rows.count() == 2, 10)
     cells = rows.first.locator("td").all_inner_texts()
     assert [cells[index] for index in (0, 1, 2, 3, 4, 5, 6, 10)] == [
-        "gpu-1", "GPU 0", "Bound", "team/train", "alice", "50%", "memory 110% used, 10% over", "hard",
+        "gpu-1", "Device 0", "Bound", "team/train", "alice", "50%", "memory 110% used, 10% over", "hard",
     ]  # fmt: skip
     assert violations(page) == []
     page.get_by_role("combobox").select_option("1 week")

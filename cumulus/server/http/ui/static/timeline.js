@@ -182,8 +182,9 @@ class LeaseTimeline extends HTMLElement {
     const room = this.scroller.clientWidth - card.offsetWidth - 4;
     card.style.left = `${Math.max(4, Math.min(room, x + Math.min(wide, 40)))}px`;
     const below = y + high + 6;
-    const fits = below + card.offsetHeight <= this.scroller.clientHeight;
-    card.style.top = `${fits ? below : Math.max(4, y - card.offsetHeight - 6)}px`;
+    const above = y - card.offsetHeight - 6;
+    // Above where it fits; over what follows the canvas where it is a low one.
+    card.style.top = `${below + card.offsetHeight > this.scroller.clientHeight && above > 0 ? above : below}px`;
   }
 
   _link({ job }) {
@@ -251,7 +252,7 @@ class LeaseTimeline extends HTMLElement {
 
   _resize() {
     const most = Math.max(220, Math.round(innerHeight * 0.7));
-    const high = Math.min(most, Math.max(120, this.model.height + AXIS + 4));
+    const high = Math.min(most, this.model.height + AXIS + 4);
     const wide = this.scroller.clientWidth;
     this.scroller.style.height = `${high}px`;
     this.spacer.style.height = `${Math.max(0, this.model.height + AXIS + 4 - high)}px`;

@@ -111,7 +111,7 @@ function covers(window, wanted) {
 function understood({ lanes }) {
   return lanes.map(({ node, device, uuid, name, parent, healthy, spans }) => ({
     node, device, uuid, parent, healthy,
-    label: `${parent === null ? "GPU" : "MIG"} ${device}`,
+    label: `${parent === null ? "Device" : "MIG"} ${device}`,
     title: name,
     spans: spans.map(understoodSpan),
   }));
