@@ -14,7 +14,7 @@ from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.kinds import gpujob
 from cumulus.resources.submitter import Submitter
-from cumulus.server.http.ui import actions, described, job_log
+from cumulus.server.http.ui import actions, described, job_log, sparklines
 from cumulus.server.http.ui.pages import page
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def show(visit: Visit) -> Response:
         why=_why(visit, key), unsaved=_told(lambda each: gpujob.unsaved(each, now), job), saved=_saved(job, visit),
         sections=list(described.sections(found, now)), related=described.related(found, now),
         conditions=described.conditions(job), events=list(reversed(found.events)), buttons=actions.buttons(visit, job),
+        sparks=sparklines.of(visit, key),
         manifest=dump(_manifest(job)), log=job_log.panel(visit, job),
     )  # fmt: skip
 

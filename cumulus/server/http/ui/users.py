@@ -1,19 +1,27 @@
-"""Who holds how much now."""
+"""Who holds how much: now, over time, and in GPU-hours that were used or idle."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+import orjson
+from starlette.responses import Response
 from starlette.routing import Route
 
 from cumulus.server.http.ui.pages import page
 
 if TYPE_CHECKING:
-    from starlette.responses import Response
-
     from cumulus.answers.usage import ShareUse
     from cumulus.server.http.ui.pages import Visit
+
+DAYS = {"1": "a day", "7": "a week", "30": "30 days", "90": "90 days"}
+"""How far back people look."""
+_USUAL = "7"
+_POINTS = 200
+MOST = 8
+"""Users that are drawn, each with a colour."""
 
 
 class UserRow(NamedTuple):
@@ -38,7 +46,38 @@ def show(visit: Visit) -> Response:
         for user, shares in held.items()
     ]  # fmt: skip
     rows.sort(key=lambda row: -row.memory_bytes)
-    return visit.render("users.html", active="users", kinds="GPUPartition GPUNode", rows=rows)
+    days = _days(visit)
+    since, _ = _window(visit)
+    return visit.render(
+        "users.html", active="users", kinds="GPUPartition", rows=rows, days=days, choices=DAYS,
+        report=visit.service.history.report(visit.identity, since=since, by="user"),
+    )  # fmt: skip
 
 
-ROUTES = (Route("/ui/users", page(show)),)
+def held_over_time(visit: Visit) -> Response:
+    """Seconds since 1970, and devices held, for a script that draws them."""
+    start, end = _window(visit)
+    found = visit.service.history.held_over_time(visit.identity, start=start, end=end, points=_POINTS, by="user")
+    series = sorted(found["series"], key=lambda each: -sum(each["held"]))
+    count = max((len(each["held"]) for each in series), default=0)
+    drawn = {
+        "times": [(found["start"] + number * found["step"]) / 1000 for number in range(count)],
+        "series": [{"name": each["name"] or "nobody known", "held": each["held"]} for each in series[:MOST]],
+        "left": max(0, len(series) - MOST),
+    }
+    return Response(orjson.dumps(drawn), headers={"cache-control": "no-store"}, media_type="application/json")
+
+
+def _days(visit: Visit) -> str:
+    found = visit.query.get("days", _USUAL)
+    return found if found in DAYS else _USUAL
+
+
+def _window(visit: Visit) -> tuple[int, int]:
+    """In milliseconds since 1970."""
+    now = visit.now
+    since = now - timedelta(days=int(_days(visit)))
+    return round(since.timestamp() * 1000), round(now.timestamp() * 1000)
+
+
+ROUTES = (Route("/ui/users", page(show)), Route("/ui/data/held", page(held_over_time)))

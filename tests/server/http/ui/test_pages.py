@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
-from cumulus.server.http.ui import changes
+from cumulus.server.http.ui import changes, sparklines
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.base import Store
@@ -189,6 +190,7 @@ def test_scripts_are_kept_for_ever_under_the_address_of_what_they_hold(browser: 
     addresses = re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/sign-in"))
     browser.sign_in()
     addresses += re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/"))
+    addresses += re.findall(r'"(/ui/static/[^"]+)"', browser.page("/ui/users"))
     names = ("axis", "input", "model", "paint", "source", "table", "view", "words")
     addresses += [f"/ui/static/timeline/{name}.js" for name in names]
     total = 0
@@ -265,3 +267,24 @@ def test_the_timeline_is_the_histories_own(browser: Browser, served: Served) -> 
         assert browser.get(f"/ui/data/timeline{query}").code == 400, query
     stranger = Browser(served)
     assert stranger.get("/ui/data/timeline", accept="application/json", follow=False).code == 401
+
+
+def test_what_users_held_and_used(browser: Browser, served: Served) -> None:
+    plant(served.store, [node("gpu-1"), of(running("go"), "ann", 1001), of(active("go-a1-r0-d0"), "ann", 1001)])
+    browser.sign_in()
+    html = browser.page("/ui/users?days=30")
+    assert html.count(">ann<") >= 1
+    assert "all of them" in html
+    drawn = browser.get("/ui/data/held?days=1").json
+    assert [each["name"] for each in drawn["series"]] == ["ann"]
+    assert len(drawn["times"]) == len(drawn["series"][0]["held"])
+    assert browser.get("/ui/users?days=x%3Cscript%3E").code == 200
+
+
+def test_a_sparkline_has_gaps_where_nobody_knows() -> None:
+    assert sparklines._path([0.0, 0.6, None, 2.0]) == "M0 100.0 L0.01 100.0 L1 50.0 M3 0.0 L3.01 0.0"
+    lease: Any = {
+        "attempt": 1, "replica": 0, "device": 2, "node": "n", "used": [0.5, None], "busy": [None, None],
+    }  # fmt: skip
+    (spark,) = sparklines._sparks(lease)
+    assert (spark.what, spark.last, spark.highest, spark.width) == ("memory", None, 0.5, 1)
