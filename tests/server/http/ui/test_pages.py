@@ -7,10 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
 from cumulus.server.http.ui import changes, sparklines
+from cumulus.service.history import History
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.base import Store
@@ -269,16 +272,25 @@ def test_the_timeline_is_the_histories_own(browser: Browser, served: Served) -> 
     assert stranger.get("/ui/data/timeline", accept="application/json", follow=False).code == 401
 
 
-def test_what_users_held_and_used(browser: Browser, served: Served) -> None:
+def test_what_users_held_and_used(browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(served.store, [node("gpu-1"), of(running("go"), "ann", 1001), of(active("go-a1-r0-d0"), "ann", 1001)])
     browser.sign_in()
+    assert "Nobody held a share" in browser.page("/ui/users?days=x%3Cscript%3E")
+    row = {
+        "name": EVIL, "leases": 3, "heldGpuHours": 2.0, "usedGpuHours": 0.5, "idleGpuHours": 1.5,
+        "unknownGpuHours": 0.0, "promises": 2, "promisesKept": 1,
+    }  # fmt: skip
+    report = {"whole": False, "rows": [row], "total": {**row, "name": ""}}
+    held = {"start": 0, "step": 1000, "series": [{"name": str(n), "held": [0.0, n / 10]} for n in range(10)]}
+    monkeypatch.setattr(History, "report", lambda self, identity, **asked: report)
+    monkeypatch.setattr(History, "held_over_time", lambda self, identity, **asked: held)
     html = browser.page("/ui/users?days=30")
-    assert html.count(">ann<") >= 1
-    assert "all of them" in html
+    assert "<script>alert" not in html
+    for words in ("&lt;script&gt;alert", "all of them", "1 of 2", ">1.5<", "that you may read", ">ann<"):
+        assert words in html, words
     drawn = browser.get("/ui/data/held?days=1").json
-    assert [each["name"] for each in drawn["series"]] == ["ann"]
-    assert len(drawn["times"]) == len(drawn["series"][0]["held"])
-    assert browser.get("/ui/users?days=x%3Cscript%3E").code == 200
+    assert [each["name"] for each in drawn["series"]] == list("98765432")
+    assert (drawn["times"], drawn["left"]) == ([0, 1], 2)
 
 
 def test_a_sparkline_has_gaps_where_nobody_knows() -> None:
