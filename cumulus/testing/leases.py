@@ -73,6 +73,8 @@ class _Held:
     """When it expires, on the monotonic clock."""
     seconds: float
     """What it was granted for, which counts from its program's start."""
+    ending: float = 0.0
+    """When its processes were told to end, on the monotonic clock."""
     ended: float = 0.0
     holders: list[Holder] = field(default_factory=list)
     moved: float = 0.0
@@ -266,7 +268,8 @@ class FakeLeases:
                 if held.lease.state.goes_on and held.ends <= now:
                     self._end(held, held.ends, EndReason.EXPIRED)
                 if held.lease.state is LeaseState.ENDING and all(holder.ends() <= now for holder in held.holders):
-                    held.lease = replace(held.lease, state=LeaseState.ENDED, ended_at=timestamp(self._clock.now()))
+                    gone = max(held.ending, *(holder.ends() for holder in held.holders), 0.0)
+                    held.lease = replace(held.lease, state=LeaseState.ENDED, ended_at=self._wall(gone - now))
                     held.lease = replace(held.lease, parked_bytes=0)
                     held.ended = now
                     del self._live[id]
@@ -371,6 +374,7 @@ class FakeLeases:
     def _end(self, held: _Held, at: float, reason: EndReason) -> None:
         if held.lease.state.goes_on:
             held.lease = replace(held.lease, state=LeaseState.ENDING, end_reason=reason)
+            held.ending = at
             for holder in held.holders:
                 holder.terminate(at, 0.0 if reason is EndReason.OVERUSED else held.lease.grace, reason)
 

@@ -19,6 +19,7 @@ from cumulus.controllers.composition import Declared, context_maker, declared
 from cumulus.controllers.context import Context, Removals
 from cumulus.errors import Fenced
 from cumulus.gitops.room import SourceRoom
+from cumulus.history.follower import Follower
 from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector
 from cumulus.nodes.agent import Agents, NodeAgent
@@ -112,6 +113,7 @@ class Daemon:
         controllers: Sequence[Declared] | None = None,
         sources: SourceRoom | None = None,
         removals: Removals | None = None,
+        history: Follower | None = None,
     ) -> None:
         """`store` is what the daemon sees of the world's store, where that is not the store itself. `controllers`:
         all that are declared, unless given."""
@@ -121,6 +123,7 @@ class Daemon:
         self.informer = informer_for(self.store, self._controllers)
         self.sources = sources
         self.removals = removals
+        self.history = history
         self.elector = Elector(self.store, identity, world.clock)
         self.loops: ControllerGroup[Context] | None = None
         self._rng = random.Random(seed)
@@ -163,7 +166,7 @@ class Daemon:
                 self.store, self.informer, self._controllers,
                 context_maker(
                     [world.backend], Agents(self.informer.cache, world.agents), sources=self.sources, blobs=world.blobs,
-                    removals=self.removals,
+                    removals=self.removals, history=self.history,
                 ),
                 world.clock, term,
                 fenced=self.elector.depose, rng=self._rng,
