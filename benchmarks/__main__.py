@@ -23,7 +23,7 @@ from benchmarks import report
 from benchmarks.harness import Failed, LeftOut, Result, written
 
 NAMES = (
-    "store", "watches", "http_watches", "http_objects", "jobs", "idle", "command", "run", "lease", "placement",
+    "store", "history", "watches", "http_watches", "http_objects", "jobs", "idle", "command", "run", "lease", "placement",
     "checkpoint", "handover", "storage", "sdk", "swarm", "gitops", "timeline",
 )  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs"

@@ -16,7 +16,8 @@ class Span(TypedDict):
     """Something that has a lane, or a part of its height, for a time. Spans of leases do not overlap."""
 
     kind: SpanKind
-    """Drain: the node takes nothing new. Down: the node does not answer, or the device failed."""
+    """Drain: the node takes nothing new. Down: the node does not answer, or the device failed. Parked: a program of the
+    device waits in main memory; its share is 0, since it holds none."""
     start: int
     end: int
     """Of a lease that runs: when it ends at the latest. Of what has no end yet: the window's."""

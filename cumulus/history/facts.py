@@ -64,6 +64,10 @@ class LeaseFact(NamedTuple):
     phase: str
     granted: bool
     """False: it is bound, and its node has not been asked yet."""
+    parked: bool = False
+    """Its program waits in main memory since `start`, and holds no share."""
+    left: int | None = None
+    """When it gave back the share that it had before this one, to be parked."""
 
 
 class PromiseFact(NamedTuple):
@@ -150,6 +154,10 @@ def lease(partition: Document) -> LeaseFact | None:
     expires = milliseconds(status.get("expiresAt"))
     if expires is None:
         expires = start + round(1000 * parse_duration(spec.get("duration") or 0))
+    left = milliseconds(lookup(status, "parked.since"))
+    parked = left is not None and (phase == "Parked" or start <= left)
+    if parked and left is not None:
+        start, left = left, None
     end = None
     if phase in ENDED:
         end = max(start, milliseconds(status.get("endedAt")) or expires)
@@ -162,7 +170,7 @@ def lease(partition: Document) -> LeaseFact | None:
         compute=int(status.get("compute") or 0), enforcement=str(status.get("enforcement") or ""),
         attempt=_number(labels.get(ATTEMPT_LABEL)), replica=_number(labels.get(REPLICA_LABEL)), start=start,
         started=milliseconds(status.get("startedAt")), expires=expires, end=end, phase=phase,
-        granted=granted is not None,
+        granted=granted is not None, parked=parked, left=left,
     )  # fmt: skip
 
 

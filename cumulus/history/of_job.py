@@ -18,7 +18,7 @@ def series(db: sqlite3.Connection, namespace: str, job: str) -> Iterator[UseSeri
         "SELECT node.text, d.number, d.name, l.attempt, l.replica, l.start, l.ended, l.share, l.memory, s.first, "
         "s.step, s.samples FROM leases l JOIN devices d ON d.id = l.device JOIN names node ON node.id = d.node "
         "LEFT JOIN series s ON s.lease = l.id WHERE l.namespace = (SELECT id FROM names WHERE text = ?) "
-        "AND l.job = (SELECT id FROM names WHERE text = ?) ORDER BY l.start DESC, l.id DESC LIMIT ?",
+        "AND NOT l.parked AND l.job = (SELECT id FROM names WHERE text = ?) ORDER BY l.start DESC, l.id DESC LIMIT ?",
         (namespace, job, MOST),
     )
     for node, device, name, attempt, replica, start, ended, share, memory, first, step, samples in rows:

@@ -1,6 +1,7 @@
 """The history's file: its tables, how it is made, opened and read.
 
-One row a lease, with numbers in the place of names: `names` has each text once. So a lease takes about a hundred bytes.
+One row a lease, and one for each time that its program waited in main memory; numbers stand in the place of names, each
+of which `names` has once. So a lease takes about two hundred bytes.
 Times are milliseconds since 1970, shares ten-thousandths of a device unless something else is said.
 """
 
@@ -41,7 +42,8 @@ CREATE TABLE devices (
 );
 CREATE TABLE leases (
     id INTEGER PRIMARY KEY,
-    uid BLOB NOT NULL UNIQUE,   -- 16 bytes of a UUID, or text
+    uid BLOB NOT NULL,          -- 16 bytes of a UUID, or text
+    parked INTEGER NOT NULL,    -- 1: its program waited in main memory, and held no share
     device INTEGER NOT NULL,
     start INTEGER NOT NULL,
     ended INTEGER,              -- NULL: it runs
@@ -67,6 +69,7 @@ CREATE TABLE leases (
     told INTEGER NOT NULL,      -- the same of memory
     used INTEGER NOT NULL
 );
+CREATE INDEX leases_uid ON leases (uid);
 CREATE INDEX leases_ended ON leases (ended);
 CREATE TABLE series (
     lease INTEGER PRIMARY KEY,
@@ -98,7 +101,7 @@ CREATE TABLE states (
 CREATE INDEX states_ended ON states (ended);
 """
 
-PHASES = ("Bound", "Active", "Expired", "Released", "Failed")
+PHASES = ("Bound", "Active", "Expired", "Released", "Failed", "Parked", "Unparking")
 ENFORCEMENTS = ("", "none", "guarded", "hard")
 DRAINED, DOWN = 1, 2
 

@@ -24,15 +24,15 @@ MOST_SPANS = 50_000
 _KINDS: Mapping[int, SpanKind] = {DRAINED: "Drain", DOWN: "Down"}
 
 _WIDE = """
-SELECT device, start, ended, place, height, pieces, namespace, job, owner, phase, enforcement, promised, known, busy,
-       told, used
-FROM leases WHERE ended > :start AND start < :end AND ended - start >= :least
+SELECT device, start, ended, place, height, pieces, namespace, j.text, owner, phase, enforcement, promised, known,
+       busy, told, used, parked
+FROM leases JOIN names j ON j.id = job WHERE ended > :start AND start < :end AND ended - start >= :least
 """
 _NARROW = """
 SELECT device, start / :step, min(start), max(ended), sum(height * (ended - start)), count(*),
        min(namespace), max(namespace), min(job), max(job), min(owner), max(owner), min(phase), max(phase),
        sum(known), sum(busy), sum(told), sum(used), min(place), min(height), min(enforcement), max(enforcement)
-FROM leases WHERE ended > :start AND start < :end AND ended - start < :least
+FROM leases WHERE ended > :start AND start < :end AND ended - start < :least AND NOT parked
 GROUP BY device, start / :step
 """
 _COUNT = """
@@ -66,7 +66,6 @@ class _Names:
         self._sees = sees
         self._texts: dict[int, str] = {0: ""}
         self._seen: dict[int, bool] = {}
-        self._jobs: dict[tuple[int, int], str | None] = {}
 
     def text(self, id: int) -> str:
         if id not in self._texts:
@@ -79,24 +78,21 @@ class _Names:
             self._seen[namespace] = self._sees(self.text(namespace))
         return self._seen[namespace]
 
-    def job(self, namespace: int, job: int) -> str | None:
-        """NAMESPACE/NAME, of one that the viewer sees."""
-        key = namespace, job
-        if key not in self._jobs:
-            self._jobs[key] = f"{self.text(namespace)}/{self.text(job)}" if job else None
-        return self._jobs[key]
+    def job(self, namespace: int, job: str) -> str | None:
+        """NAMESPACE/NAME, where the viewer sees what is in the namespace."""
+        return f"{self.text(namespace)}/{job}" if job and self.sees(namespace) else None
 
 
 def _wide(row: Sequence[Any], window: Window, names: _Names) -> Iterator[Span]:
     (start, ended, offset, height, packed, namespace, job, owner, phase, enforcement, promised, known, busy, told,
-     used) = row  # fmt: skip
+     used, parked) = row  # fmt: skip
     seen = names.sees(namespace)
     for piece in pieces_of(offset, height, packed):
         yield {
-            "kind": "Lease", "start": max(start, window.start), "end": min(ended, window.end),
+            "kind": "Parked" if parked else "Lease", "start": max(start, window.start), "end": min(ended, window.end),
             "share": piece.height / WHOLE, "offset": piece.offset / WHOLE,
             "used": round(used / told, 3) if told else None, "busy": round(busy / known, 3) if known else None,
-            "job": names.job(namespace, job) if seen else None, "user": (names.text(owner) or None) if seen else None,
+            "job": names.job(namespace, job), "user": (names.text(owner) or None) if seen else None,
             "phase": PHASES[phase], "enforcement": ENFORCEMENTS[enforcement], "latestStart": promised, "merged": 1,
         }  # fmt: skip
 
@@ -105,14 +101,14 @@ def _narrow(row: Sequence[Any], window: Window, names: _Names, step: int) -> Spa
     (_, start, ended, area, count, namespace, other_namespace, job, other_job, owner, other_owner, phase, other_phase,
      known, busy, told, used, offset, height, enforcement, other_enforcement) = row  # fmt: skip
     seen = names.sees(namespace) and (namespace == other_namespace or names.sees(other_namespace))
-    one_job = seen and namespace == other_namespace and job == other_job
+    one_job = namespace == other_namespace and job == other_job
     # As high as it must be to have the area of all that it stands for. A single one keeps its height.
     share = height if count == 1 else min(WHOLE, max(1, area // max(1, ended - start)))
     return {
         "kind": "Lease", "start": max(start, window.start), "end": max(min(ended, window.end), start + 1),
         "share": share / WHOLE, "offset": offset / WHOLE if count == 1 else 0.0,
         "used": round(used / told, 3) if told else None, "busy": round(busy / known, 3) if known else None,
-        "job": names.job(namespace, job) if one_job else None,
+        "job": names.job(namespace, names.text(job)) if one_job else None,
         "user": (names.text(owner) or None) if seen and owner == other_owner else None,
         "phase": PHASES[phase] if phase == other_phase else "",
         "enforcement": ENFORCEMENTS[enforcement] if enforcement == other_enforcement else "",
@@ -143,9 +139,9 @@ def running(db: sqlite3.Connection) -> Mapping[str, Known]:
 
 
 def is_over(db: sqlite3.Connection, uid: str) -> bool:
-    """Whether the end of the lease is recorded."""
-    row = db.execute("SELECT ended FROM leases WHERE uid = ?", (uid_of(uid),)).fetchone()
-    return row is not None and row[0] is not None
+    """Whether the end of the lease is recorded, also of one that was parked in between."""
+    rows = db.execute("SELECT ended FROM leases WHERE uid = ?", (uid_of(uid),)).fetchall()
+    return bool(rows) and all(ended is not None for (ended,) in rows)
 
 
 def states(db: sqlite3.Connection, window: Window) -> Iterator[tuple[str, int, SpanKind, int, int | None]]:

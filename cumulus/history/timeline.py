@@ -118,11 +118,13 @@ class Lanes:
         start = lease.start or (known.start if known is not None else 0)
         end = lease.end if lease.end is not None else max(lease.expires or 0, self._window.now + 1)
         pieces = known.pieces if known is not None else ()
-        if not pieces:
+        if lease.parked:
+            pieces = (Piece(0, 0),)
+        elif not pieces:
             pieces = place(lane.device.height(lease.memory_bytes), lane.free_from(self._window.now, end))
         lane.future += [(start, end, piece) for piece in pieces]
         for piece in pieces:
-            span = self._span("Lease", start, end, piece)
+            span = self._span("Parked" if lease.parked else "Lease", start, end, piece)
             if span is None:
                 return
             if self._sees(lease.namespace):

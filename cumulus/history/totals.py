@@ -20,7 +20,7 @@ _HOUR = 3_600_000
 _OVERLAP = "(min(coalesce(l.ended, :now), :until) - max(l.start, :since))"
 _FROM = """
 FROM leases l JOIN devices d ON d.id = l.device
-WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until
+WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until AND NOT l.parked
 """
 _LASTED = "max(1, coalesce(l.ended, :now) - l.start)"
 _TOTALS = f"""
@@ -130,7 +130,7 @@ def held(
         f"SELECT n.text, ns.text, max(l.start, :since), min(coalesce(l.ended, :now), :until), l.share "
         f"FROM leases l JOIN devices d ON d.id = l.device JOIN names n ON n.id = {_GROUPS[by]} "
         "JOIN names ns ON ns.id = l.namespace "
-        "WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until",
+        "WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until AND NOT l.parked",
         time._asdict(),
     )
     found: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * points)
@@ -140,12 +140,13 @@ def held(
     return step, found
 
 
-def held_now(db: sqlite3.Connection, now: int, by: By, sees: Sees) -> Mapping[str, float]:
+def held_now(db: sqlite3.Connection, by: By, sees: Sees) -> Mapping[str, float]:
     """How many devices are held, by name."""
     found: defaultdict[str, float] = defaultdict(float)
     for name, namespace, share in db.execute(
         f"SELECT n.text, ns.text, sum(l.share) FROM leases l JOIN devices d ON d.id = l.device "
-        f"JOIN names n ON n.id = {_GROUPS[by]} JOIN names ns ON ns.id = l.namespace WHERE l.ended IS NULL GROUP BY 1, 2"
+        f"JOIN names n ON n.id = {_GROUPS[by]} JOIN names ns ON ns.id = l.namespace "
+        "WHERE l.ended IS NULL AND NOT l.parked GROUP BY 1, 2"
     ):
         if sees(namespace):
             found[name] += share / 1000

@@ -31,6 +31,7 @@ class Running:
     pieces: Sequence[Piece]
     made_there: bool
     """On the node itself."""
+    parked: bool
     fact: LeaseFact | None = None
     """As it was told last; None: it was read from the file."""
     sampled: int | None = None
@@ -74,6 +75,9 @@ class Writer:
         known = self.running.get(fact.uid)
         if known is not None and known.fact == fact:
             return
+        if known is not None and _is_another(known, fact):
+            self._part(fact.uid, known, fact.start if fact.left is None or known.parked else fact.left)
+            known = None
         if known is None:
             known = self._add_lease(fact, gang)
         if known is None:
@@ -100,6 +104,15 @@ class Writer:
             if not known.made_there and uid not in seen:
                 self._end(uid, known, now)
 
+    def _part(self, uid: str, known: Running, moment: int) -> None:
+        """It was parked, or came back: what was before is over."""
+        end = max(known.start, moment)
+        self.connection.execute(
+            "UPDATE leases SET ended = ?, phase = ? WHERE id = ?", (end, _phase("Parked"), known.id)
+        )
+        del self.running[uid]
+        self._settle(known, end)
+
     def _end(self, uid: str, known: Running, now: int) -> None:
         """Of what is gone without a word: it ended by now, and when it had to at the latest."""
         self.wrote = True
@@ -111,25 +124,32 @@ class Writer:
 
     def _add_lease(self, fact: LeaseFact, gang: str) -> Running | None:
         """A new row. None where the lease is written already, and has ended."""
-        found = self.connection.execute("SELECT ended FROM leases WHERE uid = ?", (uid_of(fact.uid),)).fetchone()
+        earliest = fact.start if fact.parked else fact.left or 0
+        found = self.connection.execute(
+            "SELECT 1 FROM leases WHERE uid = ? AND parked = ? AND start >= ?",
+            (uid_of(fact.uid), fact.parked, earliest),
+        ).fetchone()
         if found is not None:
             return None
         device, described = self._device_of(fact)
         height = described.height(fact.memory_bytes) if described.memory_bytes else self._share(fact) * WHOLE // 1000
-        pieces = place(max(1, height), self._taken(device, fact))
+        # What waits in main memory takes nothing of the lane.
+        pieces = [Piece(0, 0)] if fact.parked else place(max(1, height), self._taken(device, fact))
         promised = self.connection.execute("SELECT latest FROM promises WHERE gang = ?", (gang,)).fetchone()
         made = self.connection.execute(
-            "INSERT INTO leases (uid, device, start, namespace, job, owner, queue, attempt, replica, memory, share, "
-            "compute, height, place, pieces, phase, enforcement, promised, known, busy, told, used) "
-            "VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, 0, 0, 0, ?, ?, ?, 0, 0, ?, 0, 0, 0, 0)",
+            "INSERT INTO leases (uid, parked, device, start, namespace, job, owner, queue, attempt, replica, memory, "
+            "share, compute, height, place, pieces, phase, enforcement, promised, known, busy, told, used) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, 0, 0, 0, ?, ?, ?, 0, 0, ?, 0, 0, 0, 0)",
             (
-                uid_of(fact.uid), device, fact.start, self._name(fact.namespace), self._name(fact.job),
+                uid_of(fact.uid), fact.parked, device, fact.start, self._name(fact.namespace), self._name(fact.job),
                 self._name(fact.user), fact.attempt, fact.replica, sum(piece.height for piece in pieces),
                 pieces[0].offset, pack(pieces) if len(pieces) > 1 else None, promised[0] if promised else None,
             ),
         )  # fmt: skip
         assert made.lastrowid is not None
-        return Running(made.lastrowid, fact.node, device, fact.start, fact.expires, pieces, not fact.namespace)
+        return Running(
+            made.lastrowid, fact.node, device, fact.start, fact.expires, pieces, not fact.namespace, fact.parked
+        )
 
     def _taken(self, device: int, fact: LeaseFact) -> list[Piece]:
         """What others have of the lane while it lasts."""
@@ -162,7 +182,7 @@ class Writer:
         for id, sample in uses.items():
             uid = id if id in self.running else f"{node}/{id}"
             lease = self.running.get(uid)
-            if lease is None or lease.node != node:
+            if lease is None or lease.node != node or lease.parked:
                 continue
             since = max(lease.start, now - every if lease.sampled is None else lease.sampled)
             passed = max(0, min(now - since, 2 * every))
@@ -301,14 +321,14 @@ class Writer:
             "JOIN names n ON n.id = d.node WHERE d.since > 0 ORDER BY d.since, d.id"
         ):
             self._devices[row[1], row[2]] = row[0], DeviceFact(*row[1:])
-        for uid, id, node, device, start, expires, offset, height, packed, namespace, sampled in ask(
-            "SELECT l.uid, l.id, n.text, l.device, l.start, l.expires, l.place, l.height, l.pieces, l.namespace, "
-            "s.first + s.step * (length(s.samples) / 2) FROM leases l JOIN devices d ON d.id = l.device "
+        for uid, parked, id, node, device, start, expires, offset, height, packed, namespace, sampled in ask(
+            "SELECT l.uid, l.parked, l.id, n.text, l.device, l.start, l.expires, l.place, l.height, l.pieces, "
+            "l.namespace, s.first + s.step * (length(s.samples) / 2) FROM leases l JOIN devices d ON d.id = l.device "
             "JOIN names n ON n.id = d.node LEFT JOIN series s ON s.lease = l.id WHERE l.ended IS NULL"
         ):
             pieces = pieces_of(offset, height, packed)
             self.running[text_of(uid)] = Running(
-                id, node, device, start, expires, pieces, namespace == 0, sampled=sampled
+                id, node, device, start, expires, pieces, namespace == 0, bool(parked), sampled=sampled
             )
         for id, gang, latest in ask("SELECT id, gang, latest FROM promises WHERE closed IS NULL"):
             self._promises[gang] = id, latest
@@ -316,6 +336,11 @@ class Writer:
             "SELECT s.id, n.text, s.number, s.kind FROM states s JOIN names n ON n.id = s.node WHERE s.ended IS NULL"
         ):
             self._states[node, number, kind] = id
+
+
+def _is_another(known: Running, fact: LeaseFact) -> bool:
+    """Whether the share is not the one that is written: its program was parked, or came back."""
+    return known.parked != fact.parked or (fact.left is not None and known.start < fact.left)
 
 
 def pieces_of(offset: int, height: int, packed: bytes | None) -> Sequence[Piece]:

@@ -103,7 +103,7 @@ class History:
             step, found = (
                 (max(1, -(-(end - start) // points)), {}) if db is None else totals.held(db, time, points, group, sees)
             )
-            current = {} if db is None else totals.held_now(db, now, group, sees)
+            current = {} if db is None else totals.held_now(db, group, sees)
         series = [
             HeldSeries(name=name, now=current.get(name, 0.0), held=[round(each, 4) for each in held])
             for name, held in found.items()

@@ -354,3 +354,27 @@ def test_what_is_over_for_long_is_forgotten_and_nothing_else(tmp_path: Path) -> 
         assert db.execute("SELECT count(*) FROM leases").fetchone() == (1,)
     assert "runs" in names
     assert not any(name.startswith("old") for name in names)
+
+
+class TestParking:
+    def test_a_program_in_main_memory_holds_no_share(self, recorder: Recorder, tmp_path: Path) -> None:
+        """Held for an hour, parked for one, held for half an hour, and parked until it was over."""
+        held = _one()
+        placed = held.states()[2][1]["status"]
+        parked = {**placed, "phase": "Parked", "parked": {"since": at(60 * MINUTE)}}
+        coming = {**parked, "phase": "Unparking"}
+        again = {**parked, "phase": "Active", "activatedAt": at(120 * MINUTE)}
+        twice = {**again, "phase": "Parked", "parked": {"since": at(150 * MINUTE)}}
+        over = {**twice, "phase": "Expired", "endedAt": at(180 * MINUTE)}
+        told = [machine("gpu-1"), *(held.document(**status) for status in (placed, parked, coming, again, twice, over))]
+        recorder.take(STORE, _events(*told))
+        window = Window(BEGIN, BEGIN + ALL, BEGIN + ALL)
+        with reading(tmp_path / "history" / "h.db") as db:
+            assert db is not None
+            ((_, found),) = spans.past(db, window, 10**9, lambda _: True)
+            assert spans.is_over(db, held.uid)
+        assert sorted(
+            ((span["start"] - BEGIN) // MINUTE, (span["end"] - BEGIN) // MINUTE, span["kind"], span["share"])
+            for span in found
+        ) == [(0, 60, "Lease", 0.5), (60, 120, "Parked", 0), (120, 150, "Lease", 0.5), (150, 180, "Parked", 0)]
+        assert _hours(tmp_path, 0, ALL, "user") == {"ann": 0.75}
