@@ -16,6 +16,7 @@ from cumulus.resources.kinds import (
     lease,
     queue,
     queueusage,
+    reservation,
     rolebinding,
     source,
 )
@@ -23,6 +24,7 @@ from cumulus.resources.kinds import (
 KINDS: tuple[Kind, ...] = (
     gpujob.KIND, gpupartition.KIND, gpunode.KIND, event.KIND, lease.KIND, rolebinding.KIND, rolebinding.CLUSTER_KIND,
     source.KIND, queue.KIND, gpucronjob.KIND, queueusage.KIND,
+    reservation.KIND,
 )  # fmt: skip
 
 BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}

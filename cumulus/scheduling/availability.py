@@ -154,6 +154,10 @@ class Availability:
         """The slot of that device. Raises KeyError."""
         return self._by_place[node, device]
 
+    def has(self, node: str, device: int) -> bool:
+        """Whether that device takes anything new."""
+        return (node, device) in self._by_place
+
     def ports_booked(self, node: str, ports: tuple[int, ...], start: int, length: int) -> Booking | None:
         """What keeps a gang from having these host ports of the node from `start` for `length`; None where they are
         free."""

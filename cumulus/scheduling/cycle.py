@@ -60,6 +60,7 @@ from cumulus.scheduling.snapshot import Gang, Member, Snapshot
 from cumulus.scheduling.starts import NotBefore, earliest
 from cumulus.scheduling.timeline import microseconds
 from cumulus.scheduling.usage import share_of
+from cumulus.scheduling.windows import Windows
 
 RESERVATION_DEPTH = 8
 """Gangs with the same filters that get a reservation in one cycle. One would do against starvation; a few more
@@ -67,6 +68,9 @@ keep those next in line from being overtaken again and again."""
 
 RESERVATION_WORK = 400_000
 """Once a cycle has looked at so many devices one by one, only the first gang of each kind still gets one."""
+
+_Alone = tuple[int, float, tuple[int, ...]]
+"""A demand's identity, seconds, and the windows that are held for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,7 @@ class Cycle:
         self.queue = tuple(policies.order.arrange(snapshot))
         """The gangs in the order in which they are to be considered."""
         self.availability = Availability(snapshot)
+        self.windows = Windows(policies.windows, self.availability, snapshot.now)
         self.bindings: list[Binding] = []
         self.refusals: list[Refusal] = []
         self.victims: list[Victim] = []
@@ -179,13 +184,16 @@ class Cycle:
         self._last_reserved: tuple[int, list[Seat]] = (0, [])
         self._bound: list[tuple[str, tuple[str, int]]] = []
         self._lenders = policies.preemption.begin(snapshot) if policies.promises else None
-        self.promises = Promises(snapshot, self.availability, policies.promises, self._gate, self._lenders)
-        self._reclaim = Reclaim(snapshot, self.availability, self._lenders) if self._lenders is not None else None
+        self.promises = Promises(
+            snapshot, self.availability, policies.promises, self._gate, self.windows, self._lenders
+        )
+        self._reclaim = None
+        if self._lenders is not None:
+            self._reclaim = Reclaim(snapshot, self.availability, self._lenders, self.windows)
         self._booked: list[Booked] = []
-        self._alike: set[tuple[int, float]] = set()
-        """Gangs of one, as (demand's identity, seconds), whose like was refused: no more than a look for each of
-        thousands that ask for the same."""
-        self._settled: dict[tuple[int, float], bool] = {}
+        self._alike: set[_Alone] = set()
+        """Gangs of one whose like was refused: no more than a look for each of thousands that ask for the same."""
+        self._settled: dict[_Alone, bool] = {}
         """Those of which enough have reservations already; whether they are hopeless."""
         self.misfits = KnownMisfits()
         """What did not fit so far: whatever asks for as much does not fit either."""
@@ -198,19 +206,28 @@ class Cycle:
         self._position += 1
         if gang.promised is not None and self._policies.promises:
             self.promises.put_back(self._taken(), self._earliest)
-            return self._bind_promised(gang)
+            if not self.windows:
+                return self._bind_promised(gang)
+            with self.windows.lifted(gang):
+                return self._bind_promised(gang)
         admitted = self._let_in(gang, self._gate.admit(gang))
         if admitted is None:
             return False
-        gang = admitted
-        alone = _alone(gang)
+        if self.windows and self.windows.of(gang):
+            with self.windows.lifted(gang):
+                return self._bind(admitted, apart=True)
+        return self._bind(admitted)
+
+    def _bind(self, gang: Gang, *, apart: bool = False) -> bool:
+        """`apart`: something is held for it, so that it learns nothing from others, nor they from it."""
+        alone = self._alone(gang)
         if alone in self._alike:
             return False
         length = microseconds(gang.seconds)
-        refused = self.misfits.covers(gang, length)
+        refused = not apart and self.misfits.covers(gang, length)
         seats = None if refused else assign(self.availability, gang, 0, length)
         if seats is None:
-            if not refused:
+            if not refused and not apart:
                 self.misfits.add(gang, length)
             if alone is not None:
                 self._alike.add(alone)
@@ -264,6 +281,12 @@ class Cycle:
             refusal = Refusal(gang, self._position, None, hopeless=False, not_admitted=self.not_admitted)
             self.refusals.append(refusal)
             return refusal
+        if not self.windows:
+            return self._refuse(gang)
+        with self.windows.lifted(gang):
+            return self._refuse(gang)
+
+    def _refuse(self, gang: Gang) -> Refusal:
         asked = self.admitted(gang)
         if (back := self.take_back(gang)) is not None:
             refusal = Refusal(gang, self._position, back, hopeless=False)
@@ -274,7 +297,7 @@ class Cycle:
             refusal = Refusal(gang, self._position, self._keep(asked), hopeless=False)
             self.refusals.append(refusal)
             return refusal
-        alone = _alone(asked)
+        alone = self._alone(asked)
         if alone is not None and (known := self._settled.get(alone)) is not None:
             refusal = Refusal(gang, self._position, None, known)
             self.refusals.append(refusal)
@@ -308,7 +331,8 @@ class Cycle:
             found = self._earliest(gang, microseconds(gang.seconds) + TURNOVER)
             return None if found is None else found[0]
 
-        found = self._reclaim.find(gang, otherwise, self._booked, self.promises.kept)
+        with self.windows.lifted(gang):
+            found = self._reclaim.find(gang, otherwise, self._booked, self.promises.kept)
         if found is None or not self.promises.take_back(gang, found.start, found.seats, self._taken()):
             return None
         self._lenders.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in found.seats])
@@ -316,7 +340,14 @@ class Cycle:
         return self._reservation(gang, found.start, found.seats)
 
     def _earliest(self, gang: Gang, length: int) -> tuple[int, list[Seat]] | None:
-        return earliest(self.availability, gang, length, self._not_before)
+        apart = bool(self.windows) and bool(self.windows.of(gang))
+        return earliest(self.availability, gang, length, {} if apart else self._not_before)
+
+    def _alone(self, gang: Gang) -> _Alone | None:
+        """What makes a gang of one like another: equal demands are one object, as a rule. None for a larger gang."""
+        if len(gang.members) > 1:
+            return None
+        return id(gang.members[0].demand), gang.seconds, self.windows.of(gang) if self.windows else ()
 
     def admitted(self, gang: Gang) -> Gang:
         """The gang as it was admitted: perhaps kept off some devices."""
@@ -325,6 +356,10 @@ class Cycle:
     def reserve(self, gang: Gang) -> Reservation | None:
         """Keep the earliest start that the gang can have; None where no ready node could ever hold it."""
         gang = self.admitted(gang)
+        with self.windows.lifted(gang):
+            return self._reserve(gang)
+
+    def _reserve(self, gang: Gang) -> Reservation | None:
         length = microseconds(gang.seconds) + (TURNOVER if self._policies.promises else 0)
         found = self._earliest(gang, length)
         if found is None:
@@ -361,11 +396,6 @@ class Cycle:
 
 def _filters(gang: Gang) -> frozenset[Filter]:
     return frozenset(member.demand.filter for member in gang.members)
-
-
-def _alone(gang: Gang) -> tuple[int, float] | None:
-    """What makes a gang of one like another: equal demands are one object, as a rule. None for a larger gang."""
-    return (id(gang.members[0].demand), gang.seconds) if len(gang.members) == 1 else None
 
 
 def _binding(gang: Gang, member: Member, seat: Seat) -> Binding:

@@ -111,8 +111,9 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
     if cycle.not_admitted is not None:
         return _not_admitted(snapshot, gang, cycle.not_admitted)
     admitted = cycle.admitted(gang)
-    reasons = node_reasons(snapshot, cycle.availability, admitted)
-    instead = _instead(cycle, admitted) if policies.promises else ()
+    with cycle.windows.lifted(gang):
+        reasons = node_reasons(snapshot, cycle.availability, admitted)
+        instead = _instead(cycle, admitted) if policies.promises else ()
     ahead = _competitors(cycle, admitted)
     reservation, far_back = cycle.take_back(gang), False
     if reservation is None:

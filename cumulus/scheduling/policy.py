@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from cumulus.resources.device import Device
+from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
@@ -50,6 +51,21 @@ class QueueAdmission(Protocol):
     def begin(self, snapshot: Snapshot) -> Gate:
         """The gate of one cycle."""
         ...
+
+
+class Window(NamedTuple):
+    """Devices that are held for some from `start` to `end`."""
+
+    name: str
+    users: frozenset[str]
+    queues: frozenset[str]
+    start: datetime
+    end: datetime
+    places: tuple[Place, ...]
+
+    def admits(self, queue: str, user: str) -> bool:
+        """Whether it is held for that user of that queue."""
+        return user in self.users or (queue or DEFAULT_QUEUE) in self.queues
 
 
 class Lender(NamedTuple):
@@ -187,6 +203,8 @@ class Policies:
     promises: int = 0
     """How many gangs are promised a start that is kept from cycle to cycle. 0: what a cycle reserves it forgets, and
     the order must not change with time."""
+    windows: Sequence[Window] = ()
+    """What is held for some, beside what all the others decide."""
     lasts: Callable[[str, str, str], float | None] = lambda queue, user, job: None
     """The part of its lease that a job (queue, user, namespace/name) is expected to hold; None where nobody knows."""
     note: Callable[[Snapshot, Gang], Sequence[str]] = lambda snapshot, gang: ()

@@ -26,6 +26,7 @@ from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import Gate, Lenders, Place
 from cumulus.scheduling.snapshot import Gang, Node, ReturnsBy, Snapshot
 from cumulus.scheduling.timeline import microseconds
+from cumulus.scheduling.windows import Windows
 
 TURNOVER = 15_000_000
 """Microseconds that are kept free after each lease that a promise counts on."""
@@ -68,8 +69,10 @@ class Promises:
     """Those of one cycle: at most `most`, and what is taken back by those to whom others yield (`lenders`)."""
 
     def __init__(
-        self, snapshot: Snapshot, availability: Availability, most: int, gate: Gate, lenders: Lenders | None = None
-    ) -> None:
+        self, snapshot: Snapshot, availability: Availability, most: int, gate: Gate, windows: Windows,
+        lenders: Lenders | None = None,
+    ) -> None:  # fmt: skip
+        self._windows = windows
         self._lenders = lenders
         self.admitted: dict[str, Gang | Reason] = {}
         """Gangs that were promised a start, as they are admitted; or why they are not any more."""
@@ -124,10 +127,12 @@ class Promises:
                 broken.append((promised, gang, seats))
                 continue
             self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
-            if not self._keep_in_time(gang, promised, seats):
-                broken.append((promised, gang, self._who_took(seats, promised, taken)))
+            with self._windows.lifted(gang):
+                if not self._keep_in_time(gang, promised, seats):
+                    broken.append((promised, gang, self._who_took(seats, promised, taken)))
         for promised, gang, cause in broken:
-            self._reseat(gang, promised, cause, earliest)
+            with self._windows.lifted(gang):
+                self._reseat(gang, promised, cause, earliest)
 
     def _is_sure(self, gang: str) -> bool:
         """Whether it goes before promises of those who would borrow."""

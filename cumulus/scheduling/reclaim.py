@@ -18,6 +18,7 @@ from cumulus.scheduling.promises import LEAST_STEP, TURNOVER, Kept
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 from cumulus.scheduling.starts import earliest
 from cumulus.scheduling.timeline import microseconds
+from cumulus.scheduling.windows import Windows
 
 MOST = 16
 """Gangs for which a cycle looks at what others could give up."""
@@ -56,7 +57,8 @@ class TakenBack(NamedTuple):
 class Reclaim:
     """That of one cycle."""
 
-    def __init__(self, snapshot: Snapshot, availability: Availability, lenders: Lenders) -> None:
+    def __init__(self, snapshot: Snapshot, availability: Availability, lenders: Lenders, windows: Windows) -> None:
+        self._windows = windows
         self._snapshot = snapshot
         self._availability = availability
         self._lenders = lenders
@@ -139,6 +141,8 @@ class Reclaim:
             for seat in seats:
                 slot = there.slot(seat.slot.node, seat.slot.device.index)
                 there.reserve(slot, start, end - start, seat.memory, seat.compute, gang.name)
+        if self._windows:
+            self._windows.copied(there, gang)
         seats_now = assign(there, gang, 0, length)
         if seats_now is not None:
             return 0, seats_now, there

@@ -44,6 +44,15 @@ class Timeline:
         last = bisect_left(self.times, start + length, first + 1)
         return min(self.memory[first:last]), min(self.compute[first:last])
 
+    def steps(self, start: int, end: int) -> list[tuple[int, int, int, int]]:
+        """From when until when, between these times, how much memory and compute are free."""
+        first, last = bisect_right(self.times, start) - 1, bisect_left(self.times, end)
+        times = [start, *self.times[first + 1 : last], end]
+        return [
+            (times[index], times[index + 1], self.memory[first + index], self.compute[first + index])
+            for index in range(len(times) - 1)
+        ]
+
     def earliest(self, memory: int, compute: int, length: int) -> int | None:
         """When a share of that size and length can start; None if never."""
         start: int | None = None

@@ -20,7 +20,8 @@ from cumulus.resources.query import Query
 from cumulus.resources.queue import Queue
 from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.registry import BY_NAME
-from cumulus.scheduling import extension
+from cumulus.resources.reservation import Reservation
+from cumulus.scheduling import extension, windows
 from cumulus.scheduling.extension import Moved
 from cumulus.scheduling.policy import Policies
 from cumulus.scheduling.snapshot import Snapshot, build
@@ -91,7 +92,9 @@ class Extensions:
 
     def _check_promises(self, key: Key, held: Sequence[Key], seconds: float) -> None:
         """Raises NotExtended."""
-        snapshot, policies = self._snapshot(), self._policies()
+        snapshot = self._snapshot()
+        policies = self._policies(snapshot)
+        self._check_windows(key, snapshot, policies, held, seconds)
         late = extension.moved(snapshot, held, seconds, policies)
         if not late:
             return
@@ -104,11 +107,25 @@ class Extensions:
             hint=f"{offer} moves nobody: cumulus extend {key.name} {offer}" if offer else None,
         )
 
-    def _policies(self) -> Policies:
+    def _check_windows(
+        self, key: Key, snapshot: Snapshot, policies: Policies, held: Sequence[Key], seconds: float
+    ) -> None:
+        """Raises NotExtended where its device is held for others by then."""
+        for hold in snapshot.holds if policies.windows else ():
+            ahead = windows.next_of_others(policies.windows, hold, snapshot.now)
+            if hold.partition in held and ahead is not None:
+                if hold.returns_at + timedelta(seconds=seconds) > ahead.start:
+                    raise NotExtended(
+                        f"gpujob/{key.name} cannot have {format_duration(seconds)} more: its device is held for others "
+                        f"from {short_timestamp(ahead.start)} on (reservation {ahead.name})"
+                    )
+
+    def _policies(self, snapshot: Snapshot) -> Policies:
         client, damaged = Client(self._store), list[InvalidObject]()
         there = client.list(Queue, damaged=damaged.append)
         usages = client.list(QueueUsage, damaged=damaged.append) if there else []
-        return policies(self._home, there, usages)
+        held = client.list(Reservation, damaged=damaged.append)
+        return policies(self._home, there, usages, held, snapshot)
 
     def _check_longest(self, job: Document, longer: Sequence[Document], seconds: float) -> None:
         """Raises NotExtended where the lease would be longer than its queue allows."""

@@ -8,11 +8,18 @@ from pathlib import Path
 from cumulus import job_limit
 from cumulus.resources.queue import Queue
 from cumulus.resources.queue_usage import QueueUsage
+from cumulus.resources.reservation import Reservation
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.policy import Policies, policies_of
 from cumulus.scheduling.queues import Accounts, Book, Tree
+from cumulus.scheduling.snapshot import Snapshot
+from cumulus.scheduling.windows import plan, with_windows
 
 
-def policies(home: Path, queues: Sequence[Queue], usages: Sequence[QueueUsage]) -> Policies:
-    """Those of the daemon of that state directory, with these queues."""
-    return with_queues(policies_of(job_limit.recall(home)), Book(Tree(queues), Accounts(usages)))
+def policies(
+    home: Path, queues: Sequence[Queue], usages: Sequence[QueueUsage], reservations: Sequence[Reservation],
+    snapshot: Snapshot,
+) -> Policies:  # fmt: skip
+    """Those of the daemon of that state directory, with these queues and reservations."""
+    book = Book(Tree(queues), Accounts(usages))
+    return with_windows(with_queues(policies_of(job_limit.recall(home)), book), plan(reservations, snapshot, book.tree))

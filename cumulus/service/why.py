@@ -36,6 +36,7 @@ from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.reasons import JobCondition, JobReason, PartitionCondition
 from cumulus.resources.reclaim import Reclaim
 from cumulus.resources.registry import BY_NAME
+from cumulus.resources.reservation import Reservation
 from cumulus.scheduling import linking
 from cumulus.scheduling.explain import Explanation, explain
 from cumulus.scheduling.policy import Policies
@@ -85,7 +86,8 @@ class Explanations:
         known = {found.metadata.name for found in read.all(Queue)}
         if queue and queue not in known and not (known and queue == DEFAULT_QUEUE):
             raise NotFound(f"there is no queue {queue}", hint="see `cumulus get queues`")
-        return line(read.snapshot(), read.policies(), queue, ids=read.ids)
+        snapshot = read.snapshot()
+        return line(snapshot, read.policies(snapshot), queue, ids=read.ids)
 
     def forecast(self, identity: Identity, document: Document) -> str:
         """When a job that is not made yet would start, in one sentence. Raises what its creation would raise."""
@@ -96,7 +98,7 @@ class Explanations:
             return f"it waits {others}".removesuffix(".")
         wanted = _to_be(job)
         snapshot = read.snapshot(wanted)
-        found = explain(snapshot, wanted[0].key, read.policies())
+        found = explain(snapshot, wanted[0].key, read.policies(snapshot))
         return "" if found is None else found.headline
 
     def waiting_lines(self, identity: Identity, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
@@ -163,10 +165,11 @@ class _Reading:
         waits = waiting_words(found)
         return f"{waits}. It joins the queue after that." if waits else ""
 
-    def policies(self) -> Policies:
+    def policies(self, snapshot: Snapshot) -> Policies:
         """Those of the daemon that places."""
         queues = self.all(Queue)
-        return policies(self._home, queues, self.all(QueueUsage) if queues else ())
+        usages = self.all(QueueUsage) if queues else ()
+        return policies(self._home, queues, usages, self.all(Reservation), snapshot)
 
 
 class _Question:
@@ -212,7 +215,8 @@ class _Question:
                 pending = more = _to_be(job)
             key = pending[0].key
         self._all_partitions = partitions
-        return explain(self._read.snapshot(more, partitions), key, self._read.policies())
+        snapshot = self._read.snapshot(more, partitions)
+        return explain(snapshot, key, self._read.policies(snapshot))
 
     def _job(self) -> Iterator[str]:
         job, now = self._document, self._now

@@ -17,6 +17,7 @@ from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.quantity import Share
 from cumulus.resources.queue import Queue, QueueSpec
 from cumulus.resources.queue_usage import QueueUsage, QueueUsageSpec, usage_name
+from cumulus.resources.reservation import Reservation
 from cumulus.scheduling.claim import Demand, Filter, Promised, Returning, Yields
 from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.fair import with_queues
@@ -25,6 +26,7 @@ from cumulus.scheduling.queues import Accounts, Book, Tree
 from cumulus.scheduling.reclaim import Victim, spared
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
 from cumulus.scheduling.usage import Held, share_of, with_ended
+from cumulus.scheduling.windows import next_change, plan, with_windows
 from tests.scheduling.build import GI, NOW
 
 HALF_LIFE = 7 * 86400.0
@@ -79,6 +81,7 @@ class Cluster:
         self.late: list[str] = []
         """Jobs that were bound after they were promised to be, or whose promise moved later."""
         self.cycles = 0
+        self.reservations: dict[str, Reservation] = {}
         self.watch: Callable[[Snapshot, Policies, CycleResult], None] | None = None
         self._demands: dict[Share, Demand] = {}
         self._ends: list[tuple[float, int, str]] = []
@@ -99,6 +102,8 @@ class Cluster:
         """To that time, or until nothing happens any more."""
         while True:
             due = [queue[0][0] for queue in (self._arrivals, self._ends) if queue]
+            if (due or self.waiting) and (change := next_change(self.policies().windows, self.now)) is not None:
+                due.append((change - NOW).total_seconds())
             if not due or min(due) > until:
                 self.time = until if until != float("inf") else self.time
                 return
@@ -115,7 +120,11 @@ class Cluster:
             pass
 
     def policies(self) -> Policies:
-        return with_queues(DEFAULT, Book(self.tree, Accounts(self.usages.values())))
+        policies = with_queues(DEFAULT, Book(self.tree, Accounts(self.usages.values())))
+        planned = plan(self.reservations.values(), self.snapshot(), self.tree)
+        for each in planned:
+            self.reservations[each.reservation.metadata.name] = each.reservation.replace(status=each.status)
+        return with_windows(policies, planned)
 
     def snapshot(self) -> Snapshot:
         holds = tuple(hold for held in self.holds.values() for hold in held)
@@ -123,19 +132,19 @@ class Cluster:
 
     def cycle(self) -> bool:
         snapshot, policies = self.snapshot(), self.policies()
-        plan = place(snapshot, policies)
+        done = place(snapshot, policies)
         self.cycles += 1
         if self.watch is not None:
-            self.watch(snapshot, policies, plan)
-        for name in dict.fromkeys(binding.gang for binding in plan.bindings):
-            self._bind(name, plan)
-        for victim in plan.victims:
+            self.watch(snapshot, policies, done)
+        for name in dict.fromkeys(binding.gang for binding in done.bindings):
+            self._bind(name, done)
+        for victim in done.victims:
             self._ask(victim)
         for key in spared(snapshot):
             self._spare(key)
-        for moved in plan.moved:
+        for moved in done.moved:
             self._promise(moved.gang.name, moved.start_by, {s.partition: (s.node, s.device) for s in moved.seats})
-        return bool(plan.bindings or plan.moved or plan.victims)
+        return bool(done.bindings or done.moved or done.victims)
 
     def _ask(self, victim: Victim) -> None:
         name, said = victim.hold.job, Returning(victim.at, victim.gang.name)

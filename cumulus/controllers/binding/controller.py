@@ -33,6 +33,8 @@ from cumulus.resources.queue import Queue
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.reasons import PartitionCondition, PartitionReason
+from cumulus.resources.reservation import Reservation
+from cumulus.scheduling import windows
 from cumulus.scheduling.cycle import Binding, Cycle, Refusal
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.node_reasons import Explainer, NodeReason
@@ -40,6 +42,7 @@ from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.promises import Moved
 from cumulus.scheduling.queues import Accounts, Book, Tree
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
+from cumulus.scheduling.windows import Planned
 from cumulus.store.base import Query, Write
 from cumulus.store.client import Client
 
@@ -116,7 +119,9 @@ class BindingReconciler:
         claims = self._claims.refreshed()
         snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
         book = self._book()
-        cycle = Cycle(snapshot, with_queues(self._policies, book))
+        planned = windows.plan(self._reader.all(Reservation), snapshot, book.tree)
+        policies = windows.with_windows(with_queues(self._policies, book), planned)
+        cycle = Cycle(snapshot, policies)
         unplaced, refusals, young = self._place(snapshot, cycle)
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
@@ -124,12 +129,14 @@ class BindingReconciler:
         self._placed(cycle.bindings, refusals, snapshot.now)
         told = self._refuse(unplaced, cycle.promises.moved)
         told = self._reclaim.write(cycle.victims, snapshot) and told
+        told = self._hold(planned) and told
         if not (bound and told) or cycle.promises.unsettled:
             # The change that made it stale need not be one that wakes this controller, as that of a label.
             return After(VISIBLE_WITHIN)
         waits = [EXPLAINED_AFTER] if young or self._explain_from else []
         opens = book.tree.opens_at(snapshot.now)
-        waits += [(opens - snapshot.now).total_seconds()] if opens is not None else []
+        changes = windows.next_change(policies.windows, snapshot.now)
+        waits += [(at - snapshot.now).total_seconds() for at in (opens, changes) if at is not None]
         return After(min(waits)) if waits else Done()
 
     def _book(self) -> Book:
@@ -164,7 +171,8 @@ class BindingReconciler:
             if told and position > self._explain_from and len(unplaced) < EXPLAINED_PER_PASS:
                 last = position
                 why = cycle.not_admitted
-                message = why.message if why else summary(explain.node_reasons(cycle.admitted(gang)))
+                with cycle.windows.lifted(gang):
+                    message = why.message if why else summary(explain.node_reasons(cycle.admitted(gang)))
             refusals.append(cycle.refuse(gang))
             if last == position:
                 unplaced.append(Unplaced(gang, refusals[-1].reason.code, message))
@@ -251,6 +259,15 @@ class BindingReconciler:
         if not writes or self._write_all(writes, alone=len(writes) == 1):
             return True
         told = [self._write_all([write], alone=True) for write in writes] if len(writes) > 1 else [False]
+        return all(told)
+
+    def _hold(self, planned: Iterable[Planned]) -> bool:
+        """Say of each reservation what is held. False where one changed meanwhile."""
+        changed = [each for each in planned if each.status != each.reservation.status]
+        told = [
+            self._write_all([Write("status", each.reservation.replace(status=each.status).to_json())], alone=True)
+            for each in changed
+        ]
         return all(told)
 
     def _write_all(self, writes: Sequence[Write], *, alone: bool) -> bool:

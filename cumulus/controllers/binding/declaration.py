@@ -17,6 +17,7 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.queue import Queue
 from cumulus.resources.queue_usage import QueueUsage
+from cumulus.resources.reservation import Reservation
 
 
 def the_queue(change: Change, cache: Cache) -> tuple[Request]:
@@ -54,6 +55,7 @@ CONTROLLERS = (
             Watch(GPUPartition.KIND, the_queue_of_promises, when=became_active, after=rest),
             Watch(GPUNode.KIND, the_queue, when=matters_to_others, after=rest),
             Watch(Queue.KIND, the_queue, when=respecified, after=rest),
+            Watch(Reservation.KIND, the_queue, when=respecified, after=rest),
             Watch(QueueUsage.KIND, nobody),
         ),
         indexes=(LIVE,),

@@ -1,0 +1,187 @@
+"""Devices that are held for a time: which those are, and how one cycle keeps them free for whom they are held. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from cumulus.clock import parse_timestamp, timestamp
+from cumulus.resources.quantity import parse_duration
+from cumulus.resources.reservation import Reservation, ReservationStatus, ReservedDevice
+from cumulus.resources.schedule import following, latest
+from cumulus.scheduling.availability import Availability
+from cumulus.scheduling.policy import Place, Policies, Window
+from cumulus.scheduling.queues import Tree
+from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
+
+AHEAD = timedelta(days=35)
+"""What begins later does not count yet: leases are shorter, as a rule."""
+MOST = 16
+"""Times of one reservation that count at once."""
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Planned(NamedTuple):
+    """A reservation as it stands now."""
+
+    reservation: Reservation
+    status: ReservationStatus
+    windows: tuple[Window, ...]
+
+
+def with_windows(policies: Policies, planned: Iterable[Planned]) -> Policies:
+    """The policies with what is held."""
+    windows = tuple(window for each in planned for window in each.windows)
+    return replace(policies, windows=windows) if windows else policies
+
+
+def plan(reservations: Iterable[Reservation], snapshot: Snapshot, tree: Tree) -> list[Planned]:
+    """What each reservation holds: of what it held before as much as it can, then devices that are free by then."""
+    found: list[Planned] = []
+    for reservation in sorted(
+        reservations, key=lambda each: (each.metadata.creation_timestamp or "", each.metadata.name)
+    ):
+        times = _times(reservation, snapshot.now)
+        if not times:
+            found.append(Planned(reservation, reservation.status, ()))
+            continue
+        others = {
+            place for each in found for window in each.windows for place in window.places
+            if any(window.start < end and start < window.end for start, end in times)
+        }  # fmt: skip
+        places = _places(reservation, snapshot, others, times[0][0])
+        spec = reservation.spec
+        queues = frozenset(
+            {*spec.for_.queues} | {n for n in tree.names for r in tree.path(n) if r.name in spec.for_.queues}
+        )
+        windows = tuple(
+            Window(reservation.metadata.name, frozenset(spec.for_.users), queues, start, end, places)
+            for start, end in times
+        )
+        status = ReservationStatus(
+            start=timestamp(times[0][0]), end=timestamp(times[0][1]),
+            devices=tuple(ReservedDevice(node=node, device=device) for node, device in places),
+            missing=0 if spec.devices is None else spec.devices - len(places),
+        )  # fmt: skip
+        found.append(Planned(reservation, status, windows))
+    return found
+
+
+def next_change(windows: Iterable[Window], now: datetime) -> datetime | None:
+    """When the first of them begins or ends."""
+    return min((at for window in windows for at in (window.start, window.end) if at > now), default=None)
+
+
+def next_of_others(windows: Iterable[Window], hold: Hold, now: datetime) -> Window | None:
+    """The first that holds its device for others than who has it."""
+    place = (hold.node, hold.device)
+    found = (w for w in windows if place in w.places and w.end > now and not w.admits(hold.queue, hold.user))
+    return min(found, key=lambda each: each.start, default=None)
+
+
+def _times(reservation: Reservation, now: datetime) -> list[tuple[datetime, datetime]]:
+    """When it is held, from now on."""
+    spec = reservation.spec
+    length = timedelta(seconds=parse_duration(spec.duration))
+    if spec.schedule is None:
+        start = parse_timestamp(spec.start or "")
+        return [(start, start + length)] if now < start + length and start < now + AHEAD else []
+    found: list[tuple[datetime, datetime]] = []
+    # One that begins while another goes on makes that one longer.
+    at = latest(spec.schedule, spec.time_zone, now - length, now) or following(spec.schedule, spec.time_zone, now)
+    while at is not None and at < now + AHEAD and len(found) < MOST:
+        if found and at <= found[-1][1]:
+            found[-1] = (found[-1][0], at + length)
+            if found[-1][1] > now + AHEAD:
+                break
+        else:
+            found.append((at, at + length))
+        at = following(spec.schedule, spec.time_zone, at)
+    return found
+
+
+def _places(reservation: Reservation, snapshot: Snapshot, others: set[Place], start: datetime) -> tuple[Place, ...]:
+    spec = reservation.spec
+    matching = [
+        (node.name, device.index)
+        for node in snapshot.nodes if not spec.nodes or node.name in spec.nodes
+        for device in node.devices if fnmatchcase(device.name, spec.device)
+    ]  # fmt: skip
+    if spec.devices is None:
+        return tuple(matching)
+    before = {(each.node, each.device) for each in reservation.status.devices}
+    until: dict[Place, datetime] = {}
+    for hold in snapshot.holds:
+        place = (hold.node, hold.device)
+        until[place] = max(hold.returns_at, until.get(place, hold.returns_at))
+    usable = {node.name for node in snapshot.nodes if node.ready and not node.cordoned}
+
+    def cost(place: Place) -> tuple[object, ...]:
+        busy = until.get(place, start)
+        return (place[0] not in usable, place not in before, max(busy, start), place)
+
+    return tuple(sorted(sorted((p for p in matching if p not in others), key=cost)[: spec.devices]))
+
+
+class Windows:
+    """Those of one cycle, kept on its availability."""
+
+    def __init__(self, windows: Sequence[Window], availability: Availability, now: datetime) -> None:
+        self._availability = availability
+        self._now = now
+        self._windows = windows
+        self._pieces: dict[int, list[tuple[Place, int, int, int, int]]] = {}
+        self._mine: dict[tuple[str, str], tuple[int, ...]] = {}
+        for index in range(len(windows)):
+            self._keep(index)
+
+    def __bool__(self) -> bool:
+        return bool(self._windows)
+
+    def of(self, gang: Gang) -> tuple[int, ...]:
+        """The windows that are held for it."""
+        place = (gang.queue, gang.user)
+        found = self._mine.get(place)
+        if found is None:
+            found = tuple(i for i, window in enumerate(self._windows) if window.admits(*place))
+            self._mine[place] = found
+        return found
+
+    @contextmanager
+    def lifted(self, gang: Gang) -> Iterator[None]:
+        """What is held for the gang is free for it, and afterwards held as far as it has left it."""
+        mine = [index for index in self.of(gang) if index in self._pieces]
+        for index in mine:
+            for place, start, length, memory, compute in self._pieces.pop(index):
+                slot = self._availability.slot(*place)
+                self._availability.lift(slot, start, length, memory, compute, self._name(index))
+        yield
+        for index in mine:
+            self._keep(index)
+
+    def copied(self, availability: Availability, gang: Gang) -> None:
+        """Keep on another availability what is held for others than the gang."""
+        mine = self.of(gang)
+        Windows([window for i, window in enumerate(self._windows) if i not in mine], availability, self._now)
+
+    def _keep(self, index: int) -> None:
+        window, pieces = self._windows[index], self._pieces.setdefault(index, [])
+        start = max(0, (window.start - self._now) // _MICROSECOND)
+        end = (window.end - self._now) // _MICROSECOND
+        for place in window.places:
+            if not self._availability.has(*place):
+                continue
+            slot = self._availability.slot(*place)
+            for begin, until, memory, compute in slot.timeline.steps(start, end):
+                if memory > 0 or compute > 0:
+                    piece = (place, begin, until - begin, max(0, memory), max(0, compute))
+                    pieces.append(piece)
+                    self._availability.reserve(slot, *piece[1:], self._name(index))
+
+    def _name(self, index: int) -> str:
+        return f"reservation {self._windows[index].name}"
