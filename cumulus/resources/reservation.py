@@ -1,5 +1,5 @@
-"""Reservation: devices that are held for some users or queues for a time, once or again and again; or for nobody, so that
-a node can be looked after."""
+"""Reservation: devices that are held for some users or queues for a time, once or again and again; or for nobody, so
+that a node can be looked after."""
 
 from __future__ import annotations
 

@@ -113,12 +113,12 @@ class Extensions:
         """Raises NotExtended where its device is held for others by then."""
         for hold in snapshot.holds if policies.windows else ():
             ahead = windows.next_of_others(policies.windows, hold, snapshot.now)
-            if hold.partition in held and ahead is not None:
-                if hold.returns_at + timedelta(seconds=seconds) > ahead.start:
-                    raise NotExtended(
-                        f"gpujob/{key.name} cannot have {format_duration(seconds)} more: its device is held for others "
-                        f"from {short_timestamp(ahead.start)} on (reservation {ahead.name})"
-                    )
+            then = hold.returns_at + timedelta(seconds=seconds)
+            if hold.partition in held and ahead is not None and then > ahead.start:
+                raise NotExtended(
+                    f"gpujob/{key.name} cannot have {format_duration(seconds)} more: its device is held for others "
+                    f"from {short_timestamp(ahead.start)} on (reservation {ahead.name})"
+                )
 
     def _policies(self, snapshot: Snapshot) -> Policies:
         client, damaged = Client(self._store), list[InvalidObject]()

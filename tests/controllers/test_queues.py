@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from cumulus.backends.base import Workload
 from cumulus.chronos.contract import Lease
-from cumulus.clock import parse_timestamp
+from cumulus.clock import parse_timestamp, timestamp
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.job_phase import JobPhase
@@ -14,6 +16,7 @@ from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.partition import PartitionPhase
 from cumulus.resources.queue import Queue, QueueSpec
 from cumulus.resources.queue_usage import QueueUsage
+from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.resources.submitter import QUEUE, SUBMITTER
 from cumulus.scheduling.usage import share_of
 from cumulus.testing.backend import Script
@@ -198,3 +201,27 @@ def test_a_partition_of_a_queue_that_is_gone_waits_and_says_so() -> None:
     assert (bound.reason, bound.message) == ("NoQueue", "there is no queue gone")
     world.apply(a_queue("gone"))
     drive(world, daemon, until=lambda: world.partition("a-20-a1-r0-d0").status.phase is PartitionPhase.ACTIVE)
+
+
+def test_a_reservation_says_which_devices_it_holds_and_keeps_others_off_them() -> None:
+    world = World(["node-1"], devices=2, script=script)
+    start = world.clock.now() + timedelta(seconds=60)
+    spec = {"devices": 1, "start": timestamp(start), "duration": "60s", "for": {"users": ["carol"]}}
+    world.apply(a_queue())
+    world.apply(Reservation(metadata=ObjectMeta(name="course"), spec=ReservationSpec.model_validate(spec)))
+    daemon = Daemon(world)
+    settle(world, daemon, seconds=5)
+    status = world.client.get(Reservation, "", "course").status
+    assert (len(status.devices), status.missing) == (1, 0)
+    for name, user in (("a-500", "alice"), ("b-500", "bob"), ("c-20", "carol")):
+        world.apply(of(a_job(name, memory="1"), user))
+    settle(world, daemon, seconds=10)
+    # The leases of an hour reach into it: one device is left, and carol's job may have the other.
+    assert {p.metadata.name for p in world.partitions() if p.status.phase is PartitionPhase.ACTIVE} == {
+        "a-500-a1-r0-d0", "c-20-a1-r0-d0",
+    }  # fmt: skip
+    revision = world.store.revision()
+    settle(world, daemon, seconds=20)
+    assert world.store.revision() - revision < 60
+    drive(world, daemon, until=lambda: world.job("b-500").status.phase is JobPhase.RUNNING)
+    assert world.clock.now() >= start + timedelta(seconds=60)
