@@ -30,7 +30,7 @@ class Model(BaseModel):
 
 def all_fields(model: type[Model]) -> frozenset[str]:
     """Their names as in JSON: of a spec of which all may change."""
-    return frozenset(to_camel(name) for name in model.model_fields)
+    return frozenset(field.alias or to_camel(name) for name, field in model.model_fields.items())
 
 
 class FieldError(ValueError):

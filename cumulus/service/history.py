@@ -137,10 +137,11 @@ def _reserved(store: Store) -> Iterator[tuple[str, int, SpanKind, int, int | Non
     """What is held by Reservations now, or the next time."""
     for document in store.list(Query(reservation.KIND.name)).items:
         status = document.get("status") or {}
-        start, end = status.get("start"), status.get("end")
-        for held in status.get("devices") or () if start and end else ():
-            times = (facts.to_milliseconds(parse_timestamp(at)) for at in (start, end))
-            yield held["node"], held["device"], "Reservation", *times
+        if not status.get("start") or not status.get("end"):
+            continue
+        start, end = (facts.to_milliseconds(parse_timestamp(status[name])) for name in ("start", "end"))
+        for held in status.get("devices") or ():
+            yield held["node"], held["device"], "Reservation", start, end
 
 
 def _check_time(start: int, end: int) -> None:

@@ -213,8 +213,8 @@ def test_a_reservation_says_which_devices_it_holds_and_keeps_others_off_them() -
     settle(world, daemon, seconds=5)
     status = world.client.get(Reservation, "", "course").status
     assert (len(status.devices), status.missing) == (1, 0)
-    for name, user in (("a-500", "alice"), ("b-500", "bob"), ("c-20", "carol")):
-        world.apply(of(a_job(name, memory="1"), user))
+    for name, user, lasts in (("a-500", "alice", "1h"), ("b-500", "bob", "1h"), ("c-20", "carol", "40s")):
+        world.apply(of(a_job(name, memory="1", duration=lasts), user))
     settle(world, daemon, seconds=10)
     # The leases of an hour reach into it: one device is left, and carol's job may have the other.
     assert {p.metadata.name for p in world.partitions() if p.status.phase is PartitionPhase.ACTIVE} == {

@@ -57,7 +57,7 @@ def sections(reservation: Document, around: Surroundings) -> Iterator[Section]:
 KIND = Kind(
     "Reservation",
     "reservations",
-    ("reservation", "resv"),
+    ("resv",),
     False,
     "cumulus.resources.reservation",
     (
