@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from cumulus.clock import parse_timestamp, timestamp
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reservation import Reservation, ReservationStatus, ReservedDevice
 from cumulus.resources.schedule import following, latest
@@ -64,7 +63,7 @@ def plan(reservations: Iterable[Reservation], snapshot: Snapshot, tree: Tree) ->
             for start, end in times
         )
         status = ReservationStatus(
-            start=timestamp(times[0][0]), end=timestamp(times[0][1]),
+            start=times[0][0].isoformat(), end=times[0][1].isoformat(),
             devices=tuple(ReservedDevice(node=node, device=device) for node, device in places),
             missing=0 if spec.devices is None else spec.devices - len(places),
         )  # fmt: skip
@@ -89,7 +88,7 @@ def _times(reservation: Reservation, now: datetime) -> list[tuple[datetime, date
     spec = reservation.spec
     length = timedelta(seconds=parse_duration(spec.duration))
     if spec.schedule is None:
-        start = parse_timestamp(spec.start or "")
+        start = datetime.fromisoformat(spec.start or "")
         return [(start, start + length)] if now < start + length and start < now + AHEAD else []
     found: list[tuple[datetime, datetime]] = []
     # One that begins while another goes on makes that one longer.
