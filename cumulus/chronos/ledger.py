@@ -237,7 +237,7 @@ class Ledger:
             if lease is None or not lease.state.goes_on:
                 return lease
             checks.check_token(lease, token)
-            if records.processes_of(tx, id) or lease.state is not LeaseState.ACTIVE:
+            if records.processes_of(tx, id) or rows.processes(tx, id):
                 lease = records.begin_end(tx, lease, EndReason.RELEASED, now)
             else:
                 lease = records.finish_end(tx, lease, now, EndReason.RELEASED)

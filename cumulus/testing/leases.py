@@ -270,7 +270,7 @@ class FakeLeases:
                 if held.lease.state is LeaseState.ENDING and all(holder.ends() <= now for holder in held.holders):
                     gone = max(held.ending, *(holder.ends() for holder in held.holders), 0.0)
                     held.lease = replace(held.lease, state=LeaseState.ENDED, ended_at=self._wall(gone - now))
-                    held.lease = replace(held.lease, parked_bytes=0)
+                    held.lease = replace(held.lease, parked_bytes=0, parked_at="", moved_in=0.0, park_refused=None)
                     held.ended = now
                     del self._live[id]
                     self._ended.append(id)

@@ -13,8 +13,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from cumulus.chronos.contract import Lease, LeaseRequest, Leases, LeaseState
+from cumulus.chronos.contract import Lease, LeaseRequest, LeaseState, Proof
+from cumulus.chronos.database import Database
+from cumulus.chronos.device_processes import DeviceHeld, DeviceProcesses
+from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
+from cumulus.chronos.parking import rows
+from cumulus.chronos.parking.checkpoint_client import CheckpointClient
+from cumulus.chronos.parking.mover import Means
+from cumulus.chronos.parking.parker import Parker
 from cumulus.clock import FakeClock
 from cumulus.errors import ChronosError, NodeUnreachable, NoSuchLease, StaleToken
 from cumulus.testing.leases import FakeLeases, fake_device
@@ -34,12 +41,21 @@ class TwoNodes(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.ledger = open_ledger(Path(self.directory.name) / "ledger", self.clock)
         self.fake = FakeLeases(GPUS, self.clock)
+        self.fake.parking_memory = 10**15
+        self.ledger.devices()
+        with self.ledger.database.write() as tx:
+            rows.record_proofs(tx, [Proof(GPUS[0].name, "1.0", "cuda", True, "", "")])
+        means = Means(CheckpointClient, lambda: NoProcesses(self.clock), lambda taken: 10**15)
+        self.database = Database(self.ledger.home)
+        self.parker = Parker(self.database, self.clock, means=means, threads=False)
 
     def teardown(self) -> None:
+        self.parker.close()
+        self.database.close()
         self.ledger.close()
         self.directory.cleanup()
 
-    def both(self, call: Callable[[Leases], Lease | Sequence[Lease] | None]) -> None:
+    def both(self, call: Callable[[Ledger | FakeLeases], Lease | Sequence[Lease] | None]) -> None:
         Monitor(self.ledger).step()
         assert _answer(call, self.ledger) == _answer(call, self.fake)
 
@@ -65,6 +81,24 @@ class TwoNodes(RuleBasedStateMachine):
     def release(self, id: str) -> None:
         self.both(lambda leases: leases.release(id))
 
+    @rule(id=IDS, seconds=st.sampled_from([0, 40, 120]))
+    def park(self, id: str, seconds: int) -> None:
+        self.move(lambda leases: leases.park(id, seconds), id)
+
+    @rule(id=IDS, seconds=st.sampled_from([30, 90]))
+    def unpark(self, id: str, seconds: int) -> None:
+        self.move(lambda leases: leases.unpark(id, seconds), id)
+
+    def move(self, call: Callable[[Ledger | FakeLeases], Lease], id: str) -> None:
+        """What is refused is the same, and what is found once the node has done it."""
+        Monitor(self.ledger).step()
+        answers = [_answer(call, leases) for leases in (self.ledger, self.fake)]
+        assert [each if isinstance(each, type) else Lease for each in answers] == [
+            answers[1] if isinstance(answers[1], type) else Lease
+        ] * 2
+        self.parker.step()
+        self.both(lambda leases: leases.get(id))
+
     @rule(id=IDS)
     def get(self, id: str) -> None:
         self.both(lambda leases: leases.get(id))
@@ -78,7 +112,19 @@ class TwoNodes(RuleBasedStateMachine):
         self.clock.advance(seconds)
 
 
-def _answer(call: Callable[[Leases], Lease | Sequence[Lease] | None], leases: Leases) -> object:
+class NoProcesses(DeviceProcesses):
+    """GPUs on which nothing runs."""
+
+    def look(self, devices: Sequence[str]) -> dict[str, DeviceHeld]:
+        return {device: DeviceHeld(0, {}) for device in devices}
+
+    def clients(self, devices: Sequence[str]) -> tuple[dict[str, frozenset[int]], str]:
+        return {device: frozenset() for device in devices}, "1.0"
+
+
+def _answer(
+    call: Callable[[Ledger | FakeLeases], Lease | Sequence[Lease] | None], leases: Ledger | FakeLeases
+) -> object:
     try:
         found = call(leases)
     except ChronosError as error:
@@ -92,7 +138,7 @@ def _comparable(lease: Lease) -> Lease:
     """What both can know: an end that lies in the past was seen when somebody looked."""
     if lease.state is LeaseState.ENDED:
         return replace(lease, ended_at="", expires_in=0.0)
-    return replace(lease, expires_in=round(lease.expires_in, 3))
+    return replace(lease, expires_in=round(lease.expires_in, 3), parked_bytes=0)
 
 
 TestTwoNodes = TwoNodes.TestCase

@@ -85,6 +85,14 @@ static void load_parts(gpu_t *gpu, const char *line) {
             gpu->places[id][gpu->placed[id]++] = (placement_t){number, other};
 }
 
+/* Beside the library and a stand-in for libcuda, which moves programs into main memory. */
+static int is_parked(const char *state, unsigned pid) {
+    char path[4200];
+    int length = (int)(strrchr(state, '/') - state);
+    snprintf(path, sizeof path, "%.*s/parked.%u", length, state, pid);
+    return access(path, F_OK) == 0;
+}
+
 static void load(void) {
     Dl_info self;
     char path[4096], line[256], *slash;
@@ -108,6 +116,7 @@ static void load(void) {
             strcpy(gpu->uuid, word);
             gpu->total = bytes;
         }
+        if (sscanf(line, "held %u", &pid) == 1 && is_parked(path, pid)) continue;
         if (sscanf(line, "held %u %llu", &pid, &bytes) == 2)
             gpu->processes[gpu->held++] = (process_t){.pid = pid, .memory = bytes};
         else if (sscanf(line, "held %u %1[-]", &pid, word) == 2)

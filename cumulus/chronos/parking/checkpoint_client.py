@@ -33,7 +33,9 @@ class DriverSilent(Exception):
 class CheckpointClient:
     """For one thread. `close` ends the process that it started; it must be closed before the caller ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_seconds: float = ANSWER_SECONDS, lock_seconds: float = LOCK_SECONDS) -> None:
+        self._answer_seconds = answer_seconds
+        self._lock_seconds = lock_seconds
         self._process = LineProcess(checkpoint_process.__file__)
 
     def using_cuda(self, processes: Iterable[Identity]) -> set[Identity]:
@@ -41,12 +43,12 @@ class CheckpointClient:
         asked = {process.pid: process for process in processes}
         if not asked:
             return set()
-        said = self._ask({"find": sorted(asked)}, ANSWER_SECONDS)
+        said = self._ask({"find": sorted(asked)}, self._answer_seconds)
         return {asked[pid] for pid in said["found"] if pid in asked}
 
     def state(self, process: Identity) -> CheckpointState | None:
         """None where the process is gone. Raises DriverRefused."""
-        code, value = self._call("state", process, ANSWER_SECONDS)
+        code, value = self._call("state", process, self._answer_seconds)
         if code < 0:
             return None
         if code:
@@ -55,7 +57,7 @@ class CheckpointClient:
 
     def lock(self, process: Identity) -> None:
         """Raises DriverRefused, as all below."""
-        self._do("lock", process, LOCK_SECONDS + ANSWER_SECONDS, int(LOCK_SECONDS * 1000))
+        self._do("lock", process, self._lock_seconds + self._answer_seconds, int(self._lock_seconds * 1000))
 
     def checkpoint(self, process: Identity, size: int) -> None:
         self._do("checkpoint", process, _LEAST_SECONDS + size / _BYTES_PER_SECOND)
@@ -64,7 +66,7 @@ class CheckpointClient:
         self._do("restore", process, _LEAST_SECONDS + size / _BYTES_PER_SECOND)
 
     def unlock(self, process: Identity) -> None:
-        self._do("unlock", process, ANSWER_SECONDS)
+        self._do("unlock", process, self._answer_seconds)
 
     def close(self) -> None:
         self._process.close()

@@ -76,6 +76,7 @@ class Means:
     reader: Callable[[], DeviceProcesses]
     free_memory: Callable[[int], int] = memory.free
     """`memory.free`, of this machine."""
+    freed_seconds: float = FREED_SECONDS
 
 
 class Mover:
@@ -277,7 +278,7 @@ class Mover:
     def _wait_until_free(self, device: Device, moved: Iterable[ParkedProcess]) -> None:
         """Until NVML says that none of them holds anything of the device."""
         pids = {each.process.pid for each in moved}
-        deadline = self._clock.monotonic() + FREED_SECONDS
+        deadline = self._clock.monotonic() + self._means.freed_seconds
         while left := pids & self._holding(device):
             if self._clock.monotonic() >= deadline:
                 named = ", ".join(map(str, sorted(left)))

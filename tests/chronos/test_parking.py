@@ -1,0 +1,476 @@
+"""Parking's logic, races and faults, on stand-ins for NVIDIA's libraries: nothing here says what a real driver does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos.contract import EndReason, LeaseState, Usage
+from cumulus.chronos.contract.policy import PolicyChange
+from cumulus.chronos.enforce import account
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.parking import check, memory
+from cumulus.chronos.parking.driver import CheckpointState
+from cumulus.chronos.parking.evidence import frameworks_of
+from cumulus.clock import SystemClock
+from cumulus.errors import InsufficientShare, NoSuchLease, ParkRefused, StaleToken, UsageError
+from cumulus.lib import cgroup, processes
+from cumulus.resources.reasons import ParkingReason
+from tests.chronos.conftest import CPU, GPUS, request
+from tests.chronos.parking_node import GIB, MIB, ParkingNode, counted, node, proof
+from tests.standin_cuda import StandInCuda
+from tests.waiting import eventually
+
+__all__ = ["node"]
+
+RUNNING, LOCKED, CHECKPOINTED = CheckpointState.RUNNING, CheckpointState.LOCKED, CheckpointState.CHECKPOINTED
+MANAGED, SHARED, PEER, MAPPED = 1, 2, 4, 8
+
+
+def limits(node: ParkingNode, id: str = "a") -> tuple[int, float]:
+    """Bytes, and seconds that are left, as the counting library reads them."""
+    content = (account.directory(node.ledger.home, id) / "limits").read_bytes()
+    size, deadline = account._SHARES.unpack_from(content, 8)
+    return size, deadline / 1e9 - SystemClock().monotonic()
+
+
+def test_a_parked_lease_holds_no_share_and_comes_back_with_a_new_token_and_end(node: ParkingNode) -> None:
+    lease, pids = node.lease("a", GIB + 7, 2 * GIB, memory_bytes=60 * GIB)
+    asked = node.ledger.park("a", 3600)
+    assert (asked.state, asked.holds_share, node.ledger.usage(0).memory_bytes) == (LeaseState.PARKING, True, 60 * GIB)
+    node.step()
+    parked = node.find()
+    assert (parked.state, parked.parked_bytes, parked.holds_share) == (LeaseState.PARKED, 3 * GIB + 7, False)
+    assert parked.parked_at
+    assert 3590 < parked.expires_in <= 3600
+    assert node.states(pids) == {CHECKPOINTED}
+    assert node.ledger.usage(0) == Usage(0, 0)
+    assert node.set_aside() == 3 * GIB + 7
+    assert limits(node)[0] == 0
+    assert limits(node)[1] > 3500
+    other = node.ledger.grant(request("b", memory_bytes=80 * GIB))
+    with pytest.raises(InsufficientShare):
+        node.ledger.unpark("a", 60)
+    assert node.find().state is LeaseState.PARKED
+    node.ledger.release("b")
+    asked = node.ledger.unpark("a", 60)
+    assert (asked.state, asked.token > other.token > lease.token, asked.parked_at) == (LeaseState.UNPARKING, True, "")
+    assert node.ledger.usage(0) == Usage(60 * GIB, 250)
+    node.step()
+    back = node.find()
+    assert (back.state, back.parked_bytes, back.token) == (LeaseState.ACTIVE, 0, asked.token)
+    assert 50 < back.expires_in <= 60
+    assert limits(node)[0] == 60 * GIB
+    assert 50 < limits(node)[1] <= 60
+    assert node.states(pids) == {RUNNING}
+    first, second = sorted(pids)
+    told = [call for call in node.cuda.calls() if call.split()[0] != "find"]
+    assert told == [
+        *(f"{call} {pid}" for call in ("lock", "checkpoint", "restore", "unlock") for pid in (first, second))
+    ]
+    assert node.set_aside() == 0
+
+
+def test_asking_again_changes_nothing(node: ParkingNode) -> None:
+    lease, _ = node.lease()
+    assert node.ledger.unpark("a", 60).token == lease.token
+    node.park(park_for=1000)
+    again = node.ledger.park("a", 5)
+    assert (again.state, again.expires_in > 900) == (LeaseState.PARKED, True)
+    renewed = node.ledger.renew("a", 5000)
+    assert renewed.expires_in > 4000
+    node.ledger.unpark("a", 60)
+    token = node.find().token
+    assert node.ledger.unpark("a", 60).token == token
+    with pytest.raises(ParkRefused, match="is being brought back"):
+        node.ledger.park("a", 60)
+    node.step()
+    assert node.ledger.unpark("a", 60).state is LeaseState.ACTIVE
+
+
+def test_what_is_refused_at_once(node: ParkingNode) -> None:
+    lease, _ = node.lease()
+    node.ledger.grant(request("cpu", device=2, memory_bytes=GIB))
+    for call in (lambda: node.ledger.park("none", 60), lambda: node.ledger.unpark("none", 60)):
+        with pytest.raises(NoSuchLease):
+            call()
+    with pytest.raises(StaleToken):
+        node.ledger.park("a", 60, token=lease.token + 1)
+    with pytest.raises(UsageError):
+        node.ledger.park("a", 0)
+    with pytest.raises(ParkRefused, match="not NVIDIA's GPU") as caught:
+        node.ledger.park("cpu", 60)
+    assert caught.value.reason is ParkingReason.NOT_SUPPORTED
+    node.prove(proof(holds=False))
+    with pytest.raises(ParkRefused) as caught:
+        node.ledger.park("a", 60)
+    assert (caught.value.reason, "park-test" in str(caught.value.hint)) == (ParkingReason.NOT_PROVEN, True)
+    node.ledger.set_policy(PolicyChange(parking_memory=0))
+    with pytest.raises(ParkRefused) as caught:
+        node.ledger.park("a", 60)
+    assert caught.value.reason is ParkingReason.NO_MEMORY
+    assert node.find().state is LeaseState.ACTIVE
+
+
+def test_no_program_starts_in_a_parked_lease(node: ParkingNode) -> None:
+    node.lease()
+    token = node.park().token
+    with pytest.raises(NoSuchLease, match="is parked: no program starts in it"):
+        node.ledger.attach("a", os.getpid(), token)
+
+
+REFUSALS = {
+    ParkingReason.MANAGED_MEMORY: lambda node, lease: node.program(lease, GIB, MANAGED),
+    ParkingReason.SHARED_MEMORY: lambda node, lease: node.program(lease, GIB, SHARED | MAPPED),
+    ParkingReason.PEER_ACCESS: lambda node, lease: node.program(lease, GIB, PEER),
+    ParkingReason.NOT_COUNTED: lambda node, lease: node.program(lease, GIB, None),
+    ParkingReason.NOT_CUDA: lambda node, lease: node.program(lease, GIB, cuda=False),
+    ParkingReason.MPS_CLIENT: lambda node, lease: node.nvml.say(
+        "GPU-a", f"client {node.program(lease, GIB)} {GIB}", *(f"held {pid} {size}" for pid, size in node.held.items())
+    ),
+    ParkingReason.SEVERAL_DEVICES: lambda node, lease: node.nvml.hold("GPU-b", {node.program(lease, GIB): 1}),
+    ParkingReason.NO_MEMORY: lambda node, lease: node.ledger.set_policy(PolicyChange(parking_memory=GIB // 2)),
+    ParkingReason.FAILED_BEFORE: lambda node, lease: node.prove(proof(holds=False), proof("torch")),
+    ParkingReason.NOT_PROVEN: lambda node, lease: node.prove(proof(holds=True, driver="570.1")) or _forget(node),
+    ParkingReason.CANNOT_FREEZE: lambda node, lease: _out_of_its_cgroup(node),
+}
+
+
+def _forget(node: ParkingNode) -> None:
+    with node.ledger.database.write() as tx:
+        tx.execute("DELETE FROM meta WHERE key = 'parking-proofs'")
+    node.prove(proof(driver="570.1"))
+
+
+def _out_of_its_cgroup(node: ParkingNode) -> None:
+    here = cgroup.directory_of(os.getpid())
+    for pid in node.held:
+        if here is not None:
+            cgroup.enter(here, pid)
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_what_cannot_be_parked_is_refused_before_anything_is_touched(node: ParkingNode, reason: ParkingReason) -> None:
+    lease, pids = node.lease(notes=MAPPED)
+    REFUSALS[reason](node, lease)
+    found = node.park(freeze=reason is ParkingReason.CANNOT_FREEZE)
+    assert found.park_refused is not None
+    assert (found.state, found.park_refused.reason) == (LeaseState.ACTIVE, reason), found.park_refused.message
+    assert (found.parked_bytes, node.set_aside(), node.ledger.usage(0).memory_bytes) == (0, 0, 20 * GIB)
+    assert found.token == lease.token
+    assert {call.split()[0] for call in node.cuda.calls()} <= {"find"}
+
+
+def test_two_leases_never_get_the_same_main_memory(node: ParkingNode) -> None:
+    node.ledger.set_policy(PolicyChange(parking_memory=3 * GIB))
+    node.lease("a", 2 * GIB)
+    node.lease("b", 2 * GIB)
+    node.lease("c", GIB)
+    for id in ("a", "b", "c"):
+        node.ledger.park(id, 60)
+    node.step()
+    assert [node.find(id).state for id in ("a", "b", "c")] == [LeaseState.PARKED, LeaseState.ACTIVE, LeaseState.PARKED]
+    refused = node.find("b").park_refused
+    assert refused is not None
+    assert refused.message == "2Gi are needed, and the node has 1Gi of its 3Gi for parked leases left"
+    assert node.set_aside() == 3 * GIB
+
+
+def test_what_is_free_counts_without_the_reserve() -> None:
+    assert memory.room(100 * GIB, 40 * GIB, 10 * GIB) == 25 * GIB
+    assert memory.room(4 * GIB, GIB, 0) == 0
+    refused = check.check_room(2 * GIB, 8 * GIB, 0, GIB, None)
+    assert refused is not None
+    assert refused.reason is ParkingReason.NO_MEMORY
+    refused = check.check_room(2 * GIB, 8 * GIB, 0, 8 * GIB, GIB)
+    assert refused is not None
+    assert refused.reason is ParkingReason.MEMORY_LIMIT
+    assert check.check_room(2 * GIB, 8 * GIB, 6 * GIB, 2 * GIB, 2 * GIB) is None
+
+
+@pytest.mark.parametrize("call", ["lock", "checkpoint"])
+def test_all_or_none(node: ParkingNode, call: str) -> None:
+    lease, pids = node.lease("a", GIB, GIB, GIB)
+    node.cuda.script(f"code {call} {sorted(pids)[1]} 801")
+    found = node.park()
+    assert found.park_refused is not None
+    assert (found.state, found.park_refused.reason) == (LeaseState.ACTIVE, ParkingReason.DRIVER_REFUSED)
+    assert "801 (not supported)" in found.park_refused.message
+    assert node.states(pids) == {RUNNING}
+    assert (node.set_aside(), node.ledger.usage(0).memory_bytes, found.token) == (0, 20 * GIB, lease.token)
+    node.cuda.script()
+    again = node.park()
+    assert (again.state, again.park_refused) == (LeaseState.PARKED, None)
+
+
+def test_the_share_is_not_free_before_the_driver_says_so(node: ParkingNode) -> None:
+    _, pids = node.lease()
+    keeping = threading.Event()
+
+    def keep() -> None:
+        # As a driver whose books lag behind for ever.
+        while not keeping.is_set():
+            (node.nvml.directory / f"parked.{pids[0]}").unlink(missing_ok=True)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    try:
+        found = node.park()
+    finally:
+        keeping.set()
+        thread.join()
+    assert found.park_refused is not None
+    assert (found.state, found.park_refused.reason) == (LeaseState.ACTIVE, ParkingReason.GPU_NOT_FREED)
+    assert node.states(pids) == {RUNNING}
+
+
+def test_who_comes_to_cuda_meanwhile_is_parked_too(node: ParkingNode) -> None:
+    lease, pids = node.lease()
+    came: list[int] = []
+    node.cuda.script(f"slow checkpoint {pids[0]} 700", f"touch checkpoint {pids[0]} {node.nvml.directory}/now")
+
+    def come() -> None:
+        eventually(lambda: (node.nvml.directory / "now").exists())
+        came.append(node.run("import time; print('up', flush=True); time.sleep(60)").pid)
+        with node.ledger.database.write(durable=False) as tx:
+            proc = processes.read(came[0])
+            assert proc is not None
+            tx.execute("INSERT INTO process VALUES ('a', ?, ?, 'root')", (proc.pid, proc.start))
+        node.notes["a"][came[0]] = 0
+        counted(node.ledger.home, "a", node.notes["a"])
+        node.hold(came[0], MIB)
+        node.cuda.uses(came[0])
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    found = node.park()
+    thread.join()
+    assert (found.state, found.parked_bytes) == (LeaseState.PARKED, GIB + MIB)
+    assert node.states([*pids, *came]) == {CHECKPOINTED}
+    assert node.unpark().state is LeaseState.ACTIVE
+    assert node.states([*pids, *came]) == {RUNNING}
+
+
+@pytest.mark.parametrize("call", ["lock", "checkpoint"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_process_that_ends_meanwhile_is_no_reason_to_stop(node: ParkingNode, call: str, when: str) -> None:
+    _, pids = node.lease("a", GIB, 2 * GIB)
+    gone = sorted(pids)[0]
+    node.cuda.script(f"kill {call} {gone} target {when}")
+    node.ledger.park("a", 60)
+    node.held.pop(gone)
+    node.step()
+    found = node.find()
+    left = node.held
+    if found.state is LeaseState.PARKED:
+        node.step()
+        node.step()
+        assert node.find().parked_bytes == node.set_aside() == sum(left.values())
+    else:
+        assert (found.state, node.set_aside()) == (LeaseState.ACTIVE, 0)
+        assert node.states(list(left)) == {RUNNING}
+
+
+@pytest.mark.parametrize("call", ["lock", "checkpoint", "restore", "unlock"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("who", ["caller", "parent"])
+def test_whoever_dies_at_a_step_the_next_one_finishes_or_undoes_it(
+    node: ParkingNode, call: str, when: str, who: str
+) -> None:
+    """`caller`: the process that calls the driver; `parent`: the monitor."""
+    lease, pids = node.lease("a", GIB, 3 * GIB)
+    back = call in ("restore", "unlock")
+    if back:
+        assert node.park().state is LeaseState.PARKED
+        node.ledger.unpark("a", 60)
+    else:
+        node.ledger.park("a", 3600)
+    node.cuda.script(f"kill {call} {sorted(pids)[1]} {who} {when}")
+    if who == "parent":
+        assert _monitor_in_a_process(node.ledger.home).wait(30) == -signal.SIGKILL
+        assert node.find().state is (LeaseState.UNPARKING if back else LeaseState.PARKING)
+        assert node.set_aside() == 4 * GIB
+        assert node.ledger.usage(0).memory_bytes == 20 * GIB
+    for _ in range(50):
+        node.step()
+        if node.find().state not in (LeaseState.PARKING, LeaseState.UNPARKING):
+            break
+        time.sleep(0.1)
+    found = node.find()
+    assert (found.state, node.states(pids), node.set_aside()) == (LeaseState.ACTIVE, {RUNNING}, 0)
+    assert node.ledger.usage(0) == Usage(20 * GIB, 250)
+    if back:
+        assert found.token > lease.token
+        assert found.park_refused is None
+    else:
+        assert found.park_refused is not None
+        assert found.park_refused.reason in (ParkingReason.INTERRUPTED, ParkingReason.DRIVER_REFUSED)
+
+
+def _monitor_in_a_process(home: Path) -> subprocess.Popen[bytes]:
+    program = f"""
+from pathlib import Path
+from cumulus.chronos.database import Database
+from cumulus.chronos.parking.parker import Parker
+from cumulus.clock import SystemClock
+from tests.chronos.parking_node import means
+Parker(Database(Path({str(home)!r})), SystemClock(), means=means(), threads=False).step()
+"""
+    return subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+
+
+def test_a_new_monitor_keeps_what_is_parked(node: ParkingNode) -> None:
+    _, pids = node.lease()
+    before = node.park()
+    node.cuda.calls()
+    for _ in range(3):
+        node.step()
+        node.monitor()
+    after = node.find()
+    assert (after.state, after.token, after.parked_bytes) == (before.state, before.token, before.parked_bytes)
+    assert node.states(pids) == {CHECKPOINTED}
+    assert not {"lock", "unlock", "restore"} & {call.split()[0] for call in node.cuda.calls()}
+
+
+def test_an_unpark_that_comes_while_it_is_parked_undoes_it(node: ParkingNode) -> None:
+    _, pids = node.lease()
+    node.ledger.park("a", 60)
+    assert node.ledger.unpark("a", 60).state is LeaseState.PARKING
+    node.step()
+    found = node.find()
+    assert found.park_refused is not None
+    assert (found.state, found.park_refused.reason) == (LeaseState.ACTIVE, ParkingReason.INTERRUPTED)
+    assert node.states(pids) == {RUNNING}
+
+
+def test_the_end_of_a_parking_ends_the_program(node: ParkingNode) -> None:
+    _, pids = node.lease()
+    node.park(park_for=0.3)
+    time.sleep(0.4)
+    assert node.find().state is LeaseState.ENDING
+    eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
+    assert (node.find().end_reason, node.set_aside()) == (EndReason.EXPIRED, 0)
+    assert node.ledger.usage(0) == Usage(0, 0)
+    assert processes.is_gone(pids[0])
+
+
+def test_a_release_of_a_parked_lease_ends_the_program_and_frees_the_memory_once_it_is_gone(node: ParkingNode) -> None:
+    node.lease("a", 2 * GIB, memory_bytes=40 * GIB)
+    node.park()
+    node.ledger.grant(request("b", memory_bytes=80 * GIB))
+    released = node.ledger.release("a")
+    assert released is not None
+    assert (released.state, released.holds_share, node.set_aside()) == (LeaseState.ENDING, False, 2 * GIB)
+    eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
+    assert (node.set_aside(), node.ledger.usage(0).memory_bytes) == (0, 80 * GIB)
+
+
+def test_a_program_that_does_not_come_back_ends_its_lease_and_disproves_its_framework(node: ParkingNode) -> None:
+    _, pids = node.lease("a", GIB)
+    node.lease("b", GIB)
+    node.park()
+    node.cuda.script("code restore 0 304")
+    found = node.unpark()
+    assert (found.state, found.end_reason) == (LeaseState.ENDING, EndReason.UNPARK_FAILED)
+    eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
+    assert (node.set_aside(), node.ledger.usage(0).memory_bytes) == (0, 20 * GIB)
+    [disproved] = [each for each in node.ledger.parking().proofs if each.framework == "cuda"]
+    assert (disproved.holds, "304" in disproved.message) == (False, True)
+    with pytest.raises(ParkRefused):
+        node.ledger.park("b", 60)
+    assert any("is lost" in line for line in node.said)
+
+
+def test_a_gpu_that_is_not_free_yet_is_waited_for(node: ParkingNode) -> None:
+    _, pids = node.lease()
+    node.park()
+    node.cuda.script("code restore 0 2")
+    threading.Timer(0.5, node.cuda.script).start()
+    assert node.unpark().state is LeaseState.ACTIVE
+    assert node.states(pids) == {RUNNING}
+
+
+def test_a_driver_that_hangs_is_given_up(node: ParkingNode) -> None:
+    node.patience = 0.5
+    _, pids = node.lease()
+    node.cuda.script(f"hang lock {pids[0]}")
+    found = node.park()
+    assert found.park_refused is not None
+    assert (found.state, found.park_refused.reason) == (LeaseState.ACTIVE, ParkingReason.DRIVER_REFUSED)
+
+
+def test_what_comes_to_the_gpu_in_a_parked_lease_is_parked_too_or_killed(node: ParkingNode) -> None:
+    lease, pids = node.lease()
+    children = [node.program(lease, 0) for _ in range(2)]
+    node.park()
+    node.hold(children[0], 64 * MIB)
+    node.step()
+    assert node.cuda.state(children[0]) is CHECKPOINTED
+    assert node.find().parked_bytes == node.set_aside() == GIB + 64 * MIB
+    node.hold(children[1], 20 * GIB)
+    node.cuda.script(f"code checkpoint {children[1]} 801")
+    (node.nvml.directory / f"state.{children[1]}").unlink(missing_ok=True)
+    (node.nvml.directory / f"parked.{children[1]}").unlink(missing_ok=True)
+    node.step()
+    eventually(lambda: processes.is_gone(children[1]))
+    node.held.pop(children[1])
+    assert node.find().state is LeaseState.PARKED
+
+
+def test_a_reboot_is_told(node: ParkingNode) -> None:
+    node.lease("a")
+    node.park()
+    node.lease("b")
+    node.ledger.park("b", 60)
+    node.ledger.close()
+    again = Ledger(node.ledger.home, SystemClock(), lambda: [*GPUS, CPU], start_monitor=False, boot="another")
+    told = {lease.id: (lease.state, lease.end_reason) for lease in again.list(ended=True)}
+    assert told == dict.fromkeys("ab", (LeaseState.ENDED, EndReason.REBOOTED))
+    assert (again.usage(0), again.parking().used_bytes) == (Usage(0, 0), 0)
+    assert [each.framework for each in again.parking().proofs] == ["cuda"]
+    again.close()
+
+
+@pytest.fixture
+def cgroups() -> Iterator[None]:
+    problem, _ = cgroup.why_unavailable()
+    if problem:
+        pytest.skip(problem)
+    yield
+
+
+def test_frozen_it_stands_still_until_it_is_back(node: ParkingNode, cgroups: None) -> None:
+    _, pids = node.lease("a", GIB, GIB)
+    assert node.park(freeze=True).state is LeaseState.PARKED
+    places = {cgroup.directory_of(pid) for pid in pids}
+    assert all(cgroup.is_frozen(str(place)) for place in places)
+    assert node.unpark().state is LeaseState.ACTIVE
+    assert not any(cgroup.is_frozen(str(place)) for place in places)
+    node.park(freeze=True)
+    node.ledger.release("a")
+    eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
+
+
+def test_the_framework_is_told_by_what_a_process_has_loaded(tmp_path: Path) -> None:
+    library = tmp_path / "cupy" / "core.so"
+    library.parent.mkdir()
+    StandInCuda(tmp_path / "lib")
+    (tmp_path / "lib" / "libcuda.so.1").rename(library)
+    program = f"import ctypes, time; ctypes.CDLL({str(library)!r}); print('up', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-S", "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        assert frameworks_of(process.pid) == {"cupy"}
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
