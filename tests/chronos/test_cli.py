@@ -116,6 +116,11 @@ def test_json_is_a_protocol(shell: Shell) -> None:
         "endedAt": None,
         "overuse": "End",
         "heldBytes": 0,
+        "sharing": "Concurrent",
+        "parkedBytes": 0,
+        "parkedAt": None,
+        "movedIn": 0.0,
+        "parkRefused": None,
     }
     again = shell.json("create 0 20Gi 600 --id a --compute 25%")["lease"]
     assert (again["token"], again["grantedAt"]) == (1, lease["grantedAt"])

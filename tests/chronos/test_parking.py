@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ from cumulus.errors import InsufficientShare, NoSuchLease, ParkRefused, StaleTok
 from cumulus.lib import cgroup, processes
 from cumulus.resources.reasons import ParkingReason
 from tests.chronos.conftest import CPU, GPUS, request
-from tests.chronos.parking_node import GIB, MIB, ParkingNode, counted, node, proof
+from tests.chronos.parking_node import GIB, MIB, ParkingNode, node, proof
 from tests.standin_cuda import StandInCuda
 from tests.waiting import eventually
 
@@ -96,7 +95,8 @@ def test_asking_again_changes_nothing(node: ParkingNode) -> None:
     assert node.ledger.unpark("a", 60).state is LeaseState.ACTIVE
 
 
-def test_what_is_refused_at_once(node: ParkingNode) -> None:
+def test_what_is_refused_at_once(node: ParkingNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHRONOS_OFFER_CPU", "1")
     lease, _ = node.lease()
     node.ledger.grant(request("cpu", device=2, memory_bytes=GIB))
     for call in (lambda: node.ledger.park("none", 60), lambda: node.ledger.unpark("none", 60)):
@@ -159,7 +159,7 @@ def _out_of_its_cgroup(node: ParkingNode) -> None:
 
 @pytest.mark.parametrize("reason", REFUSALS)
 def test_what_cannot_be_parked_is_refused_before_anything_is_touched(node: ParkingNode, reason: ParkingReason) -> None:
-    lease, pids = node.lease(notes=MAPPED)
+    lease, _pids = node.lease(notes=MAPPED)
     REFUSALS[reason](node, lease)
     found = node.park(freeze=reason is ParkingReason.CANNOT_FREEZE)
     assert found.park_refused is not None
@@ -232,31 +232,27 @@ def test_the_share_is_not_free_before_the_driver_says_so(node: ParkingNode) -> N
     assert node.states(pids) == {RUNNING}
 
 
-def test_who_comes_to_cuda_meanwhile_is_parked_too(node: ParkingNode) -> None:
-    lease, pids = node.lease()
-    came: list[int] = []
-    node.cuda.script(f"slow checkpoint {pids[0]} 700", f"touch checkpoint {pids[0]} {node.nvml.directory}/now")
+@pytest.mark.parametrize("call", ["lock", "checkpoint"])
+def test_who_comes_to_cuda_meanwhile_is_parked_too(node: ParkingNode, call: str) -> None:
+    lease, [pid] = node.lease()
+    late = node.program(lease, 0, cuda=False)
+    now, came = node.nvml.directory / "now", node.nvml.directory / "came"
+    node.cuda.script(f"touch {call} {pid} {now}", f"wait {call} {pid} {came}")
 
     def come() -> None:
-        eventually(lambda: (node.nvml.directory / "now").exists())
-        came.append(node.run("import time; print('up', flush=True); time.sleep(60)").pid)
-        with node.ledger.database.write(durable=False) as tx:
-            proc = processes.read(came[0])
-            assert proc is not None
-            tx.execute("INSERT INTO process VALUES ('a', ?, ?, 'root')", (proc.pid, proc.start))
-        node.notes["a"][came[0]] = 0
-        counted(node.ledger.home, "a", node.notes["a"])
-        node.hold(came[0], MIB)
-        node.cuda.uses(came[0])
+        eventually(now.exists)
+        node.hold(late, MIB)
+        node.cuda.uses(late)
+        came.touch()
 
     thread = threading.Thread(target=come)
     thread.start()
     found = node.park()
     thread.join()
     assert (found.state, found.parked_bytes) == (LeaseState.PARKED, GIB + MIB)
-    assert node.states([*pids, *came]) == {CHECKPOINTED}
+    assert node.states([pid, late]) == {CHECKPOINTED}
     assert node.unpark().state is LeaseState.ACTIVE
-    assert node.states([*pids, *came]) == {RUNNING}
+    assert node.states([pid, late]) == {RUNNING}
 
 
 @pytest.mark.parametrize("call", ["lock", "checkpoint"])
@@ -374,7 +370,7 @@ def test_a_release_of_a_parked_lease_ends_the_program_and_frees_the_memory_once_
 
 
 def test_a_program_that_does_not_come_back_ends_its_lease_and_disproves_its_framework(node: ParkingNode) -> None:
-    _, pids = node.lease("a", GIB)
+    _, _pids = node.lease("a", GIB)
     node.lease("b", GIB)
     node.park()
     node.cuda.script("code restore 0 304")
@@ -408,17 +404,16 @@ def test_a_driver_that_hangs_is_given_up(node: ParkingNode) -> None:
 
 
 def test_what_comes_to_the_gpu_in_a_parked_lease_is_parked_too_or_killed(node: ParkingNode) -> None:
-    lease, pids = node.lease()
-    children = [node.program(lease, 0) for _ in range(2)]
+    lease, _pids = node.lease()
+    children = [node.program(lease, 0, cuda=False) for _ in range(2)]
     node.park()
     node.hold(children[0], 64 * MIB)
+    node.cuda.uses(children[0])
     node.step()
     assert node.cuda.state(children[0]) is CHECKPOINTED
     assert node.find().parked_bytes == node.set_aside() == GIB + 64 * MIB
     node.hold(children[1], 20 * GIB)
-    node.cuda.script(f"code checkpoint {children[1]} 801")
-    (node.nvml.directory / f"state.{children[1]}").unlink(missing_ok=True)
-    (node.nvml.directory / f"parked.{children[1]}").unlink(missing_ok=True)
+    node.cuda.uses(children[1])
     node.step()
     eventually(lambda: processes.is_gone(children[1]))
     node.held.pop(children[1])
@@ -440,11 +435,10 @@ def test_a_reboot_is_told(node: ParkingNode) -> None:
 
 
 @pytest.fixture
-def cgroups() -> Iterator[None]:
+def cgroups() -> None:
     problem, _ = cgroup.why_unavailable()
     if problem:
         pytest.skip(problem)
-    yield
 
 
 def test_frozen_it_stands_still_until_it_is_back(node: ParkingNode, cgroups: None) -> None:

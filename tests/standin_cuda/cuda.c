@@ -11,6 +11,7 @@
  *   kill CALL PID WHO WHEN    SIGKILL, `before` or `after` the call's work, once: to the `caller`, its `parent`, or the
  *                             `target` of the call
  *   touch CALL PID PATH       the file is made before the call
+ *   wait CALL PID PATH        until there is such a file
  *
  * CALL: state, lock, checkpoint, restore, unlock, or "any". PID: a process or 0 for any. What was called is in `calls`. */
 #define _GNU_SOURCE
@@ -113,6 +114,8 @@ static int script(const char *call, int pid, int after, int *uses) {
         if (!after && sscanf(line, "slow %31s %d %d", name, &whom, &value) == 3 && FITS) usleep((useconds_t)value * 1000);
         if (!after && sscanf(line, "touch %31s %d %255s", name, &whom, when) == 3 && FITS)
             close(open(when, O_WRONLY | O_CREAT, 0644));
+        if (!after && sscanf(line, "wait %31s %d %255s", name, &whom, when) == 3 && FITS)
+            while (access(when, F_OK)) usleep(10000);
         if (sscanf(line, "kill %31s %d %31s %31s", name, &whom, who, when) == 4 && FITS &&
             !strcmp(when, after ? "after" : "before") && first(number, pid))
             strike(who, pid);
