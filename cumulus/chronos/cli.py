@@ -169,6 +169,9 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
     unpark.add_argument("partition", help=_WHICH)
     unpark.add_argument("duration", type=_value(parse_duration), help="from then on: 90s, 1h30m or seconds")
     unpark.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
+    _add_park_test(
+        verb("park-test", verbs.park_test, "park a small program of each framework: what comes back is parkable")
+    )
     release = verb("release", verbs.release, "end a lease and its processes")
     release.add_argument("partition", help=_WHICH)
     release.add_argument("--wait", action="store_true", help="wait until its processes are gone")
@@ -265,6 +268,23 @@ def _add_policy(added: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="main memory for parked leases, 64Gi say; 0: none is parked (default: half of the main memory)",
     )
+
+
+def _add_park_test(test: argparse.ArgumentParser) -> None:
+    test.add_argument("device", nargs="?", default="0", help="index or id, as `devices` shows it (default 0)")
+    test.add_argument(
+        "--framework",
+        action="append",
+        choices=("cuda", "torch", "cupy", "jax", "tensorflow"),
+        help="this one alone; may be given several times (default: all that are installed)",
+    )
+    test.add_argument(
+        "--python",
+        default=sys.executable,
+        metavar="PATH",
+        help="the Python that has the frameworks (default: this one)",
+    )
+    test.add_argument("--list", action="store_true", help="test nothing; show what was tested")
 
 
 def _add_monitor(monitor: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
 from cumulus.chronos import lease_args, names, printers
-from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Usage, variables, wire
+from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Parking, Proof, Usage, variables, wire
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import SystemClock, to_the_second
@@ -201,6 +201,25 @@ def unpark(options: argparse.Namespace) -> int:
         raise NoSuchLease(f"lease {lease.id} has ended: {lease.end_reason}")
     print(f"partition {lease.id} goes on, and ends in {format_duration(lease.expires_in)}")
     return 0
+
+
+def park_test(options: argparse.Namespace) -> int:
+    from cumulus.chronos.parking import self_test
+
+    if options.list:
+        proofs: Sequence[Proof] = _ledger(options).parking().proofs
+    else:
+        ledger = _ledger(options)
+        device = lease_args.choose(ledger.devices(), options.device)
+        frameworks = tuple(options.framework or self_test.FRAMEWORKS)
+        # What programs and frameworks say is shown as it comes; what stays is told last.
+        tell = (lambda text: None) if options.json else (lambda text: print(text, flush=True))
+        proofs = self_test.run_all(ledger, device, frameworks, options.python, tell)
+    if options.json:
+        _tell(options, proofs=wire.parking_json(Parking(0, 0, tuple(proofs)))["proofs"])
+    elif options.list:
+        printers.proofs_table(proofs, sys.stdout)
+    return 0 if all(proof.holds for proof in proofs) else 1
 
 
 def _once_moved(ledger: Ledger, lease: Lease) -> Lease:

@@ -74,6 +74,30 @@ def devices() -> Iterator[Finding]:
         text = f"device {each.index}: {report.enforcement.value}: {report.reason}"
         yield Finding(level, "enforcement", text, report.remedy)
     yield from policing(local.default_home())
+    yield from parking(local.default_home(), gpus)
+
+
+def parking(home: Path, gpus: Sequence[Device]) -> Iterator[Finding]:
+    """Which frameworks the node's self-test showed to come back from main memory: those alone are ever parked."""
+    from cumulus.chronos.local import LEDGER, Ledger
+
+    names = sorted({gpu.name for gpu in gpus if "nvidia" in gpu.vendor.lower()})
+    if not names or not (home / LEDGER).exists():
+        return
+    opened = Ledger(home, start_monitor=False)
+    try:
+        found = opened.parking()
+    finally:
+        opened.close()
+    for name in names:
+        proofs = [proof for proof in found.proofs if proof.device == name]
+        if not proofs:
+            text = f"nothing was tested on {name}: no lease is parked there"
+            yield Finding("WARN", "parking", text, "run: chronos_cli park-test --python PYTHON")
+        for proof in proofs:
+            holds = "comes back" if proof.holds else "is not parked"
+            text = f"{name}, driver {proof.driver}: {proof.framework} {holds}: {proof.message}"
+            yield Finding("OK" if proof.holds else "WARN", "parking", text)
 
 
 def policing(home: Path) -> Iterator[Finding]:

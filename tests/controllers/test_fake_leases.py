@@ -81,7 +81,7 @@ class TwoNodes(RuleBasedStateMachine):
     def release(self, id: str) -> None:
         self.both(lambda leases: leases.release(id))
 
-    @rule(id=IDS, seconds=st.sampled_from([0, 40, 120]))
+    @rule(id=IDS, seconds=st.sampled_from([1, 40, 120]))
     def park(self, id: str, seconds: int) -> None:
         self.move(lambda leases: leases.park(id, seconds), id)
 

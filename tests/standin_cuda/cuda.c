@@ -4,7 +4,7 @@
  *
  * The file `cuda.state` says what there is, and what happens, a line each:
  *
- *   uses PID                  the driver runs in that process
+ *   uses PID                  the driver runs in that process; 0: in all
  *   code CALL PID CODE        the call fails with that code
  *   hang CALL PID             it does not come back
  *   slow CALL PID MS          it takes so long
@@ -106,7 +106,7 @@ static int script(const char *call, int pid, int after, int *uses) {
         char name[32] = "", who[32] = "", when[256] = "";
         int whom = 0, value = 0;
         number++;
-        if (sscanf(line, "uses %d", &whom) == 1 && whom == pid) *uses = 1;
+        if (sscanf(line, "uses %d", &whom) == 1 && (whom == 0 || whom == pid)) *uses = 1;
         int fits = 0;
 #define FITS (fits = (!strcmp(name, call) || !strcmp(name, "any")) && (whom == 0 || whom == pid))
         if (!after && sscanf(line, "code %31s %d %d", name, &whom, &value) == 3 && FITS) code = value;

@@ -14,4 +14,5 @@ one direction alone: what is not wholly parked is brought back.
                   asks it
   mover           parks one lease, or brings it back
   parker          finds what is to be moved, and looks after what is parked
+  self_test       parks a small program (test_program) of each framework: that alone proves it
 """
