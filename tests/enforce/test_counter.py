@@ -20,6 +20,7 @@ import pytest
 
 from cumulus.chronos.contract import Device, Lease, LeaseState, variables
 from cumulus.chronos.enforce import account
+from cumulus.chronos.enforce.account import Allocates
 from cumulus.chronos.enforce.cuda_counter import CudaCounter
 from cumulus.clock import SystemClock
 from tests.waiting import eventually
@@ -311,6 +312,44 @@ def test_a_stream_that_is_captured_goes_on_to_be_and_its_graph_counts_when_it_is
 def test_the_functions_of_cuda_3_allocate_nothing(leased: Make) -> None:
     job = leased().job()
     assert {job(f"cu{name}", "out", 16) for name in ("MemAlloc", "MemAllocPitch", "ArrayCreate")} == {NOT_SUPPORTED}
+
+
+# ---- what is noted, since a program that does it is never moved into main memory ----
+
+
+@pytest.mark.parametrize(
+    ("call", "noted"),
+    [
+        (("cuMemAlloc_v2", "out", MIB), Allocates(0)),
+        (("cuMemAllocManaged", "out", MIB, 1), Allocates.MANAGED),
+        (("cuMemCreate", "out", MIB, ON_DEVICE, 0), Allocates.MAPPED),
+        (("cuIpcGetMemHandle", {"bytes": 64}, 4096), Allocates.SHARED),
+        (("cuIpcOpenMemHandle_v2", "out", "handle", 1), Allocates.SHARED),
+        (("cuIpcGetEventHandle", {"bytes": 64}, None), Allocates.SHARED),
+        (("cuMemExportToShareableHandle", "out", 1, 1, 0), Allocates.SHARED),
+        (("cuMemImportFromShareableHandle", "out", None, 1), Allocates.SHARED),
+        (("cuCtxEnablePeerAccess", None, 0), Allocates.PEER),
+        (("cuMemPoolSetAccess", None, {"ints": [1, 1, 3]}, 1), Allocates.PEER),
+        (("cuMemPoolSetAccess", None, {"ints": [1, 0, 3]}, 1), Allocates(0)),
+    ],
+)
+def test_how_a_process_allocates_is_noted(leased: Make, call: tuple[Any, ...], noted: Allocates) -> None:
+    lease = leased(64 * MIB)
+    job = lease.job()
+    assert job(*call) == OK
+    assert job("cuMemAlloc_v2", "out", MIB) == OK
+    assert set(account.noted("lease", lease.home).values()) == {noted}
+    assert job("cuMemAllocManaged", "out", MIB, 1) == OK
+    assert set(account.noted("lease", lease.home).values()) == {noted | Allocates.MANAGED}
+
+
+def test_a_child_is_what_its_parent_noted(leased: Make) -> None:
+    lease = leased(64 * MIB)
+    job = lease.job()
+    assert job("cuIpcGetMemHandle", {"bytes": 64}, 4096) == OK
+    assert list(account.noted("lease", lease.home).values()) == [Allocates.SHARED]
+    job.do(fork=MIB)
+    assert set(account.noted("lease", lease.home).values()) == {Allocates.SHARED}
 
 
 # ---- how programs find the driver's functions ----

@@ -44,6 +44,9 @@ _INCONCLUSIVE = (ParkingReason.NO_MEMORY, ParkingReason.MEMORY_LIMIT, ParkingRea
 """Refusals that say nothing of the framework."""
 
 
+Prepare = Callable[[Lease, Device, Path], Mapping[str, str]]
+
+
 class Inconclusive(ChronosError):
     """The test could not be made: nothing is proven, and nothing disproven."""
 
@@ -59,20 +62,23 @@ class SelfTest:
         python: str = sys.executable,
         program: Path = Path(test_program.__file__),
         memory_bytes: int = MEMORY_BYTES,
+        prepare: Prepare = enforce.environment,
     ) -> None:
+        """`prepare`: what holds a program to its lease."""
         self._ledger = ledger
         self._device = device
         self._python = python
         self._program = program
         self._memory_bytes = memory_bytes
+        self._prepare = prepare
 
     def run(self, framework: str) -> Proof | None:
         """What was shown, which the ledger remembers; None where the framework is not there. Raises `Inconclusive`,
         and what `Ledger.grant` raises."""
         share = min(self._memory_bytes, self._device.memory_bytes)
         request = LeaseRequest(
-            f"park-test-{uuid.uuid4()}", self._device.index, share, _COMPUTE, _LEASE_SECONDS, user="park-test", grace=0.0,
-            name="park-test", sharing=Sharing.PARKABLE,
+            f"park-test-{uuid.uuid4()}", self._device.index, share, _COMPUTE, _LEASE_SECONDS, user="park-test",
+            grace=0.0, name="park-test", sharing=Sharing.PARKABLE,
         )  # fmt: skip
         lease = self._ledger.grant(request)
         try:
@@ -91,7 +97,7 @@ class SelfTest:
         return proof
 
     def _in_lease(self, lease: Lease, framework: str) -> tuple[bool, str] | None:
-        prepared = variables.of_lease(lease, self._device) | enforce.environment(lease, self._device, self._ledger.home)
+        prepared = variables.of_lease(lease, self._device) | dict(self._prepare(lease, self._device, self._ledger.home))
         ours = {**prepared, variables.HOME: str(self._ledger.home)}
         program = _Program([self._python, str(self._program), framework], variables.merge(os.environ, ours))
         try:
