@@ -24,7 +24,8 @@ from cumulus.chronos.parking.driver import CheckpointState
 from cumulus.chronos.parking.mover import Means
 from cumulus.chronos.parking.parker import Parker
 from cumulus.clock import SystemClock
-from cumulus.lib.processes import read
+from cumulus.lib import cgroup
+from cumulus.lib.processes import children, read
 from tests.chronos.conftest import CPU, GPUS, SLEEP, request, up
 from tests.standin_cuda import StandInCuda
 from tests.standin_nvml import GIB, StandInNvml
@@ -58,6 +59,7 @@ def means(patience: float = 20.0) -> Means:
         lambda: DeviceProcesses(clock),
         lambda not_moved: 10**15 - not_moved,
         freed_seconds=0.5,
+        names_are_the_drivers=True,
     )
 
 
@@ -104,6 +106,29 @@ class ParkingNode:
     def hold(self, pid: int, size: int) -> None:
         self.held[pid] = size
         self.nvml.hold("GPU-a", self.held)
+
+    def marked(self, lease: Lease, size: int) -> tuple[int, str]:
+        """A process that nobody attached and that names its lease, in a PID namespace and a cgroup of its own: as a
+        container's. Its number here, and its cgroup."""
+        inner = f"import os; print(os.getpid(), os.stat('/proc/self/ns/pid').st_ino, flush=True);{SLEEP}"
+        apart = "import ctypes, os; ctypes.CDLL(None).unshare(0x20000000)"
+        outer = f"{apart}\nif os.fork() == 0:\n exec({inner!r})\nelse:\n os.wait()"
+        process = self.run(outer, CHRONOS_PARTITION_ID=lease.id)
+        assert process.stdout is not None
+        number, namespace = map(int, process.stdout.readline().split())
+        [pid] = children(process.pid)
+        proc = read(pid)
+        assert proc is not None
+        slot = struct.pack("=iIQQQQ", number, 0, proc.start, namespace, 0, size)
+        head = b"CHRUSE1\0" + struct.pack("=I", 1).ljust(120, b"\0")
+        (account.directory(self.ledger.home, lease.id) / "usage").write_bytes(head + slot)
+        place = cgroup.make(f"{self.ledger.home.stat().st_dev:x}-{self.ledger.home.stat().st_ino:x}-container/1-1")
+        assert place is not None
+        for each in (process.pid, pid):
+            assert cgroup.enter(place, each)
+        self.hold(pid, size)
+        self.cuda.uses(pid)
+        return pid, place
 
     def find(self, id: str = "a") -> Lease:
         found = self.ledger.get(id)

@@ -453,6 +453,40 @@ def test_frozen_it_stands_still_until_it_is_back(node: ParkingNode, cgroups: Non
     eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
 
 
+def test_a_containers_processes_are_parked_and_frozen_as_others_are(node: ParkingNode, cgroups: None) -> None:
+
+    lease = node.ledger.grant(request("a", owner="lab"))
+    account.open_account(lease, GPUS[0], node.ledger.home)
+    pid, place = node.marked(lease, GIB)
+    found = node.park(freeze=True)
+    assert (found.state, found.parked_bytes) == (LeaseState.PARKED, GIB), found.park_refused
+    assert cgroup.is_frozen(place)
+    assert node.unpark().state is LeaseState.ACTIVE
+    assert node.cuda.state(pid) is RUNNING
+    assert not cgroup.is_frozen(place)
+
+
+def test_a_driver_that_does_not_tell_who_holds_what_parks_nothing(node: ParkingNode) -> None:
+    _, [pid] = node.lease()
+    node.nvml.say("GPU-a", f"held {pid} {GIB}", "held 1 -")
+    refused = node.park().park_refused
+    assert refused is not None
+    assert refused.reason == ParkingReason.NOT_SUPPORTED
+
+
+def test_a_program_that_restores_itself_is_parked_again_and_in_the_end_killed(node: ParkingNode) -> None:
+    _, [pid] = node.lease()
+    node.park()
+    parker = node.parker()
+    for _ in range(4):
+        (node.nvml.directory / f"state.{pid}").unlink(missing_ok=True)
+        (node.nvml.directory / f"parked.{pid}").unlink(missing_ok=True)
+        parker.step()
+    parker.close()
+    eventually(lambda: processes.is_gone(pid))
+    assert node.find().state is LeaseState.PARKED
+
+
 def test_the_framework_is_told_by_what_a_process_has_loaded(tmp_path: Path) -> None:
     library = tmp_path / "cupy" / "core.so"
     library.parent.mkdir()

@@ -40,6 +40,8 @@ class Evidence:
     """Whether no process was started meanwhile."""
     driver: str
     """Version; "" where NVML does not tell."""
+    untold: int = 0
+    """Processes on the device whose memory the driver does not tell."""
 
     @property
     def held_bytes(self) -> int:
@@ -82,7 +84,7 @@ class Investigator:
             )
             for who in sorted(members)
         )  # fmt: skip
-        return Evidence(found, snapshot.complete, clients[1])
+        return Evidence(found, snapshot.complete, clients[1], held[device].untold)
 
     def held(self, device: str) -> DeviceHeld:
         """What is held of the device now. Raises DriverSilent."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cumulus.chronos import device_records, enforce, policy, records
 from cumulus.chronos.contract import Device, EndReason, Lease, ParkRefusal, Proof
 from cumulus.chronos.database import Database
 from cumulus.chronos.device_processes import DeviceProcesses
+from cumulus.chronos.gpu_evidence import in_initial_namespace
 from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.parking import check, memory, rows
 from cumulus.chronos.parking.checkpoint_client import CheckpointClient, DriverRefused, DriverSilent
@@ -42,6 +43,7 @@ FROZEN_SECONDS = 5.0
 _PAUSE = 0.05
 _RESTORES, _RESTORE_PAUSE = 10, 1.0
 """Where the GPU's memory is not free yet."""
+_UNLOCKS = 3
 
 
 class _Refused(Exception):
@@ -77,6 +79,8 @@ class Means:
     free_memory: Callable[[int], int] = memory.free
     """`memory.free`, of this machine."""
     freed_seconds: float = FREED_SECONDS
+    names_are_the_drivers: bool = field(default_factory=in_initial_namespace)
+    """Whether process numbers here are the machine's, by which the driver names processes."""
 
 
 class Mover:
@@ -120,13 +124,16 @@ class Mover:
                 self._undo(id, ParkRefusal(ParkingReason.DRIVER_REFUSED, str(silent)))
         return True
 
-    def take_in(self, id: str, newcomers: Collection[Identity]) -> None:
-        """Of a PARKED lease: what has come to the GPU since is moved too, or killed. It has no share to use."""
+    def take_in(self, id: str, newcomers: Collection[Identity], stubborn: Collection[Identity] = ()) -> None:
+        """Of a PARKED lease: what has come to the GPU since is moved too, or killed, the `stubborn` at once. It has no
+        share to use."""
         for who in sorted(newcomers):
             known = self._known(id)
             if known is None or known.row.step is not Step.PARKED:
                 return
             try:
+                if who in stubborn:
+                    raise _Refused(ParkingReason.PROCESSES_CHANGED, "it came back again and again")
                 self._take_in(known, who)
                 self._say(f"process {who.pid} of the parked lease {id} had come to the GPU: it was parked too")
             except _Stopped:
@@ -210,6 +217,9 @@ class Mover:
 
     def _check(self, found: Evidence, known: _Known, but: Collection[Identity] = ()) -> None:
         """Raises _Refused where a process, but those, cannot be parked."""
+        if found.untold or not self._means.names_are_the_drivers:
+            text = "the driver does not tell here what each process holds of the GPU"
+            raise _Refused(ParkingReason.NOT_SUPPORTED, text)
         with self._database.read() as db:
             proofs = rows.proofs(db)
         some = [each for each in found.processes if each.process not in but]
@@ -330,8 +340,7 @@ class Mover:
         # Before they go on, so that no call of theirs is refused by what held while they were parked.
         self._hold(lease, device)
         for each in moved:
-            if self._state(each) is CheckpointState.LOCKED:
-                self._unlock(each)
+            self._unlock(each)
         with self._database.write() as tx:
             now = Moment.read(self._clock)
             if not rows.finish(tx, lease.id, now, row.began if row.step is Step.RETURNING else None):
@@ -362,11 +371,15 @@ class Mover:
             raise _Lost(each, f"process {each.process.pid} cannot be brought back: the driver says that it has failed")
 
     def _unlock(self, each: ParkedProcess) -> None:
-        try:
-            self._client.unlock(each.process)
-        except DriverRefused as refused:
-            if is_alive(each.process) and self._state(each) is not CheckpointState.RUNNING:
-                raise _Lost(each, str(refused)) from refused
+        tried = 0
+        while self._state(each) is CheckpointState.LOCKED:
+            try:
+                self._client.unlock(each.process)
+            except DriverRefused as refused:
+                tried += 1
+                if tried >= _UNLOCKS:
+                    raise _Lost(each, str(refused)) from refused
+                self._clock.sleep(_PAUSE)
 
     def _state(self, each: ParkedProcess) -> CheckpointState | None:
         """None where it is gone. Raises DriverSilent also where the driver does not say: nothing may be left half

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from cumulus.chronos import device_records, records
@@ -33,6 +34,8 @@ LOOK_SECONDS = 0.25
 
 _IDLE_SECONDS = 1.0
 """The same where there is no GPU."""
+_RETURNS = 3
+"""A process that comes to the GPU of a parked lease more often than that is killed."""
 _AT_ONCE = 4
 """Leases that are moved at the same time."""
 _AGAIN = Backoff(first=1.0, longest=30.0)
@@ -70,6 +73,8 @@ class Parker:
         self._not_before: dict[str, float] = {}
         self._seen: set[str] = set()
         """Parked leases whose processes were asked how far they are: those of an earlier monitor may be anywhere."""
+        self._returns: Counter[Identity] = Counter()
+        """How often a process of a parked lease was found on the GPU: a program may restore itself."""
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -106,6 +111,8 @@ class Parker:
         self._version = version
         self._parked = [lease for lease in live if lease.id in parked]
         self._seen &= parked
+        if not parked:
+            self._returns.clear()
         self._owners.learn(processes)
 
     def _look_after(self) -> None:
@@ -130,7 +137,8 @@ class Parker:
     def _taking_in(self, came: set[int]) -> Callable[[Mover, str], bool]:
         def take_in(mover: Mover, id: str) -> bool:
             found = {Identity(pid, proc.start) for pid in came if (proc := read(pid)) is not None and proc.alive}
-            mover.take_in(id, found | mover.strays(id))
+            self._returns.update(found)
+            mover.take_in(id, found | mover.strays(id), [who for who in found if self._returns[who] > _RETURNS])
             mover.count(id)
             self._seen.add(id)
             return True

@@ -1,0 +1,282 @@
+"""Parking on a real NVIDIA driver. **Not run yet**: these were written where no GPU was to be had; until they have
+passed, all that is known of real drivers is the table in docs/parking.md. They need root and a GPU of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cumulus.chronos import monitor_control
+from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState, variables
+from cumulus.chronos.contract.policy import PolicyChange
+from cumulus.chronos.contract.variables import MPS_MODE
+from cumulus.chronos.enforce import environment
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.parking.self_test import FRAMEWORKS, SelfTest
+from cumulus.errors import ParkRefused
+from cumulus.resources.enforcement import Sharing
+from cumulus.resources.reasons import ParkingReason
+
+from .conftest import GIB, HERE, Node, Program, memory_used, until
+
+MOVED_SECONDS = 120.0
+Measured = Callable[[str, object], None]
+
+TRAINING = """
+import json, sys, threading, torch
+from torch.utils.data import DataLoader, TensorDataset
+torch.manual_seed(0)
+steps, how = int(sys.argv[1]), sys.argv[2]
+x = torch.randn(4096, 256)
+data = TensorDataset(x, x.sum(1, keepdim=True) / 16)
+loader = DataLoader(data, 256, shuffle=False, num_workers=2, pin_memory=True, persistent_workers=True)
+net = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.Linear(512, 1)).cuda()
+if how == "compile":
+    net = torch.compile(net)
+optimizer = torch.optim.Adam(net.parameters())
+print(json.dumps("ready"), flush=True)
+done, losses = 0, []
+while done < steps:
+    for inputs, wanted in loader:
+        loss = (net(inputs.cuda(non_blocking=True)) - wanted.cuda(non_blocking=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+        done += 1
+        if done == steps:
+            break
+print(json.dumps(losses), flush=True)
+"""
+GRAPHS = """
+import json, sys, torch
+x = torch.zeros(2**20, device="cuda")
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    x += 1
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    graph.replay()
+    print(json.dumps(float(x[0])), flush=True)
+"""
+
+
+class Parkable:
+    """Leases without MPS in a ledger whose monitor parks them."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.ledger = Ledger(node.home)
+        self.ledger.devices()
+
+    def lease(self, id: str, share: float = 0.1, seconds: float = 900.0, sharing: Sharing = Sharing.PARKABLE) -> Lease:
+        gpu, size = self.node.gpu, self.node.part(share)
+        return self.ledger.grant(
+            LeaseRequest(id, gpu.index, size, int(1000 * share), seconds, grace=5.0, sharing=sharing)
+        )
+
+    def variables(self, lease: Lease) -> dict[str, str]:
+        held = environment(lease, self.node.gpu, self.node.home)
+        return {**variables.of_lease(lease, self.node.gpu), **held}
+
+    def python(self, lease: Lease, code: str, *arguments: object) -> Program:
+        return self.attached(lease, [sys.executable, "-c", code, *map(str, arguments)])
+
+    def cuda(self, lease: Lease, *arguments: object) -> Program:
+        return self.attached(lease, [sys.executable, "-S", str(HERE / "job.py"), *map(str, arguments)])
+
+    def attached(self, lease: Lease, command: list[str]) -> Program:
+        program = self.node.start(command, self.variables(lease))
+        self.ledger.attach(lease.id, program.process.pid, lease.token)
+        return program
+
+    def park(self, id: str, park_for: float = 600.0) -> Lease:
+        self.ledger.park(id, park_for)
+        return self.moved(id)
+
+    def unpark(self, id: str, seconds: float = 900.0) -> Lease:
+        self.ledger.unpark(id, seconds)
+        return self.moved(id)
+
+    def moved(self, id: str) -> Lease:
+        until(lambda: self.find(id).state not in (LeaseState.PARKING, LeaseState.UNPARKING), MOVED_SECONDS)
+        return self.find(id)
+
+    def find(self, id: str) -> Lease:
+        found = self.ledger.get(id)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def parkable(node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parkable]:
+    monkeypatch.setenv(MPS_MODE, "shared")
+    made = Parkable(node)
+    yield made
+    for lease in made.ledger.list():
+        made.ledger.release(lease.id)
+    until(lambda: not made.ledger.list(), 30)
+    made.ledger.close()
+
+
+def proven(parkable: Parkable, framework: str) -> None:
+    """Skips where the framework is not there; fails where it does not hold."""
+    if framework != "cuda" and importlib.util.find_spec(framework) is None:
+        pytest.skip(f"{framework} is not installed")
+    shown = SelfTest(parkable.ledger, parkable.node.gpu).run(framework)
+    assert shown is not None
+    assert shown.holds, shown.message
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_what_the_self_test_shows_is_measured(parkable: Parkable, framework: str, measured: Measured) -> None:
+    shown = SelfTest(parkable.ledger, parkable.node.gpu).run(framework)
+    if shown is None:
+        pytest.skip(f"{framework} is not installed")
+    measured(f"{framework} on driver {shown.driver}", shown.message)
+    if framework == "jax":
+        with pytest.raises(ParkRefused):
+            parkable.ledger.park(parkable.lease("jax").id, 60)
+
+
+@pytest.mark.parametrize("how", ["eager", "compile"])
+def test_a_training_that_is_parked_has_the_losses_of_one_that_is_not(parkable: Parkable, how: str) -> None:
+    proven(parkable, "torch")
+    steps = 400
+    undisturbed = parkable.python(parkable.lease("plain"), TRAINING, steps, how)
+    assert undisturbed.line(120) == "ready"
+    losses = undisturbed.line(180)
+    before = memory_used(parkable.node.gpu)
+    parked = parkable.python(parkable.lease("parked"), TRAINING, steps, how)
+    assert parked.line(120) == "ready"
+    for _ in range(3):
+        time.sleep(0.5)
+        found = parkable.park("parked")
+        assert found.state is LeaseState.PARKED, found.park_refused
+        assert memory_used(parkable.node.gpu) <= before
+        parkable.unpark("parked")
+    assert parked.line(180) == losses
+
+
+def test_graphs_come_back(parkable: Parkable) -> None:
+    proven(parkable, "torch")
+    program = parkable.python(parkable.lease("graphs"), GRAPHS)
+    assert program.line(60) == "ready"
+    for number in range(1, 4):
+        program.tell("")
+        assert program.line() == number
+        assert parkable.park("graphs").state is LeaseState.PARKED
+        assert parkable.unpark("graphs").state is LeaseState.ACTIVE
+
+
+def test_others_use_the_gpu_meanwhile(parkable: Parkable, measured: Measured) -> None:
+    proven(parkable, "cuda")
+    size = parkable.node.part(0.6)
+    first = parkable.cuda(parkable.lease("first", 0.7), "alloc", "device", size)
+    assert first.line()["outcome"] == "CUDA_SUCCESS"
+    found = parkable.park("first")
+    assert found.state is LeaseState.PARKED, found.park_refused
+    assert found.parked_bytes >= size
+    second = parkable.cuda(parkable.lease("second", 0.7), "alloc", "device", size)
+    assert second.line()["outcome"] == "CUDA_SUCCESS"
+    second.kill()
+    parkable.ledger.release("second")
+    until(lambda: parkable.find("second").state is LeaseState.ENDED, 30)
+    back = parkable.unpark("first")
+    assert first.alive()
+    measured(f"{size / GIB:.0f} GiB parked, back", f"{found.moved_in:.1f} s, {back.moved_in:.1f} s")
+
+
+def test_a_kernel_that_runs_is_waited_for(parkable: Parkable) -> None:
+    proven(parkable, "cuda")
+    program = parkable.cuda(parkable.lease("busy"), "spin", 20)
+    program.line()
+    program.tell("go")
+    time.sleep(1)
+    assert parkable.park("busy").state is LeaseState.PARKED
+    assert parkable.unpark("busy").state is LeaseState.ACTIVE
+    assert program.line(60)["blocks_per_second"] > 0
+
+
+def test_managed_memory_and_clients_of_mps_are_refused_untouched(parkable: Parkable) -> None:
+    proven(parkable, "cuda")
+    managed = parkable.cuda(parkable.lease("managed"), "alloc", "managed", GIB)
+    managed.line()
+    client = parkable.cuda(parkable.lease("client", sharing=Sharing.CONCURRENT), "alloc", "device", GIB)
+    client.line()
+    for id, reason in (("managed", ParkingReason.MANAGED_MEMORY), ("client", ParkingReason.MPS_CLIENT)):
+        found = parkable.park(id)
+        assert found.park_refused is not None
+        assert (found.state, found.park_refused.reason) == (LeaseState.ACTIVE, reason)
+    assert managed.alive()
+    assert client.alive()
+
+
+def test_too_little_main_memory_is_refused_before_anything_is_locked(parkable: Parkable) -> None:
+    proven(parkable, "cuda")
+    parkable.ledger.set_policy(PolicyChange(parking_memory=GIB // 2))
+    program = parkable.cuda(parkable.lease("large"), "alloc", "device", GIB)
+    program.line()
+    found = parkable.park("large")
+    assert found.park_refused is not None
+    assert found.park_refused.reason == ParkingReason.NO_MEMORY
+    assert program.alive()
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.3, 0.8, 1.5])
+@pytest.mark.parametrize("back", [False, True])
+def test_a_monitor_that_is_killed_leaves_nothing_half_done(parkable: Parkable, delay: float, back: bool) -> None:
+    proven(parkable, "cuda")
+    before = memory_used(parkable.node.gpu)
+    program = parkable.cuda(parkable.lease("a", 0.2), "alloc", "device", 4 * GIB)
+    program.line()
+    if back:
+        parkable.park("a")
+        parkable.ledger.unpark("a", 600)
+    else:
+        parkable.ledger.park("a", 600)
+    time.sleep(delay)
+    pid = monitor_control.running(parkable.ledger.home)
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    found = parkable.moved("a")
+    if found.state is LeaseState.PARKED:
+        assert memory_used(parkable.node.gpu) <= before
+        found = parkable.unpark("a")
+    assert found.state is LeaseState.ACTIVE
+    assert program.alive()
+    assert parkable.ledger.parking().used_bytes == 0
+
+
+def test_the_end_of_a_parking_frees_the_main_memory(parkable: Parkable) -> None:
+    proven(parkable, "cuda")
+    program = parkable.cuda(parkable.lease("a", 0.2), "alloc", "device", 4 * GIB)
+    program.line()
+    parkable.park("a", 3)
+    until(lambda: parkable.find("a").state is LeaseState.ENDED, 30)
+    assert parkable.find("a").end_reason is EndReason.EXPIRED
+    assert parkable.ledger.parking().used_bytes == 0
+
+
+@pytest.mark.slow
+def test_two_trainings_take_turns_for_five_minutes(parkable: Parkable) -> None:
+    proven(parkable, "torch")
+    steps = 100_000
+    programs = {}
+    for id in "ab":
+        programs[id] = parkable.python(parkable.lease(id, 0.7), TRAINING, steps, "eager")
+        assert programs[id].line(120) == "ready"
+        assert parkable.park(id).state is LeaseState.PARKED
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for id in "ab":
+            assert parkable.unpark(id, 600).state is LeaseState.ACTIVE
+            time.sleep(30)
+            assert parkable.park(id, 600).state is LeaseState.PARKED
+    assert all(program.process.poll() is None for program in programs.values())
