@@ -59,6 +59,7 @@ CHRONOS_READERS = {
     "enforce/mps_daemon.py": "hands on what an MPS daemon needs; the directory for sockets",
     "lease_args.py": "who called sudo",
     "monitor_control.py": "hands it to the monitor; whether it runs inside a lease",
+    "parking/self_test.py": "hands it to the programs that it parks",
     "runtime.py": "runs alone, as a container runtime",
     "verbs.py": "becomes the program that `exec` runs",
 }
