@@ -15,6 +15,7 @@ import ctypes
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 BYTES = 64 * 2**20
@@ -140,7 +141,13 @@ class Tensorflow:
         return bool(abs(self.tf.matmul(self.x, self.x).numpy() - self.product).max() < 1e-3)
 
 
-FRAMEWORKS = {"cuda": Cuda, "torch": Torch, "cupy": Cupy, "jax": Jax, "tensorflow": Tensorflow}
+FRAMEWORKS: dict[str, Callable[[], Any]] = {
+    "cuda": Cuda,
+    "torch": Torch,
+    "cupy": Cupy,
+    "jax": Jax,
+    "tensorflow": Tensorflow,
+}
 
 
 def main(name: str) -> None:
