@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cumulus.errors import BackendError, CumulusError, NotRunning
-from cumulus.lib.execution import ExecRequest, Exit
+from cumulus.lib.execution import ALONE_SECONDS, ExecRequest, Exit
 from cumulus.lib.printable import one_line
 from cumulus.lib.run_channel import (
     ALIVE,
@@ -46,6 +46,15 @@ def execution(connection: socket.socket, whose: Mapping[str, str], asked: ExecRe
     run beside. Raises `NotRunning`, `BackendError`."""
     frames, early = _begun(connection, {**whose, "exec": asked._asdict()})
     return ChannelExecution(connection, frames, early, stdin=asked.stdin, terminal=bool(asked.terminal))
+
+
+def attachment(
+    connection: socket.socket, whose: Mapping[str, str], *, stdin: bool, alone: float = ALONE_SECONDS
+) -> ChannelExecution:
+    """Join the terminal of the program itself, which goes on for `alone` seconds where nobody is there any more. Raises
+    as `execution`."""
+    frames, early = _begun(connection, {**whose, "attach": {"stdin": stdin, "alone": alone}})
+    return ChannelExecution(connection, frames, early, stdin=stdin, terminal=True)
 
 
 def connected(connection: socket.socket, whose: Mapping[str, str], port: int) -> socket.socket:

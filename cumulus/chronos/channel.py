@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -19,13 +20,13 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from signal import SIGCONT, SIGHUP, SIGKILL
-from typing import Any
+from typing import IO, Any
 
 from cumulus.chronos.engine_api import EngineApi
 from cumulus.chronos.runtime import SLOT_VARIABLE
 from cumulus.errors import BackendError, CumulusError, NotRunning
 from cumulus.lib import listeners, processes
-from cumulus.lib.execution import MARK
+from cumulus.lib.execution import DETACH, MARK
 from cumulus.lib.run_channel import (
     CHUNK,
     ENDED,
@@ -56,7 +57,13 @@ _CLONE_NEWNET = 0x40000000
 _MARK = re.compile(rb"(\d{1,10})-(\d{1,20})-[0-9a-f]{16}")
 _HEAD = struct.Struct(">BxxxI")
 
+_ALONE_LOOK = 0.5
+"""Between looks for one who is attached."""
+_SHOWN, _SHOWN_LINES = 2**16, 500
+"""Of its log, what one who is attached is shown first: bytes, and lines."""
+
 _GONE, _OVER, _LEFT = "the controller has gone", "nothing more comes", "the program has ended"
+_DETACHED = "who typed has detached"
 
 
 def serve(source: int = 0, sink: int = 1, engine: str = "") -> int:
@@ -74,6 +81,8 @@ def serve(source: int = 0, sink: int = 1, engine: str = "") -> int:
         reached = _Reached(EngineApi(engine), str(request["slot"]), str(request["label"]))
         if "exec" in request:
             _Program(reached, request["exec"]).run(frames)
+        elif "attach" in request:
+            _Terminal(reached, request["attach"]).run(frames)
         elif "connect" in request:
             _connect(reached, int(request["connect"]), frames)
         else:
@@ -254,6 +263,97 @@ class _Program:
             time.sleep(_LOOK)
 
 
+class _Terminal:
+    """The terminal of the container's own program, for one who is attached to it.
+
+    Where the last of them has gone without a word the program gets SIGHUP after a minute: whoever goes waits for that,
+    and leaves it to the next one who comes. They know of each other by a lock on the container's namespace."""
+
+    def __init__(self, reached: _Reached, asked: Mapping[str, Any]) -> None:
+        self._reached = reached
+        self._engine = reached.engine
+        self._stdin = bool(asked["stdin"])
+        self._alone = float(asked["alone"])
+        if not self._engine.get("/containers/{0}/json", reached.id)["Config"].get("Tty"):
+            raise NotRunning("its program has no terminal")
+
+    def run(self, frames: Frames) -> None:
+        place, id = "/containers/{0}/attach", self._reached.id
+        how = {"stream": "1", "stdout": "1", "stderr": "1", "stdin": str(int(self._stdin)), "detachKeys": _DETACH}
+        with open(f"/proc/{self._reached.leader}/ns/pid") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            with self._engine.opened(place, id, **how) as streams:
+                frames.put(STARTED)
+                frames.put(STDOUT, self._shown())
+                carrier = Carrier(
+                    frames, streams, resize=self._resize, end_of_input=lambda: None,
+                    leave=DETACH if self._stdin else b"",
+                )  # fmt: skip
+                why = carrier.run()
+            if why == _GONE:
+                self._wait_for_another(lock)
+                return
+        frames.put_json(ENDED, [0 if why == _DETACHED else self._exit_code(), ""])
+
+    def _shown(self) -> bytes:
+        """The end of its log, which is what was on its screen. The last line comes there once it is whole."""
+        with contextlib.suppress(BackendError, NotRunning):
+            return self._engine.text(
+                "/containers/{0}/logs", self._reached.id, stdout="1", stderr="1", tail=str(_SHOWN_LINES)
+            )[-_SHOWN:]  # fmt: skip
+        return b""
+
+    def _resize(self, columns: int, rows: int) -> None:
+        if not (0 < columns < 2**15 and 0 < rows < 2**15):
+            return
+        # A size that is none of before makes a shell show its line again.
+        for width in (columns + 1, columns):
+            with contextlib.suppress(BackendError, NotRunning):
+                self._engine.post("/containers/{0}/resize", self._reached.id, w=str(width), h=str(rows))
+
+    def _wait_for_another(self, lock: IO[str]) -> None:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        _let_go_of_streams()
+        deadline = time.monotonic() + self._alone
+        while time.monotonic() < deadline:
+            if processes.pid_namespace(self._reached.leader) != self._reached.namespace:
+                return
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            time.sleep(_ALONE_LOOK)
+        for number in (SIGHUP, SIGCONT):
+            _send(self._at_terminal(), number)
+
+    def _at_terminal(self) -> set[processes.Identity]:
+        """Those that a terminal tells when it is closed: who leads its session, and all of that."""
+        found = (processes.read(pid) for pid in self._reached.pids())
+        leader = processes.read(self._reached.leader)
+        sessions = {self._reached.leader} | ({leader.session} if leader is not None else set())
+        return {processes.Identity(each.pid, each.start) for each in found if each and each.session in sessions}
+
+    def _exit_code(self) -> int | None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                state = self._engine.get("/containers/{0}/json", self._reached.id)["State"]
+            except (BackendError, NotRunning):
+                return None
+            if not state["Running"]:
+                return int(state["ExitCode"])
+            time.sleep(_LOOK)
+        return None
+
+
+def _let_go_of_streams() -> None:
+    """Let the connection over which this was started end."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+
+
 def _connect(reached: _Reached, port: int, frames: Frames) -> None:
     """A connection to the port, where a process of the container listens."""
     with open(f"/proc/{reached.leader}/ns/net") as namespace:
@@ -267,13 +367,18 @@ def _connect(reached: _Reached, port: int, frames: Frames) -> None:
 
 class Carrier:
     """Carries what comes in frames to a socket, and what comes from there in frames. `apart`: it gives two streams, as
-    the engine packs them; `resize` is told of other sizes, `end_of_input` called where the socket is not to be shut."""
+    the engine packs them; `resize` is told of other sizes, `end_of_input` called where the socket is not to be shut. At
+    the keys `leave` whoever types them is let go."""
 
     def __init__(
         self, frames: Frames, far: socket.socket, *, apart: bool = False,
         resize: Callable[[int, int], None] = lambda columns, rows: None,
-        end_of_input: Callable[[], object] | None = None,
+        end_of_input: Callable[[], object] | None = None, leave: bytes = b"",
     ) -> None:  # fmt: skip
+        self._leave = leave
+        self._held = b""
+        """The first of those keys, if it was typed last."""
+        self._left = False
         self._frames = frames
         self._far = far
         self._apart = apart
@@ -312,6 +417,8 @@ class Carrier:
             elif frames.source in ready:
                 return _GONE
             self._type()
+            if self._left:
+                return _DETACHED
             if ready.get(self._far.fileno(), 0) & ~select.POLLOUT and not self._show():
                 return _OVER
             if watched in ready:
@@ -322,12 +429,18 @@ class Carrier:
         self._heard = time.monotonic()
         for frame in self._frames.take():
             if frame.kind == STDIN and frame.data:
-                self._typed += frame.data
+                self._typed += self._without_keys(frame.data) if self._leave else frame.data
             elif frame.kind == STDIN:
                 self._no_more = True
             elif frame.kind == SIZE:
                 columns, rows = frame.json()
                 self._resize(int(columns), int(rows))
+
+    def _without_keys(self, data: bytes) -> bytes:
+        typed, keys, _ = (self._held + data).partition(self._leave)
+        self._left = self._left or bool(keys)
+        self._held = self._leave[:1] if not keys and typed.endswith(self._leave[:1]) else b""
+        return typed.removesuffix(self._held)
 
     def _type(self) -> None:
         try:

@@ -28,6 +28,10 @@ class EngineApi:
         """What the engine answers. Raises NotRunning where there is no such thing, BackendError."""
         return self._call("GET", _place(path, words, query), None)
 
+    def text(self, path: str, *words: str, **query: str) -> bytes:
+        """What the engine answers, as it is."""
+        return self._answer("GET", _place(path, words, query), None)
+
     def post(self, path: str, *words: str, body: Any = None, **query: str) -> Any:
         return self._call("POST", _place(path, words, query), body)
 
@@ -61,6 +65,13 @@ class EngineApi:
             raise
 
     def _call(self, method: str, place: str, body: Any) -> Any:
+        data = self._answer(method, place, body)
+        try:
+            return json.loads(data) if data.strip() else None
+        except ValueError as error:
+            raise _silent(error) from None
+
+    def _answer(self, method: str, place: str, body: Any) -> bytes:
         connection = http.client.HTTPConnection("engine")
         try:
             connection.sock = self._connected()
@@ -70,8 +81,8 @@ class EngineApi:
             data = answer.read()
             if answer.status >= 300:
                 raise _problem(answer.status, data)
-            return json.loads(data) if data.strip() else None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            return data
+        except (OSError, http.client.HTTPException) as error:
             raise _silent(error) from None
         finally:
             connection.close()

@@ -14,6 +14,12 @@ MARK = "CUMULUS_EXEC"
 """The variable that each such program has: another text for each, by which what it has started is found too."""
 
 
+ALONE_SECONDS = 60.0
+"""For which a program at a terminal goes on with nobody attached to it."""
+DETACH = b"\x10\x11"
+"""What is typed to leave it alone: Ctrl-P Ctrl-Q, as in docker."""
+
+
 class ExecRequest(NamedTuple):
     """What to start. With a `terminal`, the name of its kind as in TERM, all three streams are one terminal."""
 

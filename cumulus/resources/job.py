@@ -394,9 +394,8 @@ class GPUJobSpec(Model):
     def _one_terminal(self) -> None:
         if not self.tty:
             return
-        if self.image is not None or self.call is not None:
-            what = "an image" if self.image is not None else "a call"
-            raise FieldError(("tty",), f"is not for {what}: `cumulus exec -it` opens a shell there")
+        if self.call is not None:
+            raise FieldError(("tty",), "is not for a call: `cumulus exec -it` opens a shell there")
         if self.replicas > 1:
             raise FieldError(("tty",), "is for one replica: there is one terminal")
 

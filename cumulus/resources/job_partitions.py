@@ -122,8 +122,6 @@ def _program(job: GPUJob) -> Program | None:
         only_here = "a call without an image"
     elif spec.checkpoint is not None and (spec.checkpoint.uri is not None or spec.checkpoint.from_ is not None):
         only_here = "spec.checkpoint.uri and from without an image"
-    elif spec.tty:
-        only_here = "spec.tty"
     return Program(
         directory=spec.working_dir, same_on=tuple(name for name in same_on.split(",") if name), only_here=only_here
     )

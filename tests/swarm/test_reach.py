@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
+from cumulus.backends import channel
 from cumulus.backends.base import EnvVar, State, Workload
+from cumulus.backends.swarm import spec
 from cumulus.errors import NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
 from tests import unix_users
@@ -174,3 +176,45 @@ def test_what_its_controller_left_behind_ends(bed: SwarmBed, user: User) -> None
     again = start(bed, work, "true")
     assert ended(again)[0] == 0
     eventually(lambda: not sleeps(node, 4720)(), 20)
+
+
+@pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
+def test_the_terminal_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
+    script = "stty -echo; echo up; trap 'echo HUP; exit 9' HUP; while read line; do stty size; echo got $line; done"
+    work = up(bed, confined(bed, user, script, terminal=True, **({} if image else {"image": ""})))
+    made = bed.backend.reach(work.job_uid, 1, 0).attach(stdin=True)
+    read(made, b"up")
+    made.resize(90, 30)
+    eventually(lambda: b"30 90" in typed(made, b"one\n", b"got one"), 20)
+    # Who leaves it by the keys leaves it alone.
+    os.write(made.stdin, b"\x10\x11")
+    assert select.select([made.done], [], [], 30)[0]
+    assert made.exit().code == 0
+    made.close()
+    assert bed.seen(work).state is State.RUNNING
+    # The next one is shown what there was, and several may look.
+    again, other = (bed.backend.reach(work.job_uid, 1, 0).attach(stdin=stdin) for stdin in (True, False))
+    assert b"got one" in read(again, b"got one")
+    os.write(again.stdin, b"two\n")
+    read(other, b"got two")
+    log = bed.log(work)
+    assert b"up\r\n" in log
+    assert b"got two\r\n" in log
+    # With the last of them the line is cut.
+    engine = bed.engines["worker1"]
+    whose = {"slot": work.name, "label": f"{spec.WORKLOAD}={work.name}"}
+    third = channel.attachment(engine.channel(), whose, stdin=True, alone=3.0)
+    for each in (again, other, third):
+        each.close()
+    # The two of before would wait for a minute.
+    assert bed.finish(work).exit_code == 9
+    assert b"HUP" in bed.log(work)
+
+
+def typed(made: Execution, line: bytes, wanted: bytes) -> bytes:
+    """What comes within two seconds after that was typed, up to what is wanted."""
+    os.write(made.stdin, line)
+    found, deadline = b"", time.monotonic() + 2
+    while wanted not in found and select.select([made.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        found += os.read(made.stdout, 65536)
+    return found

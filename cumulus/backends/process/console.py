@@ -17,11 +17,8 @@ import time
 from signal import SIGCONT, SIGHUP
 
 from cumulus.lib import terminals
+from cumulus.lib.execution import ALONE_SECONDS, DETACH
 
-ALONE_SECONDS = 60.0
-"""For which a command goes on with nobody attached."""
-DETACH = b"\x10\x11"
-"""Ctrl-P Ctrl-Q, as in docker."""
 _MISSED = 2**16
 """Bytes that are kept for who comes next."""
 _FULL = 2**18

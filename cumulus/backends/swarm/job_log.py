@@ -134,6 +134,8 @@ class JobLogs:
             if member is not None and member.answers:
                 try:
                     said = self._engine.task_log(run.id, since)
+                    if record.start.get("terminal"):
+                        said = log_stream.framed(said)
                     log_stream.check(said)
                 except EngineUnavailable as error:
                     # A manager waits for a node that is away, as long as we wait for the manager.

@@ -6,6 +6,7 @@ size) is one message of the log driver, and begins with its time where times are
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ from cumulus.errors import BackendError
 
 _SYSTEM = 3
 """The stream on which an engine tells its own errors (stdcopy.Systemerr of moby)."""
+
+_STAMP = re.compile(rb"(?=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z )")
 
 OVERLAP = 2
 """Seconds by which a message may come late."""
@@ -55,6 +58,12 @@ def messages(stream: bytes) -> Iterator[Message]:
         at, _, text = frame.partition(b" ")
         yield Message(at.decode(errors="replace"), text)
         position += 8 + size
+
+
+def framed(said: bytes) -> bytes:
+    """The log of a program at a terminal, which has one stream, as the engine gives others."""
+    parts = (part for part in _STAMP.split(said) if part)
+    return b"".join(struct.pack(">BxxxI", 1, len(part)) + part for part in parts)
 
 
 def check(stream: bytes) -> None:

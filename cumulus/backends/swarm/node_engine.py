@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shlex
 import socket
 import struct
@@ -381,8 +382,9 @@ def _as_root(script: str, *arguments: str) -> str:
 
 def _frames(output: str, errors: str) -> Iterator[bytes]:
     """Both streams as the API gives them, in the order of their times."""
-    lines = [(line, 1) for line in output.splitlines(keepends=True)]
-    lines += [(line, 2) for line in errors.splitlines(keepends=True)]
+    # What a program wrote may hold other signs that Python takes for the end of a line.
+    lines = [(line, 1) for line in re.findall(r"[^\n]*\n|[^\n]+", output)]
+    lines += [(line, 2) for line in re.findall(r"[^\n]*\n|[^\n]+", errors)]
     for line, stream in sorted(lines, key=lambda pair: pair[0].partition(" ")[0]):
         yield _frame(stream, line)
 

@@ -10,7 +10,7 @@ from cumulus.backends import channel
 from cumulus.backends.swarm import calls, programs, spec
 from cumulus.backends.swarm.records import END, REMOVED, Record
 from cumulus.calls import session
-from cumulus.errors import BackendError, BackendRefused, NotRunning
+from cumulus.errors import BackendError, NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
 
 
@@ -38,7 +38,8 @@ class ServiceReach:
         return channel.execution(self._channel(record), _whose(record), asked._replace(command=command))
 
     def attach(self, *, stdin: bool) -> Execution:
-        raise BackendRefused("the programs of containers have no terminal", hint="cumulus exec -it runs a shell there")
+        record = self._running()
+        return channel.attachment(self._channel(record), _whose(record), stdin=stdin)
 
     def connect(self, port: int) -> socket.socket:
         record = self._running()

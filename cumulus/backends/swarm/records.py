@@ -107,7 +107,7 @@ class Records:
                 "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
                 "checkpoint_path": path, "asked": workload.checkpointing is not None,
                 "checkpoint": checkpoint, "call": _call(workload), "gang": len(workload.gang),
-                "program": None if program is None else program.uid,
+                "program": None if program is None else program.uid, "terminal": workload.terminal,
             }
         )  # fmt: skip
 

@@ -74,8 +74,6 @@ def secret_name(workload_name: str, variable: str) -> str:
 
 def refuse_impossible(workload: Workload) -> None:
     """Raises `BackendRefused` where a container can never do what the workload asks."""
-    if workload.terminal:
-        raise BackendRefused("a program at a terminal runs on the controllers' machine alone")
     if programs.is_program(workload):
         programs.refuse_impossible(workload)
     if workload.working_dir and not posixpath.isabs(workload.working_dir):
@@ -137,6 +135,8 @@ def service(
     command, arguments = list(workload.command), list(workload.args)
     if secrets and command:
         command, arguments = [*exporting([secret.name for secret in secrets], at), *command], []
+    if workload.terminal:
+        container |= {"TTY": True, "OpenStdin": True}
     if command:
         container["Command"] = command
     if arguments:
