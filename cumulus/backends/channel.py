@@ -7,6 +7,7 @@ the program has descriptors, as with a program of this machine.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -38,6 +39,7 @@ from cumulus.lib.run_channel import (
 
 _BEGIN_SECONDS = 30.0
 """For the node to begin what it is asked for."""
+_LAST_SECONDS = 10.0
 _GONE = Exit(None, "the connection to its node broke")
 
 
@@ -63,14 +65,18 @@ def connected(connection: socket.socket, whose: Mapping[str, str], port: int) ->
 
 
 def talk(connection: socket.socket, whose: Mapping[str, str], asked: ExecRequest) -> socket.socket:
-    """A connection to the input and output of a program that the node starts. Raises as `execution`."""
-    return _socket(connection, *_begun(connection, {**whose, "exec": asked._asdict()}))
+    """A connection to the input and output of a program that the node starts. Where that is closed, the program has a
+    moment to do what it was told last. Raises as `execution`."""
+    return _socket(connection, *_begun(connection, {**whose, "exec": asked._asdict()}), patience=_LAST_SECONDS)
 
 
-def _socket(connection: socket.socket, frames: Frames, early: list[Frame]) -> socket.socket:
+def _socket(
+    connection: socket.socket, frames: Frames, early: list[Frame], *, patience: float = 0.0
+) -> socket.socket:  # fmt: skip
     near, far = socket.socketpair()
     far.setblocking(False)
-    _Carrier(connection, frames, early, far.fileno(), {STDOUT: far.fileno()}, far.close, socket=True).start()
+    sinks = {STDOUT: far.fileno()}
+    _Carrier(connection, frames, early, far.fileno(), sinks, far.close, socket=True, patience=patience).start()
     return near
 
 
@@ -121,12 +127,12 @@ def _not_understood(said: bytes) -> BackendError:
 
 class _Carrier:
     """Carries between the channel and the far ends of a program's streams: `source` gives what it reads (-1: nothing),
-    `sinks` take what it writes; with `socket` they are one socket. Once all is over it calls `close`, and closes the
-    channel."""
+    `sinks` take what it writes; with `socket` they are one socket, and where its other end is closed the program has
+    `patience` seconds. Once all is over it calls `close`, and closes the channel."""
 
     def __init__(
         self, connection: socket.socket, frames: Frames, early: list[Frame], source: int, sinks: Mapping[bytes, int],
-        close: Callable[[], object], *, socket: bool = False,
+        close: Callable[[], object], *, socket: bool = False, patience: float = 0.0,
     ) -> None:  # fmt: skip
         self._connection = connection
         self._frames = frames
@@ -135,6 +141,9 @@ class _Carrier:
         self._sinks = dict(sinks)
         self._close = close
         self._socket = source if socket else -1
+        self._patience = patience
+        self._until = math.inf
+        """When the other side is let go of, where nobody is there any more who talks to it."""
         self._shown: dict[bytes, bytearray] = {kind: bytearray() for kind in sinks}
         self._said = 0.0
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -179,6 +188,8 @@ class _Carrier:
             self._connection.close()
 
     def _ended(self) -> bool:
+        if time.monotonic() >= self._until:
+            return True
         return self._let_go or (self._frames.ended and not any(self._shown.values()))
 
     def _step(self) -> None:
@@ -201,7 +212,7 @@ class _Carrier:
         for descriptor, wanted in events.items():
             poll.register(descriptor, wanted)
         now = time.monotonic()
-        ready = dict(poll.poll(max(0.0, self._said + ALIVE_SECONDS - now) * 1000))
+        ready = dict(poll.poll(max(0.0, min(self._said + ALIVE_SECONDS, self._until) - now) * 1000))
         if self._woken in ready:
             os.read(self._woken, CHUNK)
         if self._size is not None:
@@ -218,7 +229,9 @@ class _Carrier:
         if self._source in ready and ready[self._source] & ~select.POLLOUT:
             self._listen()
         if self._source < 0 and ready.get(self._socket, 0) & select.POLLHUP and not frames.waiting:
-            self._let_go = True
+            self._socket, self._until = -1, time.monotonic() + self._patience
+            self._sinks.clear()
+            self._shown.clear()
         for kind in list(self._sinks):
             self._show(kind)
 

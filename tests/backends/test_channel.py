@@ -187,6 +187,28 @@ def test_a_connection_to_a_port() -> None:
         assert made.recv(99) == b""
 
 
+def test_a_program_does_what_it_was_told_last_before_it_is_let_go_of() -> None:
+    done: list[bytes] = []
+
+    def acts(frames: Frames) -> None:
+        heard(frames, REQUEST)
+        frames.put(STARTED)
+        for typed in all_heard(frames, STDIN):
+            done.append(typed.data)
+            if not typed.data:
+                # As a program that takes its time.
+                assert not select.select([frames.source], [], [], 0.3)[0] or not frames.take()
+                assert not frames.ended
+                break
+        frames.put_json(ENDED, [0, ""])
+
+    with node(acts) as near:
+        made = channel.talk(near, WHOSE, ExecRequest(("relay",), stdin=True))
+        made.sendall(b"close")
+        made.close()
+    assert done == [b"close", b""]
+
+
 def test_who_closes_a_connection_to_a_port_lets_go_of_it() -> None:
     def acts(frames: Frames) -> None:
         heard(frames, REQUEST)

@@ -8,6 +8,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests import unix_users
 from tests.backends.conformance import ended
 from tests.lab.node import Node
 from tests.swarm.bed import SwarmBed
+from tests.swarm.control import Control, job
 from tests.unix_users import User
 from tests.waiting import eventually
 
@@ -180,7 +182,10 @@ def test_what_its_controller_left_behind_ends(bed: SwarmBed, user: User) -> None
 
 @pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
 def test_the_terminal_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
-    script = "stty -echo; echo up; trap 'echo HUP; exit 9' HUP; while read line; do stty size; echo got $line; done"
+    script = (
+        "trap 'exit 143' TERM; trap 'echo HUP; exit 9' HUP; stty -echo; echo up; "
+        "while read line; do stty size; echo got $line; done"
+    )
     work = up(bed, confined(bed, user, script, terminal=True, **({} if image else {"image": ""})))
     made = bed.backend.reach(work.job_uid, 1, 0).attach(stdin=True)
     read(made, b"up")
@@ -209,6 +214,23 @@ def test_the_terminal_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     # The two of before would wait for a minute.
     assert bed.finish(work).exit_code == 9
     assert b"HUP" in bed.log(work)
+
+
+def test_files_and_commands_through_the_daemon_and_ssh(control: Control, tmp_path: Path) -> None:
+    """As a person has them, in a container and in a program of the node."""
+    gpu = {"selector": {"nodeLabels": {"place": "worker1"}}}
+    jobs = [job("boxed", _BUSY, gpu=gpu), job("plain", _BUSY, gpu=gpu)]
+    del jobs[1]["spec"]["image"]
+    control.apply(*jobs)
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "word").write_text("swordfish\n")
+    for name in ("boxed", "plain"):
+        eventually(lambda name=name: control.phase(name) == "Running", 100, name)  # type: ignore[misc]
+        assert control.ok("exec", name, "--", "sh", "-c", "echo $CUMULUS_JOB").strip() == name
+        assert control.run("exec", name, "--", "sh", "-c", "exit 5").returncode == 5
+        control.ok("cp", str(tmp_path / "given"), f"{name}:/tmp/given-{name}")
+        control.ok("cp", f"{name}:/tmp/given-{name}", str(tmp_path / name))
+        assert (tmp_path / name / "word").read_text() == "swordfish\n"
 
 
 def typed(made: Execution, line: bytes, wanted: bytes) -> bytes:
