@@ -87,9 +87,9 @@ def serve(source: int = 0, sink: int = 1, engine: str = "") -> int:
             _connect(reached, int(request["connect"]), frames)
         else:
             raise BackendError("this version of Chronos does not know what is asked for")
-    except (CumulusError, OSError, ValueError, KeyError, TypeError, ChannelError) as error:
-        if isinstance(error, ChannelError):
-            return 1
+    except ChannelError:
+        return 1
+    except (CumulusError, OSError, ValueError, KeyError, TypeError) as error:
         frames.put_json(REFUSED, [type(error).__name__, str(error)])
     _flushed(frames)
     return 0
@@ -100,8 +100,11 @@ class _Reached:
 
     def __init__(self, engine: EngineApi, slot: str, label: str) -> None:
         self.engine = engine
-        listed = engine.get("/containers/json", filters=json.dumps({"label": [label]}))
-        found = [engine.get("/containers/{0}/json", each["Id"]) for each in listed]
+        found = []
+        for each in engine.get("/containers/json", filters=json.dumps({"label": [label]})):
+            # One that has just ended is none of them.
+            with contextlib.suppress(NotRunning):
+                found.append(engine.get("/containers/{0}/json", each["Id"]))
         # A label may be the image's, and so of whoever made that.
         ours = [each for each in found if f"{SLOT_VARIABLE}={slot}" in (each["Config"].get("Env") or ())]
         if not ours:
@@ -175,6 +178,9 @@ class _Program:
             watched = self._handle()
             try:
                 self._carry(frames, streams, watched)
+            except BaseException:
+                self._end()
+                raise
             finally:
                 if watched >= 0:
                     os.close(watched)
