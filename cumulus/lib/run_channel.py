@@ -78,8 +78,8 @@ class Frames:
         except BlockingIOError:
             pass
         except OSError:
+            # What it said before it went is still to be read.
             self.waiting.clear()
-            self.ended = True
 
     def take(self) -> list[Frame]:
         """The frames that have come whole. Raises ChannelError."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from cumulus.backends import channel
@@ -19,8 +20,9 @@ from cumulus.errors import NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
 from tests import unix_users
 from tests.backends.conformance import ended
+from tests.commands import CUMULUS
 from tests.lab.node import Node
-from tests.swarm.bed import SwarmBed
+from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.control import Control, job
 from tests.unix_users import User
 from tests.waiting import eventually
@@ -231,6 +233,14 @@ def test_files_and_commands_through_the_daemon_and_ssh(control: Control, tmp_pat
         control.ok("cp", str(tmp_path / "given"), f"{name}:/tmp/given-{name}")
         control.ok("cp", f"{name}:/tmp/given-{name}", str(tmp_path / name))
         assert (tmp_path / name / "word").read_text() == "swordfish\n"
+    words = ["run", "-it", "--gpu", "10%", "--for", "2m", "--image", IMAGE, "--", "sh"]
+    shell = pexpect.spawn(CUMULUS, words, env=control.env, timeout=100, encoding="utf-8")
+    # What is typed before it is joined waits for it.
+    shell.send("echo got-$((1 + 1)); exit 3\r")
+    shell.expect("got-2")
+    shell.expect(pexpect.EOF)
+    shell.close()
+    assert shell.exitstatus == 3
 
 
 def typed(made: Execution, line: bytes, wanted: bytes) -> bytes:
