@@ -13,7 +13,7 @@ from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.partition import PartitionPhase
 from cumulus.resources.preemption import Preemptible
-from cumulus.resources.reasons import AttemptReason, EventReason
+from cumulus.resources.reasons import AttemptReason, EventReason, ParkingReason
 from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.objects import a_job
@@ -31,9 +31,11 @@ def script(workload: Workload) -> Script:
     return Script(seconds=seconds, stop_seconds=3, stop_code=SAVED, checkpoint_at=saved)
 
 
-def a_world(**spec: object) -> World:
+def a_world(*, parks: bool = False, **spec: object) -> World:
     """`borrows` has the only device, of which `sure` is sure; `owns` has come and waits."""
     world = World(["node-1"], script=script)
+    if not parks:
+        world.leases["node-1"].refuse_park(ParkingReason.NOT_PROVEN, "nothing is proven here")
     world.apply(a_queue("sure", quota=[{"devices": 1}]))
     world.apply(a_queue("rest", minRuntime="1m"))
     world.apply(of(a_job("borrows", memory="1", **spec), "bob", "rest"))
@@ -46,6 +48,25 @@ def running(world: World, name: str) -> bool:
 
 def events(world: World, name: str) -> dict[str, str]:
     return {e.reason: e.message for e in world.client.list(Event) if e.involved_object.name == name}
+
+
+def test_a_job_that_borrows_waits_in_main_memory_where_its_node_can_park_it() -> None:
+    world = a_world(parks=True, checkpoint=CHECKPOINT)
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: running(world, "borrows"))
+    world.apply(of(a_job("owns", memory="1"), "alice", "sure"))
+    settle(world, daemon, seconds=5)
+    promise = world.job("owns").status.promise
+    assert promise is not None
+    drive(world, daemon, until=lambda: running(world, "owns"))
+    assert world.clock.now() <= parse_timestamp(promise.start_by)
+    job = world.job("borrows")
+    assert job.status.phase is JobPhase.PARKED
+    (share,) = [p for p in world.partitions() if p.metadata.name.startswith("borrows")]
+    assert share.status.reclaim is None
+    drive(world, daemon, until=lambda: running(world, "borrows"))
+    assert world.job("owns").status.phase is JobPhase.SUCCEEDED
+    assert len(world.job("borrows").status.attempts) == 1, "it is the same attempt"
 
 
 def test_a_job_that_borrows_saves_and_goes_on_after_the_one_whose_quota_it_held() -> None:

@@ -163,7 +163,8 @@ def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) ->
         return Cause(AttemptReason.DEADLINE, "activeDeadline was over")
     for partition in held:
         taken = partition.status.reclaim
-        if taken is not None and parse_timestamp(taken.at) <= view.now:
+        parks = len(held) == 1 and parking.yields(view, attempt, partition)
+        if taken is not None and parse_timestamp(taken.at) <= view.now and not parks:
             return Cause(AttemptReason.PREEMPTED, reclaim.words(taken))
     if (released := _released_for_idleness(view, attempt, held)) is not None:
         return released

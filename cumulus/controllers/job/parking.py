@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from cumulus.chronos.contract.parking import expected_seconds
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.job.view import View
+from cumulus.resources import reclaim
 from cumulus.resources.annotations import UNPARK_REQUESTED
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.parking import ParkRequest
@@ -54,8 +55,9 @@ def wished(view: View, attempt: Attempt, partition: GPUPartition) -> ParkRequest
 def wake(view: View, attempt: Attempt, partition: GPUPartition) -> float | None:
     """Seconds until time alone may change what is wished."""
     waits = []
-    if (left := _until_parked_at_end(view, partition)) is not None:
-        waits.append(max(0.1, left))
+    for left in (_until_parked_at_end(view, partition), _until_preempted(view, partition)):
+        if left is not None:
+            waits.append(max(0.1, left))
     if view.idle is not None:
         waits.append(IDLE_POLL)
     return min(waits, default=None)
@@ -71,6 +73,19 @@ def holds_still(view: View, attempt: Attempt, partition: GPUPartition) -> bool:
     """Whether a job that people suspended with `spec.park` waits in main memory, or may still be brought there: else it
     is stopped."""
     return view.job.spec.park and attempt.start_time is not None and not _refused_for(partition, ParkCause.REQUESTED)
+
+
+def yields(view: View, attempt: Attempt, partition: GPUPartition) -> bool:
+    """Whether a job whose share is taken back for another gives it back by waiting in main memory, or may still do so:
+    else it is ended for it, after a checkpoint."""
+    if partition.status.phase.parked:
+        return True
+    if attempt.start_time is None or not parkable(view.job):
+        return False
+    park = partition.spec.park
+    if park is not None and park.back_since is None and park.reason == ParkCause.PREEMPTED:
+        return partition.to_be_parked
+    return _in_time(view, partition)
 
 
 def instead_of_handover(view: View, partition: GPUPartition) -> bool:
@@ -102,6 +117,9 @@ def _cause(view: View, attempt: Attempt, partition: GPUPartition) -> tuple[ParkC
         return None
     if job.spec.park:
         return ParkCause.REQUESTED, "spec.park is true"
+    taken, left = partition.status.reclaim, _until_preempted(view, partition)
+    if taken is not None and left is not None and left <= 0 and yields(view, attempt, partition):
+        return ParkCause.PREEMPTED, reclaim.words(taken)
     left = _until_parked_at_end(view, partition)
     if left is not None and left <= 0:
         return ParkCause.LEASE_OVER, "its lease is nearly over"
@@ -143,6 +161,24 @@ def _refused_for(partition: GPUPartition, cause: ParkCause) -> bool:
 def _parks_at_end(job: GPUJob) -> bool:
     asked = job.spec.checkpoint
     return asked is not None and asked.on_expiry == "Park" and parkable(job)
+
+
+def _until_preempted(view: View, partition: GPUPartition) -> float | None:
+    """Seconds until it is to be parked since its share is taken back: so that it is free when it was to be."""
+    taken = partition.status.reclaim
+    if taken is None or not parkable(view.job):
+        return None
+    lead = max(0.0, expected_seconds(partition.status.memory_bytes) - parse_duration(partition.spec.grace_period))
+    return (parse_timestamp(taken.at) - view.now).total_seconds() - lead
+
+
+def _in_time(view: View, partition: GPUPartition) -> bool:
+    """Whether parking is expected to be done when the share that is taken back was to be free."""
+    taken = partition.status.reclaim
+    if taken is None:
+        return False
+    left = (parse_timestamp(taken.at) - view.now).total_seconds() + parse_duration(partition.spec.grace_period)
+    return left >= expected_seconds(partition.status.memory_bytes)
 
 
 def _until_parked_at_end(view: View, partition: GPUPartition) -> float | None:

@@ -315,6 +315,7 @@ def _parked(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitio
         update={
             "phase": PartitionPhase.PARKED,
             "parked": parked,
+            "reclaim": None,
             "conditions": condition_set(conditions, moment, PartitionCondition.PARKED, True, reason, message),
         }
     )
