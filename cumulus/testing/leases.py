@@ -180,13 +180,7 @@ class FakeLeases:
                 self._back(held, self._clock.monotonic())
             elif held.lease.state is LeaseState.PARKED:
                 self._check_fits(held.lease.device, held.lease.memory_bytes, held.lease.compute)
-                self._tokens[held.lease.device] += 1
-                held.moved, held.seconds = self._clock.monotonic() + self.parking_seconds, seconds
-                held.ends = held.moved + seconds
-                held.lease = replace(
-                    held.lease, state=LeaseState.UNPARKING, token=self._tokens[held.lease.device], parked_at="",
-                    expires_at=self._wall(held.ends - self._clock.monotonic()),
-                )  # fmt: skip
+                self._take_back(held, seconds)
             self.settle()
             return self._read(held)
 
@@ -338,6 +332,16 @@ class FakeLeases:
             self._end(held, held.moved, EndReason.UNPARK_FAILED)
         else:
             self._back(held, held.moved)
+
+    def _take_back(self, held: _Held, seconds: float) -> None:
+        """The share of a parked lease, with a new token."""
+        self._tokens[held.lease.device] += 1
+        held.moved, held.seconds = self._clock.monotonic() + self.parking_seconds, seconds
+        held.ends = held.moved + seconds
+        held.lease = replace(
+            held.lease, state=LeaseState.UNPARKING, token=self._tokens[held.lease.device], parked_at="",
+            expires_at=self._wall(held.ends - self._clock.monotonic()),
+        )  # fmt: skip
 
     def _back(self, held: _Held, at: float) -> None:
         held.lease = replace(held.lease, state=LeaseState.ACTIVE, parked_bytes=0, moved_in=self.parking_seconds)

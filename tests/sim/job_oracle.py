@@ -25,7 +25,9 @@ class JobOracle:
 
     def is_suspended(self, uid: str) -> bool:
         """Whether people want it not to run, as it is stored now."""
-        return bool(self._docs["GPUJob", uid]["spec"].get("suspend"))
+        job = self._docs["GPUJob", uid]
+        attempts = (job.get("status") or {}).get("attempts") or [{}]
+        return bool(job["spec"].get("suspend") or (job["spec"].get("park") and not attempts[-1].get("startTime")))
 
     def runs(self, uid: str, attempt: int) -> list[_Run]:
         """The workloads that the attempt truly had."""
@@ -37,7 +39,9 @@ class JobOracle:
         old = self._docs.get(("GPUJob", uid))
         self._docs["GPUJob", uid] = document
         name, status = document["metadata"]["name"], document.get("status") or {}
-        if document["spec"].get("suspend") or (old is not None and old["spec"].get("suspend")):
+        if any(
+            each is not None and (each["spec"].get("suspend") or each["spec"].get("park")) for each in (document, old)
+        ):
             self.suspended[uid] = sim.now()
         if sim.stack and document["spec"] != sim.model.specs.get(uid):
             raise Violation("lost change", f"{sim.who()} wrote a spec of {name} that nobody asked for")

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 ORDER = [phase.value for phase in PartitionPhase]
 ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
-HOLDING = ("Bound", "Active")
+HOLDING = tuple(phase.value for phase in PartitionPhase if phase.holds)
+BACK = {("Unparking", "Active"), ("Parked", "Active")}
+"""The ways back that a phase may go."""
+
+PARKED_SECONDS = 25.0
+"""How long what is written of a parked program may be behind its node once nothing is in the way of the daemons."""
 
 GANG_SECONDS = 25.0
 """How long a gang may run in part once nothing is in the way of the daemons: to start or to end the rest, a
@@ -61,6 +66,8 @@ class Oracle:
         """(uid, reason) of what events were written of."""
         self._partial: dict[tuple[str, int], float] = {}
         self._leaked: dict[str, float] = {}
+        self._misled: dict[str, float] = {}
+        """What is written that is not true of parked programs, and since when."""
         self._next_look = 0.0
         self._holds: dict[str, tuple[tuple[str, int], int, int]] = {}
 
@@ -104,6 +111,26 @@ class Oracle:
         self._live[lease.id] = self._leases[lease.id] = _Granted(node, lease, sim.now() + seconds, late)
         sim.note(f"{node.name} grants {self._lease_name(lease.id)} on device {lease.device}, token {lease.token}")
         self._check_device(node, lease.device, lease)
+
+    def moved(self, node: SimLeases, lease: Lease, ends: float) -> None:
+        """A program came to main memory or back, or was lost on its way, just now."""
+        self._leases[lease.id].ends = ends
+        self._sim.note(f"{node.name}: the lease of {self._lease_name(lease.id)} is {lease.state}")
+
+    def taken_back(self, node: SimLeases, lease: Lease, ends: float) -> None:
+        """The share of a parked program was taken again, just now: the scheduler has given it."""
+        place = (node.name, lease.device)
+        if lease.token <= self._tokens.get(place, 0):
+            raise Violation("fencing", f"{place} granted token {lease.token} after {self._tokens[place]}")
+        self._tokens[place] = lease.token
+        found = self._leases[lease.id]
+        found.lease, found.ends = lease, ends
+        name = self._lease_name(lease.id)
+        self._sim.note(f"{node.name} brings back {name} on device {lease.device}, token {lease.token}")
+        document = self._docs.get(("GPUPartition", lease.id))
+        if document is not None and phase_of(document) != "Unparking":
+            raise Violation("parked", f"{name} is brought back though it is {phase_of(document)}")
+        self._check_device(node, lease.device)
 
     def renewed(self, node: SimLeases, id: str, ends: float) -> None:
         self._leases[id].ends = ends
@@ -174,6 +201,7 @@ class Oracle:
             elif now > found.ends + lease.grace + 0.01:
                 raise Violation("lease outlives its end", f"{self._lease_name(id)} ended {now - found.ends:.1f} s ago")
         self._check_gangs()
+        self._check_parked(now)
         if now >= self._next_look:
             self._next_look = now + 5.0
             self._check_leaks(now)
@@ -228,6 +256,29 @@ class Oracle:
         """Whether whoever acts now was held up since it looked: it cannot know better."""
         return any(daemon.interrupted for daemon in self._sim.stack) or len(self._sim.stack) > 1
 
+    def _check_parked(self, now: float) -> None:
+        """What is written of a parked program is soon what is true: it does not run, and it is there."""
+        wrong: dict[str, str] = {}
+        for found in list(self._leases.values()):
+            lease = found.node.held(found.lease.id)
+            document = self._docs.get(("GPUPartition", found.lease.id))
+            if lease is None or document is None or document.get("gone") or not owner_of(document):
+                continue
+            phase, name = phase_of(document), document["metadata"]["name"]
+            job = self._docs["GPUJob", owner_of(document)]
+            said = (job.get("status") or {}).get("phase")
+            mine = self._is_live(owner_of(document), int(document["metadata"]["labels"]["cumulus.dev/attempt"]))
+            if lease.state is LeaseState.PARKED and phase in ("Active", "Bound"):
+                wrong[f"{name} is {phase}, but parked"] = name
+            elif phase in ("Parked", "Unparking") and lease.state in (LeaseState.ACTIVE, LeaseState.ENDED):
+                wrong[f"{name} is {phase}, but its lease is {lease.state}"] = name
+            elif lease.state is LeaseState.PARKED and mine and said == "Running":
+                wrong[f"{name} is parked, and its job is said to run"] = name
+        self._misled = {text: self._misled.get(text, now) for text in wrong}
+        for text, since in self._misled.items():
+            if now - max(since, self._sim.disturbed_until) > PARKED_SECONDS + self._backed_off():
+                raise Violation("parked", f"{text}, for {now - since:.0f} s")
+
     def _check_leaks(self, now: float) -> None:
         """A lease that nobody wants is found and ended by the next sweep or the one after."""
         peeked = (lease for node in self._sim.leases.values() for lease in node.peek())
@@ -244,11 +295,14 @@ class Oracle:
 
     def _check_device(self, node: SimLeases, device: int, new: Lease | None = None) -> None:
         """Leases that are live, and those whose processes are still there, fit on the device together."""
-        shares = {held.id: (held.memory_bytes, held.compute) for held in node.peek() if held.device == device}
+        shares = {
+            held.id: (held.memory_bytes, held.compute)
+            for held in node.peek() if held.device == device and held.holds_share
+        }  # fmt: skip
         if new is not None:
             shares[new.id] = (new.memory_bytes, new.compute)
         for run in self._sim.backend.all_alive():
-            if run.workload.node == node.name:
+            if run.workload.node == node.name and not run.parked:
                 refs = (ref for ref in run.workload.leases if ref.device == device)
                 shares |= {ref.id: (ref.memory_bytes, ref.compute) for ref in refs}
         memory, compute = sum(s[0] for s in shares.values()), sum(s[1] for s in shares.values())
@@ -328,11 +382,14 @@ class Oracle:
         elif phase != before:
             place = f" on {document['status'].get('node')} device {document['status'].get('device')}"
             sim.note(f"{name}: {phase}{place if phase == 'Bound' else ''}{why_of(document) if phase in ENDED else ''}")
-        if ORDER.index(phase) < ORDER.index(before) or (before in ENDED and phase != before):
+        back = ORDER.index(phase) < ORDER.index(before) and (before, phase) not in BACK
+        if back or (before in ENDED and phase != before):
             raise Violation("phases", f"{name} went from {before} to {phase}")
         self._hold(uid, name, document, phase, gone=type == DELETED)
         if phase == "Active" and before != "Active":
             self._active(uid, name, document)
+        if phase == "Parked" and before != "Parked":
+            self._parked(uid, name)
         if (phase in ENDED and before not in ENDED) or type == DELETED:
             self._share_over(uid, name, phase, type)
         if phase == "Bound" and before == "Pending" and owner:
@@ -344,6 +401,13 @@ class Oracle:
             raise Violation("ahead of the truth", f"{name} is Active without a lease")
         if status.get("fencingToken") != found.lease.token or status.get("node") != found.node.name:
             raise Violation("ahead of the truth", f"{name} is Active with another lease's token or node")
+
+    def _parked(self, uid: str, name: str) -> None:
+        """Its share is said to be free: its node has it back, and its program is there."""
+        found = self._leases.get(uid)
+        lease = None if found is None else found.node.held(uid)
+        if lease is None or (lease.holds_share and lease.state is not LeaseState.ENDING):
+            raise Violation("parked", f"{name} is Parked, but its lease is {lease and lease.state}")
 
     def _share_over(self, uid: str, name: str, phase: str, type: int) -> None:
         """The share is said to be free: it is, unless a daemon that was deposed asked for it behind its back."""

@@ -69,6 +69,7 @@ class SimLeases(FakeLeases):
 
     def __init__(self, sim: Simulation, name: str, devices: int, clock: Skewed) -> None:
         super().__init__([fake_device(index) for index in range(devices)], clock)
+        self.parking_seconds = sim.schedule.parking_seconds
         self.clock = clock
         self.name = name
         self._sim = sim
@@ -84,6 +85,17 @@ class SimLeases(FakeLeases):
         super()._begin(held)
         if held.ends != before:
             self._sim.oracle.began(self, held.lease.id, held.ends - self._sim.started_at)
+
+    def _take_back(self, held: _Held, seconds: float) -> None:
+        super()._take_back(held, seconds)
+        self._sim.oracle.taken_back(self, held.lease, held.ends - self._sim.started_at)
+
+    def _move(self, held: _Held, now: float) -> None:
+        before = held.lease.state
+        super()._move(held, now)
+        if before is not held.lease.state:
+            self._sim.backend.changed = True
+            self._sim.oracle.moved(self, held.lease, held.ends - self._sim.started_at)
 
     def _renew(self, held: _Held, seconds: float) -> None:
         before = held.ends
@@ -142,6 +154,7 @@ class SimBackend(FakeBackend):
         for run in self._runs.values():
             if run.workload.node == node and run.ends() > now:
                 run.signal(now, 0.0, "Lost")
+        self._sim.leases[node].reboot()
 
     def tell(self) -> int:
         self.changed = False

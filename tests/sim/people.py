@@ -89,7 +89,8 @@ class Model:
         }
         grace = f"{GRACE:g}s"
         if fields.get("checkpoint"):
-            spec["checkpoint"] = Checkpoint(path="/c", grace_period=grace)
+            ends = "Park" if fields.get("parks") else "Requeue"
+            spec["checkpoint"] = Checkpoint(path="/c", grace_period=grace, on_expiry=ends)
         meta = ObjectMeta(name=action.name, namespace=NAMESPACE, labels={"made-by": "people"})
         made = self._client.create(GPUJob(metadata=meta, spec=GPUJobSpec(**spec)))
         self.jobs[action.name] = self._wanted(made, action.program)
@@ -145,6 +146,14 @@ class Model:
                     continue
                 return partition.metadata.name
         return "has no lease"
+
+    def _lose(self, action: Action, fields: dict[str, Any]) -> str:
+        """Its node will not be able to bring back what it parks of the job now."""
+        job = self._client.get(GPUJob, NAMESPACE, action.name)
+        for partition in self._client.list(GPUPartition):
+            if any(owner.uid == job.uid for owner in partition.metadata.owner_references) and partition.status.node:
+                self._sim.leases[partition.status.node].fail_unpark(partition.uid)
+        return ""
 
     def _cordon(self, action: Action, fields: dict[str, Any]) -> str:
         node = self._client.get(GPUNode, "", action.name)

@@ -86,6 +86,8 @@ def expected(wanted: Wanted, sim: Simulation) -> set[str]:
         phases |= {"Succeeded", "Failed"}
     if spec.get("suspend"):
         phases |= {"Suspended"}
+    if spec.get("park"):
+        phases |= {"Suspended", "Parked"}
     if spec.get("ttlAfterFinished") and finished in ("Succeeded", "Failed"):
         phases = (phases - {finished}) | {""}
     return phases

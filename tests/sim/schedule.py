@@ -37,7 +37,7 @@ class Program:
 @dataclass(frozen=True)
 class Action:
     """One thing that a person does at `at`. `verb`: create, partition, change, delete, release, overuse, cordon,
-    lease."""
+    lease, lose (what is parked of it does not come back)."""
 
     at: float
     verb: str
@@ -93,6 +93,8 @@ class Schedule:
     """Seconds by which wall clocks are wrong: the daemons' hosts first, then the nodes."""
     actions: tuple[Action, ...]
     faults: tuple[Fault, ...] = ()
+    parking_seconds: float = 0.0
+    """How long nodes take to park a program, and to bring it back."""
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -128,8 +130,47 @@ def generate(seed: int) -> Schedule:
     skews = tuple(round(rng.uniform(-worst, worst), 1) for _ in range(daemons + nodes))
     moments = [action.at for action in actions]
     faults = [_fault(rng, nodes, moments) for _ in range(rng.choice((0, 1, 2, 3, 5, 8, 12)))]
-    actions = tuple(sorted((*actions, *_overuses(seed, actions)), key=lambda action: action.at))
-    return Schedule(seed, nodes, devices, daemons, sluggish, skews, actions, tuple(sorted(faults, key=lambda f: f.at)))
+    parks, parking_faults, parking_seconds = _parks(seed, actions)
+    actions = tuple(sorted((*actions, *_overuses(seed, actions), *parks), key=lambda action: action.at))
+    faults = sorted((*faults, *parking_faults), key=lambda f: f.at)
+    return Schedule(seed, nodes, devices, daemons, sluggish, skews, actions, tuple(faults), parking_seconds)
+
+
+def _parks(seed: int, actions: tuple[Action, ...]) -> tuple[list[Action], list[Fault], float]:
+    """In some worlds people park jobs and bring them back, some of which are lost on their way, and a job is parked
+    whenever its lease ends. By chance of its own: the rest of the world stays."""
+    rng = random.Random(f"park {seed}")
+    seconds = rng.choice((0.0, 0.5, 4.0))
+    alone = [a for a in actions if a.verb == "create" and not _is_gang(a)]
+    if rng.random() > 0.35:
+        return [], [], seconds
+    made: list[Action] = []
+    if rng.random() < 0.4:
+        fields = {
+            "backoff": "1s", "checkpoint": True, "count": 1, "duration": SHORT, "limit": 0, "memory": "0.25",
+            "parks": True, "priority": 0, "replicas": 1,
+        }  # fmt: skip
+        made.append(Action(_at(rng), "create", "pk", tuple(sorted(fields.items())), Program(seconds=25.0)))
+    for action in alone:
+        at = action.at
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            at = round(at + rng.choice((0.5, rng.uniform(0, 8))), 3)
+            made.append(Action(at, "change", action.name, (("park", True),)))
+            if rng.random() < 0.15:
+                made.append(Action(at, "lose", action.name))
+            at = round(at + rng.choice((0.01, rng.uniform(0, 20))), 3)
+            made.append(Action(at, "change", action.name, (("park", False),)))
+    faults = []
+    for _ in range(rng.choice((0, 1, 2, 3))):
+        call = rng.choice(("chronos.park", "chronos.unpark", "chronos.get", "store.write status GPUPartition"))
+        fault = _at_call(rng, round(rng.choice(made).at if made else 0.0, 3), rng.choice(("crash", "error", "pause")))
+        faults.append(replace(fault, call=call, skip=rng.choice((0, 0, 1)), seconds=rng.choice((0.2, 2.0, 15.0))))
+    return made, faults, seconds
+
+
+def _is_gang(action: Action) -> bool:
+    fields = dict(action.fields)
+    return bool(fields["replicas"] != 1 or fields["count"] != 1)
 
 
 def _overuses(seed: int, actions: tuple[Action, ...]) -> list[Action]:
