@@ -162,6 +162,45 @@ HELD_AT_THE_END = a_schedule(
 )
 """A job is suspended when its next attempt is queued already: that one is not needed, and begins nothing."""
 
+PARKED_AND_BACK = replace(
+    a_schedule(
+        a_job("parked", memory="1.0", program=Program(seconds=6.0)),
+        Action(2.0, "change", "parked", (("park", True),)),
+        a_job("other", 4.0, memory="1.0", program=Program(seconds=30.0)),
+        Action(40.0, "change", "parked", (("park", False),)),
+    ),
+    parking_seconds=4.0,
+)
+"""A job is parked, another has its share meanwhile, and it comes back once that has ended."""
+
+LONG_PARKED = a_schedule(
+    a_job("parked", memory="1.0", program=Program(seconds=6.0)),
+    Action(2.0, "change", "parked", (("park", True),)),
+    Action(70.0, "change", "parked", (("park", False),)),
+)
+"""A job is parked for a while, and its status says so."""
+
+BACK_TOO_LATE = a_schedule(
+    a_job("parked", memory="1.0", program=Program(seconds=60.0)),
+    Action(2.0, "change", "parked", (("park", True),)),
+    Action(10.0, "change", "parked", (("park", False),)),
+    Action(40.0, "change", "parked", (("park", True),)),
+    Action(60.0, "change", "parked", (("park", False),)),
+    Fault(10.0, "pause", call="chronos.unpark", seconds=40.0),
+    daemons=2,
+)
+"""A daemon that was held up brings back a program that was brought back by another, and parked again meanwhile."""
+
+BACK_WHILE_TAKEN = replace(
+    a_schedule(
+        a_job("parked", memory="0.5", program=Program(seconds=6.0)),
+        Action(2.0, "change", "parked", (("park", True),)),
+        Action(12.0, "change", "parked", (("park", False),)),
+    ),
+    parking_seconds=0.5,
+)
+"""A job is parked and brought back: its share is asked for first."""
+
 FOUND: dict[str, tuple[Schedule, str]] = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
     "absence-from-the-cache": (STALE_SWEEP, "harm"),
@@ -175,6 +214,12 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "finalizer-too-early": (RELEASED_IN_GRACE, "gone too early"),
     "lapsed-term-revives": (LATE_RENEWAL, "revived"),
     "blind-write": (CHANGED_AT_START, "lost change"),
+    "parked-too-early": (PARKED_AND_BACK, "parked"),
+    "parked-is-said-to-run": (LONG_PARKED, "parked"),
+    "back-by-an-old-token": (BACK_TOO_LATE, "parked"),
+    "back-without-a-share": (BACK_WHILE_TAKEN, "parked"),
+    "never-back": (BACK_WHILE_TAKEN, "not at rest"),
+    "parked-holds": (PARKED_AND_BACK, "not at rest"),
     "leftovers-not-removed": (LEFT_BY_A_SUSPENDED, "not at rest"),
 }
 """By the bug: a schedule that shows it, and the oracle that sees it. Chance takes hundreds of seeds to find these."""

@@ -18,9 +18,11 @@ from cumulus.controllers.job import controller as job
 from cumulus.controllers.job import objects, plan
 from cumulus.controllers.job import outcome as job_outcome
 from cumulus.controllers.job import view as job_view
+from cumulus.controllers.partition import controller as partition
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.machinery.informer import Informer
 from cumulus.machinery.leader import Elector
+from cumulus.scheduling import claim
 from cumulus.store import rules
 from cumulus.testing.backend import FakeBackend
 from cumulus.testing.leases import FakeLeases
@@ -181,6 +183,32 @@ MUTANTS = (
         plan._without_next,
         "discard = tuple(partition for partition in view.held(status.next) if not partition.deleting)",
         "discard = ()",
+    ),
+    Mutant(
+        "parked-too-early", "a share is said to be free while its program is still on its way to main memory",
+        partition_plan.plan, "case Lease(state=LeaseState.PARKED):",
+        "case Lease(state=LeaseState.PARKED | LeaseState.PARKING):",
+    ),
+    Mutant(
+        "parked-is-said-to-run", "a job whose program is in main memory is said to run",
+        plan._going_on, "held[0].status.phase.parked", "False",
+    ),
+    Mutant(
+        "back-without-a-share", "a parked program is brought back without asking the queue",
+        partition.PartitionReconciler._ask, "if partition.status.phase is PartitionPhase.UNPARKING:",
+        "if partition.status.phase.parked and not partition.to_be_parked:",
+    ),
+    Mutant(
+        "never-back", "a parked program that is to come back is in no queue",
+        claim.claim_of, "pending=partition.waits", "pending=status.phase is PartitionPhase.PENDING",
+    ),
+    Mutant(
+        "back-by-an-old-token", "a node is not told which grant of a parked program is meant",
+        partition.PartitionReconciler._unpark, "token=token", "token=None",
+    ),
+    Mutant(
+        "parked-holds", "a parked partition counts as a share that is taken",
+        claim.claim_of, "holding=status.phase.holds", "holding=not status.phase.ended and status.device is not None",
     ),
     Mutant(
         "expiry-late",

@@ -272,7 +272,7 @@ class Oracle:
                 wrong[f"{name} is {phase}, but parked"] = name
             elif phase in ("Parked", "Unparking") and lease.state in (LeaseState.ACTIVE, LeaseState.ENDED):
                 wrong[f"{name} is {phase}, but its lease is {lease.state}"] = name
-            elif lease.state is LeaseState.PARKED and mine and said == "Running":
+            elif lease.state is LeaseState.PARKED and mine and said in ("Running", "Scheduled"):
                 wrong[f"{name} is parked, and its job is said to run"] = name
         self._misled = {text: self._misled.get(text, now) for text in wrong}
         for text, since in self._misled.items():

@@ -130,22 +130,25 @@ def generate(seed: int) -> Schedule:
     skews = tuple(round(rng.uniform(-worst, worst), 1) for _ in range(daemons + nodes))
     moments = [action.at for action in actions]
     faults = [_fault(rng, nodes, moments) for _ in range(rng.choice((0, 1, 2, 3, 5, 8, 12)))]
-    parks, parking_faults, parking_seconds = _parks(seed, actions)
+    parks, parking_faults, parking_seconds = _parks(
+        seed, actions, clocks_right=not worst and all(fault.kind != "jump" for fault in faults)
+    )
     actions = tuple(sorted((*actions, *_overuses(seed, actions), *parks), key=lambda action: action.at))
     faults = sorted((*faults, *parking_faults), key=lambda f: f.at)
     return Schedule(seed, nodes, devices, daemons, sluggish, skews, actions, tuple(faults), parking_seconds)
 
 
-def _parks(seed: int, actions: tuple[Action, ...]) -> tuple[list[Action], list[Fault], float]:
+def _parks(seed: int, actions: tuple[Action, ...], *, clocks_right: bool) -> tuple[list[Action], list[Fault], float]:
     """In some worlds people park jobs and bring them back, some of which are lost on their way, and a job is parked
-    whenever its lease ends. By chance of its own: the rest of the world stays."""
+    whenever its lease ends: where clocks are right, since it would be parked too late each time. By chance of its own:
+    the rest of the world stays."""
     rng = random.Random(f"park {seed}")
     seconds = rng.choice((0.0, 0.5, 4.0))
     alone = [a for a in actions if a.verb == "create" and not _is_gang(a)]
     if rng.random() > 0.35:
         return [], [], seconds
     made: list[Action] = []
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 and clocks_right:
         fields = {
             "backoff": "1s", "checkpoint": True, "count": 1, "duration": SHORT, "limit": 0, "memory": "0.25",
             "parks": True, "priority": 0, "replicas": 1,
