@@ -79,7 +79,6 @@ class IdleBed(Bed):
         self.until(lambda: self.phase("notebook") is JobPhase.RUNNING)
 
 
-
 @pytest.mark.parametrize("spec", [{"idle": PARK}, {"by_queue": True}], ids=["its own", "its queue's"])
 def test_a_job_whose_gpu_does_nothing_is_parked_until_somebody_asks_for_it(spec: dict[str, object]) -> None:
     bed = IdleBed(**spec)
