@@ -33,6 +33,8 @@ def ui(
         made = client.page_link()
     url = asked.address if asked.kind == "https" else made.url
     link = url + ENTER + made.code
+    if asked.ca:
+        terminal.note("Your browser warns of the server's certificate unless it trusts the server's own authority.")
     if not only_print and not _far_away() and _open(link):
         terminal.note(f"The page opens in your browser. Later it is at {url}/ui/")
         return

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cumulus.service.access.access import Access
     from cumulus.service.identity import Identity
 
-GATHER_SECONDS = 0.25
+GATHER_SECONDS = 0.1
 """How long what changes is gathered before it is told."""
 QUIET_SECONDS = 15.0
 """So often the browser hears that we are there, and whether it is still signed in is looked at."""

@@ -2,7 +2,7 @@
 // page that holds the lock listens, and tells the others. A page that nobody looks at waits until somebody does.
 "use strict";
 (() => {
-  const LOCK = "cumulus-ui-stream", SLOWEST = 15000, LEAST = 1000;
+  const LOCK = "cumulus-ui-stream", SLOWEST = 15000, LEAST = 250, TIMES = 4;
   const channel = "BroadcastChannel" in window ? new BroadcastChannel("cumulus-ui") : null;
   let dirty = false, asked = 0, timer = 0, pause = LEAST, failures = 0;
 
@@ -72,7 +72,7 @@
   document.addEventListener("htmx:afterRequest", event => {
     if (event.detail.elt.id !== "content") return;
     // A page that takes long to make is asked for less often.
-    pause = Math.max(LEAST, 5 * (Date.now() - asked));
+    pause = Math.max(LEAST, TIMES * (Date.now() - asked));
     if (event.detail.failed && (!event.detail.xhr || !event.detail.xhr.status)) dirty = true;
     soon();
   });
