@@ -13,8 +13,8 @@ from cumulus.server.http.ui.pages import page
 if TYPE_CHECKING:
     from starlette.responses import Response
 
+    from cumulus.resources.key import Document
     from cumulus.server.http.ui.pages import Visit
-    from cumulus.server.http.ui.reading import JobRow
 
 MOST = 200
 """Jobs on one page."""
@@ -24,18 +24,19 @@ PHASES = ("Running", "Pending", "Scheduled", "Checkpointing", "Suspended", "Succ
 def show(visit: Visit) -> Response:
     wanted, phase = visit.query.get("q", "").strip(), visit.query.get("phase", "")
     found = reading.jobs(visit.service, visit.identity)
-    rows = [row for row in found if _fits(row, wanted.lower()) and phase in ("", row.phase)]
+    fitting = [job for job in found if phase in ("", reading.phase(job)) and _fits(job, wanted.lower())]
     first = _number(visit.query.get("from", ""))
-    shown = rows[first : first + MOST]
+    shown = reading.rows(visit.service, visit.identity, fitting[first : first + MOST])
     return visit.render(
         "jobs.html", kinds="GPUJob GPUPartition", active="jobs", said=said(visit), q=wanted, phase=phase, phases=PHASES,
         mine=[row for row in shown if row.mine], others=[row for row in shown if not row.mine], all=len(found),
-        fitting=len(rows), first=first, last=first + len(shown), more=first + MOST if len(rows) > first + MOST else 0,
+        fitting=len(fitting), first=first, last=first + len(shown),
+        more=first + MOST if len(fitting) > first + MOST else 0,
     )  # fmt: skip
 
 
-def _fits(row: JobRow, wanted: str) -> bool:
-    return all(any(word in text.lower() for text in row[:8] if isinstance(text, str)) for word in wanted.split())
+def _fits(job: Document, wanted: str) -> bool:
+    return not wanted or all(word in reading.words(job) for word in wanted.split())
 
 
 def _number(text: str) -> int:

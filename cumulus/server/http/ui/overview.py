@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 def show(visit: Visit) -> Response:
     usage = visit.service.usage.now(visit.identity)
-    line = visit.service.explanations.line(visit.identity)
     used = [each.used_bytes for each in usage.devices if each.used_bytes is not None]
     memory = sum(each.memory_bytes for each in usage.devices)
+    jobs = reading.jobs(visit.service, visit.identity)
+    mine = [job for job in jobs if reading.is_mine(visit.identity, job)]
+    shares = sorted(usage.shares, key=lambda each: (each.until == "", each.until))
     return visit.render(
         "overview.html", active="overview", kinds="GPUJob GPUPartition GPUNode", devices=len(usage.devices),
         leased=sum(each.leased_bytes for each in usage.devices) / memory if memory else 0.0,
         used=sum(used) / memory if memory and used else None,
-        waiting=len(line.waiting) + line.more, holding=[(each, share_url(each.name)) for each in line.holding],
-        jobs=[row for row in reading.jobs(visit.service, visit.identity) if row.mine][:10],
+        waiting=sum(reading.phase(job) in ("Pending", "Scheduled") for job in jobs),
+        shares=[(each, share_url(f"{each.namespace}/{each.name}")) for each in shares],
+        jobs=reading.rows(visit.service, visit.identity, mine[:10]),
     )  # fmt: skip
 
 

@@ -38,13 +38,38 @@ class JobRow(NamedTuple):
     created: str
 
 
-def jobs(service: Service, identity: Identity) -> list[JobRow]:
+def jobs(service: Service, identity: Identity) -> list[Document]:
     """All that who asks may see: their own first, then by what they do and the newest first."""
     found = visible(service, identity, JOB.name, JOB.plural)
+    found.sort(key=lambda job: str(job["metadata"].get("creationTimestamp", "")), reverse=True)
+    return sorted(found, key=lambda job: (not is_mine(identity, job), _ORDER.get(phase(job), 2)))
+
+
+def rows(service: Service, identity: Identity, found: Sequence[Document]) -> list[JobRow]:
+    """Those jobs, as a table shows them."""
+    if not found:
+        return []
     partitions = owned_by([JOB], lambda kind: visible(service, identity, kind, "gpupartitions"))
-    rows = [_row(job, partitions(job), identity) for job in found]
-    rows.sort(key=lambda row: row.created, reverse=True)
-    return sorted(rows, key=lambda row: (not row.mine, _ORDER.get(row.phase, 2)))
+    return [_row(job, partitions(job), identity) for job in found]
+
+
+def phase(job: Document) -> str:
+    return str(lookup(job, "status.phase") or "Pending")
+
+
+def words(job: Document) -> str:
+    """What a search looks at."""
+    metadata = job["metadata"]
+    user = Submitter.of(metadata.get("annotations")).name
+    told = (
+        metadata["name"],
+        metadata.get("namespace") or "",
+        user,
+        phase(job),
+        _told(job, "node"),
+        _told(job, "reason"),
+    )
+    return "\n".join(told).lower()
 
 
 def visible(service: Service, identity: Identity, kind: str, plural: str) -> list[Document]:
@@ -78,18 +103,20 @@ def _row(job: Document, partitions: Sequence[Document], identity: Identity) -> J
     metadata = job["metadata"]
     namespace, name = metadata.get("namespace") or "", metadata["name"]
 
-    def told(cell: str) -> str:
-        try:
-            return str(_CELLS[cell](job))
-        except (TypeError, ValueError, AttributeError, KeyError):
-            # Damaged: the others are shown all the same.
-            return "?"
-
     return JobRow(
         name, namespace, job_url(namespace, name), Submitter.of(metadata.get("annotations")).name,
-        is_mine(identity, job), str(lookup(job, "status.phase") or "Pending"), told("reason"), told("node"),
-        told("gpu"), told("attempts"), min(_ends(partitions), default=""), str(metadata.get("creationTimestamp", "")),
+        is_mine(identity, job), phase(job), _told(job, "reason"), _told(job, "node"),
+        _told(job, "gpu"), _told(job, "attempts"), min(_ends(partitions), default=""),
+        str(metadata.get("creationTimestamp", "")),
     )  # fmt: skip
+
+
+def _told(job: Document, cell: str) -> str:
+    try:
+        return str(_CELLS[cell](job))
+    except (TypeError, ValueError, AttributeError, KeyError):
+        # Damaged: the others are shown all the same.
+        return "?"
 
 
 _CELLS = {

@@ -43,7 +43,7 @@ def job_url(namespace: str, name: str, *more: str) -> str:
 def share_url(name: str) -> str:
     """Of the job NAMESPACE/NAME that has a share; "" for a lease that is no job's."""
     namespace, slash, job = name.partition("/")
-    return job_url(namespace, job) if slash and " " not in name else ""
+    return job_url(namespace, job) if slash and " " not in name and "/" not in job else ""
 
 
 def node_url(name: str) -> str:
