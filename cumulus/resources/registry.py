@@ -11,6 +11,7 @@ from cumulus.resources.kinds import (
     event,
     gpucronjob,
     gpujob,
+    gpujobarray,
     gpunode,
     gpupartition,
     lease,
@@ -24,7 +25,7 @@ from cumulus.resources.kinds import (
 KINDS: tuple[Kind, ...] = (
     gpujob.KIND, gpupartition.KIND, gpunode.KIND, event.KIND, lease.KIND, rolebinding.KIND, rolebinding.CLUSTER_KIND,
     source.KIND, queue.KIND, gpucronjob.KIND, queueusage.KIND,
-    reservation.KIND,
+    reservation.KIND, gpujobarray.KIND,
 )  # fmt: skip
 
 BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}

@@ -90,6 +90,9 @@ class Reruns:
         changed = ownership.updated(old, {**old, "spec": new["spec"]}, CUMULUS, now=short_timestamp(self._clock.now()))
         if owners := changed["metadata"].get("managedFields"):
             new = {**new, "metadata": {**new["metadata"], "managedFields": owners}}
+        if whole := old["metadata"].get("ownerReferences"):
+            # It stays what it was a part of: a job of an array, say.
+            new = {**new, "metadata": {**new["metadata"], "ownerReferences": whole}}
         return reruns.successor(old, new, from_checkpoint=from_checkpoint)
 
 

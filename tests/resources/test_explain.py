@@ -120,7 +120,7 @@ def test_recursive() -> None:
         (
             "", "there is no kind ''",
             "the kinds are gpujobs, gpupartitions, gpunodes, events, leases, rolebindings, clusterrolebindings, "
-            "sources, queues, gpucronjobs, queueusages, reservations",
+            "sources, queues, gpucronjobs, queueusages, reservations, gpujobarrays",
         ),
     ],
 )  # fmt: skip

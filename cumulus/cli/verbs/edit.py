@@ -21,7 +21,7 @@ from cumulus.errors import (
 )
 from cumulus.resources.key import Key
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import gpucronjob, gpujob, gpunode
+from cumulus.resources.kinds import gpucronjob, gpujob, gpujobarray, gpunode
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _suspend(
 ) -> int:
     done, found = (
         "suspended" if suspended else "resumed",
-        _of_kind(words, (gpujob.KIND, gpucronjob.KIND), bool(selector or all)),
+        _of_kind(words, (gpujob.KIND, gpucronjob.KIND, gpujobarray.KIND), bool(selector or all)),
     )
     with context.client() as client:
         selection = Selection(context.namespace(namespace), selector)

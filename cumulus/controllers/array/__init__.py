@@ -1,0 +1,1 @@
+"""The array controller: makes the jobs of GPUJobArrays, so many at once."""

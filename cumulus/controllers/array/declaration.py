@@ -1,0 +1,29 @@
+"""What the array controller is made of and what wakes it."""
+
+from __future__ import annotations
+
+from cumulus.controllers.array.controller import NAME, ArrayReconciler
+from cumulus.controllers.context import Context
+from cumulus.controllers.cron.declaration import phase_changed
+from cumulus.machinery.controller import Controller, Watch, exists, itself, owner
+from cumulus.resources.job import GPUJob
+from cumulus.resources.job_array import GPUJobArray
+
+
+def build(context: Context) -> ArrayReconciler:
+    assert context.sources is not None
+    return ArrayReconciler(context.cache, context.client, context.clock, context.recorder, context.sources.submitters)
+
+
+CONTROLLERS = (
+    Controller[Context, ArrayReconciler](
+        name=NAME,
+        kind=GPUJobArray.KIND,
+        build=build,
+        watches=(
+            Watch(GPUJobArray.KIND, itself, when=exists),
+            Watch(GPUJob.KIND, owner(GPUJobArray.KIND), when=phase_changed),
+        ),
+        enabled=lambda context: context.sources is not None,
+    ),
+)

@@ -1,0 +1,126 @@
+"""GPUJobArrays: their plan, and their jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cumulus.controllers.array.plan import plan
+from cumulus.resources import index_ranges
+from cumulus.resources.cron_job import JobTemplate
+from cumulus.resources.job import GPUJob, GPUJobStatus
+from cumulus.resources.job_array import ArrayPhase, GPUJobArray, GPUJobArraySpec, GPUJobArrayStatus
+from cumulus.resources.job_phase import JobPhase
+from cumulus.resources.key import API_VERSION, Document, Key
+from cumulus.resources.meta import ObjectMeta
+from cumulus.resources.submitter import Submitter
+from cumulus.service.identity import Identity
+from tests.controllers.driver import settle
+from tests.controllers.objects import a_job
+from tests.controllers.test_cron import at
+from tests.gitops.cluster import Cluster
+
+ROOT = Identity("root", 0)
+
+
+def an_array(indexes: str = "0-9", *, status: dict[str, Any] | None = None, **spec: Any) -> GPUJobArray:
+    template = JobTemplate(spec=a_job(memory="0.1", image="busybox").spec)
+    return GPUJobArray(
+        metadata=ObjectMeta(name="sweep", namespace="default", uid="u"),
+        spec=GPUJobArraySpec(indexes=indexes, job_template=template, **spec),
+        status=GPUJobArrayStatus(**status or {}),
+    )
+
+
+def child(index: int, phase: str, done: str = "10:00") -> GPUJob:
+    status = GPUJobStatus(phase=JobPhase(phase), completion_time=at(done).isoformat() if phase != "Running" else None)
+    return a_job(f"sweep-{index}").replace(status=status)
+
+
+@pytest.mark.parametrize(
+    ("indexes", "spec", "status", "phases", "create", "said"),
+    [
+        ("0-9", {"parallelism": 3}, {}, {}, (0, 1, 2), {"active": "0-2", "waiting": 7}),
+        ("0-9", {"parallelism": 3}, {"active": "0-2"}, {0: "Running", 1: "Succeeded", 2: "Failed"}, (3, 4),
+         {"active": "0,3-4", "succeeded": "1", "failed": "2", "waiting": 5}),
+        # What was made and is gone was deleted; what was recorded stays, though its job is gone.
+        ("0-4", {"parallelism": 9}, {"active": "0", "succeeded": "1", "failed": "2"}, {}, (3, 4),
+         {"succeeded": "1", "failed": "0,2", "active": "3-4"}),
+        ("3,5-6", {"parallelism": 9}, {}, {}, (3, 5, 6), {"active": "3,5-6", "waiting": 0}),
+        ("0-1", {"suspend": True}, {}, {}, (), {"phase": "Suspended", "waiting": 2}),
+        ("0-1", {}, {"active": "0-1"}, {0: "Succeeded", 1: "Succeeded"}, (), {"phase": "Succeeded"}),
+        ("0-1", {}, {"active": "0-1"}, {0: "Succeeded", 1: "Failed"}, (), {"phase": "Failed", "failed": "1"}),
+        # One that failed runs again.
+        ("0-1", {}, {"succeeded": "0", "failed": "1"}, {1: "Running"}, (), {"phase": "Running", "active": "1"}),
+    ],
+)  # fmt: skip
+def test_plans(
+    indexes: str, spec: dict[str, Any], status: dict[str, Any], phases: dict[int, str], create: tuple[int, ...],
+    said: dict[str, Any],
+) -> None:  # fmt: skip
+    jobs = {index: child(index, phase) for index, phase in phases.items()}
+    found = plan(an_array(indexes, status=status, **spec), jobs, at("12:00"))
+    assert found.create == create
+    assert {name: getattr(found.status, name) for name in said} == said
+    assert (found.status.completion_time is not None) == (found.status.phase in ("Succeeded", "Failed"))
+
+
+def test_only_jobs_whose_end_is_recorded_go_the_oldest_first() -> None:
+    jobs = {n: child(n, "Succeeded", f"1{n}:00") for n in range(4)}
+    array = an_array("0-9", status={"succeeded": "0-2"}, successful_jobs_history_limit=1)
+    assert [job.metadata.name for job in plan(array, jobs, at("20:00")).forget] == ["sweep-0", "sweep-1"]
+
+
+@given(st.sets(st.integers(0, index_ranges.HIGHEST), max_size=50))
+def test_ranges_say_what_they_are_of(indexes: set[int]) -> None:
+    assert index_ranges.parse(index_ranges.words(indexes)) == indexes
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "0-9:0", "0-999999", "1,,2", "-1"])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"index|begins"):
+        index_ranges.check(text)
+
+
+def manifest(indexes: str = "0-5", **spec: Any) -> Document:
+    job = {"command": ["train"], "gpu": {"memory": "10%", "duration": "1h"}}
+    return {
+        "apiVersion": API_VERSION, "kind": "GPUJobArray", "metadata": {"name": "sweep", "namespace": "default"},
+        "spec": {"indexes": indexes, "jobTemplate": {"spec": job}, **spec},
+    }  # fmt: skip
+
+
+def array(cluster: Cluster) -> GPUJobArray:
+    return cluster.world.client.get(GPUJobArray, "default", "sweep")
+
+
+def test_each_index_is_one_job_so_many_at_once_as_the_submitter(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, nodes=("node-1",))
+    cluster.job_seconds = 100
+    cluster.service.objects.create(ROOT, manifest(parallelism=2, successfulJobsHistoryLimit=3))
+    settle(cluster.world, cluster.daemon, seconds=20)
+    jobs = cluster.world.client.list(GPUJob)
+    assert [job.metadata.name for job in jobs] == ["sweep-0", "sweep-1"]
+    assert [{e.name: e.value for e in job.spec.env} for job in jobs] == [
+        {"CUMULUS_ARRAY_INDEX": str(n), "CUMULUS_ARRAY_COUNT": "6"} for n in range(2)
+    ]
+    assert all(Submitter.of(job.metadata.annotations)[:2] == ("root", 0) for job in jobs)
+    # One is deleted by its index; the others go on.
+    cluster.service.objects.delete(ROOT, Key("GPUJob", "default", "sweep-1"))
+    settle(cluster.world, cluster.daemon, seconds=600)
+    found = array(cluster).status
+    assert (found.phase, found.succeeded, found.failed) == (ArrayPhase.FAILED, "0,2-5", "1")
+    assert [job.metadata.name for job in cluster.world.client.list(GPUJob)] == ["sweep-3", "sweep-4", "sweep-5"]
+    # Another is run again by its index.
+    cluster.service.jobs.rerun(ROOT, Key("GPUJob", "default", "sweep-4"))
+    settle(cluster.world, cluster.daemon, seconds=20)
+    assert array(cluster).status.active == "4"
+    settle(cluster.world, cluster.daemon, seconds=200)
+    assert (array(cluster).status.succeeded, array(cluster).status.phase) == ("0,2-5", ArrayPhase.FAILED)
+    cluster.world.client.delete(array(cluster))
+    settle(cluster.world, cluster.daemon, seconds=60)
+    assert cluster.world.client.list(GPUJob) == []
