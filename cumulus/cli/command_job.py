@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cumulus.errors import UsageError
-from cumulus.resources import quantity
+from cumulus.resources import index_ranges, quantity
 from cumulus.resources.key import API_VERSION, NAME_LETTERS, Document
 from cumulus.resources.kinds.gpujob import KIND
+from cumulus.resources.kinds.gpujobarray import KIND as ARRAY
 
 _WHOLE_DEVICE, _AN_HOUR = "100%", "1h"
 """The share and the lease of a command that names none."""
@@ -132,6 +133,23 @@ def _idle(text: str) -> Document:
     except ValueError as error:
         raise UsageError(f"--idle: {error}") from None
     return {"after": after, "action": word}
+
+
+def array_of(job: Document, text: str) -> Document:
+    """The array of such jobs for INDEXES or INDEXES%AT-ONCE. Raises UsageError."""
+    indexes, percent, at_once = text.partition("%")
+    try:
+        index_ranges.check(indexes)
+    except ValueError as error:
+        raise UsageError(f"--array: {error}") from None
+    if percent and not (at_once.isascii() and at_once.isdecimal() and int(at_once) > 0):
+        raise UsageError(f"--array: {at_once!r} is no number of jobs at once", hint="write 0-99%8")
+    metadata = {name: value for name, value in job["metadata"].items() if name != "annotations"}
+    annotations = job["metadata"].get("annotations")
+    template: Document = {"metadata": {"annotations": annotations}} if annotations else {}
+    spec = {"indexes": indexes, **({"parallelism": int(at_once)} if percent else {})}
+    spec |= {"jobTemplate": {**template, "spec": job["spec"]}}
+    return {**job, "kind": ARRAY.name, "metadata": metadata, "spec": spec}
 
 
 def name_of(words: Sequence[str]) -> str:

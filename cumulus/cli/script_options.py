@@ -21,7 +21,7 @@ _SCALARS = {
     "--gpu": "gpu", "--compute": "compute", "--gpus": "gpus", "--for": "duration", "--name": "name",
     "--replicas": "replicas", "--image": "image", "--export": "export", "--retry": "retry",
     "--checkpoint": "checkpoint", "--queue": "queue", "--cpus": "cpus", "--memory": "memory",
-    "--after": "after", "--idle": "idle",
+    "--after": "after", "--array": "array", "--idle": "idle",
 }  # fmt: skip
 _LISTS = {"--env": "env", "-e": "env", "--env-file": "env_file", "--secret-env": "secret_env"}
 _MOST_BYTES = 1 << 20
@@ -210,6 +210,8 @@ def _taken(option: str, value: str) -> tuple[str, str] | None:
             if kind != "afterok" or not names or "," in names or "?" in names or "+" in names:
                 raise ValueError(value)
             return "after", names.replace(":", ",")
+        case "--array":
+            return "array", value
         case "--ntasks" | "--nodes":
             return "replicas", str(int(value.split("-")[0]))
         case "--export":

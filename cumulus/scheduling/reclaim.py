@@ -71,15 +71,18 @@ class Reclaim:
     ) -> TakenBack | None:
         """The earliest start within its quota, where that is clearly earlier than what the gang has `otherwise`.
         `kept`: what is promised; promises of those who would borrow are no obstacle, they move."""
-        if self._looked >= MOST or uniform_shape(gang) is None or any(m.demand.ports for m in gang.members):
+        if self._looked >= MOST:
             return None
-        within = self._lenders.within(gang)
-        if within is None:
-            return None
-        like = (gang.queue, gang.seconds, len(gang.members), gang.members[0].demand)
+        # What comes back only gets less within a cycle. One that was promised something compares with that.
+        demand = gang.members[0].demand
+        like = (gang.queue, gang.yielded, gang.seconds, len(gang.members), id(demand), gang.promised)
         if like in self._in_vain:
             return None
-        found = self._earliest(gang, within, otherwise(), booked, kept)
+        found = None
+        if uniform_shape(gang) is not None and not any(member.demand.ports for member in gang.members):
+            within = self._lenders.within(gang)
+            if within is not None:
+                found = self._earliest(gang, within, otherwise(), booked, kept)
         if found is None:
             self._in_vain.add(like)
         return found

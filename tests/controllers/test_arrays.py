@@ -116,7 +116,7 @@ def test_each_index_is_one_job_so_many_at_once_as_the_submitter(tmp_path: Path) 
     assert (found.phase, found.succeeded, found.failed) == (ArrayPhase.FAILED, "0,2-5", "1")
     assert [job.metadata.name for job in cluster.world.client.list(GPUJob)] == ["sweep-3", "sweep-4", "sweep-5"]
     # Another is run again by its index.
-    cluster.service.jobs.rerun(ROOT, Key("GPUJob", "default", "sweep-4"))
+    cluster.service.reruns.rerun(ROOT, Key("GPUJob", "default", "sweep-4"))
     settle(cluster.world, cluster.daemon, seconds=20)
     assert array(cluster).status.active == "4"
     settle(cluster.world, cluster.daemon, seconds=200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,6 +143,15 @@ def run(
             help="If its GPU does nothing for so long: park it, release (end) it, or only report that. 20m parks.",
         ),
     ] = "",
+    array: Annotated[
+        str,
+        typer.Option(
+            "--array",
+            metavar="INDEXES",
+            show_default=False,
+            help="A job for each index, as 0-99; 0-99%8: eight at once. It is in CUMULUS_ARRAY_INDEX.",
+        ),
+    ] = "",
     secret_env: Annotated[
         list[str] | None,
         typer.Option(
@@ -219,7 +228,7 @@ def run(
     scalars = {
         "gpu": gpu, "compute": compute, "gpus": gpus, "duration": duration, "name": name, "replicas": replicas,
         "image": image, "export": export, "retry": retry, "checkpoint": checkpoint, "queue": queue, "cpus": cpus,
-        "memory": memory, "after": after, "idle": idle,
+        "memory": memory, "after": after, "array": array, "idle": idle,
     }  # fmt: skip
     lists = {"env": env or [], "env_file": env_file or [], "secret_env": secret_env or []}
     script = (
@@ -249,6 +258,9 @@ def run(
     remote = context.endpoint().kind == "https"
     if not image and not remote:
         job["spec"]["command"][0] = _program(wanted, job, shell)
+    if given["array"]:
+        _run_array(wanted, made, given["array"], shell, [*ports], dry_run=dry_run, output=output)
+        return None
     if dry_run:
         _tell(wanted, made.secret)
         _print(job, output)
@@ -264,6 +276,23 @@ def run(
             print(job["metadata"]["name"])
             return None
         return console.attach(key_of(job), uid) if tty else attached.attach(key_of(job), uid)
+
+
+def _run_array(
+    wanted: Wanted, made: command_job.Made, indexes: str, shell: Shell, ports: Sequence[int], *, dry_run: bool,
+    output: str,
+) -> None:  # fmt: skip
+    """A job for each index, of which none is followed."""
+    if wanted.tty or ports:
+        raise UsageError("--array makes many jobs, of which none is joined", hint="leave -it and --port out")
+    array = command_job.array_of(made.job, indexes)
+    if not dry_run:
+        _submit(made.job, None if wanted.image else shell.directory, lambda job: command_job.array_of(job, indexes))
+    _tell(wanted, made.secret)
+    if dry_run:
+        _print(array, output)
+    else:
+        print(array["metadata"]["name"])
 
 
 def attach(
@@ -296,16 +325,16 @@ def attach(
     return attached.attach(key, uid, tail=lines)
 
 
-def _submit(job: Document, directory: str | None) -> str:
-    """Create the job; its uid. `directory`: where its program is to start, None for a container. Raises CumulusError,
-    also where no daemon would run it."""
+def _submit(job: Document, directory: str | None, whole: Callable[[Document], Document] = lambda job: job) -> str:
+    """Create the job, or the `whole` that it is one of; the uid. `directory`: where its program is to start, None for a
+    container. Raises CumulusError, also where no daemon would run it."""
     title = f"gpujob/{job['metadata']['name']}"
     with context.client(quiet=True) as client:
         context.check_daemon(client)
         if directory is not None:
             _note_nodes(client, job, directory)
         try:
-            return str(client.create(job)["metadata"]["uid"])
+            return str(client.create(whole(job))["metadata"]["uid"])
         except KeyboardInterrupt:
             terminal.note(f"{title} may have been made: see `cumulus get job {job['metadata']['name']}`.")
             raise
