@@ -98,6 +98,16 @@ def test_a_dry_run_shows_what_would_be_made(run: Run, directory: Path, home: Pat
     assert not paths.store_dir(home).exists()
 
 
+def test_an_array_is_made_of_the_job(run: Run, directory: Path) -> None:
+    done = run("run", "--dry-run", "-o", "json", "--array", "0-99%8", "--name", "sweep", "tune")
+    made = json.loads(done.out)
+    assert (made["kind"], made["metadata"]["name"]) == ("GPUJobArray", "sweep")
+    assert (made["spec"]["indexes"], made["spec"]["parallelism"]) == ("0-99", 8)
+    assert made["spec"]["jobTemplate"]["spec"]["command"] == [f"{directory}/bin/tune"]
+    wrong = run("run", "--dry-run", "--array", "9-0", "tune")
+    assert (wrong.code, wrong.err.splitlines()[-1]) == (2, "cumulus: --array: '9-0' ends before it begins")
+
+
 def test_a_program_is_found_as_the_job_will_find_it(run: Run, directory: Path, tmp_path: Path) -> None:
     none = run("run", "--dry-run", "-o", "json", "--gpu", "1%", "--export", "NONE", "tune")
     assert json.loads(none.out)["spec"]["command"] == [f"{directory}/bin/tune"]

@@ -36,12 +36,12 @@ def plan(array: GPUJobArray, jobs: Mapping[int, GPUJob], now: datetime) -> Array
     succeeded, failed = set(index_ranges.parse(old.succeeded)), set(index_ranges.parse(old.failed))
     # What was made and is not there any more was deleted before it was seen to end.
     failed |= index_ranges.parse(old.active) - jobs.keys()
-    active = set()
+    active: set[int] = set()
     for index, job in jobs.items():
         succeeded.discard(index)
         failed.discard(index)
-        phase = job.status.phase
-        (succeeded if phase is JobPhase.SUCCEEDED else failed if phase.finished else active).add(index)
+        how = job.status.phase
+        (succeeded if how is JobPhase.SUCCEEDED else failed if how.finished else active).add(index)
     waiting = sorted(wanted - succeeded - failed - active)
     create = () if spec.suspend else tuple(waiting[: max(0, min(AT_ONCE, spec.parallelism - len(active)))])
     over = not waiting and not active
