@@ -103,9 +103,9 @@ def test_an_array_is_made_of_the_job(run: Run, directory: Path) -> None:
     made = json.loads(done.out)
     assert (made["kind"], made["metadata"]["name"]) == ("GPUJobArray", "sweep")
     assert (made["spec"]["indexes"], made["spec"]["parallelism"]) == ("0-99", 8)
-    assert made["spec"]["jobTemplate"]["spec"]["command"] == [f"{directory}/bin/tune"]
+    assert made["spec"]["jobTemplate"]["spec"]["command"] == ["tune"]
     wrong = run("run", "--dry-run", "--array", "9-0", "tune")
-    assert (wrong.code, wrong.err.splitlines()[-1]) == (2, "cumulus: --array: '9-0' ends before it begins")
+    assert (wrong.code, wrong.err.splitlines()[-1]) == (2, "error: --array: '9-0' ends before it begins")
 
 
 def test_a_program_is_found_as_the_job_will_find_it(run: Run, directory: Path, tmp_path: Path) -> None:
