@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cumulus.controllers.array.controller import NAME, ArrayReconciler
 from cumulus.controllers.context import Context
-from cumulus.controllers.cron.declaration import phase_changed
+from cumulus.controllers.job_watches import phase_changed
 from cumulus.machinery.controller import Controller, Watch, exists, itself, owner
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_array import GPUJobArray
