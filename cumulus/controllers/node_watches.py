@@ -5,7 +5,7 @@ from __future__ import annotations
 from cumulus.machinery.informer import Change
 from cumulus.resources.key import Document
 
-_OWN = ("heartbeatTime", "term", "devices")
+_OWN = ("heartbeatTime", "term", "devices", "parking")
 _OWN_OF_DEVICE = ("freeMemoryBytes", "freeCompute", "figures", "idleSince")
 
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from cumulus.resources.device import Device, Link, Slice
 from cumulus.resources.enforcement import Enforcement, Overuse, Unleased, unleased_exception
-from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time, all_fields
+from cumulus.resources.fields import Bytes, FieldError, Model, SecretName, Text, Time, all_fields
 from cumulus.resources.meta import Condition, Resource, condition
 from cumulus.resources.reasons import NodeCondition
 
@@ -72,6 +72,11 @@ class GPUNodeSpec(Model):
         None,
         max_length=64,
         description="Whose processes are never ended for want of a lease: user:NAME, user:UID or program:NAME.",
+    )
+    parking_memory: Bytes | None = Field(
+        None,
+        description="Main memory that parked programs may take: 64Gi; 0: none is parked. If left out: what "
+        "`chronos_cli policy` says there; at first, half of it. Never more than is free.",
     )
     ssh: SshAddress | None = Field(None, description="How to reach a node that runs no daemon.")
 
@@ -176,6 +181,24 @@ class DeviceStatus(Model):
         )  # fmt: skip
 
 
+class ParkingProof(Model):
+    """What the node's self-test, or a program that did not come back, showed of one framework."""
+
+    device: str = Field(description="The name of the GPU's kind.")
+    driver: str = Field(description="The driver's version.")
+    framework: str = Field(description="cuda, torch, cupy, jax …")
+    holds: bool = Field(description="Whether a program of it was parked and came back with the same data.")
+    message: str = Field("", description="Why not.")
+
+
+class NodeParking(Model):
+    """What of the node's main memory parked programs may take, and what can be parked there."""
+
+    limit_bytes: int = Field(description="What parked programs may take in all, in bytes.")
+    used_bytes: int = Field(0, description="What is set aside for them now.")
+    proofs: tuple[ParkingProof, ...] = Field((), description="What was tested.")
+
+
 class HostJobUser(Model):
     """A user whose jobs without an image wait, or waited, and whether they can run on the node."""
 
@@ -220,6 +243,7 @@ class GPUNodeStatus(Model):
         None, description="Of a node reached over SSH: whether jobs without an image run there, and whose."
     )
     devices: tuple[DeviceStatus, ...] = Field((), description="The devices, and what of each is free.")
+    parking: NodeParking | None = Field(None, description="Of a node that can park programs.")
     heartbeat_time: Time | None = Field(None, description="When the node last answered.")
     term: int = Field(
         0,

@@ -166,7 +166,7 @@ def _facts(ledger: Ledger) -> NodeFacts:
     seen = ledger.watched()
     return NodeFacts(
         socket.gethostname(), boot_id(), __version__, conditions=ledger.health(), figures=seen.figures,
-        unleased=seen.unleased,
+        unleased=seen.unleased, parking=ledger.parking(),
     )  # fmt: skip
 
 

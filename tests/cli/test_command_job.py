@@ -162,3 +162,23 @@ def test_an_unusual_umask_goes_with_it() -> None:
         assert made["spec"].get("umask") == said
     made = command_job.job_of(Wanted((), image="x"), Shell("/w", {}, 0o077), "default", "abcde").job
     assert "umask" not in made["spec"]
+
+
+@pytest.mark.parametrize(
+    ("text", "idle", "sharing"),
+    [
+        ("20m", {"after": "20m", "action": "Park"}, "Parkable"),
+        ("90s:report", {"after": "90s", "action": "Report"}, None),
+        ("1h:Release", {"after": "1h", "action": "Release"}, None),
+    ],
+)
+def test_idle(text: str, idle: dict[str, str], sharing: str | None) -> None:
+    spec = job_of(Wanted(("x",), idle=text), Shell("/home/ann", {}), "default", "abcde").job["spec"]
+    assert spec["idle"] == idle
+    assert spec["gpu"].get("sharing") == sharing
+
+
+@pytest.mark.parametrize("text", ["soon", "20m:sleep", ":park"])
+def test_wrong_idle(text: str) -> None:
+    with pytest.raises(UsageError, match="--idle"):
+        job_of(Wanted(("x",), idle=text), Shell("/home/ann", {}), "default", "abcde")

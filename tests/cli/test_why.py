@@ -161,3 +161,45 @@ def test_a_running_gang_says_how_its_devices_are_linked(store: SqliteStore) -> N
     devices = [{**first, "index": n, "links": [{"over": "NVLink", "devices": [1 - n]}]} for n in range(2)]
     store.create({**machine, "status": {**machine["status"], "devices": devices}})
     assert "Its devices are linked by NVLink." in why(store, "gang")
+
+
+def parked(store: SqliteStore, name: str, reason: str = "Requested", **phase: object) -> Document:
+    """A job whose program waits in main memory of gpu-1, with the partition that it has there."""
+    made = running(name)
+    conditions = [condition("Parked", True, reason, "its GPU did nothing for 20m; 40Gi in main memory")]
+    status = {**made["status"], "phase": "Parked", "conditions": conditions}
+    document = store.create({**made, "status": status})
+    share = active(f"{name}-a1-r0-d0", owner=document)
+    kept = {"since": ago(minutes=10), "memoryBytes": 40 * 2**30}
+    store.create({**share, "status": {**share["status"], "phase": "Parked", "parked": kept, **phase}})
+    return document
+
+
+def test_a_parked_job_says_why_and_what_brings_it_back(store: SqliteStore) -> None:
+    store.create(node("gpu-1"))
+    parked(store, "notebook", "Idle")
+    assert why(store, "notebook") == (
+        "gpujob/notebook is parked: its GPU did nothing for 20m; 40Gi in main memory.\n"
+        "`cumulus unpark notebook` brings it back."
+    )
+    parked(store, "back", phase="Unparking")
+    assert why(store, "back").endswith("It has its share again on gpu-1; its node is bringing it back.")
+    assert "is parked on gpu-1" in why(store, "partition/notebook-a1-r0-d0")
+
+
+def test_what_could_not_be_parked_says_why(store: SqliteStore) -> None:
+    made = running("train")
+    refused = condition("Parked", False, "ParkRefused", "MPSClient: it uses MPS")
+    store.create({**made, "status": {**made["status"], "conditions": [*made["status"].get("conditions", ()), refused]}})
+    assert "It could not be parked, and goes on: MPSClient: it uses MPS." in why(store, "train")
+
+
+def test_who_waits_learns_what_is_parked_and_what_would_have_to_be(store: SqliteStore) -> None:
+    holder = store.create(running("holder"))
+    store.create(active("holder-a1-r0-d0", owner=holder, gang={"name": "holder-a1", "size": 1, "since": ago(minutes=1)}))
+    store.create(node("gpu-1"))
+    parked(store, "notebook")
+    store.create(job("train", gpu={"memory": "60Gi"}))
+    said = why(store, "train")
+    assert "a parked program of the devices it waits for is in main memory (40Gi)" in said
+    assert "would start now if these could be parked: default/holder (cumulus park JOB)" in said

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cumulus.backends.base import Workload
+from cumulus.chronos.contract import NodeFacts, Parking, PolicyChange, Proof
 from cumulus.clock import parse_timestamp
+from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.annotations import UNPARK_REQUESTED
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_checkpoint import Checkpoint
@@ -262,3 +266,20 @@ def test_gangs_are_not_parked() -> None:
     bed = Bed(a_job("train-100", memory="0.5", replicas=2))
     with pytest.raises(Exception, match="a job with several can't be parked"):
         bed.world.change_spec("train-100", park=True)
+
+
+def test_a_node_says_what_it_can_park_and_is_told_how_much_main_memory() -> None:
+    bed = Bed()
+    told: list[PolicyChange] = []
+    proof = Proof("Fake GPU", "1.0", "jax", False, "it did not come back", "2030-01-01T00:00:00Z")
+    facts = replace(NodeFacts(), parking=Parking(64 * 2**30, 2**30, (proof,)))
+    bed.world.agents[:] = [NodeAgent("node-1", bed.node, facts=lambda: facts, set_policy=told.append)]
+    bed.pass_(1)
+    node = bed.world.node()
+    bed.world.client.update(node.replace(spec=node.spec.model_copy(update={"parking_memory": "64Gi"})))
+    bed.daemon = Daemon(bed.world, "b")
+    bed.until(lambda: bool(told))
+    assert told == [PolicyChange(parking_memory=64 * 2**30)]
+    document = bed.world.node().to_json()
+    assert document["status"]["parking"]["proofs"][0]["framework"] == "jax"
+    assert document["status"]["parking"]["usedBytes"] == 2**30

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
-from cumulus.chronos.contract import Figures, Lease, LeaseState, NodeFacts, PolicyChange
+from cumulus.chronos.contract import Figures, Lease, LeaseState, NodeFacts, Parking, PolicyChange
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.controllers.node.host_jobs import HostJobsOfNodes
 from cumulus.controllers.node.idleness import Idleness
@@ -44,10 +44,12 @@ from cumulus.resources.node import (
     GPUNode,
     GPUNodeStatus,
     HostJobs,
+    NodeParking,
+    ParkingProof,
     UnleasedProcess,
 )
 from cumulus.resources.partition import GPUPartition
-from cumulus.resources.quantity import format_bytes
+from cumulus.resources.quantity import format_bytes, parse_bytes
 from cumulus.resources.reasons import EnforcementReason, EventReason, NodeCondition, ReadyReason
 from cumulus.store.base import Write
 from cumulus.store.client import Client, decode
@@ -167,7 +169,8 @@ class NodeReconciler:
     def _tell_policy(self, node: GPUNode, agent: NodeAgent) -> None:
         """What the spec says of overuse, where it says anything and the node has not been told in this term."""
         spec = node.spec
-        wanted = PolicyChange(spec.overuse, spec.unleased_processes, spec.unleased_exceptions)
+        memory = None if spec.parking_memory is None else parse_bytes(spec.parking_memory)
+        wanted = PolicyChange(spec.overuse, spec.unleased_processes, spec.unleased_exceptions, memory)
         if not wanted or self._policies.get(node.uid) == (wanted, node.status.boot_id):
             return
         try:
@@ -371,6 +374,7 @@ def observed(
             "boot_id": facts.boot_id,
             "runtimes": agent.runtimes,
             "devices": tuple(_device(device, leases, own, facts) for device in devices),
+            "parking": None if facts.parking is None else _parking(facts.parking),
             "heartbeat_time": moment,
             "chronos_version": facts.chronos_version,
             "clock_skew_seconds": facts.clock_skew,
@@ -504,6 +508,20 @@ def _device(device: Device, leases: Sequence[Lease], own: Set[str], facts: NodeF
             "figures": None if figures is None else _figures(figures),
         }
     )
+
+
+def _parking(found: Parking) -> NodeParking:
+    proofs = found.proofs[:MOST_LISTED]
+    return NodeParking(
+        limit_bytes=found.limit_bytes, used_bytes=found.used_bytes,
+        proofs=tuple(
+            ParkingProof(
+                device=truncate(p.device, LONGEST_WORD), driver=truncate(p.driver, LONGEST_WORD),
+                framework=truncate(p.framework, LONGEST_WORD), holds=p.holds, message=truncate(p.message),
+            )
+            for p in proofs
+        ),
+    )  # fmt: skip
 
 
 def _figures(found: Figures) -> DeviceFigures:

@@ -115,6 +115,15 @@ def sections(node: Document, around: Surroundings) -> Iterator[Section]:
         Heading("DRIVER", yields=1),
     )  # fmt: skip
     yield Rows("Devices", headings, [_device(d) for d in devices(node)])
+    if parking := status.get("parking"):
+        used, limit = (format_bytes(parking.get(name, 0)) for name in ("usedBytes", "limitBytes"))
+        yield Fields([("Main memory", f"{used} of {limit} taken by parked programs")], "Parking")
+        proofs = [
+            [p["framework"], p["device"], p["driver"], "yes" if p["holds"] else "no", p.get("message") or NOTHING]
+            for p in parking.get("proofs") or ()
+        ]
+        if proofs:
+            yield Rows("Parking of", ("FRAMEWORK", "DEVICE", "DRIVER", "HOLDS", "WHY"), proofs)
     figures = [_figures(d) for d in devices(node) if d.get("figures") or d.get("fault")]
     if figures:
         yield Rows("Figures", ("DEVICE", "USED", "BUSY", "POWER", "TEMPERATURE", "THROTTLED", "ECC", "FAULT"), figures)
