@@ -196,7 +196,8 @@ def test_what_could_not_be_parked_says_why(store: SqliteStore) -> None:
 
 def test_who_waits_learns_what_is_parked_and_what_would_have_to_be(store: SqliteStore) -> None:
     holder = store.create(running("holder"))
-    store.create(active("holder-a1-r0-d0", owner=holder, gang={"name": "holder-a1", "size": 1, "since": ago(minutes=1)}))
+    gang = {"name": "holder-a1", "size": 1, "since": ago(minutes=1)}
+    store.create(active("holder-a1-r0-d0", owner=holder, gang=gang))
     store.create(node("gpu-1"))
     parked(store, "notebook")
     store.create(job("train", gpu={"memory": "60Gi"}))
