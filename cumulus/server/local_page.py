@@ -51,6 +51,8 @@ class LocalPage:
         except OSError as error:
             if listening is not None and self._listener is None:
                 listening.close()
+            # Links lead to the address over TLS then.
+            paths.page_address(self._home).unlink(missing_ok=True)
             _log.error("the page is not served on this machine", listen=self._listen, error=str(error))
 
     def close(self) -> None:

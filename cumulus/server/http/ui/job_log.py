@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from cumulus.answers.logs import AttemptEnded, AttemptFollows, LogBytes, LogPiece, NoneFollowed
+from cumulus.answers.logs import AttemptEnded, AttemptFollows, LogAwaits, LogBytes, LogPiece, NoneFollowed
 from cumulus.errors import CumulusError, Unauthenticated, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
@@ -100,7 +100,8 @@ def show(visit: Visit) -> Response:
 
 
 async def follow(request: Request) -> Response:
-    """Events: `reset` where it begins anew, `lines` with what was written, `note` with how it goes on."""
+    """Events: `reset` where it begins anew, `lines` with what was written, `note` with how it goes on, `state` with
+    what it waits for."""
     api, asked = api_of(request), _Asked.of(request.path_params, request.query_params)
     identity = request.scope[SESSION].identity
     pieces = await api.call(_pieces, api, identity, asked)
@@ -135,7 +136,7 @@ def _pieces(api: Api, identity: Identity, asked: _Asked) -> Iterator[LogPiece]:
 
 async def _events(api: Api, secret: str, pieces: Iterator[LogPiece]) -> AsyncIterator[bytes]:
     yield b"retry: 3000\n\n" + sse("reset", {})
-    text, looked = TerminalText(), monotonic()
+    text, looked, state = TerminalText(), monotonic(), ""
     try:
         stream: AsyncGenerator[LogPiece] = api.streams.iterate(lambda: pieces)
         async with aclosing(stream):
@@ -144,6 +145,12 @@ async def _events(api: Api, secret: str, pieces: Iterator[LogPiece]) -> AsyncIte
                     if piece.data:
                         lines, partial = text.feed(piece.data)
                         yield sse("lines", {"lines": lines, "partial": partial})
+                elif isinstance(piece, LogAwaits):
+                    if piece.state != state:
+                        state = piece.state
+                        yield sse(
+                            "state", {"text": f"It has not {'started' if piece.what == 'start' else 'ended'}: {state}"}
+                        )
                 elif said := _said(piece):
                     yield sse("note", {"text": said})
                 if monotonic() - looked >= QUIET_SECONDS:

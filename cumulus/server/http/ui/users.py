@@ -10,6 +10,7 @@ import orjson
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cumulus.errors import StoreUnavailable
 from cumulus.server.http.ui.pages import page
 
 if TYPE_CHECKING:
@@ -46,11 +47,16 @@ def show(visit: Visit) -> Response:
         for user, shares in held.items()
     ]  # fmt: skip
     rows.sort(key=lambda row: -row.memory_bytes)
-    days = _days(visit)
     since, _ = _window(visit)
+    report, problem = None, ""
+    try:
+        report = visit.service.history.report(visit.identity, since=since, by="user")
+    except StoreUnavailable as error:
+        # Who holds what now is known all the same.
+        problem = str(error)
     return visit.render(
-        "users.html", active="users", kinds="GPUPartition", rows=rows, days=days, choices=DAYS,
-        report=visit.service.history.report(visit.identity, since=since, by="user"),
+        "users.html", active="users", kinds="GPUPartition", rows=rows, days=_days(visit), choices=DAYS, report=report,
+        problem=problem,
     )  # fmt: skip
 
 

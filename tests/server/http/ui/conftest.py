@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import traceback
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any
@@ -15,7 +17,7 @@ import structlog
 
 from cumulus.service.addresses import PageAddress, page_address
 from cumulus.service.identity import Identity
-from tests.server.http.conftest import Answer, Served
+from tests.server.http.conftest import Answer, Served, UnixConnection
 
 HOST = "localhost"
 
@@ -82,6 +84,30 @@ class Browser:
                 if not morsel.value or morsel["max-age"] == "0":
                     del self.cookies[name]
         return answer
+
+
+@contextmanager
+def stream(browser: Browser, url: str) -> Iterator[Iterator[tuple[str, object]]]:
+    """The events of a stream, with their data."""
+    connection = UnixConnection(browser.served.path)
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    connection.request("GET", url, headers={"cookie": cookie, "accept": "text/event-stream"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("content-type")) == (200, "text/event-stream; charset=utf-8")
+
+    def events() -> Iterator[tuple[str, object]]:
+        name = ""
+        for line in answer:
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                yield name, json.loads(value)
+
+    try:
+        yield events()
+    finally:
+        connection.close()
 
 
 @pytest.fixture

@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from cumulus.server.http.ui import changes
 from tests.documents import job
-from tests.server.http.conftest import Served, UnixConnection
-from tests.server.http.ui.conftest import Browser
-
-
-@contextmanager
-def stream(browser: Browser, url: str) -> Iterator[Iterator[tuple[str, object]]]:
-    """The events of a stream, with their data."""
-    connection = UnixConnection(browser.served.path)
-    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
-    connection.request("GET", url, headers={"cookie": cookie, "accept": "text/event-stream"})
-    answer = connection.getresponse()
-    assert (answer.status, answer.getheader("content-type")) == (200, "text/event-stream; charset=utf-8")
-
-    def events() -> Iterator[tuple[str, object]]:
-        name = ""
-        for line in answer:
-            field, _, value = line.decode().rstrip("\n").partition(": ")
-            if field == "event":
-                name = value
-            elif field == "data":
-                yield name, json.loads(value)
-
-    try:
-        yield events()
-    finally:
-        connection.close()
+from tests.server.http.conftest import Served
+from tests.server.http.ui.conftest import Browser, stream
 
 
 def test_a_change_is_told_at_once_by_name(browser: Browser, served: Served) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cumulus.errors import StoreUnavailable
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
@@ -20,7 +21,7 @@ from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
 from tests.documents import active, ahead, job, lease, node, running
 from tests.server.http.conftest import Served
-from tests.server.http.ui.conftest import Browser
+from tests.server.http.ui.conftest import Browser, stream
 from tests.service.test_access import binding
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'`{{7*7}}\u202e\x1b[31m"
@@ -300,3 +301,24 @@ def test_a_sparkline_has_gaps_where_nobody_knows() -> None:
     }  # fmt: skip
     (spark,) = sparklines._sparks(lease)
     assert (spark.what, spark.last, spark.highest, spark.width) == ("memory", None, 0.5, 1)
+
+
+def test_what_was_is_not_needed_for_what_is(browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: History, identity: Identity, **asked: Any) -> Any:
+        raise StoreUnavailable("the history cannot be read")
+
+    monkeypatch.setattr(History, "report", broken)
+    plant(served.store, [of(active("go-a1-r0-d0"), "ann", 1001)])
+    browser.sign_in()
+    html = browser.page("/ui/users")
+    assert ">ann<" in html
+    assert "the history cannot be read" in html
+
+
+def test_the_log_says_what_it_waits_for(browser: Browser, served: Served) -> None:
+    plant(served.store, [job("wait")])
+    browser.sign_in()
+    with stream(browser, "/ui/jobs/default/wait/log/follow?follow=true") as events:
+        assert [next(events), next(events)] == [
+            ("reset", {}), ("state", {"text": "It has not started: Pending"}),
+        ]  # fmt: skip

@@ -46,7 +46,8 @@
     if (stream || over || document.hidden) return;
     stream = new EventSource(panel.dataset.follow + "&follow=true");
     stream.addEventListener("reset", () => { failures = 0; partial = null; box.replaceChildren(); say(""); });
-    stream.addEventListener("lines", add);
+    stream.addEventListener("lines", event => { say(""); add(event); });
+    stream.addEventListener("state", event => say(JSON.parse(event.data).text));
     stream.addEventListener("note", event => {
       const made = document.createElement("div");
       made.className = "note-line";
@@ -90,6 +91,13 @@
     timer = setTimeout(start, 3000);
   }
 
+  // It is over, and then another attempt or run begins.
+  document.body.addEventListener("cumulus-changed", ({detail: {keys}}) => {
+    if (!over || !(keys.includes(panel.dataset.key) || keys.includes("*"))) return;
+    over = false;
+    clearTimeout(timer);
+    timer = setTimeout(start, 2000);
+  });
   search.addEventListener("input", () => { for (const each of box.children) fits(each); });
   search.form.addEventListener("submit", event => { if (document.activeElement === search) event.preventDefault(); });
   follow.parentElement.hidden = false;
