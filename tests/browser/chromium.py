@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, BrowserType, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LEFT_OUT = "WHAT A BROWSER SHOWS IS NOT TESTED: "
@@ -40,12 +40,18 @@ def chromium() -> Iterator[Browser]:
     """Playwright keeps an event loop in this thread until the block ends: no asyncio may run beside it."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
-        try:
-            yield browser
-        finally:
-            browser.close()
+    with sync_playwright() as playwright, launched(playwright.chromium) as browser:
+        yield browser
+
+
+@contextmanager
+def launched(chromium: BrowserType) -> Iterator[Browser]:
+    """Another process, of its own user data."""
+    browser = chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 class Watched:

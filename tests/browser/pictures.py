@@ -1,0 +1,161 @@
+"""`python -m tests.browser.pictures [FOLDER]`: pictures of every page, wide and narrow, light and dark, of a pool that
+is made up. The documentation shows some: those in docs/pictures, made smaller by `pngquant` where that is installed.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from cumulus.clock import FakeClock
+from cumulus.history.recorder import Recorder
+from cumulus.history.series import Sample
+from cumulus.paths import history_file
+from cumulus.resources.key import Document
+from cumulus.resources.query import Event
+from cumulus.resources.submitter import SUBMITTER
+from cumulus.server.limiter import RequestLimits
+from cumulus.service.addresses import PageAddress, page_address
+from cumulus.service.identity import Identity
+from cumulus.store.memory import MemoryStore
+from tests import documents
+from tests.browser.chromium import DESKTOP, PHONE, chromium, watched_context
+from tests.documents import NOW
+from tests.history.leases import MINUTE, Held, at, machine
+from tests.server.http.conftest import serving
+from tests.service.conftest import FakeInfrastructure
+from tests.waiting import eventually
+
+FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
+VIEWS = {"wide": DESKTOP, "narrow": PHONE}
+SCHEMES = ("light", "dark")
+USERS = ("root", "ann", "bob", "cleo", "dan")
+NODES = ("gpu-1", "gpu-2", "gpu-3")
+DEVICES = 4
+PAGES = {
+    "overview": "/ui/", "queue": "/ui/queue", "jobs": "/ui/jobs", "nodes": "/ui/nodes", "node": "/ui/nodes/gpu-1",
+    "users": "/ui/users",
+}  # fmt: skip
+
+
+def leases() -> Iterator[tuple[Held, bool]]:
+    """Hours of leases on each half of each device, up to one that runs; with whether it does."""
+    chance, number = random.Random(4), 0
+    for node in NODES:
+        for device in range(DEVICES):
+            for share in chance.choice(((50, 50), (25, 25, 50), (100,), (33, 33))):
+                start = -chance.randrange(150, 400) * MINUTE
+                while start < 0:
+                    end = start + chance.randrange(20, 170) * MINUTE
+                    user = chance.choice(USERS)
+                    job = f"{chance.choice(('train', 'sweep', 'eval', 'embed'))}-{number}"
+                    yield Held(number, user, job, "default", "", node, device, start, end, share), end > 0
+                    number += 1
+                    start = end + chance.randrange(2, 30) * MINUTE
+
+
+def fill(store: MemoryStore, home: Path, clock: FakeClock) -> None:
+    """The pool's objects as they are now, and its history."""
+    events = [Event("MODIFIED", 0, machine(name, DEVICES)) for name in NODES]
+    uses: dict[str, dict[str, Sample]] = {name: {} for name in NODES}
+    chance = random.Random(2)
+    for held, runs in leases():
+        *_, started, over = [document for _, document in held.states()]
+        last = started if runs else over
+        last["status"]["expiresAt"] = at(held.end)
+        last["spec"]["duration"] = f"{(held.end - held.start) // MINUTE}m"
+        events.append(Event("MODIFIED", 0, last))
+        if runs:
+            used = chance.choice((0.2, 0.6, 0.9, 1.1))
+            uses[held.node][held.uid] = Sample(used, min(1.0, used))
+            store.create(_job(held))
+    for number, (user, latest) in enumerate((("root", 95), ("bob", 130))):
+        waits = Held(900 + number, user, f"waits-{number}", "default", "", "gpu-2", number, 0, 0, 50)
+        promise = {"startBy": at(latest * MINUTE), "node": waits.node, "device": waits.device, "madeAt": at(0)}
+        events.append(Event("MODIFIED", 0, waits.document(phase="Pending", promise=promise)))
+        status = {"phase": "Pending", "attemptCount": 0, "conditions": [
+            documents.condition("Scheduled", False, "WaitingForShare", "no device has 50% free", minutes=9)
+        ]}  # fmt: skip
+        store.create(_submitted(documents.job(waits.job, status=status), user))
+    with closing(Recorder(history_file(home), clock, retention=1e9, every=60)) as recorder:
+        recorder.take("here", [replace(event, revision=number + 1) for number, event in enumerate(events)])
+        for node, samples in uses.items():
+            recorder.sampled(node, samples)
+    for event in events:
+        if event.document["kind"] == "GPUNode" or event.document["status"]["phase"] != "Released":
+            store.create(event.document)
+
+
+def _job(held: Held) -> Document:
+    return _submitted(documents.running(held.job, held.node, gpu={"memory": f"{held.share}%"}), held.user)
+
+
+def _submitted(job: Document, user: str) -> Document:
+    job["metadata"]["annotations"] = {SUBMITTER: user}
+    return job
+
+
+@contextmanager
+def pool() -> Iterator[tuple[str, str]]:
+    """The address of a server, and the path that signs in."""
+    clock = FakeClock(NOW)
+    store = MemoryStore(clock)
+    with tempfile.TemporaryDirectory() as directory, socket.socket() as listening:
+        home = Path(directory) / "home"
+        home.mkdir(mode=0o700)
+        listening.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        page_address.write(home, PageAddress(url))
+        fill(store, home, clock)
+        asks = Identity.of_this_process()
+        served = patch("cumulus.service.service.Service.is_served", lambda self: True)
+        with served, serving(listening, store, home, clock, FakeInfrastructure(), lambda: asks, RequestLimits()):
+            yield url, _code(url)
+
+
+def _code(url: str) -> str:
+    import json
+    from urllib.request import Request, urlopen
+
+    request = Request(f"{url}/cumulus/v1/page_link", b"{}", {"content-type": "application/json"})
+    with urlopen(request) as answer:
+        return f"/ui/enter?code={json.load(answer)['value']['code']}"
+
+
+def take(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with pool() as (url, enter), chromium() as browser:
+        cookies: Any = None
+        for width, viewport in VIEWS.items():
+            for scheme in SCHEMES:
+                options = {"viewport": viewport, "color_scheme": scheme, "storage_state": cookies, "timezone_id": "UTC"}
+                with watched_context(browser, **options) as (context, _):
+                    context.clock.set_system_time(NOW)
+                    page = context.new_page()
+                    if cookies is None:
+                        page.goto(url + enter)
+                        cookies = context.storage_state()
+                    for name, path in PAGES.items():
+                        page.goto(url + path)
+                        if name == "overview":
+                            drawn = "document.querySelector('lease-timeline')?.model?.rows.length > 0"
+                            eventually(lambda page=page, drawn=drawn: page.evaluate(drawn))
+                        page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", animations="disabled")
+    if pngquant := shutil.which("pngquant"):
+        subprocess.run(
+            [pngquant, "--force", "--ext=.png", "--quality=60-90", *map(str, folder.glob("*.png"))], check=True
+        )
+
+
+if __name__ == "__main__":
+    take(Path(sys.argv[1]) if sys.argv[1:] else FOLDER)
