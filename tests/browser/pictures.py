@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from cumulus.clock import FakeClock
@@ -30,11 +30,17 @@ from cumulus.service.identity import Identity
 from cumulus.store.memory import MemoryStore
 from tests import documents
 from tests.browser.chromium import DESKTOP, PHONE, chromium, watched_context
+from tests.browser.test_pages import STEPS
 from tests.documents import NOW
+from tests.e2e.conftest import Machine, manifest
+from tests.e2e.conftest import serving as serving_machine
 from tests.history.leases import MINUTE, Held, at, machine
 from tests.server.http.conftest import serving
 from tests.service.conftest import FakeInfrastructure
 from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 VIEWS = {"wide": DESKTOP, "narrow": PHONE}
@@ -43,9 +49,13 @@ USERS = ("root", "ann", "bob", "cleo", "dan")
 NODES = ("gpu-1", "gpu-2", "gpu-3")
 DEVICES = 4
 PAGES = {
-    "overview": "/ui/", "queue": "/ui/queue", "jobs": "/ui/jobs", "nodes": "/ui/nodes", "node": "/ui/nodes/gpu-1",
-    "users": "/ui/users",
+    "overview": "/ui/", "jobs": "/ui/jobs", "nodes": "/ui/nodes", "node": "/ui/nodes/gpu-1", "users": "/ui/users",
 }  # fmt: skip
+OF_A_DAEMON = {
+    "queue": "/ui/queue", "job": "/ui/jobs/default/train", "confirmation": "/ui/jobs/default/train/delete",
+    "sooner": "/ui/jobs/default/waits/sooner",
+}  # fmt: skip
+"""Pages that the made-up pool has nothing for."""
 
 
 def leases() -> Iterator[tuple[Held, bool]]:
@@ -66,34 +76,39 @@ def leases() -> Iterator[tuple[Held, bool]]:
 
 def fill(store: MemoryStore, home: Path, clock: FakeClock) -> None:
     """The pool's objects as they are now, and its history."""
-    events = [Event("MODIFIED", 0, machine(name, DEVICES)) for name in NODES]
+    nodes = [machine(name, DEVICES) for name in NODES]
+    for node in nodes:
+        store.create(node)
+    told = [(0, node) for node in nodes]
     uses: dict[str, dict[str, Sample]] = {name: {} for name in NODES}
     chance = random.Random(2)
     for held, runs in leases():
         *_, started, over = [document for _, document in held.states()]
-        last = started if runs else over
-        last["status"]["expiresAt"] = at(held.end)
-        last["spec"]["duration"] = f"{(held.end - held.start) // MINUTE}m"
-        events.append(Event("MODIFIED", 0, last))
-        if runs:
+        started["status"]["expiresAt"] = at(held.end)
+        started["spec"]["duration"] = f"{(held.end - held.start) // MINUTE}m"
+        if not runs:
+            told += [(held.start, started), (held.end, over)]
+        else:
+            # The store gives it its uid.
+            started = store.create(started)
+            told.append((held.start, started))
             used = chance.choice((0.2, 0.6, 0.9, 1.1))
-            uses[held.node][held.uid] = Sample(used, min(1.0, used))
+            uses[held.node][started["metadata"]["uid"]] = Sample(used, min(1.0, used))
             store.create(_job(held))
     for number, (user, latest) in enumerate((("root", 95), ("bob", 130))):
         waits = Held(900 + number, user, f"waits-{number}", "default", "", "gpu-2", number, 0, 0, 50)
         promise = {"startBy": at(latest * MINUTE), "node": waits.node, "device": waits.device, "madeAt": at(0)}
-        events.append(Event("MODIFIED", 0, waits.document(phase="Pending", promise=promise)))
+        store.create(waits.document(phase="Pending", promise=promise))
         status = {"phase": "Pending", "attemptCount": 0, "conditions": [
             documents.condition("Scheduled", False, "WaitingForShare", "no device has 50% free", minutes=9)
         ]}  # fmt: skip
         store.create(_submitted(documents.job(waits.job, status=status), user))
     with closing(Recorder(history_file(home), clock, retention=1e9, every=60)) as recorder:
-        recorder.take("here", [replace(event, revision=number + 1) for number, event in enumerate(events)])
+        # In the order in which the store's log told them, the nodes first.
+        ordered = sorted(told, key=lambda one: (one[1]["kind"] != "GPUNode", one[0]))
+        recorder.take("here", [Event("MODIFIED", number, each) for number, (_, each) in enumerate(ordered, 1)])
         for node, samples in uses.items():
             recorder.sampled(node, samples)
-    for event in events:
-        if event.document["kind"] == "GPUNode" or event.document["status"]["phase"] != "Released":
-            store.create(event.document)
 
 
 def _job(held: Held) -> Document:
@@ -132,29 +147,52 @@ def _code(url: str) -> str:
         return f"/ui/enter?code={json.load(answer)['value']['code']}"
 
 
+@contextmanager
+def daemon() -> Iterator[tuple[str, str]]:
+    """The same of a real one, with jobs that run and wait."""
+    with tempfile.TemporaryDirectory() as directory, serving_machine(Machine(Path(directory) / "m")) as machine:
+        machine.apply(
+            manifest("train", STEPS, memory="25%", duration="30m"),
+            manifest("waits", "true", memory="90%", duration="10m"),
+        )
+        eventually(lambda: machine.get("gpujob", "train").get("status", {}).get("phase") == "Running")
+        url, slash, path = machine.ok("ui", "--print").split()[0].partition("/ui/")
+        yield url, slash + path
+
+
 def take(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with pool() as (url, enter), chromium() as browser:
-        cookies: Any = None
-        for width, viewport in VIEWS.items():
-            for scheme in SCHEMES:
-                options = {"viewport": viewport, "color_scheme": scheme, "storage_state": cookies, "timezone_id": "UTC"}
-                with watched_context(browser, **options) as (context, _):
-                    context.clock.set_system_time(NOW)
-                    page = context.new_page()
-                    if cookies is None:
-                        page.goto(url + enter)
-                        cookies = context.storage_state()
-                    for name, path in PAGES.items():
-                        page.goto(url + path)
-                        if name == "overview":
-                            drawn = "document.querySelector('lease-timeline')?.model?.rows.length > 0"
-                            eventually(lambda page=page, drawn=drawn: page.evaluate(drawn))
-                        page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", animations="disabled")
+    with chromium() as browser:
+        with pool() as (url, enter):
+            _pictures(browser, url, enter, PAGES, folder, NOW)
+        with daemon() as (url, enter):
+            _pictures(browser, url, enter, OF_A_DAEMON, folder, None)
     if pngquant := shutil.which("pngquant"):
         subprocess.run(
             [pngquant, "--force", "--ext=.png", "--quality=60-90", *map(str, folder.glob("*.png"))], check=True
         )
+
+
+def _pictures(
+    browser: Browser, url: str, enter: str, pages: Mapping[str, str], folder: Path, now: datetime | None
+) -> None:
+    cookies: Any = None
+    for width, viewport in VIEWS.items():
+        for scheme in SCHEMES:
+            options = {"viewport": viewport, "color_scheme": scheme, "storage_state": cookies, "timezone_id": "UTC"}
+            with watched_context(browser, **options) as (context, _):
+                if now is not None:
+                    context.clock.set_system_time(now)
+                page = context.new_page()
+                if cookies is None:
+                    page.goto(url + enter)
+                    cookies = context.storage_state()
+                for name, path in pages.items():
+                    page.goto(url + path)
+                    if name == "overview":
+                        drawn = "document.querySelector('lease-timeline')?.model?.rows.length > 0"
+                        eventually(lambda page=page, drawn=drawn: page.evaluate(drawn))
+                    page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", animations="disabled")
 
 
 if __name__ == "__main__":

@@ -156,9 +156,7 @@ export class Painter {
     if (user && user === this.viewer) return this.colors.mine;
     let color = this.users.get(user);
     if (color === undefined) {
-      let hash = 7;
-      for (const character of user) hash = (hash * 31 + character.codePointAt(0)) >>> 0;
-      color = `user-${(hash % USERS) + 1}`;
+      color = `user-${(hashed(user) % USERS) + 1}`;
       this.users.set(user, color);
     }
     return this.colors[color];
@@ -340,6 +338,14 @@ function labelOf(span) {
   const parts = [word, span.name, span.user];
   if (span.used > OVER) parts.unshift(`! ${percent(span.used)} used`);
   return parts.filter(Boolean).join(" · ");
+}
+
+/** FNV-1a, mixed once more: names that differ in one letter get different colours, and keep them. */
+function hashed(text) {
+  let hash = 0x811c9dc5;
+  for (const character of text) hash = Math.imul(hash ^ character.codePointAt(0), 0x01000193);
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  return (hash ^ (hash >>> 13)) >>> 0;
 }
 
 /** As much of the text as fits, or "" where that says nothing. */
