@@ -372,6 +372,22 @@ class TestJobs:
         with pytest.raises(UsageError, match="by more than no time"):
             client.extend(TRAIN, 0.0)
 
+    def test_the_timeline_and_what_is_summed_of_it(self, client: Client, store: Store) -> None:
+        holder = store.create(running("train"))
+        store.create(active("train-a1-r0-d0", owner=holder, user="alice"))
+        store.create(node("gpu-1"))
+        now = round(NOW.timestamp() * 1000)
+        found = client.timeline(now - 3_600_000, now + 3_600_000, pixels=100)
+        (lane,) = found["lanes"]
+        (span,) = lane["spans"]
+        assert (found["now"], lane["node"], span["kind"], span["job"]) == (now, "gpu-1", "Lease", "default/train")
+        assert (span["start"], span["end"]) == (now - 300_000, now + 3_300_000)
+        assert client.report(now - 1000, by="queue")["rows"] == []
+        assert client.job_use(TRAIN)["leases"] == []
+        assert client.held_over_time(now - 1000, now, points=2, by="node")["series"] == []
+        with pytest.raises(UsageError):
+            client.timeline(5, 4, pixels=1)
+
     def test_what_is_used_now(self, client: Client, store: Store) -> None:
         there = node("gpu-1")
         there["status"]["devices"][0]["figures"] = {"usedMemoryBytes": 10 * 2**30, "busy": 420, "powerWatts": 300.5}

@@ -273,6 +273,18 @@ def test_blobs(tmp_path: Path) -> None:
             load(tmp_path, f"blobs: {{{wrong}}}")
 
 
+def test_the_history(tmp_path: Path) -> None:
+    assert read(home="/h").history.retention == 180 * 86400
+    file = tmp_path / "c.yaml"
+    file.write_text("apiVersion: cumulus.dev/v1alpha1\nhistory: {retention: 30d, every: 5m}\n")
+    found = read(home="/h", config_file=str(file)).history
+    assert (found.retention, found.every) == (30 * 86400, 300)
+    for wrong, said in (("retention: 5m", "is at least 1h"), ("every: 1s", "is at least 10s"), ("every: x", "x")):
+        file.write_text(f"apiVersion: cumulus.dev/v1alpha1\nhistory: {{{wrong}}}\n")
+        with pytest.raises(UsageError, match=said):
+            read(home="/h", config_file=str(file))
+
+
 def test_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.read().bucket is None
     monkeypatch.setenv("CUMULUS_S3_BUCKET", "my-bucket")
