@@ -143,7 +143,9 @@ def _joined(gpu: Device, address: str, opencl: Sequence[Device]) -> Device:
 def _instances(gpu: Device, mig: Mig) -> list[Device]:
     """Those of a GPU in MIG mode, which is no device itself: nothing can run on it."""
     return [
-        replace(gpu, id=found.id, name=f"{gpu.name} MIG {found.profile}", memory_bytes=found.memory_bytes)
+        replace(
+            gpu, id=found.id, name=f"{gpu.name} MIG {found.profile}", memory_bytes=found.memory_bytes, parent=gpu.id
+        )
         for found in mig.instances
     ]
 

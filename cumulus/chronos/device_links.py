@@ -1,4 +1,4 @@
-"""How the devices of this machine reach each other, as discovery found it: kept by device id, since indices are the
+"""How the devices of this machine reach each other, and of which GPU an instance is, as discovery found it: kept by device id, since indices are the
 ledger's. Inside transactions of the ledger, as `records`.
 """
 
@@ -18,6 +18,8 @@ def record(tx: sqlite3.Connection, found: Sequence[Device]) -> None:
     ids = {device.index: device.id for device in found}
     told = {d.id: [[link, [ids[index] for index in peers]] for link, peers in d.links] for d in found if d.links}
     tx.execute("INSERT OR REPLACE INTO meta VALUES ('links', ?)", (json.dumps(told),))
+    parents = {device.id: device.parent for device in found if device.parent}
+    tx.execute("INSERT OR REPLACE INTO meta VALUES ('parents', ?)", (json.dumps(parents),))
 
 
 def of_all(db: sqlite3.Connection, numbers: Mapping[str, int]) -> dict[str, Links]:
@@ -30,3 +32,9 @@ def of_all(db: sqlite3.Connection, numbers: Mapping[str, int]) -> dict[str, Link
         )
         for id, ways in told.items()
     }
+
+
+def parents(db: sqlite3.Connection) -> dict[str, str]:
+    """The ids of the GPUs that instances are of, by the instance's id."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'parents'").fetchone()
+    return dict(json.loads(row[0])) if row else {}

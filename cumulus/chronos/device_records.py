@@ -38,7 +38,13 @@ def devices(db: sqlite3.Connection) -> list[Device]:
     waiting = device_sizes.pending(db)
     found = [_device(row, waiting) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
     links = device_links.of_all(db, {device.id: device.index for device in found})
-    return [replace(device, links=links[device.id]) if device.id in links else device for device in found]
+    parents = device_links.parents(db)
+    return [
+        replace(device, links=links.get(device.id, ()), parent=parents.get(device.id, ""))
+        if device.id in links or device.id in parents
+        else device
+        for device in found
+    ]
 
 
 def find_share(tx: sqlite3.Connection, index: int) -> Share | None:

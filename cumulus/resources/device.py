@@ -55,6 +55,8 @@ class Device:
     """The size that it has once no lease lives there, as the driver says now; 0 where that is `memory_bytes`."""
     links: tuple[tuple[Link, tuple[int, ...]], ...] = ()
     """How it reaches other devices of its node, by their indices, as far as the driver tells."""
+    parent: str = ""
+    """Of a MIG instance, the id of its GPU, which is no device itself."""
 
     @property
     def whole(self) -> Slice:

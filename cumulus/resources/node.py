@@ -155,6 +155,7 @@ class DeviceStatus(Model):
     )
     platform_index: int = Field(-1, description="Its OpenCL platform's index on the node, -1 if it has none.")
     device_index: int = Field(-1, description="Its index within that platform, -1 if it has none.")
+    parent: str | None = Field(None, description="Of a MIG instance: the id of its GPU.")
     links: tuple[DeviceLink, ...] = Field(
         (), description="How it reaches the node's other devices, as far as the driver tells."
     )
@@ -167,7 +168,7 @@ class DeviceStatus(Model):
             memory_bytes=device.memory_bytes, next_memory_bytes=device.next_memory_bytes or None,
             driver=device.driver, enforcement=device.enforcement, free_memory_bytes=free.memory_bytes,
             free_compute=free.compute, foreign_leases=foreign_leases, platform_index=device.platform_index,
-            device_index=device.device_index,
+            device_index=device.device_index, parent=device.parent or None,
             links=tuple(DeviceLink(over=link, devices=devices) for link, devices in device.links),
         )  # fmt: skip
 
@@ -177,7 +178,7 @@ class DeviceStatus(Model):
         return Device(
             self.index, self.id, self.name, self.vendor, self.type, self.memory_bytes, self.driver, self.enforcement,
             self.platform_index, self.device_index, self.next_memory_bytes or 0,
-            links=tuple((link.over, link.devices) for link in self.links),
+            links=tuple((link.over, link.devices) for link in self.links), parent=self.parent or "",
         )  # fmt: skip
 
 

@@ -90,6 +90,7 @@ def test_mig_instances_are_devices_and_their_gpu_is_none(machine: Machine, drive
     driver.say("GPU-0", *MIG)
     found = device.discover()
     assert brief(found) == [(0, "MIG-a", "gpu", -1), (1, "MIG-b", "gpu", -1), (2, "GPU-1", "gpu", -1)]
+    assert [device.parent for device in found] == ["GPU-0", "GPU-0", ""]
     assert [(d.name, d.memory_bytes) for d in found[:2]] == [
         ("Stand-in MIG 1g.10gb", int(9.5 * GIB)), ("Stand-in MIG 1c.3g.40gb", int(39.25 * GIB)),
     ]  # fmt: skip

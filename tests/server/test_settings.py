@@ -274,15 +274,13 @@ def test_blobs(tmp_path: Path) -> None:
 
 
 def test_the_history(tmp_path: Path) -> None:
-    assert read(home="/h").history.retention == 180 * 86400
-    file = tmp_path / "c.yaml"
-    file.write_text("apiVersion: cumulus.dev/v1alpha1\nhistory: {retention: 30d, every: 5m}\n")
-    found = read(home="/h", config_file=str(file)).history
+    found = load(tmp_path, "history: {retention: 30d, every: 5m}").history
     assert (found.retention, found.every) == (30 * 86400, 300)
-    for wrong, said in (("retention: 5m", "is at least 1h"), ("every: 1s", "is at least 10s"), ("every: x", "x")):
-        file.write_text(f"apiVersion: cumulus.dev/v1alpha1\nhistory: {{{wrong}}}\n")
-        with pytest.raises(UsageError, match=said):
-            read(home="/h", config_file=str(file))
+    assert load(tmp_path, "{}").history.retention == 180 * 86400
+    for wrong in ("retention: 5m", "retention: []", "every: 1s", "every: often"):
+        key = wrong.partition(":")[0]
+        with pytest.raises(UsageError, match=rf"config.yaml:1:\d+: history.{key}"):
+            load(tmp_path, f"history: {{{wrong}}}")
 
 
 def test_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,7 @@ def device_json(device: Device) -> dict[str, Any]:
         "platformIndex": device.platform_index,
         "deviceIndex": device.device_index,
         "links": [[link.value, list(devices)] for link, devices in device.links],
+        **({"parent": device.parent} if device.parent else {}),
     }
 
 
@@ -144,6 +145,7 @@ def read_device(fields: Mapping[str, Any]) -> Device:
         platform_index=fields["platformIndex"], device_index=fields["deviceIndex"],
         next_memory_bytes=fields.get("nextMemoryBytes", 0),
         links=tuple((Link(link), tuple(devices)) for link, devices in fields.get("links", ())),
+        parent=fields.get("parent", ""),
     )  # fmt: skip
 
 
