@@ -86,11 +86,21 @@ def test_the_ledger_keeps_links_by_device_whatever_their_numbers(home: Path) -> 
     ledger.close()
 
 
+def test_the_ledger_keeps_of_which_gpu_an_instance_is(home: Path) -> None:
+    found = [Device(0, "MIG-a", "H100 MIG 1g.10gb", "NVIDIA", "gpu", 10 * GIB, parent="GPU-0"),
+             Device(1, "GPU-1", "H100", "NVIDIA", "gpu", 80 * GIB)]  # fmt: skip
+    for _ in range(2):
+        ledger = Ledger(home, discover=lambda: found, start_monitor=False)
+        assert [d.parent for d in ledger.devices()] == ["GPU-0", ""]
+        ledger.close()
+
+
 def test_mig_instances_are_devices_and_their_gpu_is_none(machine: Machine, driver: Driver) -> None:
     driver.say("GPU-0", *MIG)
     found = device.discover()
     assert brief(found) == [(0, "MIG-a", "gpu", -1), (1, "MIG-b", "gpu", -1), (2, "GPU-1", "gpu", -1)]
-    assert [device.parent for device in found] == ["GPU-0", "GPU-0", ""]
+    assert [d.parent for d in found] == ["GPU-0", "GPU-0", ""]
+    assert [wire.read_device(wire.device_json(d)) for d in found] == found
     assert [(d.name, d.memory_bytes) for d in found[:2]] == [
         ("Stand-in MIG 1g.10gb", int(9.5 * GIB)), ("Stand-in MIG 1c.3g.40gb", int(39.25 * GIB)),
     ]  # fmt: skip
