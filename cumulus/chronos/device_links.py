@@ -1,5 +1,5 @@
-"""How the devices of this machine reach each other, and of which GPU an instance is, as discovery found it: kept by device
-id, since indices are the ledger's. Inside transactions of the ledger, as `records`.
+"""How the devices of this machine reach each other, and of which GPU an instance is, as discovery found it. It is kept
+by device id, since indices are the ledger's. Inside transactions of the ledger, as `records`.
 """
 
 from __future__ import annotations
