@@ -34,19 +34,20 @@ def of(visit: Visit, key: Key) -> list[Spark]:
     """Those of which anything is known."""
     with suppress(CumulusError):
         leases = visit.service.history.job_use(visit.identity, key)["leases"]
-        return [spark for lease in leases[:MOST] for spark in _sparks(lease)]
+        return [spark for lease in leases[:MOST] for spark in sparks_of(lease)]
     return []
 
 
-def _sparks(lease: UseSeries) -> Iterator[Spark]:
+def sparks_of(lease: UseSeries) -> Iterator[Spark]:
+    """Its memory and its compute, where they are known."""
     where = f"attempt {lease['attempt']}, replica {lease['replica']}, device {lease['device']} of {lease['node']}"
     for what, values in (("memory", lease["used"]), ("compute", lease["busy"])):
         known = [value for value in values if value is not None]
         if known:
-            yield Spark(where, what, _path(values), max(1, len(values) - 1), values[-1], max(known))
+            yield Spark(where, what, path_of(values), max(1, len(values) - 1), values[-1], max(known))
 
 
-def _path(values: Sequence[float | None]) -> str:
+def path_of(values: Sequence[float | None]) -> str:
     """A line from left to right, with a gap where nobody knows."""
     parts, drawing = [], False
     for at, value in enumerate(values):

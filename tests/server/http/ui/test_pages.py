@@ -295,11 +295,11 @@ def test_what_users_held_and_used(browser: Browser, served: Served, monkeypatch:
 
 
 def test_a_sparkline_has_gaps_where_nobody_knows() -> None:
-    assert sparklines._path([0.0, 0.6, None, 2.0]) == "M0 100.0 L0.01 100.0 L1 50.0 M3 0.0 L3.01 0.0"
+    assert sparklines.path_of([0.0, 0.6, None, 2.0]) == "M0 100.0 L0.01 100.0 L1 50.0 M3 0.0 L3.01 0.0"
     lease: Any = {
         "attempt": 1, "replica": 0, "device": 2, "node": "n", "used": [0.5, None], "busy": [None, None],
     }  # fmt: skip
-    (spark,) = sparklines._sparks(lease)
+    (spark,) = sparklines.sparks_of(lease)
     assert (spark.what, spark.last, spark.highest, spark.width) == ("memory", None, 0.5, 1)
 
 
