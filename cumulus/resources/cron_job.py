@@ -84,6 +84,12 @@ class GPUCronJobStatus(Model):
     active: tuple[str, ...] = Field((), description="Its jobs that are not over, by name.")
     last_schedule_time: Time | None = Field(None, description="The time for which the last job was made.")
     last_successful_time: Time | None = Field(None, description="When a job of it succeeded last.")
+    held_time: Time | None = Field(
+        None, description="The last time at which a job was due and an earlier one was not over, with Forbid."
+    )
+    missed_time: Time | None = Field(
+        None, description="The last time whose job was left out, since startingDeadlineSeconds had passed."
+    )
     next_schedule_time: Time | None = Field(None, description="The next time at which a job is due.")
 
 

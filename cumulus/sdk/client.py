@@ -57,7 +57,8 @@ class CumulusClient:
         gpu_compute: float | str | None = None, gpus: int | None = None, duration: float | str | None = None,
         image: str | None = None, env: Mapping[str, str] | None = None,
         requirements: Sequence[str] | str | os.PathLike[str] | None = None, retries: int | None = None,
-        checkpoint: bool | str | Mapping[str, Any] | None = None, queue: str | None = None, **kwargs: Any,
+        checkpoint: bool | str | Mapping[str, Any] | None = None, queue: str | None = None,
+        after: Sequence[object] | None = None, **kwargs: Any,
     ) -> T: ...  # fmt: skip
 
     @shows_hints
@@ -66,7 +67,7 @@ class CumulusClient:
 
         `gpu_memory`: the share of the device's memory: 0.5, "50%" or "20Gi"; else a tenth. `gpu_compute`: of its
         compute; else the same share. `gpus`: devices; else 1. `duration`: when the lease ends: seconds or "1h30m"; else
-        an hour. `image`, `env`, `requirements`, `retries`, `checkpoint`, `queue`: see `CallOptions`.
+        an hour. `image`, `env`, `requirements`, `retries`, `checkpoint`, `queue`, `after`: see `CallOptions`.
 
         Raises what `fn` raises, and a CallError where it does not come to that. Ctrl-C cancels the call, and so does
         the end of this process. A function with a parameter of an option's name is refused: use `remote`.
@@ -83,7 +84,8 @@ class CumulusClient:
         gpu_compute: float | str | None = None, gpus: int | None = None, duration: float | str | None = None,
         image: str | None = None, env: Mapping[str, str] | None = None,
         requirements: Sequence[str] | str | os.PathLike[str] | None = None, retries: int | None = None,
-        checkpoint: bool | str | Mapping[str, Any] | None = None, queue: str | None = None, **kwargs: Any,
+        checkpoint: bool | str | Mapping[str, Any] | None = None, queue: str | None = None,
+        after: Sequence[object] | None = None, **kwargs: Any,
     ) -> Call[T]: ...  # fmt: skip
 
     @shows_hints

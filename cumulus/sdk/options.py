@@ -53,6 +53,8 @@ class CallOptions(TypedDict, total=False):
     the fields of spec.checkpoint."""
     queue: str
     """The queue that the call is submitted to; else the one of its user."""
+    after: Sequence[object]
+    """Calls, or names of jobs of the same namespace, that must have succeeded first."""
 
 
 _SIGNATURES: WeakKeyDictionary[Callable[..., Any], inspect.Signature | None] = WeakKeyDictionary()
@@ -144,12 +146,21 @@ def job(
         spec["env"] = [{"name": key, "value": value} for key, value in texts.items()]
     if (queue := options.get("queue")) is not None:
         spec["queue"] = _text("queue", queue)
+    if (after := options.get("after")) is not None:
+        spec["after"] = {"succeeded": _jobs(after)}
     if retries := whole("retries", options.get("retries", 0), least=0):
         spec["retry"] = {"limit": retries}
     if (checkpoint := options.get("checkpoint")) not in (None, False):
         spec["checkpoint"] = _checkpoint(checkpoint)
     metadata = {"name": name, "namespace": namespace, "annotations": dict(annotations)}
     return {"apiVersion": API_VERSION, "kind": "GPUJob", "metadata": metadata, "spec": spec}
+
+
+def _jobs(value: Any) -> list[str]:
+    """The names of jobs, from names and calls."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UsageError(f"after={value!r} is no list", hint='write after=[call] or after=["prepare"]')
+    return [_text("after", each if isinstance(each, str) else getattr(each, "name", each)) for each in value]
 
 
 def _checkpoint(value: Any) -> Mapping[str, Any]:

@@ -110,11 +110,12 @@ def gpu(
     image: str | None = None, env: Mapping[str, str] | None = None,
     requirements: Sequence[str] | str | os.PathLike[str] | None = None, retries: int | None = None,
     checkpoint: bool | str | Mapping[str, Any] | None = None, queue: str | None = None,
+    after: Sequence[object] | None = None,
 ) -> Callable[[Callable[P, T]], RemoteFunction[P, T]]:  # fmt: skip
     """As `remote`, in the words of a lease: `@gpu(memory=0.5, duration="1h")`."""
     options = given(
         gpu_memory=memory, duration=duration, gpu_compute=compute, gpus=count, image=image, env=env,
-        requirements=requirements, retries=retries, checkpoint=checkpoint, queue=queue,
+        requirements=requirements, retries=retries, checkpoint=checkpoint, queue=queue, after=after,
     )  # fmt: skip
     return lambda function: _decorated(function, options)
 

@@ -91,6 +91,20 @@ def test_plans(
         assert f"nightly-{int(at(due).timestamp()) // 60}" in found.status.active
 
 
+def test_a_job_that_is_left_out_and_one_that_waits_are_told_of_once() -> None:
+    late = last(a_cron(created=CREATED, starting_deadline_seconds=60), "10:10")
+    found = plan(late, [], at("12:59"))
+    told = "the job of 2026-01-01T12:50:00Z is left out: its deadline passed before it could be made"
+    assert found.told == ((EventReason.MISS_SCHEDULE, told),)
+    assert plan(late.replace(status=found.status), [], at("12:59")).told == ()
+    busy = last(a_cron(created=CREATED, concurrency_policy="Forbid"), "10:10")
+    found = plan(busy, [child("nightly-1", "Running")], at("10:21"))
+    assert found.told == (
+        (EventReason.JOB_ALREADY_ACTIVE, "the job of 2026-01-01T10:20:00Z waits: nightly-1 is not over"),
+    )
+    assert plan(busy.replace(status=found.status), [child("nightly-1", "Running")], at("10:22")).told == ()
+
+
 def test_only_the_newest_are_kept() -> None:
     jobs = [child(f"s{n}", "Succeeded", f"1{n}:00") for n in range(5)] + [child(f"f{n}", "Failed") for n in range(3)]
     found = plan(a_cron(created=CREATED, successful_jobs_history_limit=2, suspend=True), jobs, at("20:00"))

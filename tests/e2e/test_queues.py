@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cumulus.clock import parse_timestamp
+from tests import pages
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
 
@@ -49,3 +53,16 @@ def test_a_promise_is_kept_and_each_lease_is_counted_once(machine: Machine) -> N
     usage = counted(machine)
     # The first held the whole device for three seconds and until it was seen; nobody pays for the rest of the minute.
     assert 3_000_000 <= usage["deviceMicroseconds"] < 40_000_000
+
+
+def test_the_tour_works_as_written(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    commands = pages.commands(pages.part(Path(__file__).parents[2] / "docs" / "queues.md", "try"))
+    assert len(commands) == 15
+    env = {**machine.env, "PATH": f"{Path(sys.executable).parent}:{machine.env['PATH']}"}
+    printed = pages.follow(commands, tmp_path, env)
+    assert re.search(r"starts? .* at the latest", printed)
+    assert re.search(r"^1 +default/tune +default ", printed, re.M)
+    assert re.search(r"^sweep +Running +0-5 ", printed, re.M)
+    assert "\ntuned\n" in printed

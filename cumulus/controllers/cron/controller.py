@@ -46,6 +46,8 @@ class CronReconciler:
         if wanted.due is None:
             if wanted.status != cron.status:
                 write_status(self._client, cron.replace(status=wanted.status))
+            for reason, message in wanted.told:
+                self._tell(cron, reason, message)
             return Done() if wanted.wake is None else After(wanted.wake)
         try:
             self._make(cron, wanted)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cumulus.clock import parse_timestamp, timestamp
+from cumulus.clock import parse_timestamp, short_timestamp, timestamp
 from cumulus.resources.cron_job import ConcurrencyPolicy, GPUCronJob, GPUCronJobStatus
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_phase import JobPhase
+from cumulus.resources.reasons import EventReason
 from cumulus.resources.schedule import following, latest
 
 LONGEST_WAIT = 30.0
@@ -33,6 +34,8 @@ class CronPlan:
     forget: tuple[GPUJob, ...] = ()
     """Jobs that are over, and more than are kept."""
     wake: float | None = None
+    told: tuple[tuple[EventReason, str], ...] = ()
+    """Events, once the status is written."""
 
 
 def plan(cron: GPUCronJob, jobs: Sequence[GPUJob], now: datetime) -> CronPlan:
@@ -59,8 +62,19 @@ def plan(cron: GPUCronJob, jobs: Sequence[GPUJob], now: datetime) -> CronPlan:
         status = status.model_copy(update={"next_schedule_time": timestamp(after)})
     wake = min(LONGEST_WAIT, max(0.0, (after - now).total_seconds())) if after is not None else LONGEST_WAIT
     due = latest(spec.schedule, spec.time_zone, _since(cron, now), now)
-    if due is None or (live and spec.concurrency_policy is ConcurrencyPolicy.FORBID):
-        return CronPlan(status, forget=forget, wake=wake)
+    if due is None:
+        missed = latest(spec.schedule, spec.time_zone, _made_until(cron, now), now)
+        if missed is None or timestamp(missed) == status.missed_time:
+            return CronPlan(status, forget=forget, wake=wake)
+        status = status.model_copy(update={"missed_time": timestamp(missed)})
+        message = f"the job of {short_timestamp(missed)} is left out: its deadline passed before it could be made"
+        return CronPlan(status, forget=forget, wake=wake, told=((EventReason.MISS_SCHEDULE, message),))
+    if live and spec.concurrency_policy is ConcurrencyPolicy.FORBID:
+        if timestamp(due) == status.held_time:
+            return CronPlan(status, forget=forget, wake=wake)
+        status = status.model_copy(update={"held_time": timestamp(due)})
+        message = f"the job of {short_timestamp(due)} waits: {live[0].metadata.name} is not over"
+        return CronPlan(status, forget=forget, wake=wake, told=((EventReason.JOB_ALREADY_ACTIVE, message),))
     replaced: tuple[GPUJob, ...] = ()
     if spec.concurrency_policy is ConcurrencyPolicy.REPLACE:
         replaced = tuple(job for job in live if not job.deleting)
@@ -75,12 +89,17 @@ def job_name(cron: GPUCronJob, due: datetime) -> str:
 
 def _since(cron: GPUCronJob, now: datetime) -> datetime:
     """What was due up to then was made, or is not made any more."""
+    since, deadline = _made_until(cron, now), cron.spec.starting_deadline_seconds
+    return since if deadline is None else max(since, now - timedelta(seconds=deadline))
+
+
+def _made_until(cron: GPUCronJob, now: datetime) -> datetime:
+    """What was due up to then was made, or given up for what was due later."""
     last = cron.status.last_schedule_time
     since = parse_timestamp(last or cron.metadata.creation_timestamp or timestamp(now))
     if since > now + CLOCK_WAS_WRONG:
         since = now
-    deadline = cron.spec.starting_deadline_seconds
-    return since if deadline is None else max(since, now - timedelta(seconds=deadline))
+    return since
 
 
 def _too_many(jobs: Sequence[GPUJob], phase: JobPhase, limit: int) -> tuple[GPUJob, ...]:
