@@ -49,7 +49,7 @@ def filled(store: SqliteStore) -> None:
         ("cumulus logs tr", ["train"]),
         ("cumulus cordon ", ["gpu-1"]),
         ("cumulus get jobs -o custom", ["custom-columns="]),
-        ("cumulus explain gpuj", ["gpujob"]),
+        ("cumulus explain gpuj", ["gpujob", "gpujobarray"]),
         ("cumulus get nonsense x", []),
         ("cumulus secret cr", ["create"]),
     ],

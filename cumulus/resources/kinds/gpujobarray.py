@@ -45,7 +45,7 @@ def sections(array: Document, around: Surroundings) -> Iterator[Section]:
 KIND = Kind(
     "GPUJobArray",
     "gpujobarrays",
-    ("jobarrays", "jobarray", "arrays", "array"),
+    ("arrays", "array"),
     True,
     "cumulus.resources.job_array",
     (
