@@ -219,7 +219,7 @@ def park_test(options: argparse.Namespace) -> int:
         _tell(options, proofs=wire.parking_json(Parking(0, 0, tuple(proofs)))["proofs"])
     elif options.list:
         printers.proofs_table(proofs, sys.stdout)
-    return 0 if all(proof.holds for proof in proofs) else 1
+    return 0 if options.list or any(proof.holds for proof in proofs) else 1
 
 
 def _once_moved(ledger: Ledger, lease: Lease) -> Lease:

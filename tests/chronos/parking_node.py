@@ -59,6 +59,7 @@ def means(patience: float = 20.0) -> Means:
         lambda: DeviceProcesses(clock),
         lambda not_moved: 10**15 - not_moved,
         freed_seconds=0.5,
+        restore_pause=0.2,
         names_are_the_drivers=True,
     )
 

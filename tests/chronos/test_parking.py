@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.contract import EndReason, LeaseState, Usage
+from cumulus.chronos import cli
+from cumulus.chronos.contract import EndReason, LeaseRequest, LeaseState, Usage, commands, wire
 from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.enforce import account
 from cumulus.chronos.ledger import Ledger
@@ -22,6 +24,7 @@ from cumulus.chronos.parking.evidence import frameworks_of
 from cumulus.clock import SystemClock
 from cumulus.errors import InsufficientShare, NoSuchLease, ParkRefused, StaleToken, UsageError
 from cumulus.lib import cgroup, processes
+from cumulus.resources.enforcement import Sharing
 from cumulus.resources.reasons import ParkingReason
 from tests.chronos.conftest import CPU, GPUS, request
 from tests.chronos.parking_node import GIB, MIB, ParkingNode, node, proof
@@ -275,9 +278,16 @@ def test_a_process_that_ends_meanwhile_is_no_reason_to_stop(node: ParkingNode, c
         assert node.states(list(left)) == {RUNNING}
 
 
-@pytest.mark.parametrize("call", ["lock", "checkpoint", "restore", "unlock"])
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("who", ["caller", "parent"])
+DEATHS = [
+    *((call, when, "parent") for call in ("lock", "checkpoint", "restore", "unlock") for when in ("before", "after")),
+    ("lock", "after", "caller"),
+    ("checkpoint", "before", "caller"),
+    ("restore", "after", "caller"),
+    ("unlock", "before", "caller"),
+]
+
+
+@pytest.mark.parametrize(("call", "when", "who"), DEATHS)
 def test_whoever_dies_at_a_step_the_next_one_finishes_or_undoes_it(
     node: ParkingNode, call: str, when: str, who: str
 ) -> None:
@@ -385,6 +395,24 @@ def test_a_program_that_does_not_come_back_ends_its_lease_and_disproves_its_fram
     assert any("is lost" in line for line in node.said)
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_an_unlock_that_does_not_succeed_yet_loses_nothing(node: ParkingNode, back: bool) -> None:
+    """As where the call of a monitor that was killed is still being done."""
+    _, [pid] = node.lease()
+    if back:
+        node.park()
+        node.cuda.script("code unlock 0 401")
+        node.ledger.unpark("a", 60)
+    else:
+        node.cuda.script("code checkpoint 0 801", "code unlock 0 401")
+        node.ledger.park("a", 60)
+    node.step()
+    assert node.find().state is (LeaseState.UNPARKING if back else LeaseState.PARKING)
+    node.cuda.script()
+    node.step()
+    assert (node.find().state, node.cuda.state(pid)) == (LeaseState.ACTIVE, RUNNING)
+
+
 def test_a_gpu_that_is_not_free_yet_is_waited_for(node: ParkingNode) -> None:
     _, pids = node.lease()
     node.park()
@@ -485,6 +513,35 @@ def test_a_program_that_restores_itself_is_parked_again_and_in_the_end_killed(no
     parker.close()
     eventually(lambda: processes.is_gone(pid))
     assert node.find().state is LeaseState.PARKED
+
+
+def test_what_a_control_plane_asks_is_understood() -> None:
+    parser = cli.parser()
+    asked = LeaseRequest("a", 0, GIB, 100, 60.0, sharing=Sharing.PARKABLE)
+    create = parser.parse_args(list(commands.create(asked, takes={"sharing"})))
+    park = parser.parse_args(list(commands.park("a", 90.5, True, 7)))
+    unpark = parser.parse_args(list(commands.unpark("a", 60.0, None)))
+    policy = parser.parse_args(list(commands.policy(PolicyChange(parking_memory=0))))
+    assert create.sharing is Sharing.PARKABLE
+    assert "--sharing" not in str(commands.create(asked, takes=()))
+    assert (park.partition, park.park_for, park.freeze, park.token) == ("a", 90.5, True, 7)
+    assert (unpark.partition, unpark.duration, unpark.token) == ("a", 60.0, None)
+    assert policy.parking_memory == 0
+
+
+def test_what_a_node_tells_of_parking_is_read_as_it_was_meant(node: ParkingNode) -> None:
+    node.lease()
+    node.cuda.script("code lock 0 801")
+    for lease in (node.park(), node.find()):
+        assert wire.read_lease(wire.lease_json(lease)) == replace(lease, expires_in=round(lease.expires_in, 6))
+    found = node.ledger.parking()
+    assert wire.read_parking(wire.parking_json(found)) == found
+    node.prove(proof(holds=False))
+    with pytest.raises(ParkRefused) as caught:
+        node.ledger.park("a", 60)
+    again = wire.read_error(wire.error_json(caught.value))
+    assert isinstance(again, ParkRefused)
+    assert (again.reason, str(again), again.hint) == (caught.value.reason, str(caught.value), caught.value.hint)
 
 
 def test_the_framework_is_told_by_what_a_process_has_loaded(tmp_path: Path) -> None:

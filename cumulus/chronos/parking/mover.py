@@ -41,8 +41,8 @@ FREED_SECONDS = 10.0
 
 FROZEN_SECONDS = 5.0
 _PAUSE = 0.05
-_RESTORES, _RESTORE_PAUSE = 10, 1.0
-"""Where the GPU's memory is not free yet."""
+_RESTORES, _WAITS_FOR_MEMORY, RESTORE_PAUSE = 3, 10, 1.0
+"""How often a process is tried to be brought back, and where the GPU's memory is not free yet."""
 _UNLOCKS = 3
 
 
@@ -79,6 +79,7 @@ class Means:
     free_memory: Callable[[int], int] = memory.free
     """`memory.free`, of this machine."""
     freed_seconds: float = FREED_SECONDS
+    restore_pause: float = RESTORE_PAUSE
     names_are_the_drivers: bool = field(default_factory=in_initial_namespace)
     """Whether process numbers here are the machine's, by which the driver names processes."""
 
@@ -364,9 +365,9 @@ class Mover:
                 tried += 1
                 if not is_alive(each.process):
                     return
-                if refused.code != OUT_OF_MEMORY or tried >= _RESTORES:
+                if tried >= (_WAITS_FOR_MEMORY if refused.code == OUT_OF_MEMORY else _RESTORES):
                     raise _Lost(each, str(refused)) from refused
-                self._clock.sleep(_RESTORE_PAUSE)
+                self._clock.sleep(self._means.restore_pause)
         if state is CheckpointState.FAILED:
             raise _Lost(each, f"process {each.process.pid} cannot be brought back: the driver says that it has failed")
 
@@ -378,7 +379,8 @@ class Mover:
             except DriverRefused as refused:
                 tried += 1
                 if tried >= _UNLOCKS:
-                    raise _Lost(each, str(refused)) from refused
+                    # What another monitor began may be going on still: nothing is lost by it.
+                    raise DriverSilent(str(refused)) from refused
                 self._clock.sleep(_PAUSE)
 
     def _state(self, each: ParkedProcess) -> CheckpointState | None:

@@ -106,7 +106,8 @@ class SelfTest:
             if "missing" in said:
                 return None
             if not said.get("ready"):
-                raise Inconclusive(f"a program of {framework} does not run: {said.get('failed', 'it ended')}")
+                why = printable.one_line(str(said.get("failed", "it ended")))
+                raise Inconclusive(f"a program of {framework} does not run: {why}")
             version = f"{framework} {said['version']}"
             parked = self._moved(self._ledger.park(lease.id, _LEASE_SECONDS, unproven=True))
             if parked.state is not LeaseState.PARKED:
