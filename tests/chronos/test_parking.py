@@ -10,13 +10,15 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cumulus.chronos import cli
-from cumulus.chronos.contract import EndReason, LeaseRequest, LeaseState, Usage, commands, wire
+from cumulus.chronos.contract import EndReason, LeaseRequest, LeaseState, Proof, Usage, commands, wire
 from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.enforce import account
+from cumulus.chronos.enforce.account import Allocates
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.parking import check, memory
 from cumulus.chronos.parking.driver import CheckpointState
@@ -24,10 +26,11 @@ from cumulus.chronos.parking.evidence import frameworks_of
 from cumulus.clock import SystemClock
 from cumulus.errors import InsufficientShare, NoSuchLease, ParkRefused, StaleToken, UsageError
 from cumulus.lib import cgroup, processes
+from cumulus.lib.processes import Identity
 from cumulus.resources.enforcement import Sharing
 from cumulus.resources.reasons import ParkingReason
 from tests.chronos.conftest import CPU, GPUS, request
-from tests.chronos.parking_node import GIB, MIB, ParkingNode, node, proof
+from tests.chronos.parking_node import DRIVER, GIB, MIB, ParkingNode, node, proof
 from tests.standin_cuda import StandInCuda
 from tests.waiting import eventually
 
@@ -132,9 +135,6 @@ def test_no_program_starts_in_a_parked_lease(node: ParkingNode) -> None:
 
 REFUSALS = {
     ParkingReason.MANAGED_MEMORY: lambda node, lease: node.program(lease, GIB, MANAGED),
-    ParkingReason.SHARED_MEMORY: lambda node, lease: node.program(lease, GIB, SHARED | MAPPED),
-    ParkingReason.PEER_ACCESS: lambda node, lease: node.program(lease, GIB, PEER),
-    ParkingReason.NOT_COUNTED: lambda node, lease: node.program(lease, GIB, None),
     ParkingReason.NOT_CUDA: lambda node, lease: node.program(lease, GIB, cuda=False),
     ParkingReason.MPS_CLIENT: lambda node, lease: node.nvml.say(
         "GPU-a", f"client {node.program(lease, GIB)} {GIB}", *(f"held {pid} {size}" for pid, size in node.held.items())
@@ -142,15 +142,8 @@ REFUSALS = {
     ParkingReason.SEVERAL_DEVICES: lambda node, lease: node.nvml.hold("GPU-b", {node.program(lease, GIB): 1}),
     ParkingReason.NO_MEMORY: lambda node, lease: node.ledger.set_policy(PolicyChange(parking_memory=GIB // 2)),
     ParkingReason.FAILED_BEFORE: lambda node, lease: node.prove(proof(holds=False), proof("torch")),
-    ParkingReason.NOT_PROVEN: lambda node, lease: node.prove(proof(holds=True, driver="570.1")) or _forget(node),
     ParkingReason.CANNOT_FREEZE: lambda node, lease: _out_of_its_cgroup(node),
 }
-
-
-def _forget(node: ParkingNode) -> None:
-    with node.ledger.database.write() as tx:
-        tx.execute("DELETE FROM meta WHERE key = 'parking-proofs'")
-    node.prove(proof(driver="570.1"))
 
 
 def _out_of_its_cgroup(node: ParkingNode) -> None:
@@ -170,6 +163,43 @@ def test_what_cannot_be_parked_is_refused_before_anything_is_touched(node: Parki
     assert (found.parked_bytes, node.set_aside(), node.ledger.usage(0).memory_bytes) == (0, 0, 20 * GIB)
     assert found.token == lease.token
     assert {call.split()[0] for call in node.cuda.calls()} <= {"find"}
+
+
+GPU = GPUS[0]
+A_PROCESS = check.ProcessEvidence(
+    Identity(7, 1), True, GIB, frameworks=frozenset({"cuda"}), allocates=Allocates(MAPPED)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "proofs", "reason"),
+    [
+        ({}, [proof()], None),
+        ({}, [proof(driver="570.1")], ParkingReason.NOT_PROVEN),
+        ({}, [], ParkingReason.NOT_PROVEN),
+        ({"frameworks": frozenset({"torch", "cupy"})}, [proof(), proof("torch")], ParkingReason.NOT_PROVEN),
+        ({"frameworks": frozenset({"jax"})}, [proof("jax", holds=False)], ParkingReason.FAILED_BEFORE),
+        ({"allocates": None}, [proof()], ParkingReason.NOT_COUNTED),
+        ({"allocates": None, "held_bytes": 0}, [proof()], None),
+        ({"allocates": Allocates(SHARED)}, [proof()], ParkingReason.SHARED_MEMORY),
+        ({"allocates": Allocates(PEER | MAPPED)}, [proof()], ParkingReason.PEER_ACCESS),
+        ({"leases": frozenset({"a", "b"})}, [proof()], ParkingReason.SEVERAL_DEVICES),
+        ({"cuda": False, "held_bytes": 0, "allocates": None, "mps_client": True}, [], None),
+    ],
+)
+def test_the_decision_by_what_is_known(changes: dict[str, Any], proofs: list[Proof], reason: str | None) -> None:
+    found = check.refusal([replace(A_PROCESS, **changes)], GPU, DRIVER, proofs)
+    assert (found and found.reason) == reason
+
+
+def test_the_limits_of_all_cgroups_above_count(tmp_path: Path) -> None:
+    inner = tmp_path / "job" / "1"
+    inner.mkdir(parents=True)
+    for place, most, now in ((inner, "max", 10), (inner.parent, "100", 30), (tmp_path, "1000", 990)):
+        (place / "memory.max").write_text(most)
+        (place / "memory.current").write_text(str(now))
+    assert cgroup.memory_room(str(inner)) == 10
+    assert cgroup.memory_room(str(tmp_path / "none")) is None
 
 
 def test_two_leases_never_get_the_same_main_memory(node: ParkingNode) -> None:
