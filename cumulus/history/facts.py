@@ -106,6 +106,17 @@ class PromisedSeat(NamedTuple):
             return device.memory_bytes
 
 
+class ReservationFact(NamedTuple):
+    """What is held for somebody the next time, or now."""
+
+    start: int
+    end: int
+    places: tuple[tuple[str, int], ...]
+    """Node and index of each device."""
+    whose: str
+    """Users and queues, with commas; "" for nobody's."""
+
+
 class NodeFact(NamedTuple):
     name: str
     devices: tuple[DeviceFact, ...]
@@ -198,6 +209,16 @@ def seat(partition: Document) -> PromisedSeat | None:
         found, str(partition["metadata"]["uid"]), str(given["node"]), int(given["device"]), found.latest,
         parse_duration(spec.get("duration") or 0), spec.get("memory") or 1,
     )  # fmt: skip
+
+
+def reservation(document: Document) -> ReservationFact | None:
+    """None where nothing is held, nor will be. Raises what `MALFORMED` lists."""
+    status, whose = document.get("status") or {}, lookup(document, "spec.for") or {}
+    start, end = milliseconds(status.get("start")), milliseconds(status.get("end"))
+    places = tuple((str(d["node"]), int(d["device"])) for d in status.get("devices") or ())
+    if start is None or end is None or not places:
+        return None
+    return ReservationFact(start, end, places, ", ".join([*whose.get("users", ()), *whose.get("queues", ())]))
 
 
 def node(document: Document) -> NodeFact:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cumulus.answers.history import Lane, Span, SpanKind
-from cumulus.history.facts import WHOLE, DeviceFact, LeaseFact, NodeFact, PromisedSeat
+from cumulus.history.facts import WHOLE, DeviceFact, LeaseFact, NodeFact, PromisedSeat, ReservationFact
 from cumulus.history.lanes import Piece, place
 from cumulus.history.series import NOTHING, Sample
 
@@ -153,6 +153,16 @@ class Lanes:
                 span["user"] = seat.fact.user or None
                 span["phase"], span["latestStart"] = "Promised", seat.start
                 lane.spans.append(span)
+
+    def add_reservations(self, reservations: Iterable[ReservationFact]) -> None:
+        """Whole devices; what runs there may run on until its lease ends."""
+        for reservation in reservations:
+            for where in reservation.places:
+                span = self._span("Reservation", reservation.start, reservation.end, Piece(0, WHOLE))
+                lane = self._lanes.get(where)
+                if span is not None and lane is not None:
+                    span["user"], span["phase"] = reservation.whose or None, "Reserved"
+                    lane.spans.append(span)
 
     def made(self) -> list[Lane]:
         return [

@@ -67,6 +67,7 @@ class History:
                 lanes.add_held(held, spans.running(db))
         lanes.add_states(_reserved(self._open_store()))
         lanes.add_promised(live.promised)
+        lanes.add_reservations(live.reservations)
         return Timeline(now=window.now, start=start, end=end, lanes=lanes.made())
 
     def job_use(self, identity: Identity, key: Key) -> JobUse:

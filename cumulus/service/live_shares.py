@@ -1,4 +1,4 @@
-"""The shares that are held or promised now, and the nodes, kept in memory and up to date by a watch: a page asks again
+"""The shares that are held, promised or reserved, and the nodes, kept in memory and up to date by a watch: a page asks again
 and again, and ten thousand partitions of jobs that are over are not read each time.
 """
 
@@ -11,15 +11,15 @@ from typing import NamedTuple
 from cumulus.clock import Clock
 from cumulus.errors import Expired
 from cumulus.history import facts
-from cumulus.history.facts import LeaseFact, NodeFact, PromisedSeat
+from cumulus.history.facts import LeaseFact, NodeFact, PromisedSeat, ReservationFact
 from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.kinds import gpunode, gpupartition
+from cumulus.resources.kinds import gpunode, gpupartition, reservation
 from cumulus.resources.query import Query, Watch
 from cumulus.store.base import Store
 
-_PARTITION, _NODE = gpupartition.KIND.name, gpunode.KIND.name
-_KINDS = frozenset((_PARTITION, _NODE))
+_PARTITION, _NODE, _RESERVATION = gpupartition.KIND.name, gpunode.KIND.name, reservation.KIND.name
+_KINDS = frozenset((_PARTITION, _NODE, _RESERVATION))
 RECENT_SECONDS = 60
 """Leases that ended so long ago are told too: the history learns of an end a moment later."""
 
@@ -31,6 +31,7 @@ class LiveShares(NamedTuple):
     """Held, or ended just now."""
     promised: Sequence[PromisedSeat]
     nodes: Sequence[NodeFact]
+    reservations: Sequence[ReservationFact]
 
 
 class SharesNow:
@@ -45,6 +46,7 @@ class SharesNow:
         self._leases: dict[Key, LeaseFact] = {}
         self._promised: dict[Key, PromisedSeat] = {}
         self._nodes: dict[Key, NodeFact] = {}
+        self._reservations: dict[Key, ReservationFact] = {}
         self._ended: dict[str, LeaseFact] = {}
 
     def now(self) -> LiveShares:
@@ -58,14 +60,16 @@ class SharesNow:
             since = facts.to_milliseconds(self._clock.now()) - RECENT_SECONDS * 1000
             self._ended = {uid: lease for uid, lease in self._ended.items() if (lease.end or 0) >= since}
             leases = (*self._leases.values(), *self._ended.values())
-            return LiveShares(leases, tuple(self._promised.values()), tuple(self._nodes.values()))
+            return LiveShares(
+                leases, tuple(self._promised.values()), tuple(self._nodes.values()), tuple(self._reservations.values())
+            )
 
     def _follow(self) -> None:
         if self._watch is None or self._watch.closed:
             # Watched from before they are read: what changes in between is told again.
             self._watch = self._store.watch(since=self._store.revision(), kinds=_KINDS)
-            self._leases, self._promised, self._nodes, self._ended = {}, {}, {}, {}
-            for kind in (_PARTITION, _NODE):
+            self._leases, self._promised, self._nodes, self._reservations, self._ended = {}, {}, {}, {}, {}
+            for kind in sorted(_KINDS):
                 page = self._store.list(Query(kind))
                 self._listed = page.revision
                 for document in page.items:
@@ -86,6 +90,11 @@ class SharesNow:
             if key.kind == _NODE:
                 self._nodes[key] = facts.node(document)
                 return
+            if key.kind == _RESERVATION:
+                self._reservations.pop(key, None)
+                if (held := facts.reservation(document)) is not None:
+                    self._reservations[key] = held
+                return
             self._leases.pop(key, None)
             self._promised.pop(key, None)
             lease = facts.lease(document)
@@ -103,6 +112,7 @@ class SharesNow:
         key = key_of(document)
         self._nodes.pop(key, None)
         self._promised.pop(key, None)
+        self._reservations.pop(key, None)
         lease = self._leases.pop(key, None)
         if lease is not None and lease.granted:
             self._ended[lease.uid] = lease._replace(end=facts.to_milliseconds(self._clock.now()))

@@ -149,6 +149,22 @@ def test_a_change_is_seen_at_once(service: Service) -> None:
     assert not any(what.startswith("Promise") for what in found)
 
 
+def test_what_is_reserved_and_for_whom(service: Service) -> None:
+    _timeline(service, EVE)
+    held = {"start": ahead(hours=1), "end": ahead(hours=2), "devices": [{"node": "gpu-1", "device": 0}]}
+    made = service.store.create(
+        {
+            "apiVersion": "cumulus.dev/v1alpha1", "kind": "Reservation", "metadata": {"name": "course"},
+            "spec": {"for": {"users": ["carl"], "queues": ["class"]}, "devices": 1, "schedule": "0 9 * * TUE",
+                     "duration": "1h"}, "status": held,
+        }
+    )  # fmt: skip
+    span = _spans(_timeline(service, EVE))["Reservation 60 120"]
+    assert (span["user"], span["share"], span["job"]) == ("carl, class", 1, None)
+    service.store.delete(Key("Reservation", "", made["metadata"]["name"]))
+    assert "Reservation 60 120" not in _spans(_timeline(service, EVE))
+
+
 def test_without_a_history_what_is_held_now_is_told(service: Service, tmp_path: Path) -> None:
     other = Service(lambda: service.store, tmp_path / "elsewhere", FakeClock(NOW))
     found = _spans(_timeline(other, ADMIN))
