@@ -20,6 +20,7 @@ from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive, settle
+from tests.controllers.exact import ExactStore
 from tests.controllers.objects import a_job
 
 ALWAYS = 1 << 60
@@ -32,7 +33,7 @@ def _file(tmp_path: Path) -> Path:
 @contextmanager
 def _daemon(world: World, tmp_path: Path, identity: str = "a") -> Iterator[Daemon]:
     recorder = Recorder(_file(tmp_path), world.clock, retention=365 * 86400, every=60)
-    with closing(Follower(world.store, recorder)) as history:
+    with closing(Follower(ExactStore(world.store), recorder)) as history:
         yield Daemon(world, identity, history=history)
 
 

@@ -25,6 +25,7 @@ from cumulus.stores import empty_store
 from tests.documents import NOW, ago, ahead, node, partition
 from tests.history.leases import MINUTE, Held
 from tests.service.test_access import binding
+from tests.waiting import eventually
 
 ADMIN, ANN, EVE = Identity("root", 0), Identity("ann", 1001), Identity("eve", 1002)
 START = to_milliseconds(NOW)
@@ -144,9 +145,8 @@ def test_a_change_is_seen_at_once(service: Service) -> None:
     store.update_status({**runs, "status": {**runs["status"], "phase": "Released", "endedAt": ago(minutes=1)}})
     store.delete(Key("GPUPartition", "lab", "later"))
     store.create(_held("new", 10, 0, 60))
-    found = _spans(_timeline(service, ADMIN))
-    assert {"Lease -10 -1", "Lease 0 60"} < set(found)
-    assert not any(what.startswith("Promise") for what in found)
+    eventually(lambda: {"Lease -10 -1", "Lease 0 60"} < set(_spans(_timeline(service, ADMIN))))
+    assert not any(what.startswith("Promise") for what in _spans(_timeline(service, ADMIN)))
 
 
 def test_what_is_reserved_and_for_whom(service: Service) -> None:
@@ -159,10 +159,11 @@ def test_what_is_reserved_and_for_whom(service: Service) -> None:
                      "duration": "1h"}, "status": held,
         }
     )  # fmt: skip
+    eventually(lambda: "Reservation 60 120" in _spans(_timeline(service, EVE)))
     span = _spans(_timeline(service, EVE))["Reservation 60 120"]
     assert (span["user"], span["share"], span["job"]) == ("carl, class", 1, None)
     service.store.delete(Key("Reservation", "", made["metadata"]["name"]))
-    assert "Reservation 60 120" not in _spans(_timeline(service, EVE))
+    eventually(lambda: "Reservation 60 120" not in _spans(_timeline(service, EVE)))
 
 
 def test_without_a_history_what_is_held_now_is_told(service: Service, tmp_path: Path) -> None:
