@@ -1,5 +1,5 @@
 """The shares that are held, promised or reserved, and the nodes, kept in memory and up to date by a watch, to within
-some milliseconds: a page asks again and again, and ten thousand partitions of jobs that are over are not read each time.
+some milliseconds: a page asks again and again, and ten thousand partitions of jobs that are over are not read again.
 """
 
 from __future__ import annotations
