@@ -23,6 +23,15 @@ class Idle(Model):
     )
 
 
+class Turns(Model):
+    """Jobs take turns on a GPU."""
+
+    length: Duration = Field(
+        description="How long a turn lasts at least: 10m. It is longer where parking a job and bringing it back would "
+        "take more than a tenth of it. A turn ends only while somebody waits for the GPU."
+    )
+
+
 class ParkRequest(Model):
     """Set by the job controller: what waits in main memory, and since when it is to come back."""
 
@@ -45,3 +54,4 @@ class Parked(Model):
     until: Time | None = Field(None, description="When its node ends it, if it has not come back by then.")
     memory_bytes: int = Field(0, description="Main memory of its node that it takes, in bytes.")
     seconds: float = Field(0.0, description="How long it took to park.")
+    unpark_seconds: float | None = Field(None, description="How long it took to come back, once it has.")

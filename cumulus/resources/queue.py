@@ -21,7 +21,7 @@ from cumulus.resources.fields import (
     rule,
 )
 from cumulus.resources.meta import Resource
-from cumulus.resources.parking import Idle
+from cumulus.resources.parking import Idle, Turns
 
 MOST_THOUSANDTHS = 10**9
 
@@ -151,6 +151,11 @@ class QueueSpec(Model):
     time_zone: TimeZone = Field("UTC", description="That of `hours`: Europe/Berlin.")
     idle: Idle | None = Field(
         None, description="What happens to jobs of it whose GPU does nothing, if they say nothing themselves."
+    )
+    turns: Turns | None = Field(
+        None,
+        description="Let its jobs take turns on a GPU, where more want one than fit: the one that had its turn is "
+        "parked, and waits for its next. For jobs with one lease that their nodes can park; the others keep theirs.",
     )
     half_life: Duration = Field(
         "7d", description="The time after which what was used counts half, when it is decided who goes first."

@@ -283,3 +283,46 @@ def test_a_node_says_what_it_can_park_and_is_told_how_much_main_memory() -> None
     document = bed.world.node().to_json()
     assert document["status"]["parking"]["proofs"][0]["framework"] == "jax"
     assert document["status"]["parking"]["usedBytes"] == 2**30
+
+
+def a_line(length: str, *names: str) -> Bed:
+    """One device, and jobs that each want all of it, in a queue whose jobs take turns."""
+    bed = Bed()
+    bed.world.apply(a_queue(turns={"length": length}))
+    for number, name in enumerate(names):
+        bed.world.apply(of(a_job(name, memory="1.0", duration="2h"), f"user-{number}", "default"))
+    return bed
+
+
+def test_jobs_of_a_queue_take_turns() -> None:
+    """The first turn is as long as moves are expected to cost; then they are measured."""
+    names = ("one-700", "two-700")
+    bed = a_line("60s", *names)
+    bed.node.parking_seconds = 1.0
+    ran: list[str] = []
+    start = bed.world.clock.monotonic()
+    while not all(bed.phase(name) is JobPhase.SUCCEEDED for name in names):
+        bed.pass_(15)
+        now = [name for name in names if bed.phase(name) is JobPhase.RUNNING]
+        assert len(now) <= 1
+        ran += [name for name in now if not ran or ran[-1] != name]
+        assert bed.world.clock.monotonic() - start < 1800
+    assert len(ran) >= 5, "none ran to its end at once"
+    assert all(len(bed.world.job(name).status.attempts) == 1 for name in names)
+    parks = [message for name in names for reason, message in bed.events(name) if reason == "Parked"]
+    assert any("its turn of 1m was over, and others wait for its GPU" in message for message in parks)
+
+
+def test_a_turn_is_as_long_as_its_moves_cost_and_says_so() -> None:
+    bed = a_line("10s", "one-900", "two-900")
+    bed.until(lambda: any(bed.phase(n) is JobPhase.PARKED for n in ("one-900", "two-900")), within=900)
+    (first,) = [n for n in ("one-900", "two-900") if bed.phase(n) is JobPhase.PARKED]
+    told = dict(bed.events(first))["Parked"]
+    # 16 GiB, nothing measured yet: 21 s each way.
+    assert "it lasted 7m, not 10s: parking it and bringing it back takes 42s" in told
+
+
+def test_who_has_nobody_behind_them_keeps_their_turn() -> None:
+    bed = a_line("60s", "one-1200")
+    bed.pass_(600)
+    assert bed.phase("one-1200") is JobPhase.RUNNING

@@ -13,13 +13,14 @@ from cumulus.backends.base import Backend
 from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.controllers import job_dependents
+from cumulus.controllers.contention import waited_for
 from cumulus.controllers.context import Removals
 from cumulus.controllers.job import earlier, handover, objects, parking, results
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.ended import end_all
 from cumulus.controllers.job.plan import JobPlan
-from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View, shares_of
+from cumulus.controllers.job.view import Replica, StartRefused, Turn, Unknown, Vanished, View, shares_of
 from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
 from cumulus.machinery.cache import Reader, StoreReader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
@@ -130,14 +131,37 @@ class JobReconciler:
         phases = job_dependents.phases(job, self._reader, self._client.store) if waits else {}
         idle = self._idle(job)
         idle_since = None if idle is None else self._idle_since(job, partitions)
-        return View(job, partitions, replicas, self._clock.now(), self._lost(names), uri, phases, idle, idle_since)
+        now = self._clock.now()
+        turn = self._turn(job, partitions, now)
+        return View(job, partitions, replicas, now, self._lost(names), uri, phases, idle, idle_since, turn)
+
+    def _queue(self, job: GPUJob) -> Queue | None:
+        name = job.metadata.annotations.get(QUEUE)
+        return readable(self._reader, Queue, "", name) if name else None
+
+    def _turn(self, job: GPUJob, partitions: Sequence[GPUPartition], now: datetime) -> Turn | None:
+        """That of a job which runs, where its queue lets jobs take turns."""
+        attempt = job.status.live_attempt
+        if attempt is None or attempt.start_time is None or not parking.parkable(job):
+            return None
+        queue = self._queue(job)
+        held = [p for p in partitions if p.metadata.name in attempt.partitions]
+        if queue is None or queue.spec.turns is None or len(held) != 1:
+            return None
+        (partition,) = held
+        if partition.status.phase is not PartitionPhase.ACTIVE or partition.status.activated_at is None:
+            return None
+        asked = parse_duration(queue.spec.turns.length)
+        length = parking.turn_length(asked, partition)
+        since = max(parse_timestamp(partition.status.activated_at), parse_timestamp(attempt.start_time))
+        had = (now - since).total_seconds()
+        return Turn(asked, length, had, had >= length and waited_for(self._reader, partition, now))
 
     def _idle(self, job: GPUJob) -> Idle | None:
         """What happens to it if its GPUs do nothing: what it says itself, else its queue."""
         if job.spec.idle is not None or job.status.phase.finished:
             return job.spec.idle
-        name = job.metadata.annotations.get(QUEUE)
-        queue = readable(self._reader, Queue, "", name) if name else None
+        queue = self._queue(job)
         found = None if queue is None else queue.spec.idle
         if found is not None and found.action == "Park" and not parking.parkable(job):
             return found.model_copy(update={"action": "Report"})

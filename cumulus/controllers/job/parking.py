@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from cumulus.chronos.contract.parking import expected_seconds
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.job.view import View
+from cumulus.controllers.job.view import Turn, View
 from cumulus.resources import reclaim
 from cumulus.resources.annotations import UNPARK_REQUESTED
 from cumulus.resources.job import Attempt, GPUJob
@@ -21,6 +21,12 @@ from cumulus.resources.reasons import ParkCause
 
 PART_OF_LEASE = 2
 """A lease is parked before its end no earlier than in its last such part, however long parking takes."""
+
+TURN_PARTS = 10
+"""A turn lasts at least so many times as long as parking a program and bringing it back."""
+
+TURN_POLL = 30.0
+"""Seconds between looks at whether somebody waits for the GPU of a job that had its turn."""
 
 IDLE_POLL = 30.0
 """Seconds between looks at whether the GPU of a job does nothing, where that has a consequence."""
@@ -60,6 +66,9 @@ def wake(view: View, attempt: Attempt, partition: GPUPartition) -> float | None:
             waits.append(max(0.1, left))
     if view.idle is not None:
         waits.append(IDLE_POLL)
+    if view.turn is not None:
+        left = view.turn.length - view.turn.had
+        waits.append(left if left > 0 else TURN_POLL)
     return min(waits, default=None)
 
 
@@ -126,7 +135,28 @@ def _cause(view: View, attempt: Attempt, partition: GPUPartition) -> tuple[ParkC
     idle = idle_too_long(view, attempt, [partition], "Park")
     if idle is not None:
         return ParkCause.IDLE, f"its GPU did nothing for {format_duration(idle)}"
+    if view.turn is not None and view.turn.waited_for:
+        return ParkCause.TURN_OVER, _turn_words(view.turn)
     return None
+
+
+def turn_length(asked: float, partition: GPUPartition) -> float:
+    """Seconds that a turn lasts which its queue lets last so many: at least ten times what its moves took the last
+    time, or are expected to take."""
+    expected, known = expected_seconds(partition.status.memory_bytes), partition.status.parked
+    park = expected if known is None else known.seconds
+    back = expected if known is None or known.unpark_seconds is None else known.unpark_seconds
+    return max(asked, TURN_PARTS * (park + back))
+
+
+def _turn_words(turn: Turn) -> str:
+    if turn.length <= turn.asked:
+        return f"its turn of {format_duration(turn.asked)} was over, and others wait for its GPU"
+    moves = format_duration(turn.length / TURN_PARTS)
+    return (
+        f"its turn was over, and others wait for its GPU; it lasted {format_duration(turn.length)}, not "
+        f"{format_duration(turn.asked)}: parking it and bringing it back takes {moves}"
+    )
 
 
 def _held(job: GPUJob) -> bool:

@@ -51,6 +51,20 @@ Replica = Observed | Unknown | Vanished | StartRefused | None
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """That of a job on its GPU, in seconds."""
+
+    asked: float
+    """How long its queue lets it last."""
+    length: float
+    """How long it lasts at least, so that moving programs costs no more than a tenth of it."""
+    had: float
+    """How long it has lasted."""
+    waited_for: bool
+    """Whether it is over and somebody waits for the GPU."""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What a plan is made from. `partitions` are all that the job owns, `replicas` those of the running attempt."""
 
@@ -68,6 +82,8 @@ class View:
     """What happens to it if its GPUs do nothing, as it or its queue says."""
     idle_since: datetime | None = None
     """Since when all its GPUs do nothing; None where one works, or where nobody knows."""
+    turn: Turn | None = None
+    """None where its queue knows no turns, or where it has no lease that runs."""
 
     def held(self, attempt: Attempt | None) -> list[GPUPartition]:
         """The partitions of the attempt that are there."""

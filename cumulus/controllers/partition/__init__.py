@@ -3,6 +3,5 @@
 The way of one reconcile, from top to bottom:
 
     controller   reads the partition, asks its node, writes what follows, and renews a lease that nobody waits for
-    contention   whether somebody waits for the partition's device
     plan         what follows from the node's answer; pure
 """

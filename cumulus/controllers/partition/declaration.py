@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cumulus.controllers.contention import waited_for
 from cumulus.controllers.context import Context
 from cumulus.controllers.node_watches import matters_to_others
-from cumulus.controllers.partition.contention import waited_for
 from cumulus.controllers.partition.controller import NAME, PartitionReconciler
 from cumulus.controllers.partition_watches import LIVE, ON_NODE, needs_its_node, on_node
 from cumulus.machinery.controller import Controller, Push, Watch, itself, owned

@@ -254,6 +254,7 @@ def _active(partition: GPUPartition, lease: Lease, now: datetime, started: str |
             "phase": PartitionPhase.ACTIVE,
             "started_at": started or partition.status.started_at,
             **_asked(partition, lease),
+            "parked": _came_back(partition, lease),
             "conditions": _with_parking(
                 _with_overuse(
                     condition_set(conditions, moment, PartitionCondition.ENDED, False, PartitionReason.LEASE_LIVES),
@@ -266,6 +267,14 @@ def _active(partition: GPUPartition, lease: Lease, now: datetime, started: str |
             ),
         }
     )
+
+
+def _came_back(partition: GPUPartition, lease: Lease) -> Parked | None:
+    """How it was parked the last time, with how long it took to come back."""
+    known = partition.status.parked
+    if known is None or not partition.status.phase.parked:
+        return known
+    return known.model_copy(update={"unpark_seconds": lease.moved_in})
 
 
 def _asked(partition: GPUPartition, lease: Lease) -> dict[str, int | None]:

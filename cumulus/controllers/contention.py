@@ -1,4 +1,4 @@
-"""Whether somebody waits for a device. A lease is renewed only while nobody does."""
+"""Whether somebody waits for a device. A lease is renewed, and a turn goes on, only while nobody does."""
 
 from __future__ import annotations
 
