@@ -299,6 +299,7 @@ def test_jobs_of_a_queue_take_turns() -> None:
     names = ("one-700", "two-700")
     bed = a_line("60s", *names)
     bed.node.parking_seconds = 1.0
+    bed.node.parking_memory = 2 * DEVICE
     ran: list[str] = []
     start = bed.world.clock.monotonic()
     while not all(bed.phase(name) is JobPhase.SUCCEEDED for name in names):
