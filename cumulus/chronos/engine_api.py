@@ -109,7 +109,10 @@ def _problem(status: int, data: bytes) -> CumulusError:
         said = str(json.loads(data.partition(b"\r\n\r\n")[2] or data)["message"])
     except (ValueError, KeyError, TypeError):
         said = f"status {status}"
-    return NotRunning("its program has ended") if status in (404, 409) else BackendError(f"its engine: {said[:300]}")
+    if status == 404:
+        return NotRunning("its program has ended")
+    # As of one that is paused, or has just ended.
+    return (NotRunning if status == 409 else BackendError)(f"its engine: {said[:300]}")
 
 
 def _silent(error: Exception) -> BackendError:
