@@ -7,6 +7,7 @@ the program has descriptors, as with a program of this machine.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import select
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cumulus.errors import BackendError, CumulusError, NotRunning
+from cumulus.errors import BackendError, CumulusError, NotRunning, UsageError
 from cumulus.lib.execution import ALONE_SECONDS, ExecRequest, Exit
 from cumulus.lib.printable import one_line
 from cumulus.lib.run_channel import (
@@ -40,6 +41,8 @@ from cumulus.lib.run_channel import (
 _BEGIN_SECONDS = 30.0
 """For the node to begin what it is asked for."""
 _LAST_SECONDS = 10.0
+"""For a program to do what it was told last."""
+_MOST_ASKED = 2**20
 _GONE = Exit(None, "the connection to its node broke")
 
 
@@ -85,10 +88,18 @@ def _begun(connection: socket.socket, request: Mapping[str, Any]) -> tuple[Frame
     frames, deadline = Frames(connection.fileno(), connection.fileno()), time.monotonic() + _BEGIN_SECONDS
     greeted = False
     try:
+        if len(json.dumps(request)) > _MOST_ASKED:
+            raise UsageError("the command is too long")
         while True:
+            poll = select.poll()
+            poll.register(connection, select.POLLIN | (select.POLLOUT if frames.waiting else 0))
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([connection], [], [], left)[0]:
+            ready = poll.poll(left * 1000) if left > 0 else []
+            if not ready:
                 raise BackendError(f"its node does not begin within {_BEGIN_SECONDS:g} s")
+            frames.flush()
+            if ready[0][1] == select.POLLOUT:
+                continue
             if not greeted:
                 greeted = frames.greeted()
                 if greeted:

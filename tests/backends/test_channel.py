@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cumulus.backends import channel
-from cumulus.errors import BackendError, NotRunning
+from cumulus.errors import BackendError, NotRunning, UsageError
 from cumulus.lib.execution import ExecRequest, Execution
 from cumulus.lib.run_channel import (
     ENDED,
@@ -152,6 +152,24 @@ def test_what_a_node_says_instead(greeting: bytes, acts: Node, kind: type[Except
     with node(acts, greeting) as near, pytest.raises(kind, match=words) as told:
         begin(near)
     assert "\x1b" not in str(told.value)
+
+
+def test_a_long_command_goes_over_whole_and_one_too_long_does_not() -> None:
+    asked: list[Frame | None] = []
+
+    def acts(frames: Frames) -> None:
+        asked.append(heard(frames, REQUEST))
+        frames.put(STARTED)
+        frames.put_json(ENDED, [0, ""])
+
+    with node(acts) as near:
+        made = channel.execution(near, WHOSE, ExecRequest(("x" * 900_000,)))
+        assert select.select([made.done], [], [], 10)[0]
+        made.close()
+    assert asked[0] is not None
+    assert len(asked[0].data) > 900_000
+    with node(lambda frames: None) as near, pytest.raises(UsageError, match="too long"):
+        channel.execution(near, WHOSE, ExecRequest(("x" * 2**20,)))
 
 
 def test_a_node_that_goes_away() -> None:
