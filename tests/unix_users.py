@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-_NAME = re.compile(r"cumulus-t(\d+)-(\d)")
+PREFIX = "cumulus-t"
+"""Of the names of all users that tests make."""
+_NAME = re.compile(PREFIX + r"(\d+)-(\d)")
 _HOMES = "cumulus-users-"
 _TRIES = 100
 """Another test process may be at the system's list of users."""
@@ -49,7 +51,7 @@ def missing() -> str:
 @contextmanager
 def two_users() -> Iterator[tuple[User, User]]:
     _remove_those_of_dead_processes()
-    names = [f"cumulus-t{os.getpid()}-{number}" for number in (1, 2)]
+    names = [f"{PREFIX}{os.getpid()}-{number}" for number in (1, 2)]
     with tempfile.TemporaryDirectory(prefix=_HOMES) as directory:
         os.chmod(directory, 0o711)
         try:

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests import unix_users
 from tests.lab import certificates
 from tests.processes import die_with_parent
 from tests.waiting import poll
@@ -63,7 +64,10 @@ class Node:
         for name in ("etc", "etc-work"):
             (directory / name).mkdir(mode=0o755)
         for name in ("passwd", "group"):
-            shutil.copyfile(f"/etc/{name}", directory / "etc" / name)
+            # Users of tests that run beside this one go, and their numbers are given to others.
+            lines = Path(f"/etc/{name}").read_text().splitlines(keepends=True)
+            kept = (line for line in lines if not line.startswith(unix_users.PREFIX))
+            (directory / "etc" / name).write_text("".join(kept))
         self._write_sshd_config()
 
     @property
