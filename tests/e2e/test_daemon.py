@@ -38,7 +38,8 @@ def one_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 def served(one_daemon: Machine) -> Iterator[Machine]:
     """For tests that leave the daemon alone: one is enough for them all. Each finds it without jobs and leases."""
     yield one_daemon
-    one_daemon.ok("delete", "jobs,partitions", "--all", "--now", "--timeout=60s")
+    one_daemon.ok("delete", "jobs", "--all", "--now", "--timeout=60s")
+    one_daemon.ok("delete", "partitions", "--all", "--timeout=60s")
     eventually(lambda: not one_daemon.leases(), what="leases released at the end of the test")
 
 
