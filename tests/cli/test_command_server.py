@@ -33,6 +33,8 @@ from tests.documents import NOW, job, node
 from tests.waiting import eventually
 
 ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.command_client"]
+pytestmark = pytest.mark.xdist_group("command-server")
+
 SERVER = [sys.executable, "-P", "-m", "cumulus.cli.command_server"]
 
 
@@ -89,8 +91,27 @@ def serve() -> Iterator[Callable[..., Server]]:
         server.stop()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("shared"))
+    yield made
+    made.stop()
+
+
 @pytest.fixture
-def server(home: Path, serve: Callable[..., Server]) -> Server:
+def server(home: Path, shared: Server) -> Iterator[Server]:
+    """One for all tests that leave it at work: a request says all there is to know, the state directory too."""
+    home.mkdir(exist_ok=True)
+    (home / paths.COMMAND_SOCKET).symlink_to(shared.home / paths.COMMAND_SOCKET)
+    yield shared
+    for pid in shared.commands():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not shared.commands(), what="the test's commands have ended")
+
+
+@pytest.fixture
+def own_server(home: Path, serve: Callable[..., Server]) -> Server:
     return serve(home)
 
 
@@ -236,7 +257,6 @@ def test_the_client_imports_next_to_nothing() -> None:
     ],
     ids=" ".join,
 )
-@pytest.mark.xdist_group("words")
 def test_words_mean_the_same(words: list[str], one_server: Path, home: Path) -> None:
     env = {"CUMULUS_HOME": str(one_server / "home")}
     assert served(*words, cwd=one_server, env=env).all == ordinary(*words, cwd=one_server, env=env).all
@@ -250,10 +270,10 @@ def test_what_was_said_before_an_error_is_shown(server: Server, store: SqliteSto
     assert two.all == (1, "gpujob.cumulus.dev/b labeled\n", one.err)
 
 
-def test_the_home_may_be_given_before_the_verb(server: Server, store: SqliteStore, tmp_path: Path) -> None:
+def test_the_home_may_be_given_before_the_verb(server: Server, store: SqliteStore, home: Path, tmp_path: Path) -> None:
     store.create(job("a"))
     env = {"CUMULUS_HOME": str(tmp_path / "another")}
-    for words in (["--home", str(server.home)], [f"--home={server.home}"], ["--home", "home"]):
+    for words in (["--home", str(home)], [f"--home={home}"], ["--home", "home"]):
         assert served(*words, "get", "jobs", "-o", "name", cwd=tmp_path, env=env).out == "gpujob.cumulus.dev/a\n"
 
 
@@ -396,13 +416,13 @@ def held(pid: int) -> list[str]:
 
 
 def test_a_killed_server_takes_its_commands_along_and_the_client_says_so(
-    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+    own_server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     client = clients("get", "jobs", "-w")
     assert client.stderr is not None
-    pid = server.command()
+    pid = own_server.command()
     eventually(lambda: os.getpgid(pid) == pid)
-    server.process.kill()
+    own_server.process.kill()
     assert client.wait(60) == 1
     lost = "error: the command server ended before the command did; see whether it was carried out\n"
     assert client.stderr.read().decode().endswith(lost)
@@ -410,20 +430,20 @@ def test_a_killed_server_takes_its_commands_along_and_the_client_says_so(
 
 
 def test_the_server_ends_with_the_daemon_but_not_under_a_command(
-    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+    own_server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     store.create(job("a"))
     client = clients("get", "jobs", "-w", "-o", "name")
     assert client.stdout is not None
     assert client.stdout.readline() == b"gpujob.cumulus.dev/a\n"
-    server.let_go()
+    own_server.let_go()
     eventually(falls_back, what="no command is taken any more")
     store.create(job("later"))
     assert client.stdout.readline() == b"gpujob.cumulus.dev/later\n"
-    assert server.process.poll() is None
+    assert own_server.process.poll() is None
     client.send_signal(signal.SIGINT)
     assert client.wait(60) == 130
-    assert server.process.wait(60) == 0
+    assert own_server.process.wait(60) == 0
 
 
 def falls_back(patience: float = 60, **env: str) -> bool:
@@ -432,29 +452,29 @@ def falls_back(patience: float = 60, **env: str) -> bool:
     return Done(only_served(patience), "version", "--client", env={**os.environ, **env}).code != 0
 
 
-def test_a_stale_socket_and_a_stopped_server_keep_nobody(server: Server) -> None:
+def test_a_stale_socket_and_a_stopped_server_keep_nobody(own_server: Server) -> None:
     assert not falls_back()
-    server.process.send_signal(signal.SIGSTOP)
+    own_server.process.send_signal(signal.SIGSTOP)
     assert falls_back(patience=1)
-    server.process.send_signal(signal.SIGCONT)
-    eventually(lambda: not server.commands())
+    own_server.process.send_signal(signal.SIGCONT)
+    eventually(lambda: not own_server.commands())
     assert not falls_back()
-    server.process.kill()
-    server.process.wait()
-    assert (server.home / paths.COMMAND_SOCKET).is_socket()
+    own_server.process.kill()
+    own_server.process.wait()
+    assert (own_server.home / paths.COMMAND_SOCKET).is_socket()
     assert falls_back()
-    server.process = Server(server.home).process
+    own_server.process = Server(own_server.home).process
     assert not falls_back()
 
 
-def test_what_was_not_taken_is_not_run_later(server: Server, home: Path) -> None:
+def test_what_was_not_taken_is_not_run_later(own_server: Server, home: Path) -> None:
     """A stopped server reads the request when it goes on, long after the client has helped itself."""
-    server.process.send_signal(signal.SIGSTOP)
+    own_server.process.send_signal(signal.SIGSTOP)
     done = Done(ORDINARY, "apply", "-f", "-", input=manifest().encode())
     assert done.out == "gpujob.cumulus.dev/a created\n"
     opened = SqliteStore(home / "store")
     before = opened.revision()
-    server.process.send_signal(signal.SIGCONT)
+    own_server.process.send_signal(signal.SIGCONT)
     assert served("version").code == 0
     assert opened.revision() == before
     opened.close()
