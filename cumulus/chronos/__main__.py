@@ -10,9 +10,14 @@ def main() -> int:
     if sys.platform != "linux":
         sys.stderr.write("error: leases are kept on Linux alone; chronos_cli runs on nodes\n")
         return 1
+    from cumulus.lib import collector
+
+    collector.begin()
     from cumulus.chronos.cli import main as run
 
-    return run()
+    code = run()
+    collector.end()
+    return code
 
 
 if __name__ == "__main__":
