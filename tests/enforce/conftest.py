@@ -16,6 +16,7 @@ import pytest
 from cumulus.chronos.contract import Device, Lease, LeaseState, variables
 from cumulus.chronos.enforce import cuda_counter, opencl_layer
 from cumulus.chronos.enforce.account import used
+from tests.once import made_once
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -39,11 +40,13 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the libraries, built by the script."""
     if missing():
         pytest.skip(NEEDED)
-    target = tmp_path_factory.mktemp("libraries")
-    script = ROOT / "scripts/build-enforcement.sh"
-    done = subprocess.run([script, target], env={**os.environ, "CFLAGS": "-Werror"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return target
+
+    def build(target: Path) -> None:
+        script = ROOT / "scripts/build-enforcement.sh"
+        done = subprocess.run([script, target], env={**os.environ, "CFLAGS": "-Werror"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "libraries", build)
 
 
 @pytest.fixture(scope="session")

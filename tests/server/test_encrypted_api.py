@@ -31,6 +31,8 @@ from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
 
+pytestmark = pytest.mark.xdist_group("encrypted-api")
+
 ME = Identity.of_this_process()
 
 
