@@ -202,6 +202,8 @@ def test_what_is_served_is_a_verb_and_needs_no_process_of_its_own() -> None:
         "attach",
         "edit",
         "help",
+        "report",
+        "ui",
     }
     assert set(VERBS) > command_client.SERVED
 
