@@ -398,6 +398,17 @@ def test_the_end_of_a_parking_ends_the_program(node: ParkingNode) -> None:
     assert processes.is_gone(pids[0])
 
 
+def test_a_lease_whose_end_comes_while_it_is_parked_ends_by_it(node: ParkingNode) -> None:
+    _, [pid] = node.lease(seconds=3.0)
+    node.cuda.script(f"slow checkpoint {pid} 3500")
+    node.ledger.park("a", 3600)
+    node.step()
+    found = node.find()
+    assert (found.state, found.end_reason, found.holds_share) == (LeaseState.ENDING, EndReason.EXPIRED, True)
+    eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
+    assert (node.ledger.usage(0), node.set_aside()) == (Usage(0, 0), 0)
+
+
 def test_a_release_of_a_parked_lease_ends_the_program_and_frees_the_memory_once_it_is_gone(node: ParkingNode) -> None:
     node.lease("a", 2 * GIB, memory_bytes=40 * GIB)
     node.park()

@@ -198,7 +198,9 @@ class Mover:
         self._freeze(lease.id, directories)
         with self._database.write() as tx:
             now = Moment.read(self._clock)
-            if not rows.park(tx, lease, row.park_for, now, row.began):
+            current = records.find_lease(tx, lease.id, now)
+            # One whose end has come meanwhile is not parked past it.
+            if current is None or not current.state.goes_on or not rows.park(tx, lease, row.park_for, now, row.began):
                 raise _Stopped
             parked = records.find_lease(tx, lease.id, now)
             assert parked is not None
