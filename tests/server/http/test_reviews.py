@@ -47,6 +47,16 @@ def documents() -> dict[str, dict[str, Any]]:
             },
         },
         "queues": {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": "x"}, "spec": {}},
+        "reservations": {
+            "apiVersion": "cumulus.dev/v1alpha1", "kind": "Reservation", "metadata": {"name": "x"},
+            "spec": {"nodes": ["n"], "start": "2030-01-01T00:00:00Z", "duration": "1h"},
+        },
+        "gpujobarrays": {
+            "apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJobArray", "metadata": {"name": "x", "namespace": "team"},
+            "spec": {"indexes": "0-1", "jobTemplate": {"spec": {
+                "image": "i", "gpu": {"memory": "10%", "duration": "1h"},
+            }}},
+        },
         "queueusages": {
             "apiVersion": "cumulus.dev/v1alpha1", "kind": "QueueUsage", "metadata": {"name": "x"},
             "spec": {"queue": "x", "user": "ann"},
