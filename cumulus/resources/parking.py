@@ -43,7 +43,9 @@ class ParkRequest(Model):
         None, description="Since when it is to come back: from then on it waits for its share of its GPU."
     )
     asked: str = Field(
-        "", description="What `cumulus.dev/unpark-requested` of its job was then: another value ends it."
+        "",
+        description="A digest of what the annotation `cumulus.dev/unpark-requested` of its job was then: another value "
+        "ends it.",
     )
 
 

@@ -237,4 +237,6 @@ class GPUPartition(Resource):
     def refusal(self, submitter: Submitter, rules: DaemonRules) -> str:
         if self.spec.host_ports and not submitter.admin:
             return "spec.hostPorts needs the role admin in all namespaces"
+        if self.spec.park is not None:
+            return "spec.park is set by the job controller alone: park a job"
         return ""

@@ -146,7 +146,7 @@ def claim_of(partition: GPUPartition) -> Claim:
     since = gang.since if gang is not None else metadata.creation_timestamp
     if park is not None and status.phase is PartitionPhase.PARKED:
         # Others may have been promised their start meanwhile: it stands behind them.
-        since = park.back_since
+        since = max(park.back_since or "", status.parked.since if status.parked is not None else "") or since
     granted = status.phase is not PartitionPhase.UNPARKING
     return Claim(
         partition=partition.key,

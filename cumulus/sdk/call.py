@@ -63,7 +63,7 @@ class Call(Generic[T]):
 
     @property
     def status(self) -> str:
-        """Pending, Scheduled, Running, Checkpointing, Suspended, Succeeded or Failed."""
+        """Pending, Scheduled, Running, Checkpointing, Parked, Suspended, Succeeded or Failed."""
         return str((self.job.get("status") or {}).get("phase") or "Pending")
 
     @property

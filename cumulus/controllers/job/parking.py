@@ -6,6 +6,7 @@ that refuses is not asked again for the same cause: the program goes on, and the
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 
 from cumulus.chronos.contract.parking import expected_seconds
@@ -168,15 +169,21 @@ def _stays(job: GPUJob, park: ParkRequest | None) -> bool:
     if park is None or _held(job):
         return True
     if park.reason == ParkCause.IDLE:
-        return job.metadata.annotations.get(UNPARK_REQUESTED, "") == park.asked
+        return _asked(job) == park.asked
     return False
 
 
 def _request(job: GPUJob, cause: ParkCause, message: str) -> ParkRequest:
     return ParkRequest(
         reason=cause, message=message, duration=job.spec.park_for, frozen=job.spec.park_frozen,
-        asked=str(job.metadata.annotations.get(UNPARK_REQUESTED, "")),
+        asked=_asked(job),
     )  # fmt: skip
+
+
+def _asked(job: GPUJob) -> str:
+    """What its annotation says. It may be long, and is compared alone."""
+    text = job.metadata.annotations.get(UNPARK_REQUESTED, "")
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
 
 
 def _back(park: ParkRequest | None, now: datetime) -> ParkRequest | None:

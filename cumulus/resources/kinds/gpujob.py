@@ -83,7 +83,7 @@ def job_reason(job: Document) -> str:
 def lost_gpu_hours(job: Document, now: datetime) -> float:
     """What its processes have done since the attempt that runs now began."""
     attempts = lookup(job, "status.attempts") or []
-    if lookup(job, "status.phase") not in ("Running", "Checkpointing") or not attempts:
+    if lookup(job, "status.phase") not in ("Running", "Checkpointing", "Parked") or not attempts:
         return 0.0
     start = attempts[-1].get("startTime")
     devices = (lookup(job, "spec.replicas") or 1) * (lookup(job, "spec.gpu.count") or 1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST = 200
 """Jobs on one page."""
-PHASES = ("Running", "Pending", "Scheduled", "Checkpointing", "Suspended", "Succeeded", "Failed")
+PHASES = ("Running", "Pending", "Scheduled", "Checkpointing", "Parked", "Suspended", "Succeeded", "Failed")
 
 
 def show(visit: Visit) -> Response:

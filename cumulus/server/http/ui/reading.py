@@ -93,6 +93,7 @@ _ORDER = {
     "Checkpointing": -3,
     "Scheduled": -2,
     "Pending": -1,
+    "Parked": -1,
     "Suspended": -1,
     "Failed": 1,
     "Succeeded": 2,
