@@ -204,21 +204,24 @@ def unpark(options: argparse.Namespace) -> int:
 
 
 def park_test(options: argparse.Namespace) -> int:
-    from cumulus.chronos.parking import self_test
+    from cumulus.chronos.parking import check, self_test
 
     if options.list:
         proofs: Sequence[Proof] = _ledger(options).parking().proofs
     else:
         ledger = _ledger(options)
         device = lease_args.choose(ledger.devices(), options.device)
+        check.check_device(device, (), 1, unproven=True)
         frameworks = tuple(options.framework or self_test.FRAMEWORKS)
         # What programs and frameworks say is shown as it comes; what stays is told last.
         tell = (lambda text: None) if options.json else (lambda text: print(text, flush=True))
         proofs = self_test.run_all(ledger, device, frameworks, options.python, tell)
     if options.json:
         _tell(options, proofs=wire.parking_json(Parking(0, 0, tuple(proofs)))["proofs"])
-    elif options.list:
+    elif options.list and proofs:
         printers.proofs_table(proofs, sys.stdout)
+    elif options.list:
+        print("nothing was tested here: no lease is parked", file=sys.stderr)
     return 0 if options.list or any(proof.holds for proof in proofs) else 1
 
 

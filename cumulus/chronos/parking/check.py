@@ -36,8 +36,8 @@ class ProcessEvidence:
 def check_device(device: Device | None, proofs: Sequence[Proof], limit: int, *, unproven: bool = False) -> None:
     """Raises ParkRefused where no lease of that device can be parked."""
     if device is None or device.type != "gpu" or "nvidia" not in device.vendor.lower():
-        what = "its device is gone" if device is None else f"{device.name} is not NVIDIA's GPU"
-        raise ParkRefused(f"the lease cannot be parked: {what}", reason=ParkingReason.NOT_SUPPORTED)
+        what = "the device is gone" if device is None else f"{device.name} is not NVIDIA's GPU"
+        raise ParkRefused(f"no lease of it can be parked: {what}", reason=ParkingReason.NOT_SUPPORTED)
     if limit == 0:
         raise ParkRefused(
             "this node sets no main memory aside for parked leases", reason=ParkingReason.NO_MEMORY,
