@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
+from cumulus.resources.job_phase import JobPhase
 from cumulus.server.http.ui import reading
 from cumulus.server.http.ui.actions import said
 from cumulus.server.http.ui.pages import page
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 MOST = 200
 """Jobs on one page."""
-PHASES = ("Running", "Pending", "Scheduled", "Checkpointing", "Parked", "Suspended", "Succeeded", "Failed")
 
 
 def show(visit: Visit) -> Response:
@@ -28,7 +28,8 @@ def show(visit: Visit) -> Response:
     first = _number(visit.query.get("from", ""))
     shown = reading.rows(visit.service, visit.identity, fitting[first : first + MOST])
     return visit.render(
-        "jobs.html", kinds="GPUJob GPUPartition", active="jobs", said=said(visit), q=wanted, phase=phase, phases=PHASES,
+        "jobs.html", kinds="GPUJob GPUPartition", active="jobs", said=said(visit), q=wanted, phase=phase,
+        phases=list(JobPhase),
         mine=[row for row in shown if row.mine], others=[row for row in shown if not row.mine], all=len(found),
         fitting=len(fitting), first=first, last=first + len(shown),
         more=first + MOST if len(fitting) > first + MOST else 0,

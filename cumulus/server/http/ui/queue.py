@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
+from cumulus.resources.documents import MALFORMED
+from cumulus.resources.key import Document
+from cumulus.resources.kinds import reservation
 from cumulus.resources.query import Query
 from cumulus.server.http.ui.pages import page
 from cumulus.server.http.ui.templating import share_url
@@ -19,19 +22,30 @@ if TYPE_CHECKING:
 def show(visit: Visit) -> Response:
     queue = visit.query.get("queue", "")
     found = visit.service.explanations.line(visit.identity, queue)
-    may = visit.may("list", "queues")
-    queues = (
-        [each["metadata"]["name"] for each in visit.service.objects.list(visit.identity, Query("Queue")).items]
-        if may
-        else []
-    )
+    queues = [each["metadata"]["name"] for each in _all(visit, "Queue", "queues")]
+    held = _all(visit, reservation.KIND.name, reservation.KIND.plural)
     mine = visit.identity.name
     return visit.render(
-        "queue.html", active="queue", kinds="GPUJob GPUPartition GPUNode Queue", queue=queue, queues=queues,
+        "queue.html", active="queue", kinds="GPUJob GPUPartition GPUNode Queue Reservation", queue=queue, queues=queues,
         waiting=[(each, share_url(each.name), each.user == mine) for each in found.waiting], more=found.more,
         holding=[(each, share_url(each.name), each.user == mine) for each in found.holding],
+        reservations=[row for each in held if (row := _reservation(each, visit))[3] != "over"],
         ahead=next((each.place - 1 for each in found.waiting if each.user == mine), None),
     )  # fmt: skip
+
+
+def _all(visit: Visit, kind: str, plural: str) -> list[Document]:
+    """Of a kind that is in no namespace; none for who may not see it."""
+    return visit.service.objects.list(visit.identity, Query(kind)).items if visit.may("list", plural) else []
+
+
+def _reservation(document: Document, visit: Visit) -> tuple[str, str, str, str]:
+    """Its name, for whom it is, of what, and how it is."""
+    name = document["metadata"]["name"]
+    try:
+        return name, reservation.whom(document), reservation.devices(document), reservation.state(document, visit.now)
+    except MALFORMED:
+        return name, "?", "?", "damaged"
 
 
 ROUTES = (Route("/ui/queue", page(show)),)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cumulus.resources.columns import owned_by
 from cumulus.resources.documents import lookup
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Document
 from cumulus.resources.kinds import gpujob
 from cumulus.resources.query import Query
@@ -88,16 +89,12 @@ def is_mine(identity: Identity, document: Document) -> bool:
     return (found.name, found.uid) == (identity.name, identity.uid)
 
 
-_ORDER = {
-    "Running": -3,
-    "Checkpointing": -3,
-    "Scheduled": -2,
-    "Pending": -1,
-    "Parked": -1,
-    "Suspended": -1,
-    "Failed": 1,
-    "Succeeded": 2,
-}
+_ORDER: Mapping[str, int] = {
+    JobPhase.RUNNING: -3, JobPhase.CHECKPOINTING: -3, JobPhase.PARKED: -2, JobPhase.SCHEDULED: -2, JobPhase.PENDING: -1,
+    JobPhase.SUSPENDED: -1, JobPhase.FAILED: 1,
+}  # fmt: skip
+"""What happens now comes first, and what went well last."""
+_LEASED = ("Active", "Parked", "Unparking")
 
 
 def _row(job: Document, partitions: Sequence[Document], identity: Identity) -> JobRow:
@@ -127,5 +124,5 @@ _CELLS = {
 
 def _ends(partitions: Sequence[Document]) -> Iterator[str]:
     for each in partitions:
-        if lookup(each, "status.phase") == "Active" and (end := lookup(each, "status.expiresAt")):
+        if lookup(each, "status.phase") in _LEASED and (end := lookup(each, "status.expiresAt")):
             yield str(end)

@@ -322,3 +322,32 @@ def test_the_log_says_what_it_waits_for(browser: Browser, served: Served) -> Non
         assert [next(events), next(events)] == [
             ("reset", {}), ("state", {"text": "It has not started: Pending"}),
         ]  # fmt: skip
+
+
+def test_what_a_job_uses_is_drawn_without_a_script(
+    browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = {
+        "attempt": 1, "replica": 0, "device": 2, "node": EVIL, "used": [0.5, 0.25], "busy": [0.1, 1.5],
+    }  # fmt: skip
+    monkeypatch.setattr(History, "job_use", lambda self, identity, key: {"now": 0, "leases": [lease]})
+    plant(served.store, [running("go")])
+    browser.sign_in()
+    html = browser.page("/ui/jobs/default/go")
+    assert html.count('<svg class="spark"') == 2
+    assert "device 2 of &lt;/script&gt;" in html
+    assert ">150%<" in html
+
+
+def test_reservations_are_on_the_page_of_the_queue(browser: Browser, served: Served) -> None:
+    held: Document = {
+        "apiVersion": "cumulus.dev/v1alpha1", "kind": "Reservation", "metadata": {"name": "demo"},
+        "spec": {"for": {"users": ["ann"]}},
+        "status": {"start": ahead(hours=1), "end": ahead(hours=2), "devices": [{"node": "gpu-1", "device": 0}]},
+    }  # fmt: skip
+    damaged = {**held, "metadata": {"name": "bad"}, "status": {"start": "x", "end": "y"}}
+    plant(served.store, [held, damaged])
+    browser.sign_in()
+    html = browser.page("/ui/queue")
+    for words in (">demo<", ">ann<", "1 of gpu-1", "held in 1h", ">damaged<"):
+        assert words in html, words
