@@ -233,6 +233,15 @@ def test_a_page_outlives_a_restart_of_the_daemon(site: Site, show: Shows) -> Non
         page.watched.faults.clear()  # type: ignore[attr-defined]
 
 
+def test_who_is_no_longer_signed_in_is_told(show: Shows) -> None:
+    page = show("overview")
+    timeline_of(page, "0")
+    page.context.clear_cookies()
+    timeline_of(page, "t.source.refresh()")
+    eventually(lambda: "Sign in again" in page.locator(".timeline-trouble").inner_text(), what="the timeline says so")
+    page.watched.faults.clear()  # type: ignore[attr-defined]
+
+
 IDLE_SECONDS = 30
 
 

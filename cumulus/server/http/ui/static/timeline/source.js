@@ -87,8 +87,9 @@ export class Source {
     url.searchParams.set("start", Math.floor(from * 1000));
     url.searchParams.set("end", Math.ceil(until * 1000));
     url.searchParams.set("pixels", Math.max(1, Math.round((until - from) / scale)));
-    const response = await fetch(url, { signal, headers: { accept: "application/json" }, redirect: "error" });
-    if (response.status === 401 || response.status === 403) throw new Refused();
+    const response = await fetch(url, { signal, headers: { accept: "application/json" }, redirect: "manual" });
+    // Who is not signed in is led to where that is done.
+    if (response.type === "opaqueredirect" || response.status === 401 || response.status === 403) throw new Refused();
     if (!response.ok) throw new Error(`status ${response.status}`);
     const text = await response.text();
     return [JSON.parse(text), text.length];
