@@ -90,6 +90,19 @@ def _spans(found: Timeline) -> dict[str, Span]:
     }
 
 
+def test_devices_that_are_held_are_shown(tmp_path: Path) -> None:
+    store: MemoryStore = empty_store()  # type: ignore[assignment]
+    store.create(node("gpu-1"))
+    status = {"start": ahead(minutes=30), "end": ahead(minutes=90), "devices": [{"node": "gpu-1", "device": 0}]}
+    spec = {"devices": 1, "start": status["start"], "duration": "1h"}
+    named = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Reservation", "metadata": {"name": "course"}}
+    store.create({**named, "spec": spec, "status": status})
+    with closing(Service(lambda: store, tmp_path, FakeClock(NOW))) as service:
+        found = _spans(_timeline(service, EVE))
+    assert list(found) == ["Reservation 30 90"]
+    assert (found["Reservation 30 90"]["share"], found["Reservation 30 90"]["user"]) == (1.0, None)
+
+
 def test_what_was_is_and_will_be(service: Service) -> None:
     found = _spans(_timeline(service, ADMIN))
     assert {what: (span["job"], span["user"], span["share"]) for what, span in found.items()} == {
