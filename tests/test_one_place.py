@@ -144,6 +144,9 @@ PHASES = {*JobPhase, *PartitionPhase, "Starting", "Ending", "Ended"}
 condition, a reason or an event is named."""
 SAYS_A_REASON = {"condition", "condition_set", "is_true", "by_condition", "record", "event", "Health", "Cause"}
 OTHER_WORDS = {
+    "answers/history.py": "kinds of spans of a timeline",
+    "history/spans.py": "the same",
+    "history/timeline.py": "the same",
     "calls/outcome.py": "what came of a call, in words that it shares; goes alone into any image",
     "blob/s3/problems.py": "a field of what S3 answers",
     "lib/table.py": "colours words of all sorts",
