@@ -51,8 +51,8 @@ TESTS = Path(__file__).parent
 CHRONOS = TESTS / "chronos"
 
 LONGEST_FIRST = (
-    "swarm/test_script.py", "swarm/test_managers.py", "crash/test_loop.py", "e2e/", "sim/", "nodes/", "crash/",
-    "controllers/test_crashes.py", "test_seeds.py", "backends/process/", "cli/test_command_server.py",
+    "swarm/test_script.py", "swarm/test_managers.py", "crash/test_loop.py", "browser/", "e2e/", "sim/", "nodes/",
+    "crash/", "controllers/test_crashes.py", "test_seeds.py", "backends/process/", "cli/test_command_server.py",
 )  # fmt: skip
 """What takes long and may run beside anything: where several processes share the tests, nobody shall begin with one of
 these when the others have finished."""
