@@ -192,6 +192,8 @@ def _pictures(
                     if name == "overview":
                         drawn = "document.querySelector('lease-timeline')?.model?.rows.length > 0"
                         eventually(lambda page=page, drawn=drawn: page.evaluate(drawn))
+                    if name == "users":
+                        page.locator(".u-legend").first.wait_for()
                     page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", animations="disabled")
 
 
