@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from cumulus.environment import DOCKER_HOST
+from cumulus.chronos import settings
 from cumulus.errors import BackendError, CumulusError, NotRunning
 
-_SOCKET = "/var/run/docker.sock"
 _SECONDS = 20.0
 _LONGEST_HEAD = 2**16
 
@@ -21,8 +19,7 @@ class EngineApi:
     """`path`: the engine's socket; "" for the one that this process's environment names."""
 
     def __init__(self, path: str = "") -> None:
-        named = os.environ.get(DOCKER_HOST, "")
-        self._path = path or (named.removeprefix("unix://") if named.startswith("unix://") else _SOCKET)
+        self._path = path or settings.engine_socket()
 
     def get(self, path: str, *words: str, **query: str) -> Any:
         """What the engine answers. Raises NotRunning where there is no such thing, BackendError."""

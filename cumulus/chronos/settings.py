@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cumulus.chronos.contract.variables import CUDA_COUNTER, HOME, MONITOR_IDLE, MPS_MODE, OFFER_CPU, OPENCL_LAYER
+from cumulus.environment import DOCKER_HOST
 from cumulus.errors import UsageError
 
 
@@ -51,3 +52,9 @@ def monitor_idle(environment: Mapping[str, str] = os.environ) -> float:
         fix = f"set {MONITOR_IDLE} to 30, or unset it"
         raise UsageError(f"{MONITOR_IDLE}={text} is not a number of seconds", hint=fix)
     return seconds
+
+
+def engine_socket(environment: Mapping[str, str] = os.environ) -> str:
+    """Where the node's own container engine listens: what DOCKER_HOST names, where it is a socket."""
+    scheme, _, path = environment.get(DOCKER_HOST, "").partition("://")
+    return path if scheme == "unix" else "/var/run/docker.sock"
