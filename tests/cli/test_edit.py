@@ -59,6 +59,13 @@ def test_what_waits_unasked_in_main_memory_comes_back_when_somebody_asks(store: 
     assert store.get(TRAIN)["metadata"]["annotations"]["cumulus.dev/unpark-requested"] > first
 
 
+def test_who_attaches_to_a_parked_job_has_it_come_back(store: SqliteStore, run: Run) -> None:
+    parked = running("train")
+    store.create({**parked, "status": {**parked["status"], "phase": "Parked"}})
+    assert "gpujob/train is parked; it comes back to its GPU." in run("attach", "train").err
+    assert store.get(TRAIN)["metadata"]["annotations"]["cumulus.dev/unpark-requested"]
+
+
 def test_what_cannot_be_parked(store: SqliteStore, run: Run) -> None:
     store.create(job("waits"))
     done = run("park", "waits")
