@@ -153,6 +153,7 @@ OTHER_WORDS = {
     "resources/condition_types.py": "one of the two places",
     "resources/reasons.py": "the other",
     "resources/kinds/gpujob.py": "titles of fields: Started, Completed",
+    "resources/kinds/gpujobarray.py": "titles of fields: Waiting, Completed",
     "resources/kinds/gpunode.py": "the status of a node as kubectl words it",
     "resources/kinds/source.py": "titles of fields: Synced, Error",
     "resources/source.py": "enums of what became of a sync and of an object",
