@@ -388,6 +388,22 @@ def test_what_others_wrote_is_text(served: Harness, open_page: Opens) -> None:
     assert hrefs[1] == "/ui/jobs/javascript%3Aalert(1)/x"
 
 
+def test_leases_lie_on_what_the_device_is_in(served: Harness, open_page: Opens) -> None:
+    """They are what is pointed at; beside them it is the reservation. Keys reach both."""
+    reserved = span("Reservation", -0.5, 2.5, share=1.0, job=None, user="carol, vision")
+    served.answer = lambda query: of(lane(span(), reserved))
+    page = opened(open_page, served)
+    page.mouse.move(*place(page, 1, 0.2))
+    assert "team/train" in card(page).inner_text()
+    page.mouse.move(*place(page, 1, 2))
+    assert "Reserved for carol, vision" in card(page).inner_text()
+    page.mouse.move(0, 0)
+    page.locator("lease-timeline canvas").first.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    assert "Reserved for" in page.locator(".timeline-spoken").inner_text()
+
+
 def test_the_table_says_what_the_window_shows(served: Harness, open_page: Opens) -> None:
     served.answer = lambda query: of(
         lane(span(start=-60, end=-59, job="team/long-ago"), span(phase="Bound", used=1.1)),

@@ -19,7 +19,7 @@ const LEGEND = [
   ["promised, with its latest start", { kind: "Promise" }], ["reserved", { kind: "Reservation" }],
   ["parked", { kind: "Parked" }], ["drained", { kind: "Drain" }], ["down", { kind: "Down" }],
 ];
-const KINDS = new Set(["GPUJob", "GPUPartition", "GPUNode"]);
+const KINDS = new Set(["GPUJob", "GPUPartition", "GPUNode", "Reservation"]);
 const HELP =
   "Arrow keys go from lease to lease, Enter opens the job. Shift with an arrow key or the wheel moves in time, plus and " +
   "minus or Control with the wheel zoom, Home goes to now.";

@@ -2,6 +2,7 @@
 // { node, label, title, device, parent, healthy, spans }, its spans sorted by start, in seconds.
 
 const HEAD = 22, LANE = 34, PART = 26;
+const UNDER = new Set(["Drain", "Down", "Reservation"]);
 
 /** Spans sorted by start, of which a window is found without looking at all. */
 class Track {
@@ -24,8 +25,9 @@ class Track {
 class Lane {
   constructor({ spans, ...lane }) {
     Object.assign(this, lane);
-    const under = (span) => span.kind === "Drain" || span.kind === "Down";
-    /** What the whole device is in. */
+    this.spans = spans;
+    const under = (span) => UNDER.has(span.kind);
+    /** What the whole device is in, below the shares of it. */
     this.under = new Track(spans.filter(under));
     this.held = new Track(spans.filter((span) => !under(span)));
   }
@@ -84,23 +86,23 @@ export class Model {
     if (focus === null) return null;
     const { node, uuid } = focus.row.lane;
     const row = this.rows.find(({ lane }) => lane && lane.node === node && lane.uuid === uuid);
-    const span = [row?.lane.held, row?.lane.under].flatMap((track) => track?.spans ?? []).find(({ key }) => key === focus.span.key);
+    const span = row?.lane.spans.find(({ key }) => key === focus.span.key);
     return span ? { span, row } : null;
   }
 
   /** The span that a key leads to: before or after in its lane, or in the next lane that has one near the moment. */
   step(focus, forward, across, time) {
-    const rows = this.rows.filter((row) => row.lane && row.lane.held.spans.length > 0);
+    const rows = this.rows.filter((row) => row.lane && row.lane.spans.length > 0);
     if (rows.length === 0) return null;
-    if (focus === null) return { row: rows[0], span: nearest(rows[0].lane.held.spans, time) };
+    if (focus === null) return { row: rows[0], span: nearest(rows[0].lane.spans, time) };
     const by = forward ? 1 : -1;
     if (!across) {
-      const { spans } = focus.row.lane.held;
+      const { spans } = focus.row.lane;
       const span = spans[spans.indexOf(focus.span) + by];
       return span ? { span, row: focus.row } : focus;
     }
     const row = rows[rows.indexOf(focus.row) + by];
-    return row ? { row, span: nearest(row.lane.held.spans, Math.min(Math.max(time, focus.span.start), focus.span.end)) } : focus;
+    return row ? { row, span: nearest(row.lane.spans, Math.min(Math.max(time, focus.span.start), focus.span.end)) } : focus;
   }
 
   /** Every span in the window with its lane, from the top and by start. */

@@ -93,12 +93,15 @@ export class Painter {
     const labels = [];
     for (const row of lanes) {
       const y = AXIS + row.top - top;
-      const before = labels.length;
-      this._spans(row.lane.under, row, view, y, now, labels);
-      const [begin, end] = row.lane.held.range(view.from, view.until);
-      // Leases say more than the state of the device that they lie on.
-      if (begin < end) labels.length = before;
-      this._spans(row.lane.held, row, view, y, now, labels);
+      const { under, held } = row.lane;
+      const below = [];
+      this._spans(under, row, view, y, now, below);
+      // What lies on it has the word.
+      labels.push(...below.filter(([span]) => {
+        const [begin, end] = held.range(Math.max(span.start, view.from), Math.min(span.end, view.until));
+        return begin >= end;
+      }));
+      this._spans(held, row, view, y, now, labels);
     }
     this._labels(labels);
     if (focus) this._focus(focus, view, top);

@@ -51,6 +51,7 @@ export function use({ used, busy }) {
 export function title(span) {
   if (span.merged > 1) return `${span.merged} leases, too short to be shown one by one`;
   if (span.kind === "Drain" || span.kind === "Down") return span.kind === "Drain" ? "The node is drained" : "The node or the device is down";
+  if (span.kind === "Reservation") return span.user ? `Reserved for ${span.user}` : "Reserved";
   return span.job ?? (span.user ? `A job of ${span.user}` : "Somebody's job");
 }
 
@@ -59,7 +60,7 @@ export function about(span, lane, now) {
   const rows = [["Where", `${lane.node}, ${lane.label}`]];
   const whole = span.kind === "Drain" || span.kind === "Down";
   if (lane.title) rows.push(["Device", lane.title]);
-  if (span.user) rows.push(["User", span.user]);
+  if (span.user && span.kind !== "Reservation") rows.push(["User", span.user]);
   if (!whole && span.merged === 1) rows.push(["State", state(span, now)]);
   if (!whole) rows.push(["Share", percent(span.share)]);
   if (use(span)) rows.push(["Use", use(span)]);
