@@ -86,7 +86,9 @@ export class Model {
     if (focus === null) return null;
     const { node, uuid } = focus.row.lane;
     const row = this.rows.find(({ lane }) => lane && lane.node === node && lane.uuid === uuid);
-    const span = row?.lane.spans.find(({ key }) => key === focus.span.key);
+    // By its time too, but not by its very start, which is the window's where the lease is older.
+    const { key: wanted, start: from, end: until } = focus.span;
+    const span = row?.lane.spans.find(({ key, start, end }) => key === wanted && start < until && end > from);
     return span ? { span, row } : null;
   }
 

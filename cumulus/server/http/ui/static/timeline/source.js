@@ -109,18 +109,20 @@ function covers(window, wanted) {
 }
 
 /** The answer as the painter reads it: seconds, and what people call each thing. */
-function understood({ lanes }) {
+function understood({ lanes, start, end }) {
   return lanes.map(({ node, device, uuid, name, parent, healthy, spans }) => ({
     node, device, uuid, parent, healthy,
     label: `${parent === null ? "Device" : "MIG"} ${device}`,
     title: name,
-    spans: spans.map(understoodSpan),
+    spans: spans.map((span) => understoodSpan(span, start, end)),
   }));
 }
 
 /** In place: there may be tens of thousands. */
-function understoodSpan(span) {
-  span.key = `${span.kind} ${span.job} ${span.start} ${span.offset}`;
+function understoodSpan(span, start, end) {
+  span.key = `${span.kind} ${span.job} ${span.offset}`;
+  span.older = span.start <= start;
+  span.longer = span.end >= end;
   span.name = span.job === null ? "" : span.job.slice(span.job.indexOf("/") + 1);
   span.user ??= "";
   span.start /= 1000;

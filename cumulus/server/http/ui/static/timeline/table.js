@@ -1,7 +1,7 @@
 // The same as the canvas shows, as a table: one span a row.
 
 import { make } from "./elements.js";
-import { moment, percent, state, title, use } from "./words.js";
+import { begin, end, moment, percent, state, title, use } from "./words.js";
 
 const MOST = 500;
 
@@ -13,8 +13,8 @@ const COLUMNS = [
   ["User", (span) => span.user],
   ["Share", (span) => percent(span.share)],
   ["Use", (span) => use(span)],
-  ["From", (span) => moment(span.start)],
-  ["Until", (span) => moment(span.end)],
+  ["From", (span) => begin(span)],
+  ["Until", (span) => end(span)],
   ["Latest start", (span) => (span.latestStart === null ? "" : moment(span.latestStart))],
   ["Enforcement", (span) => span.enforcement],
 ];

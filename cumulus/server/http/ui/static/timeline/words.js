@@ -36,6 +36,15 @@ export function state(span, now) {
   return span.phase || (span.end <= now ? "Ended" : "Running");
 }
 
+/** The server tells of the window alone: what began before it, or ends after it, is told as that. */
+export function begin(span) {
+  return (span.older ? "before " : "") + moment(span.start);
+}
+
+export function end(span) {
+  return (span.longer ? "after " : "") + moment(span.end);
+}
+
 /** How much of what it holds it uses, or "" where nobody knows. */
 export function use({ used, busy }) {
   const said = [];
@@ -64,9 +73,9 @@ export function about(span, lane, now) {
   if (!whole && span.merged === 1) rows.push(["State", state(span, now)]);
   if (!whole) rows.push(["Share", percent(span.share)]);
   if (use(span)) rows.push(["Use", use(span)]);
-  rows.push([span.kind === "Promise" ? "Expected" : "From", moment(span.start)]);
-  const left = span.end > now && span.start <= now ? `, in ${duration(span.end - now)}` : "";
-  rows.push(["Until", moment(span.end) + left]);
+  rows.push([span.kind === "Promise" ? "Expected" : "From", begin(span)]);
+  const left = span.end > now && span.start <= now && !span.longer ? `, in ${duration(span.end - now)}` : "";
+  rows.push(["Until", end(span) + left]);
   if (span.latestStart !== null) rows.push(["Promise", `starts by ${moment(span.latestStart)} at the latest`]);
   if (span.enforcement) rows.push(["Enforcement", span.enforcement]);
   return { title: title(span), rows };
