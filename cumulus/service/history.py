@@ -7,20 +7,18 @@ the namespace. Leases that were made on a node itself are in none: they are for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from cumulus.answers.history import By, HeldOverTime, HeldSeries, JobUse, Report, SpanKind, Timeline
-from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.answers.history import By, HeldOverTime, HeldSeries, JobUse, Report, Timeline
+from cumulus.clock import Clock, timestamp
 from cumulus.errors import UsageError
 from cumulus.history import facts, of_job, spans, totals
 from cumulus.history.schema import reading
 from cumulus.history.timeline import Lanes, Window
 from cumulus.lib.printable import one_line
 from cumulus.resources.key import Key
-from cumulus.resources.kinds import reservation
-from cumulus.resources.query import Query
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.live_shares import LiveShares, SharesNow
@@ -65,7 +63,6 @@ class History:
                 # An end that was recorded is among the past ones.
                 held = [lease for lease in held if lease.end is None or not spans.is_over(db, lease.uid)]
                 lanes.add_held(held, spans.running(db))
-        lanes.add_states(_reserved(self._open_store()))
         lanes.add_promised(live.promised)
         lanes.add_reservations(live.reservations)
         return Timeline(now=window.now, start=start, end=end, lanes=lanes.made())
@@ -132,17 +129,6 @@ class History:
 
     def _now(self) -> int:
         return facts.to_milliseconds(self._clock.now())
-
-
-def _reserved(store: Store) -> Iterator[tuple[str, int, SpanKind, int, int | None]]:
-    """What is held by Reservations now, or the next time."""
-    for document in store.list(Query(reservation.KIND.name)).items:
-        status = document.get("status") or {}
-        if not status.get("start") or not status.get("end"):
-            continue
-        start, end = (facts.to_milliseconds(parse_timestamp(status[name])) for name in ("start", "end"))
-        for held in status.get("devices") or ():
-            yield held["node"], held["device"], "Reservation", start, end
 
 
 def _check_time(start: int, end: int) -> None:

@@ -84,6 +84,8 @@ def _timeline(service: Service, who: Identity, start: int = START - 6 * HOUR, en
 def _spans(found: Timeline) -> dict[str, Span]:
     (lane,) = found["lanes"]
     assert (lane["node"], lane["device"], lane["uuid"], lane["healthy"]) == ("gpu-1", 0, "GPU-1", True)
+    whats = [(span["kind"], span["start"], span["end"]) for span in lane["spans"]]
+    assert len(whats) == len({*whats}), "each is there once"
     return {
         f"{span['kind']} {(span['start'] - START) // MINUTE} {(span['end'] - START) // MINUTE}": span
         for span in lane["spans"]
