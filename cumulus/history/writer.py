@@ -76,7 +76,8 @@ class Writer:
         if known is not None and known.fact == fact:
             return
         if known is not None and _is_another(known, fact):
-            self._part(fact.uid, known, fact.start if fact.left is None or known.parked else fact.left)
+            # It was parked, or came back: what was before is over.
+            self._close(fact.uid, known, fact.start if fact.left is None or known.parked else fact.left, "Parked")
             known = None
         if known is None:
             known = self._add_lease(fact, gang)
@@ -104,20 +105,16 @@ class Writer:
             if not known.made_there and uid not in seen:
                 self._end(uid, known, now)
 
-    def _part(self, uid: str, known: Running, moment: int) -> None:
-        """It was parked, or came back: what was before is over."""
-        end = max(known.start, moment)
-        self.connection.execute(
-            "UPDATE leases SET ended = ?, phase = ? WHERE id = ?", (end, _phase("Parked"), known.id)
-        )
-        del self.running[uid]
-        self._settle(known, end)
-
     def _end(self, uid: str, known: Running, now: int) -> None:
         """Of what is gone without a word: it ended by now, and when it had to at the latest."""
+        if known.expires is not None and known.expires <= now:
+            self._close(uid, known, known.expires, "Expired")
+        else:
+            self._close(uid, known, now, "Released")
+
+    def _close(self, uid: str, known: Running, moment: int, phase: str) -> None:
         self.wrote = True
-        end = max(known.start, min(now, known.expires if known.expires is not None else now))
-        phase = "Expired" if known.expires is not None and known.expires <= now else "Released"
+        end = max(known.start, moment)
         self.connection.execute("UPDATE leases SET ended = ?, phase = ? WHERE id = ?", (end, _phase(phase), known.id))
         del self.running[uid]
         self._settle(known, end)
@@ -162,12 +159,12 @@ class Writer:
 
     def _settle(self, known: Running, end: int) -> None:
         """What was used between the last sample and the end was as before: samples come once a minute."""
-        (told, busy, asked, used) = self.connection.execute(
-            "SELECT known, busy, told, used FROM leases WHERE id = ?", (known.id,)
-        ).fetchone()
         held = end - known.start
         if known.sampled is None or held <= 0:
             return
+        (told, busy, asked, used) = self.connection.execute(
+            "SELECT known, busy, told, used FROM leases WHERE id = ?", (known.id,)
+        ).fetchone()
         left = end - known.sampled
         self.connection.execute(
             "UPDATE leases SET known = ?, busy = ?, told = ?, used = ? WHERE id = ?",
