@@ -6,10 +6,12 @@ All times are milliseconds since 1970, as JavaScript's Date has them. Shares are
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from collections.abc import Sequence
+from typing import Literal, TypedDict, get_args
 
 SpanKind = Literal["Lease", "Promise", "Reservation", "Drain", "Down", "Parked"]
 By = Literal["user", "queue", "node"]
+BY: Sequence[By] = get_args(By)
 
 
 class Span(TypedDict):

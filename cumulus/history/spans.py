@@ -65,7 +65,6 @@ class _Names:
         self._db = db
         self._sees = sees
         self._texts: dict[int, str] = {0: ""}
-        self._seen: dict[int, bool] = {}
 
     def text(self, id: int) -> str:
         if id not in self._texts:
@@ -74,9 +73,7 @@ class _Names:
         return self._texts[id]
 
     def sees(self, namespace: int) -> bool:
-        if namespace not in self._seen:
-            self._seen[namespace] = self._sees(self.text(namespace))
-        return self._seen[namespace]
+        return self._sees(self.text(namespace))
 
     def job(self, namespace: int, job: str) -> str | None:
         """NAMESPACE/NAME, where the viewer sees what is in the namespace."""

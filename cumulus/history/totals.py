@@ -18,10 +18,9 @@ from cumulus.history.timeline import Sees
 _GROUPS: Mapping[By, str] = {"user": "l.owner", "queue": "l.queue", "node": "d.node"}
 _HOUR = 3_600_000
 _OVERLAP = "(min(coalesce(l.ended, :now), :until) - max(l.start, :since))"
-_FROM = """
-FROM leases l JOIN devices d ON d.id = l.device
-WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until AND NOT l.parked
-"""
+_LEASES = "FROM leases l JOIN devices d ON d.id = l.device"
+_NAMED = f"{_LEASES} JOIN names n ON n.id = {{group}} JOIN names ns ON ns.id = l.namespace"
+_WITHIN = "WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until AND NOT l.parked"
 _LASTED = "max(1, coalesce(l.ended, :now) - l.start)"
 _TOTALS = f"""
 SELECT n.text, ns.text, leases, held, known, busy FROM (
@@ -29,7 +28,7 @@ SELECT n.text, ns.text, leases, held, known, busy FROM (
            sum({_OVERLAP} * l.share) AS held,
            sum({_OVERLAP} * l.share * min(1.0, l.known * 1.0 / {_LASTED})) AS known,
            sum({_OVERLAP} * l.share * min(1.0, l.busy * 1.0 / {_LASTED})) AS busy
-    {_FROM} GROUP BY 1, 2
+    {_LEASES} {_WITHIN} GROUP BY 1, 2
 ) JOIN names n ON n.id = who JOIN names ns ON ns.id = namespace
 """
 _PROMISES = """
@@ -67,12 +66,11 @@ class Total:
         self.held = self.known = self.busy = 0.0
         self.outcomes: list[Outcome] = []
 
-    def add(self, other: Total) -> None:
-        """All but its promises."""
-        self.leases += other.leases
-        self.held += other.held
-        self.known += other.known
-        self.busy += other.busy
+    def add(self, leases: int, held: float, known: float, busy: float) -> None:
+        self.leases += leases
+        self.held += held
+        self.known += known
+        self.busy += busy
 
     def row(self, by: By, name: str, since: str, until: str) -> ReportRow:
         waits = [outcome.actual for outcome in self.outcomes if outcome.actual is not None]
@@ -91,20 +89,15 @@ def totals(db: sqlite3.Connection, time: Time, by: By, sees: Sees) -> tuple[Mapp
     found: defaultdict[str, Total] = defaultdict(Total)
     whole = Total()
     given = time._asdict()
-    for name, namespace, leases, held, known, busy in db.execute(_TOTALS.format(group=_GROUPS[by]), given):
+    for name, namespace, *sums in db.execute(_TOTALS.format(group=_GROUPS[by]), given):
         if sees(namespace):
-            total = found[name]
-            total.leases += leases
-            total.held += held
-            total.known += known
-            total.busy += busy
+            found[name].add(*sums)
+            whole.add(*sums)
     for name, namespace, outcome in _outcomes(db, time, by):
         if sees(namespace):
             whole.outcomes.append(outcome)
             if by != "node":
                 found[name].outcomes.append(outcome)
-    for total in found.values():
-        whole.add(total)
     return found, whole
 
 
@@ -122,30 +115,26 @@ def _outcomes(db: sqlite3.Connection, time: Time, by: By) -> Iterator[tuple[str,
 
 
 def held(
-    db: sqlite3.Connection, time: Time, points: int, by: By, sees: Sees
-) -> tuple[int, Mapping[str, Sequence[float]]]:
-    """How many devices were held in each of so many steps of the time, on average, by name; and how long a step is."""
-    step = max(1, -(-(time.until - time.since) // points))
+    db: sqlite3.Connection, time: Time, step: int, points: int, by: By, sees: Sees
+) -> Mapping[str, Sequence[float]]:
+    """How many devices were held in each of so many steps of the time, on average, by name."""
     rows = db.execute(
-        f"SELECT n.text, ns.text, max(l.start, :since), min(coalesce(l.ended, :now), :until), l.share "
-        f"FROM leases l JOIN devices d ON d.id = l.device JOIN names n ON n.id = {_GROUPS[by]} "
-        "JOIN names ns ON ns.id = l.namespace "
-        "WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until AND NOT l.parked",
+        "SELECT n.text, ns.text, max(l.start, :since), min(coalesce(l.ended, :now), :until), l.share "
+        f"{_NAMED.format(group=_GROUPS[by])} {_WITHIN}",
         time._asdict(),
     )
     found: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * points)
     for name, namespace, start, end, share in rows:
         if sees(namespace):
             _spread(found[name], start - time.since, end - time.since, step, share / 1000)
-    return step, found
+    return found
 
 
 def held_now(db: sqlite3.Connection, by: By, sees: Sees) -> Mapping[str, float]:
     """How many devices are held, by name."""
     found: defaultdict[str, float] = defaultdict(float)
     for name, namespace, share in db.execute(
-        f"SELECT n.text, ns.text, sum(l.share) FROM leases l JOIN devices d ON d.id = l.device "
-        f"JOIN names n ON n.id = {_GROUPS[by]} JOIN names ns ON ns.id = l.namespace "
+        f"SELECT n.text, ns.text, sum(l.share) {_NAMED.format(group=_GROUPS[by])} "
         "WHERE l.ended IS NULL AND NOT l.parked GROUP BY 1, 2"
     ):
         if sees(namespace):

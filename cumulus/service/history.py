@@ -7,11 +7,11 @@ the namespace. Leases that were made on a node itself are in none: they are for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import get_args
 
-from cumulus.answers.history import By, HeldOverTime, HeldSeries, JobUse, Report, Timeline
+from cumulus.answers.history import BY, By, HeldOverTime, HeldSeries, JobUse, Report, Timeline
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import UsageError
 from cumulus.history import facts, of_job, spans, totals
@@ -98,12 +98,10 @@ class History:
         _check_time(start, end)
         if not 1 <= points <= MOST_POINTS:
             raise UsageError(f"points must be from 1 to {MOST_POINTS}")
-        group, sees, now = _by(by), self._sees(identity), self._now()
+        group, sees, time = _by(by), self._sees(identity), totals.Time(start, end, self._now())
+        step = -(-(end - start) // points)
         with reading(self._file) as db:
-            time = totals.Time(start, end, now)
-            step, found = (
-                (max(1, -(-(end - start) // points)), {}) if db is None else totals.held(db, time, points, group, sees)
-            )
+            found = {} if db is None else totals.held(db, time, step, points, group, sees)
             current = {} if db is None else totals.held_now(db, group, sees)
         series = [
             HeldSeries(name=name, now=current.get(name, 0.0), held=[round(each, 4) for each in held])
@@ -113,14 +111,7 @@ class History:
         return HeldOverTime(start=start, step=step, whole=self._redaction.sees(identity, ""), series=series)
 
     def _sees(self, identity: Identity) -> Callable[[str], bool]:
-        known: dict[str, bool] = {}
-
-        def sees(namespace: str) -> bool:
-            if namespace not in known:
-                known[namespace] = self._redaction.sees(identity, namespace)
-            return known[namespace]
-
-        return sees
+        return cache(partial(self._redaction.sees, identity))
 
     def _shares(self) -> LiveShares:
         if self._live is None:
@@ -137,8 +128,7 @@ def _check_time(start: int, end: int) -> None:
 
 
 def _by(word: str) -> By:
-    known: Sequence[By] = get_args(By)
-    for each in known:
+    for each in BY:
         if each == word:
             return each
-    raise UsageError(f"there is no report by {one_line(word)}", hint=f"it is {', '.join(known)}")
+    raise UsageError(f"there is no report by {one_line(word)}", hint=f"it is {', '.join(BY)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cumulus.answers.history import BY
 from cumulus.cli import completion, context, options, terminal
 from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
@@ -22,7 +23,6 @@ from cumulus.resources.quantity import format_duration
 if TYPE_CHECKING:
     from cumulus.answers.history import By, Report, ReportRow
 
-_BY = ("user", "queue", "node")
 _FORMS = ("table", "json", "jsonl", "csv")
 _FORMULA = "=+-@\t\r"
 """What a spreadsheet takes for the beginning of a formula."""
@@ -36,7 +36,7 @@ def report(
         str, typer.Option("--until", metavar="TIME", show_default=False, help="Until when; if left out, now.")
     ] = "",
     by: Annotated[
-        str, typer.Option("--by", metavar="user|queue|node", help="Whose.", autocompletion=completion.one_of(*_BY))
+        str, typer.Option("--by", metavar="user|queue|node", help="Whose.", autocompletion=completion.one_of(*BY))
     ] = "user",
     output: Annotated[
         str,
@@ -60,8 +60,8 @@ def report(
       cumulus report --since 2030-01-01 --until 2030-02-01 -o csv > january.csv
       cumulus report --by node -o jsonl
     """
-    if by not in _BY:
-        raise UsageError(f"there is no report by {by!r}", hint=f"it is {', '.join(_BY)}")
+    if by not in BY:
+        raise UsageError(f"there is no report by {by!r}", hint=f"it is {', '.join(BY)}")
     if output not in _FORMS:
         raise UsageError(f"there is no output format {output!r} here", hint=f"the formats are {', '.join(_FORMS)}")
     first, last = _moment(since, "--since"), _moment(until, "--until") if until else 0
