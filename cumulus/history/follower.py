@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from cumulus.errors import Expired
-from cumulus.history.recorder import KINDS, Recorder
+from cumulus.history.recorder import Recorder
 from cumulus.resources.lease import Lease
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
@@ -17,7 +17,7 @@ from cumulus.resources.query import Page, Query, Watch
 
 _log = structlog.get_logger("cumulus.history")
 _IN_ORDER = (GPUNode.KIND, GPUPartition.KIND)
-_FOLLOWED = KINDS | {Lease.KIND}
+_FOLLOWED = frozenset((*_IN_ORDER, Lease.KIND))
 """The leader's Lease too, which is renewed all the time: so it is known how far the log was read though nothing else
 happened."""
 

@@ -26,8 +26,6 @@ from cumulus.resources.query import Event
 
 _log = structlog.get_logger("cumulus.history")
 
-KINDS = frozenset((gpupartition.KIND.name, gpunode.KIND.name))
-"""What is followed."""
 BATCH = 500
 """Events of one transaction."""
 _KEEP_UP = 1000
