@@ -56,7 +56,10 @@ class Held:
                 "creationTimestamp": at(self.start), "annotations": {SUBMITTER: self.user},
                 "labels": {"cumulus.dev/attempt": "1", "cumulus.dev/replica": "0"},
             },
-            "spec": {"memory": f"{self.share}%", "duration": "10h", "gang": {"name": f"{self.job}-a1"}},
+            "spec": {
+                "memory": f"{self.share}%", "duration": "10h",
+                "gang": {"name": f"{self.job}-a1", "size": 1, "since": at(self.start)},
+            },
             "status": status,
         }  # fmt: skip
 
