@@ -108,7 +108,7 @@ def leases_of(pid: int, home: Path | None = None) -> list[str]:
 
     None where it names another ledger than that in `home`. A home that is no ledger is no excuse.
     """
-    environment = b"\0" + processes.content(f"/proc/{pid}/environ")
+    environment = b"\0" + processes.environment_block(pid)
     named = _variable(environment, _MARK)
     if not named:
         return []

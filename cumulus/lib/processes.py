@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+_LARGEST_ENVIRONMENT = 6 * 2**20
+"""Bytes of arguments and environment that a program can be started with (execve(2))."""
 
 
 def boot_id() -> str:
@@ -143,7 +146,13 @@ def living(candidates: Iterable[int]) -> set[Identity]:
 
 def environment(pid: int) -> list[bytes]:
     """The entries NAME=VALUE that a process was started with; empty where it is gone or another user's."""
-    return content(f"/proc/{pid}/environ").split(b"\0")
+    return environment_block(pid).split(b"\0")
+
+
+def environment_block(pid: int) -> bytes:
+    """As it lies in the process's memory. A process may say that terabytes of that are its environment
+    (PR_SET_MM_MAP): no more is read than the kernel would have started it with."""
+    return content(f"/proc/{pid}/environ", _LARGEST_ENVIRONMENT)
 
 
 def name(pid: int) -> str:
@@ -198,16 +207,18 @@ def is_subreaper() -> bool:
     return bool(flag.value)
 
 
-def content(path: str) -> bytes:
-    """Of a file of /proc, without the cost of a file object; empty where it is gone or not to be read."""
+def content(path: str, most: int = sys.maxsize) -> bytes:
+    """The first bytes of a file of /proc, without the cost of a file object; empty where it is gone or not to be
+    read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     parts = []
     try:
-        while part := os.read(handle, 65536):
+        while most > 0 and (part := os.read(handle, min(65536, most))):
             parts.append(part)
+            most -= len(part)
     except OSError:
         return b""
     finally:
