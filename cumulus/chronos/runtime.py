@@ -157,13 +157,19 @@ def join(arguments: Sequence[str], home: Path) -> None:
     try:
         note = json.loads((home / SLOTS / JOINED / arguments[-1]).read_text())
     except FileNotFoundError:
-        return
+        note = {}
     named = next((after for word, after in itertools.pairwise(arguments) if word in ("--process", "-p")), "")
-    if not named:
+    if not named and note:
         raise ValueError("a process joins a job's container by a file that describes it")
-    process = json.loads(Path(named).read_text())
+    process = json.loads(Path(named).read_text()) if named else {}
+    given = _given({"process": process})
+    # Also in a container that an older runtime made, which left no note.
+    confined = "user" in note or (given.get(SLOT_VARIABLE) and given.get(SUBMITTER_VARIABLE) != UNCONFINED)
+    if not note and not confined:
+        return
     if "user" in note:
         process["user"] = note["user"]
+    if confined:
         process["capabilities"] = {}
         process["noNewPrivileges"] = True
     if "env" in note:

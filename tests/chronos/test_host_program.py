@@ -174,6 +174,17 @@ def test_who_joins_gets_what_the_program_has(tmp_path: Path) -> None:
     )
     runtime.join(["--root", "/r", "exec", "--process", str(process), "--detach", "c2"], tmp_path)
     assert json.loads(process.read_text())["user"] == {"uid": 0, "gid": 0}
+    # A job's container that an older runtime made, which left no note of it.
+    env = ["CHRONOS_SLOT=a", "CHRONOS_SUBMITTER=7:8:", "HOME=/"]
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps({"user": {"uid": 7}, "env": env, "capabilities": {"bounding": ["CAP_CHOWN"]}}))
+    runtime.join(["exec", "--process", str(older), "c2"], tmp_path)
+    assert json.loads(older.read_text()) == {
+        "user": {"uid": 7}, "env": env, "capabilities": {}, "noNewPrivileges": True,
+    }  # fmt: skip
+    older.write_text(json.dumps({"env": ["CHRONOS_SLOT=a", "CHRONOS_SUBMITTER=admin"], "capabilities": {"a": []}}))
+    runtime.join(["exec", "--process", str(older), "c2"], tmp_path)
+    assert json.loads(older.read_text())["capabilities"] == {"a": []}
     runtime.join(["--root", "/r", "exec", "--process", str(process), "--detach", "c1"], tmp_path)
     assert json.loads(process.read_text()) == {
         "user": {"uid": 7, "gid": 8}, "env": ["HOME=/h", "A=b", "TERM=xterm"], "capabilities": {},
