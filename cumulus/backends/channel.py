@@ -44,6 +44,11 @@ _LAST_SECONDS = 10.0
 """For a program to do what it was told last."""
 _MOST_ASKED = 2**20
 _GONE = Exit(None, "the connection to its node broke")
+_UNKNOWN = "its node answers in a way unknown here"
+_MALFORMED = (ValueError, TypeError, OverflowError, RecursionError)
+"""What JSON that is not what it should be raises."""
+_MOST_SAID = 1000
+"""Characters of what a node says of an end."""
 
 
 def execution(connection: socket.socket, whose: Mapping[str, str], asked: ExecRequest) -> ChannelExecution:
@@ -122,10 +127,10 @@ def _begun(connection: socket.socket, request: Mapping[str, Any]) -> tuple[Frame
 
 def _refusal(frame: Frame) -> CumulusError:
     try:
-        kind, message = frame.json() if frame.kind == REFUSED else ("", "its node answers in a way unknown here")
-    except ValueError:
-        kind, message = "", "its node answers in a way unknown here"
-    return (NotRunning if kind == NotRunning.__name__ else BackendError)(one_line(str(message)))
+        kind, message = frame.json() if frame.kind == REFUSED else ("", _UNKNOWN)
+    except _MALFORMED:
+        kind, message = "", _UNKNOWN
+    return (NotRunning if kind == NotRunning.__name__ else BackendError)(one_line(str(message)[:_MOST_SAID]))
 
 
 def _not_understood(said: bytes) -> BackendError:
@@ -188,7 +193,7 @@ class _Carrier:
                 self._hear(frame)
             while not self._ended():
                 self._step()
-        except (OSError, ChannelError, ValueError):
+        except (OSError, ChannelError, *_MALFORMED):
             pass
         finally:
             with self._lock:
@@ -251,7 +256,7 @@ class _Carrier:
             self._shown[frame.kind] += frame.data
         elif frame.kind == ENDED:
             code, message = frame.json()
-            self.exit = Exit(None if code is None else int(code), one_line(str(message)))
+            self.exit = Exit(None if code is None else int(code), one_line(str(message)[:_MOST_SAID]))
             self._frames.ended = True
 
     def _listen(self) -> None:

@@ -44,7 +44,9 @@ from cumulus.lib.run_channel import (
     Frames,
 )
 
-_REQUEST_SECONDS, _START_SECONDS, _DRAIN_SECONDS = 30.0, 20.0, 2.0
+_REQUEST_SECONDS, _START_SECONDS, _JOIN_SECONDS = 30.0, 20.0, 5.0
+_DRAIN_SECONDS, _DRAIN_MOST = 2.0, 2**24
+"""For what a program that has ended wrote last: without a byte, and bytes. Pipes and the engine hold less."""
 _HANGUP_SECONDS, _KILL_SECONDS = 5.0, 30.0
 """Between SIGHUP and SIGKILL, and for these to take effect."""
 _LOOK = 0.02
@@ -125,9 +127,11 @@ class _Reached:
 
     def end_abandoned(self) -> None:
         """Kill what was started by a process like this one that was killed."""
+        # A mark that the container's own program has was given to it by its job, or by its image.
+        own = _mark_of(self.leader)
         for pid in self.pids():
             process = processes.read(pid)
-            if process is not None and process.alive and _is_abandoned(processes.environment(pid)):
+            if process is not None and process.alive and (mark := _mark_of(pid)) != own and _is_abandoned(mark):
                 _send({processes.Identity(process.pid, process.start)}, SIGKILL)
 
 
@@ -137,9 +141,13 @@ def _new_mark() -> str:
     return f"{os.getpid()}-{me.start if me else 0}-{os.urandom(8).hex()}"
 
 
-def _is_abandoned(environment: list[bytes]) -> bool:
-    value = next((each.partition(b"=")[2] for each in environment if each.startswith(f"{MARK}=".encode())), b"")
-    found = _MARK.fullmatch(value)
+def _mark_of(pid: int) -> bytes:
+    entries = processes.environment(pid)
+    return next((each.partition(b"=")[2] for each in entries if each.startswith(f"{MARK}=".encode())), b"")
+
+
+def _is_abandoned(mark: bytes) -> bool:
+    found = _MARK.fullmatch(mark)
     return found is not None and not processes.is_alive(processes.Identity(int(found[1]), int(found[2])))
 
 
@@ -199,7 +207,7 @@ class _Program:
         # With the program whatever it started ends.
         self._kill()
         if why == _LEFT:
-            carrier.run(seconds=_DRAIN_SECONDS)
+            carrier.drain()
         frames.put_json(ENDED, [self._exit_code(), ""])
 
     def _started(self) -> Mapping[str, Any]:
@@ -287,7 +295,7 @@ class _Terminal:
         place, id = "/containers/{0}/attach", self._reached.id
         how = {"stream": "1", "stdout": "1", "stderr": "1", "stdin": str(int(self._stdin)), "detachKeys": _DETACH}
         with open(f"/proc/{self._reached.leader}/ns/pid") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            _lock_shared(lock)
             with self._engine.opened(place, id, **how) as streams:
                 frames.put(STARTED)
                 frames.put(STDOUT, self._shown())
@@ -353,6 +361,19 @@ class _Terminal:
         return None
 
 
+def _lock_shared(lock: IO[str]) -> None:
+    """Raises BackendError where the container's own program has the lock, which each of its processes can take."""
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise BackendError("its program locks its own PID namespace, so nobody can be attached") from None
+        time.sleep(_LOOK)
+
+
 def _let_go_of_streams() -> None:
     """Let the connection over which this was started end."""
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -393,13 +414,22 @@ class Carrier:
         self._typed = bytearray()
         self._packed = bytearray()
         self._no_more = False
+        self._carried = 0
+        """Bytes that came from the far side."""
         self._heard = time.monotonic()
         far.setblocking(False)
 
-    def run(self, watched: int = -1, seconds: float = float("inf")) -> str:
-        """Until `watched` is readable, or `seconds` are over, or one of the two sides has ended: which of them."""
-        frames, deadline = self._frames, time.monotonic() + seconds
-        while time.monotonic() < deadline:
+    def run(self, watched: int = -1) -> str:
+        """Until `watched` is readable, or one of the two sides has ended: which of them."""
+        return self._run(watched, drains=False)
+
+    def drain(self) -> None:
+        """Carry what the far side has written, which has ended, however slowly the other one takes it."""
+        self._run(-1, drains=True)
+
+    def _run(self, watched: int, *, drains: bool) -> str:
+        frames, last, most = self._frames, time.monotonic(), self._carried + _DRAIN_MOST
+        while not (drains and (time.monotonic() > last + _DRAIN_SECONDS or self._carried > most)):
             if frames.ended:
                 return _GONE
             listens = len(self._typed) < FULL
@@ -413,7 +443,9 @@ class Carrier:
                 poll.register(self._far, far)
             if watched >= 0:
                 poll.register(watched, select.POLLIN)
-            ready = dict(poll.poll(min(1.0, max(0.0, deadline - time.monotonic())) * 1000))
+            ready = dict(poll.poll(1000))
+            if not far & select.POLLIN:
+                last = time.monotonic()
             if listens and time.monotonic() - self._heard > SILENT_SECONDS:
                 return _GONE
             if frames.sink in ready:
@@ -425,8 +457,10 @@ class Carrier:
             self._type()
             if self._left:
                 return _DETACHED
-            if ready.get(self._far.fileno(), 0) & ~select.POLLOUT and not self._show():
-                return _OVER
+            if ready.get(self._far.fileno(), 0) & ~select.POLLOUT:
+                last = time.monotonic()
+                if not self._show():
+                    return _OVER
             if watched in ready:
                 return _LEFT
         return _OVER
@@ -473,6 +507,7 @@ class Carrier:
             return True
         except OSError:
             data = b""
+        self._carried += len(data)
         if not self._apart:
             if data:
                 self._frames.put(STDOUT, data)

@@ -145,6 +145,9 @@ def test_sizes_of_a_terminal_and_who_lets_go() -> None:
         (GREETING, lambda frames: frames.put_json(REFUSED, ["NotRunning", "has\x1b ended"]), NotRunning, "has.* ended"),
         (GREETING, lambda frames: frames.put_json(REFUSED, ["Other", "full"]), BackendError, "full"),
         (GREETING, lambda frames: frames.put(REFUSED, b"nonsense"), BackendError, "in a way unknown"),
+        (GREETING, lambda frames: frames.put(REFUSED, b"5"), BackendError, "in a way unknown"),
+        (GREETING, lambda frames: frames.put(REFUSED, b"[" * 200_000), BackendError, "in a way unknown"),
+        (GREETING, lambda frames: frames.put_json(REFUSED, ["", "x" * 2**20]), BackendError, "^x{1000}$"),
         (GREETING + b"Traceback", lambda frames: None, BackendError, "Traceback"),
     ],
 )  # fmt: skip
@@ -182,6 +185,21 @@ def test_a_node_that_goes_away() -> None:
         made = begin(near)
         assert select.select([made.done], [], [], 10)[0]
         assert (made.exit().code, os.read(made.stdout, 99)) == (None, b"half")
+        assert "broke" in made.exit().message
+        made.close()
+
+
+@pytest.mark.parametrize("said", [b"5", b"[Infinity, 0]", b"[" * 200_000, b'{"a": 1}', b"[{}, 0]"])
+def test_an_end_that_is_none(said: bytes) -> None:
+    def acts(frames: Frames) -> None:
+        heard(frames, REQUEST)
+        frames.put(STARTED)
+        frames.put(ENDED, said)
+
+    with node(acts) as near:
+        made = begin(near)
+        assert select.select([made.done], [], [], 10)[0]
+        assert made.exit().code is None
         assert "broke" in made.exit().message
         made.close()
 

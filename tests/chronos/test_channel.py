@@ -1,0 +1,112 @@
+"""The node's end of a channel, without an engine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos import channel
+from cumulus.errors import BackendError
+from cumulus.lib import processes
+from cumulus.lib.run_channel import FULL, STDOUT, Frames
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes are Linux")
+
+DEAD = "1-1"
+
+
+def test_who_takes_what_was_written_last_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "_DRAIN_SECONDS", 0.1)
+    (near, far), (engine, program) = socket.socketpair(), socket.socketpair()
+    with near, far, far.dup() as sink, engine, program:
+        frames = Frames(far.fileno(), sink.fileno())
+        frames.put(STDOUT, b"a" * 3 * FULL)
+        program.sendall(b"b" * 100_000)
+        seen = bytearray()
+
+        def take() -> None:
+            time.sleep(0.5)
+            heard = Frames(near.fileno(), near.fileno())
+            while len(seen) < 3 * FULL + 100_000 and select.select([near], [], [], 10)[0]:
+                seen.extend(b"".join(frame.data for frame in heard.take()))
+
+        taker = threading.Thread(target=take)
+        taker.start()
+        channel.Carrier(frames, engine).drain()
+        while frames.waiting and select.select([], [sink], [], 10)[1]:
+            frames.flush()
+        taker.join()
+    assert (seen.count(b"a"), seen.count(b"b")) == (3 * FULL, 100_000)
+
+
+def test_what_writes_for_ever_is_not_listened_to_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "_DRAIN_MOST", 2**16)
+    (near, far), (engine, program) = socket.socketpair(), socket.socketpair()
+    with near, far, far.dup() as sink, engine:
+
+        def write() -> None:
+            with program:
+                try:
+                    while True:
+                        program.sendall(b"y" * 4096)
+                except OSError:
+                    pass
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        channel.Carrier(Frames(far.fileno(), sink.fileno()), engine).drain()
+        engine.close()
+        writer.join(10)
+        assert not writer.is_alive()
+
+
+def test_a_program_that_holds_the_lock_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "_JOIN_SECONDS", 0.1)
+    (tmp_path / "pid").touch()
+    with open(tmp_path / "pid") as other, open(tmp_path / "pid") as lock:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BackendError, match="nobody can be attached"):
+            channel._lock_shared(lock)
+        fcntl.flock(other, fcntl.LOCK_SH)
+        channel._lock_shared(lock)
+
+
+def test_an_environment_of_any_size_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process says where its environment lies."""
+    assert len(processes.content("/dev/zero", 100_000)) == 100_000
+    assert processes.content("/proc/self/stat") != b""
+    monkeypatch.setattr(processes, "_LARGEST_ENVIRONMENT", 5)
+    assert [len(entry) for entry in processes.environment(os.getpid())] == [5]
+
+
+def test_a_mark_that_the_jobs_own_program_has_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job may set the variable, or an image."""
+
+    def started(mark: str) -> subprocess.Popen[bytes]:
+        made = subprocess.Popen(["sleep", "60"], env={**os.environ, "CUMULUS_EXEC": mark})
+        eventually(lambda: processes.name(made.pid) == "sleep")
+        return made
+
+    own, left = f"{DEAD}-{'a' * 16}", f"{DEAD}-{'b' * 16}"
+    leader, child, abandoned = programs = [started(mark) for mark in (own, own, left)]
+    try:
+        reached = channel._Reached.__new__(channel._Reached)
+        reached.leader = leader.pid
+        monkeypatch.setattr(reached, "pids", lambda: {each.pid for each in programs})
+        reached.end_abandoned()
+        assert abandoned.wait(10) == -9
+        assert (leader.poll(), child.poll()) == (None, None)
+    finally:
+        for each in programs:
+            each.kill()
+            each.wait()
