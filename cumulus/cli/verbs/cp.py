@@ -22,6 +22,9 @@ from cumulus.resources.key import Key
 
 _REMOTE = re.compile(r"((?:[a-z]+/)?[a-z0-9][a-z0-9.-]*):(.+)", re.DOTALL)
 _NOT_FOUND = 127
+_MOST_SAID = 2**16
+"""Bytes of what tar says that are kept."""
+_LONGEST = 300
 _KILLED = 128
 """And more."""
 
@@ -123,16 +126,23 @@ class _Copy:
     ) -> None:  # fmt: skip
         """`ended` is called where tar came to its end, whether or not it had something to say."""
         said = bytearray()
-        code = self._run(("tar", *words), Streams(stdout, said.extend, stdin))
+
+        def hear(data: bytes) -> None:
+            # It is the job's, and may never stop.
+            said.extend(data[: _MOST_SAID - len(said)])
+
+        code = self._run(("tar", *words), Streams(stdout, hear, stdin))
         if code < _KILLED:
             ended()
         lines = said.decode(errors="replace").splitlines()
         if code == _NOT_FOUND:
             raise CumulusError("there is no tar where the job runs", hint="cumulus exec can read and write files")
         if code:
-            raise CumulusError(f"tar ended with exit code {code}: {lines[0] if lines else 'it did not say why'}")
+            raise CumulusError(
+                f"tar ended with exit code {code}: {lines[0][:_LONGEST] if lines else 'it did not say why'}"
+            )
         for line in lines:
-            terminal.note(line)
+            terminal.note(line[:_LONGEST])
 
     def _run(self, command: tuple[str, ...], streams: Streams) -> int:
         program = self._client.exec(self._key, self._replica, ExecRequest(command, stdin=streams.stdin is not None))
