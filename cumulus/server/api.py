@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from cumulus.errors import TooManyRequests
 from cumulus.server.limiter import Limiter, RequestLimits
 from cumulus.server.stream_threads import LIMIT, StreamThreads
 
@@ -24,6 +26,9 @@ THREADS = 16
 """Calls of the service that run at once. Streams, which take long, have threads of their own."""
 REACHING, OF_ONE_USER = 64, 8
 """Calls that wait for programs of users, at once."""
+HELD = 64
+"""Programs beside jobs, and connections to their ports, that one user may have at once: each is a process of root's on
+a node, and many of them may come in one request."""
 _TURN_SECONDS = 0.05
 
 
@@ -44,7 +49,9 @@ class Api:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
         self._reaching = ThreadPoolExecutor(REACHING, thread_name_prefix="reach")
         self._reached: Counter[tuple[str, int | None]] = Counter()
-        self._lock = threading.Lock()
+        self._held: Counter[tuple[str, int | None]] = Counter()
+        # What was held may go wherever this is held.
+        self._lock = threading.RLock()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function, which may block for a moment, returns from a thread. Raises what it raises."""
@@ -60,6 +67,33 @@ class Api:
         # Not where the caller stops waiting: the thread is taken until the function returns.
         reaching.add_done_callback(lambda _: self._end(who))
         return await asyncio.wrap_future(reaching)
+
+    async def hold(self, identity: Identity, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `reach`; what the function returns counts as the user's until nobody has it any more. Raises
+        TooManyRequests."""
+        if self.limiter.is_free(identity):
+            return await self.reach(identity, function, *args, **kwargs)
+        who = identity[:2]
+        with self._lock:
+            if self._held[who] >= HELD:
+                raise TooManyRequests(
+                    f"{identity.name} has {HELD} programs beside jobs, and connections to their ports", seconds=5,
+                    hint="end one of them",
+                )  # fmt: skip
+            self._held[who] += 1
+        try:
+            found = await self.reach(identity, function, *args, **kwargs)
+        except BaseException:
+            self._let_go(who)
+            raise
+        weakref.finalize(found, self._let_go, who)
+        return found
+
+    def _let_go(self, who: tuple[str, int | None]) -> None:
+        with self._lock:
+            self._held[who] -= 1
+            if not self._held[who]:
+                del self._held[who]
 
     def _begin(self, who: tuple[str, int | None]) -> bool:
         # Several listeners, each with an event loop of its own, share this.

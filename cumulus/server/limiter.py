@@ -36,9 +36,13 @@ class Limiter:
         self._open: Counter[tuple[str, int | None]] = Counter()
         self._lock = threading.Lock()
 
+    def is_free(self, identity: Identity) -> bool:
+        """Whether nothing is counted of what they do."""
+        return identity.uid in self._free
+
     def begin(self, identity: Identity) -> bool:
         """Whether the request counts, and is to be ended with `end`. Raises TooManyRequests."""
-        if identity.uid in self._free:
+        if self.is_free(identity):
             return False
         who = identity[:2]
         with self._lock:

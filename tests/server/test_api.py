@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.server.api import OF_ONE_USER, Api
+from cumulus.errors import NotRunning, TooManyRequests
+from cumulus.server.api import HELD, OF_ONE_USER, Api
 from cumulus.server.watches import WatchBridge
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
@@ -48,6 +50,35 @@ def test_who_stops_waiting_has_the_threads_until_they_are_free(tmp_path: Path) -
         asyncio.run(asked())
     finally:
         goes_on.set()
+        bridge.close()
+        api.close()
+        store.close()
+
+
+def test_what_one_user_holds_has_an_end_and_what_is_let_go_counts_no_more(tmp_path: Path) -> None:
+    store = MemoryStore(FakeClock(NOW))
+    bridge = WatchBridge(store)
+    api = Api(Service(lambda: store, tmp_path), bridge)
+
+    def refused() -> socket.socket:
+        raise NotRunning("it has ended")
+
+    async def held() -> None:
+        with pytest.raises(NotRunning):
+            await api.hold(ANN, refused)
+        made = [await api.hold(ANN, socket.socket) for _ in range(HELD)]
+        with pytest.raises(TooManyRequests, match="programs beside jobs"):
+            await api.hold(ANN, socket.socket)
+        for who in (BOB, Identity("root", 0)):
+            (await api.hold(who, socket.socket)).close()
+        made.pop().close()
+        made.append(await api.hold(ANN, socket.socket))
+        for each in made:
+            each.close()
+
+    try:
+        asyncio.run(held())
+    finally:
         bridge.close()
         api.close()
         store.close()

@@ -35,14 +35,14 @@ async def exec(request: Request) -> Response:
     given = request.query_params
     terminal = _terminal(given.get("term", "")) if flag(request, "tty") else ""
     asked = ExecRequest(tuple(given.getlist("command")), flag(request, "stdin"), terminal)
-    return _joined(protocol, await api.reach(identity, api.service.exec.exec, identity, key, replica, asked))
+    return _joined(protocol, await api.hold(identity, api.service.exec.exec, identity, key, replica, asked))
 
 
 async def attach(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
     key, replica = replica_of(request, "pods/attach")
     protocol = await channels_of(request, key, replica, terminal=True)
-    execution = await api.reach(
+    execution = await api.hold(
         identity, api.service.exec.attach, identity, key, replica, stdin=flag(request, "stdin")
     )  # fmt: skip
     return _joined(protocol, execution)

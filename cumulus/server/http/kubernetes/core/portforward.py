@@ -40,7 +40,7 @@ async def portforward(request: Request) -> Response:
     protocol = await channels_of(request, key, replica, (V5, V4, SPDY))
 
     async def connect(port: int) -> socket.socket:
-        connection = await api.reach(identity, api.service.exec.connect, identity, key, replica, port)
+        connection = await api.hold(identity, api.service.exec.connect, identity, key, replica, port)
         connection.setblocking(False)
         return connection
 
