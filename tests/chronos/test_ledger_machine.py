@@ -1,11 +1,14 @@
-"""The ledger against a model of what it promises, through any sequence of calls, reopenings, power cuts and reboots."""
+"""The ledger against a model of what it promises, through any sequence of calls, moves into main memory and back,
+reopenings, power cuts and reboots."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,13 +16,53 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cumulus.chronos.contract import LeaseRequest, LeaseState
+from cumulus.chronos.contract.parking import expected_seconds
+from cumulus.chronos.device_processes import DeviceHeld
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
+from cumulus.chronos.parking import rows
+from cumulus.chronos.parking.mover import Means
+from cumulus.chronos.parking.parker import Parker
 from cumulus.clock import FakeClock, parse_timestamp
-from cumulus.errors import ChronosError, InsufficientShare, NoSuchLease
+from cumulus.errors import ChronosError, InsufficientShare, NoSuchLease, ParkRefused
 from tests.chronos.conftest import GIB, GPUS, open_ledger
+from tests.chronos.parking_node import proof
 
 IDS = st.sampled_from([f"id{number}" for number in range(8)])
+ACTIVE, PARKING, PARKED, UNPARKING = (
+    LeaseState.ACTIVE, LeaseState.PARKING, LeaseState.PARKED, LeaseState.UNPARKING,
+)  # fmt: skip
+
+
+class Died(BaseException):
+    """The monitor, in the middle of it."""
+
+
+@dataclass
+class FakeDriver:
+    """Knows no process. Its `answers`, one for each time that it is asked what is held: whether it does; after them it
+    does. `dies`: who asks dies where the answers are over."""
+
+    answers: Sequence[bool] = ()
+    dies: bool = False
+    asked: int = 0
+
+    def look(self, devices: Sequence[str]) -> dict[str, DeviceHeld] | None:
+        self.asked += 1
+        if self.asked > len(self.answers):
+            if self.dies:
+                raise Died
+            return {device: DeviceHeld(0, {}) for device in devices}
+        return {device: DeviceHeld(0, {}) for device in devices} if self.answers[self.asked - 1] else None
+
+    def clients(self, devices: Sequence[str]) -> tuple[dict[str, frozenset[int]], str]:
+        return {}, "580.1"
+
+    def using_cuda(self, processes: object) -> set[Any]:
+        return set()
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass
@@ -34,6 +77,8 @@ class Known:
     wall_end: float
     token: int
     ended: bool = False
+    state: LeaseState = ACTIVE
+    park_for: float = 0.0
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -49,10 +94,23 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = self.open()
 
     def open(self) -> Ledger:
-        return open_ledger(self.home, self.clock, boot=f"boot-{self.boots}")
+        ledger = open_ledger(self.home, self.clock, boot=f"boot-{self.boots}")
+        ledger.open()
+        with ledger.database.write() as tx:
+            rows.record_proofs(tx, [proof()])
+        return ledger
 
     def live(self, device: int) -> list[Known]:
-        return [k for k in self.known.values() if k.device == device and not k.ended]
+        """Those that hold a share."""
+        return [k for k in self.known.values() if k.device == device and not k.ended and k.state is not PARKED]
+
+    def going_on(self, id: str) -> Known | None:
+        known = self.known.get(id)
+        return None if known is None or known.ended or known.deadline <= self.clock.monotonic() else known
+
+    def ends_in(self, known: Known, seconds: float) -> None:
+        known.deadline = self.clock.monotonic() + seconds
+        known.wall_end = self.clock.now().timestamp() + seconds
 
     @rule(
         id=IDS,
@@ -114,6 +172,77 @@ class LedgerMachine(RuleBasedStateMachine):
         if known is not None and known.deadline > self.clock.monotonic():
             known.ended = True
 
+    @rule(id=IDS, park_for=st.floats(0.1, 1000))
+    def park(self, id: str, park_for: float) -> None:
+        known = self.going_on(id)
+        try:
+            lease = self.ledger.park(id, park_for)
+        except NoSuchLease:
+            assert known is None
+            return
+        except ParkRefused:
+            assert known is not None
+            assert known.state is UNPARKING
+            return
+        assert known is not None
+        assert known.state is not UNPARKING
+        if known.state is ACTIVE:
+            known.state, known.park_for = PARKING, park_for
+        assert (lease.state, lease.holds_share) == (known.state, known.state is not PARKED)
+
+    @rule(id=IDS, seconds=st.floats(0.1, 1000))
+    def unpark(self, id: str, seconds: float) -> None:
+        known = self.going_on(id)
+        fits = known is not None and (
+            known.memory + sum(k.memory for k in self.live(known.device)) <= 80
+            and known.compute + sum(k.compute for k in self.live(known.device)) <= 1000
+        )
+        try:
+            lease = self.ledger.unpark(id, seconds)
+        except NoSuchLease:
+            assert known is None
+            return
+        except InsufficientShare:
+            assert known is not None
+            assert known.state is PARKED
+            assert not fits
+            return
+        assert known is not None
+        if known.state is PARKED:
+            assert fits
+            assert lease.token > self.tokens[known.device]
+            self.tokens[known.device] = known.token = lease.token
+            known.state, known.seconds = UNPARKING, seconds
+            self.ends_in(known, seconds + 4 * expected_seconds(0))
+        assert lease.state is known.state
+
+    @rule(answers=st.lists(st.booleans(), max_size=3), dies=st.booleans())
+    def the_parker_looks(self, answers: Sequence[bool], dies: bool) -> None:
+        """What was asked is done, or not at all: also where the driver is silent, and where the monitor dies."""
+        driver = cast(Any, FakeDriver(answers, dies))
+        means = Means(lambda: driver, lambda: driver, lambda not_moved: 10**15, names_are_the_drivers=True)
+        parker = Parker(self.ledger.database, self.clock, means=means, threads=False)
+        try:
+            parker.step()
+        except Died:
+            pass
+        parker.close()
+        for id, known in self.known.items():
+            if known.ended or known.deadline <= self.clock.monotonic():
+                continue
+            lease = self.ledger.get(id)
+            assert lease is not None
+            if known.state is PARKING:
+                assert lease.state in (PARKED, ACTIVE, PARKING)
+                assert lease.state is not PARKING or driver.asked > len(answers) or not all(answers)
+                if lease.state is PARKED:
+                    self.ends_in(known, known.park_for)
+            elif known.state is UNPARKING:
+                assert lease.state in (ACTIVE, UNPARKING)
+                if lease.state is ACTIVE and known.deadline > self.clock.monotonic() + known.seconds:
+                    self.ends_in(known, known.seconds)
+            known.state = lease.state
+
     @rule(seconds=st.floats(0, 2000))
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -159,7 +288,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for known in self.known.values():
             # To the microsecond of the timestamp that is kept.
             left = round(known.wall_end - wall, 6)
-            known.ended |= left <= 0
+            known.ended |= left <= 0 or known.state is not ACTIVE
             known.deadline = now + min(left, known.seconds)
         self.ledger = self.open()
         self.ledger.list()
@@ -185,7 +314,9 @@ class LedgerMachine(RuleBasedStateMachine):
             if known.ended:
                 assert lease.state is LeaseState.ENDED
             else:
-                assert lease.state is (LeaseState.ACTIVE if lease.expires_in > 0 else LeaseState.ENDING)
+                assert lease.state is (known.state if lease.expires_in > 0 else LeaseState.ENDING)
+                assert lease.holds_share is (known.state is not PARKED)
+                assert (lease.parked_at != "") is (known.state is PARKED)
                 assert parse_timestamp(lease.expires_at) is not None
 
     def teardown(self) -> None:
