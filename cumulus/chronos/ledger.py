@@ -32,7 +32,7 @@ from cumulus.chronos.device import discover
 from cumulus.chronos.home import default_home
 from cumulus.chronos.inventory import Inventory, offered
 from cumulus.chronos.node_watch import Seen
-from cumulus.chronos.parking import check, memory, rows
+from cumulus.chronos.parking import check, memory, parking_monitor, rows
 from cumulus.chronos.parking.steps import Step
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, SystemClock, timestamp
@@ -266,6 +266,8 @@ class Ledger:
             lease = _going_on(tx, id, None, now)
             records.audit(tx, "parking", lease, timestamp(now.wall))
         self._watch(poke=True)
+        if self._start_monitor:
+            parking_monitor.ensure(self.database)
         return lease
 
     def unpark(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
@@ -276,8 +278,8 @@ class Ledger:
             now = Moment.read(self.clock)
             lease = _going_on(tx, id, token, now)
             if lease.state is LeaseState.PARKING:
-                rows.advance(tx, id, (Step.ASKED, Step.LOCKING, Step.MOVING), Step.UNDOING)
-                rows.say_why(tx, id, ParkingReason.INTERRUPTED, "it was asked to come back")
+                if rows.advance(tx, id, (Step.ASKED, Step.LOCKING, Step.MOVING), Step.UNDOING):
+                    rows.say_why(tx, id, ParkingReason.INTERRUPTED, "it was asked to come back")
             elif lease.state is LeaseState.PARKED:
                 share = device_records.find_share(tx, lease.device)
                 if share is None or share.id != lease.device_id:

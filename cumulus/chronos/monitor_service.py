@@ -17,6 +17,7 @@ from cumulus.chronos import monitor_claim, monitor_control, records
 from cumulus.chronos.home import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
+from cumulus.chronos.parking import parking_monitor
 from cumulus.chronos.settings import monitor_idle
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import CumulusError, LedgerUnavailable, UsageError
@@ -50,6 +51,7 @@ class Service:
         take = _take_over if take_over else _take_lock
         self._lock = take(home / monitor_claim.LOCK, ledger)
         self._claim = _claimed(home, self._clock)
+        parking_monitor.sign(self._ledger.database)
         self._poke = _open_fifo(home / "monitor.poke")
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False

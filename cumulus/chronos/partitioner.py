@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cumulus.chronos import lease_args, records
-from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease, LeaseState, variables
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease, variables
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import NoSuchLease
 from cumulus.lib import safe_output
@@ -69,12 +69,12 @@ class Partition:
 
     @property
     def time_remaining(self) -> float:
-        """Seconds left, 0 when it has ended."""
+        """Seconds left, 0 when it has ended. Of one that is parked, those of its parking."""
         lease = self._partitioner.ledger.get(self.partition_id)
-        return max(0.0, lease.expires_in) if lease is not None and lease.state is LeaseState.ACTIVE else 0.0
+        return max(0.0, lease.expires_in) if lease is not None and lease.state.goes_on else 0.0
 
     def is_active(self) -> bool:
-        """Whether the share may still be used."""
+        """Whether it goes on: parked too, since what is asked of the GPU meanwhile waits."""
         return self.time_remaining > 0
 
     @property
@@ -169,7 +169,7 @@ class Partitioner:
                 time_remaining_seconds=max(0.0, lease.expires_in),
                 username=lease.user,
                 process_id=processes[lease.id][0].pid if processes[lease.id] else 0,
-                active=lease.state is LeaseState.ACTIVE,
+                active=lease.state.goes_on,
             )
             for lease in leases
         ]

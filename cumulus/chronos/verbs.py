@@ -21,7 +21,7 @@ from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Pa
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import SystemClock, to_the_second
-from cumulus.errors import CumulusError, NoSuchLease, ParkRefused, UsageError
+from cumulus.errors import CumulusError, InsufficientShare, NoSuchLease, ParkRefused, UsageError
 from cumulus.lib import safe_output
 from cumulus.lib.processes import boot_id
 from cumulus.resources.quantity import format_bytes, format_duration
@@ -197,6 +197,11 @@ def unpark(options: argparse.Namespace) -> int:
         _tell(options, lease=wire.lease_json(lease))
         return 0
     lease = _once_moved(ledger, lease)
+    if lease.state is LeaseState.PARKED:
+        raise InsufficientShare(
+            f"lease {lease.id} stays parked: its GPU has no room for it, since others hold more than they lease",
+            hint="see who with: chronos_cli stats; then ask again",
+        )
     if lease.state is not LeaseState.ACTIVE:
         raise NoSuchLease(f"lease {lease.id} has ended: {lease.end_reason}")
     print(f"partition {lease.id} goes on, and ends in {format_duration(lease.expires_in)}")

@@ -51,13 +51,13 @@ def counted(home: Path, lease: str, pids: dict[int, int]) -> None:
     (account.directory(home, lease) / "usage").write_bytes(head + slots)
 
 
-def means(patience: float = 20.0) -> Means:
-    """`patience`: seconds for an answer of the driver."""
+def means(patience: float = 20.0, free: Callable[[int], int] = lambda not_moved: 10**15 - not_moved) -> Means:
+    """`patience`: seconds for an answer of the driver. `free`: main memory."""
     clock = SystemClock()
     return Means(
         lambda: CheckpointClient(patience, 0.2),
         lambda: DeviceProcesses(clock),
-        lambda not_moved: 10**15 - not_moved,
+        free,
         freed_seconds=0.5,
         restore_pause=0.2,
         names_are_the_drivers=True,
@@ -74,11 +74,13 @@ class ParkingNode:
     held: dict[int, int] = field(default_factory=dict)
     notes: dict[str, dict[int, int]] = field(default_factory=dict)
     patience: float = 20.0
+    free: Callable[[int], int] = lambda not_moved: 10**15 - not_moved
 
     def parker(self) -> Parker:
         """As a monitor has one that was started now."""
         database = Database(self.ledger.home)
-        return Parker(database, self.ledger.clock, self.said.append, means=means(self.patience), threads=False)
+        our_means = means(self.patience, self.free)
+        return Parker(database, self.ledger.clock, self.said.append, means=our_means, threads=False)
 
     def step(self) -> None:
         """What a new monitor does about parking, once."""

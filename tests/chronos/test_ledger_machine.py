@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -222,10 +223,8 @@ class LedgerMachine(RuleBasedStateMachine):
         driver = cast(Any, FakeDriver(answers, dies))
         means = Means(lambda: driver, lambda: driver, lambda not_moved: 10**15, names_are_the_drivers=True)
         parker = Parker(self.ledger.database, self.clock, means=means, threads=False)
-        try:
+        with suppress(Died):
             parker.step()
-        except Died:
-            pass
         parker.close()
         for id, known in self.known.items():
             if known.ended or known.deadline <= self.clock.monotonic():

@@ -20,9 +20,10 @@ from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.enforce import account
 from cumulus.chronos.enforce.account import Allocates
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.parking import check, memory
+from cumulus.chronos.parking import check, memory, mover
 from cumulus.chronos.parking.driver import CheckpointState
 from cumulus.chronos.parking.evidence import frameworks_of
+from cumulus.chronos.partitioner import Partition, Partitioner
 from cumulus.clock import SystemClock
 from cumulus.errors import InsufficientShare, NoSuchLease, ParkRefused, StaleToken, UsageError
 from cumulus.lib import cgroup, processes
@@ -278,6 +279,8 @@ def test_who_comes_to_cuda_meanwhile_is_parked_too(node: ParkingNode, call: str)
         node.cuda.uses(late)
         came.touch()
 
+    # What has been moved already is not to be set aside once more.
+    node.free = lambda not_moved: GIB // 2 if call == "checkpoint" and came.exists() else 2 * GIB
     thread = threading.Thread(target=come)
     thread.start()
     found = node.park()
@@ -405,6 +408,8 @@ def test_a_lease_whose_end_comes_while_it_is_parked_ends_by_it(node: ParkingNode
     node.step()
     found = node.find()
     assert (found.state, found.end_reason, found.holds_share) == (LeaseState.ENDING, EndReason.EXPIRED, True)
+    # It may save its work in its grace period.
+    assert node.cuda.state(pid) is RUNNING
     eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
     assert (node.ledger.usage(0), node.set_aside()) == (Usage(0, 0), 0)
 
@@ -461,6 +466,74 @@ def test_a_gpu_that_is_not_free_yet_is_waited_for(node: ParkingNode) -> None:
     threading.Timer(0.5, node.cuda.script).start()
     assert node.unpark().state is LeaseState.ACTIVE
     assert node.states(pids) == {RUNNING}
+
+
+def test_what_the_gpu_has_no_room_for_stays_parked_and_disproves_nothing(
+    node: ParkingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where processes hold more than they lease."""
+    monkeypatch.setattr(mover, "_WAITS_FOR_MEMORY", 2)
+    lease, pids = node.lease("a", GIB, 2 * GIB)
+    node.park()
+    node.cuda.script(f"code restore {max(pids)} 2")
+    found = node.unpark()
+    assert (found.state, found.parked_bytes, found.holds_share) == (LeaseState.PARKED, 3 * GIB, False)
+    assert 3590 < found.expires_in <= 3600
+    assert node.states(pids) == {CHECKPOINTED}
+    assert node.ledger.usage(0) == Usage(0, 0)
+    assert [each.holds for each in node.ledger.parking().proofs] == [True]
+    assert limits(node)[0] == 0
+    node.cuda.script()
+    back = node.unpark()
+    assert (back.state, back.token > found.token > lease.token) == (LeaseState.ACTIVE, True)
+    assert node.states(pids) == {RUNNING}
+
+
+def test_an_interrupted_park_for_which_the_gpu_has_no_room_is_tried_again(
+    node: ParkingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mover, "_WAITS_FOR_MEMORY", 2)
+    _, pids = node.lease("a", GIB, GIB)
+    node.cuda.script(f"code checkpoint {max(pids)} 801", f"code restore {min(pids)} 2")
+    assert node.park().state is LeaseState.PARKING
+    assert node.ledger.usage(0).memory_bytes == 20 * GIB
+    # Asked for once more, it keeps the reason.
+    assert node.ledger.unpark("a", 60).state is LeaseState.PARKING
+    node.cuda.script()
+    node.step()
+    found = node.find()
+    assert found.park_refused is not None
+    assert (found.state, found.park_refused.reason) == (LeaseState.ACTIVE, ParkingReason.DRIVER_REFUSED)
+    assert node.states(pids) == {RUNNING}
+
+
+def test_books_of_the_driver_that_lag_behind_kill_no_parked_program(node: ParkingNode) -> None:
+    _, [pid] = node.lease()
+    node.park()
+    parker = node.parker()
+    for _ in range(3):
+        (node.nvml.directory / f"parked.{pid}").unlink(missing_ok=True)
+        parker.step()
+    parker.close()
+    assert not processes.is_gone(pid)
+    assert (node.cuda.state(pid), node.find().parked_bytes) == (CHECKPOINTED, GIB)
+
+
+def test_a_program_of_which_nobody_sees_what_it_has_loaded_is_not_parked() -> None:
+    assert frameworks_of(2**22 + 1) == {"unknown"}
+    found = check.refusal([replace(A_PROCESS, frameworks=frozenset({"unknown"}))], GPU, DRIVER, [proof()])
+    assert (found and found.reason) == ParkingReason.NOT_PROVEN
+
+
+def test_a_python_program_that_asks_for_its_partition_goes_on_while_it_is_parked(node: ParkingNode) -> None:
+    lease, _ = node.lease()
+    partitioner = Partitioner(node.ledger.home)
+    partitioner.ledger = node.ledger
+    partition = Partition(partitioner, lease, GPU, 60.0)
+    node.park(park_for=1000)
+    assert partition.is_active()
+    assert 990 < partition.time_remaining <= 1000
+    assert [each.active for each in partitioner.list()] == [True]
 
 
 def test_a_driver_that_hangs_is_given_up(node: ParkingNode) -> None:

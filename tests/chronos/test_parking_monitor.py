@@ -63,6 +63,20 @@ def test_a_parked_lease_outlives_its_monitor_and_comes_back_by_the_next(node: Pa
     assert node.ledger.parking().used_bytes == 0
 
 
+def test_a_monitor_from_before_parking_is_replaced_by_one_that_parks(node: ParkingNode, shell: Shell) -> None:
+    node.prove(proof())
+    node.lease("a", GIB, seconds=600)
+    older = monitor_control.running(node.ledger.home)
+    assert older
+    with node.ledger.database.write() as tx:
+        tx.execute("DELETE FROM meta WHERE key = 'parker'")
+    assert "is parked" in shell("park a")
+    newer = monitor_control.running(node.ledger.home)
+    assert newer not in (None, older)
+    assert "goes on" in shell("unpark a 10m")
+    assert monitor_control.running(node.ledger.home) == newer
+
+
 def self_test(node: ParkingNode, tmp_path: Path, answers: dict[str, object]) -> SelfTest:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace("{ANSWER}", repr(answers)))

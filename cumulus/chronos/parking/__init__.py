@@ -13,6 +13,7 @@ one direction alone: what is not wholly parked is brought back.
   driver          the driver's functions: checkpoint_process runs them, in a process of its own, and checkpoint_client
                   asks it
   mover           parks one lease, or brings it back
+  parking_monitor that the monitor which runs can park
   parker          finds what is to be moved, and looks after what is parked
   self_test       parks a small program (test_program) of each framework: that alone proves it
 """

@@ -21,6 +21,9 @@ from cumulus.lib.processes import Identity
 PLAIN = "cuda"
 """The framework of a program that has none of those that are known."""
 
+UNSEEN = "unknown"
+"""That of a program of which nobody sees what it has loaded, as after its first thread has ended: never proven."""
+
 _FRAMEWORKS = {
     b"/libtorch_": "torch", b"/torch/lib/": "torch",
     b"/cupy/": "cupy", b"/jaxlib/": "jax", b"jax_cuda": "jax", b"xla_cuda": "jax",
@@ -112,6 +115,8 @@ class Investigator:
 def frameworks_of(pid: int) -> frozenset[str]:
     """What the process has loaded of the frameworks that are known, or the plain driver."""
     mapped = processes.content(f"/proc/{pid}/maps")
+    if not mapped:
+        return frozenset({UNSEEN})
     return frozenset(name for mark, name in _FRAMEWORKS.items() if mark in mapped) or frozenset({PLAIN})
 
 

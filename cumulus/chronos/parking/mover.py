@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cumulus.chronos import device_records, enforce, policy, records
-from cumulus.chronos.contract import Device, EndReason, Lease, ParkRefusal, Proof
+from cumulus.chronos.contract import Device, EndReason, Lease, LeaseState, ParkRefusal, Proof
 from cumulus.chronos.database import Database
 from cumulus.chronos.device_processes import DeviceProcesses
 from cumulus.chronos.gpu_evidence import in_initial_namespace
@@ -62,6 +62,10 @@ class _Lost(Exception):
     def __init__(self, process: ParkedProcess, message: str) -> None:
         super().__init__(message)
         self.process = process
+
+
+class _NoRoom(Exception):
+    """The GPU has no room for what is to be brought back: others hold more of it than they lease."""
 
 
 class _Known(NamedTuple):
@@ -118,11 +122,15 @@ class Mover:
                 self._undo(id, ParkRefusal(ParkingReason.DRIVER_REFUSED, str(refused)))
             except _Lost as lost:
                 self._lose(known, lost)
+            except _NoRoom as full:
+                if not self._stay(known, str(full)):
+                    return False
             except DriverSilent as silent:
                 if known.row.step.backwards:
                     self._say(f"lease {id} waits to be brought back: {silent}")
                     return False
                 self._undo(id, ParkRefusal(ParkingReason.DRIVER_REFUSED, str(silent)))
+        self._let_go(id)
         return True
 
     def take_in(self, id: str, newcomers: Collection[Identity], stubborn: Collection[Identity] = ()) -> None:
@@ -146,13 +154,16 @@ class Mover:
 
     def _take_in(self, known: _Known, who: Identity) -> None:
         id = known.lease.id
+        state = self._client.state(who)
+        if state is CheckpointState.CHECKPOINTED:
+            return  # The driver's books lag behind.
         with self._database.read() as db:
-            others = [each for each in rows.processes(db, id) if each.process != who]
+            others = sum(each.bytes for each in rows.processes(db, id) if each.process != who)
         size = self._investigator.held(known.device.id).processes.get(who.pid, 0)
-        self._set_aside(known, sum(each.bytes for each in others) + size, Step.PARKED, [])
+        self._set_aside(known, others + size, Step.PARKED, [], moved=others)
         with self._database.write() as tx:
             rows.note_processes(tx, id, [ParkedProcess(who, size, tuple(sorted(frameworks_of(who.pid))))])
-        if self._client.state(who) is CheckpointState.RUNNING:
+        if state is CheckpointState.RUNNING:
             self._client.lock(who)
         self._client.checkpoint(who, size)
 
@@ -191,9 +202,9 @@ class Mover:
         self._move(known, moved)
         late = self._lock_all(known, moved)[len(moved) :]
         if late:
-            moved = self._measured(known, [*moved, *late])
-            late = moved[-len(late) :]
+            late = self._measured(known, late, moved)
             self._move(known, late)
+            moved = [*moved, *late]
         self._wait_until_free(device, moved)
         self._freeze(lease.id, directories)
         with self._database.write() as tx:
@@ -233,8 +244,9 @@ class Mover:
     def _noted(self, found: Evidence) -> list[ParkedProcess]:
         return [ParkedProcess(each.process, each.held_bytes, tuple(sorted(each.frameworks))) for each in found.movable]
 
-    def _set_aside(self, known: _Known, size: int, step: Step, pids: Iterable[int]) -> None:
-        """Main memory, in one transaction with the check that it is there: two leases never get the same."""
+    def _set_aside(self, known: _Known, size: int, step: Step, pids: Iterable[int], moved: int = 0) -> None:
+        """Main memory, in one transaction with the check that it is there: two leases never get the same. Of it
+        `moved` bytes are in use already."""
         id = known.lease.id
         own = memory.least_room(pids)
         with self._database.write() as tx:
@@ -243,7 +255,6 @@ class Mover:
                 raise _Stopped
             limit = memory.limit(policy.read(tx).parking_memory)
             free = self._means.free_memory(rows.not_moved_yet(tx, id))
-            moved = row.bytes if step is Step.PARKED else 0
             used = rows.set_aside(tx) - row.bytes + moved
             refusal = check.check_room(max(0, size - moved), limit, used, free, own)
             if refusal is not None:
@@ -273,11 +284,16 @@ class Mover:
                 return locked
         raise _Refused(ParkingReason.PROCESSES_CHANGED, f"new processes came in each of {ROUNDS} looks")
 
-    def _measured(self, known: _Known, moved: Sequence[ParkedProcess]) -> list[ParkedProcess]:
-        """What they hold now that they are locked. Raises _Refused where that is more than there is room for."""
+    def _measured(
+        self, known: _Known, locked: Sequence[ParkedProcess], moved: Sequence[ParkedProcess] = ()
+    ) -> list[ParkedProcess]:
+        """What they hold now that they are locked, beside those that were moved already. Raises _Refused where that is
+        more than there is room for."""
         held = self._investigator.held(known.device.id).processes
-        found = [each._replace(bytes=held.get(each.process.pid, each.bytes)) for each in moved]
-        self._set_aside(known, sum(each.bytes for each in found), Step.MOVING, [each.process.pid for each in found])
+        found = [each._replace(bytes=held.get(each.process.pid, each.bytes)) for each in locked]
+        before = sum(each.bytes for each in moved)
+        size, pids = before + sum(each.bytes for each in found), [each.process.pid for each in found]
+        self._set_aside(known, size, Step.MOVING, pids, moved=before)
         with self._database.write() as tx:
             rows.note_processes(tx, known.lease.id, found)
         return found
@@ -367,11 +383,60 @@ class Mover:
                 tried += 1
                 if not is_alive(each.process):
                     return
-                if tried >= (_WAITS_FOR_MEMORY if refused.code == OUT_OF_MEMORY else _RESTORES):
+                if refused.code == OUT_OF_MEMORY and tried >= _WAITS_FOR_MEMORY:
+                    raise _NoRoom(str(refused)) from refused
+                if refused.code != OUT_OF_MEMORY and tried >= _RESTORES:
                     raise _Lost(each, str(refused)) from refused
                 self._clock.sleep(self._means.restore_pause)
         if state is CheckpointState.FAILED:
             raise _Lost(each, f"process {each.process.pid} cannot be brought back: the driver says that it has failed")
+
+    def _stay(self, known: _Known, why: str) -> bool:
+        """Let it wait in main memory, as before: its share is given back. False where that is to be tried again."""
+        lease, device, row = known
+        if row.step is not Step.RETURNING:
+            self._say(f"lease {lease.id} waits to be brought back: {why}")
+            return False
+        with self._database.read() as db:
+            moved = rows.processes(db, lease.id)
+        try:
+            for each in moved:
+                if self._state(each) is CheckpointState.LOCKED:
+                    self._client.checkpoint(each.process, each.bytes)
+            self._wait_until_free(device, moved)
+        except (DriverRefused, DriverSilent, _Refused) as error:
+            self._say(f"lease {lease.id} waits to be brought back: {error}")
+            return False
+        with self._database.write() as tx:
+            now = Moment.read(self._clock)
+            current = records.find_lease(tx, lease.id, now)
+            if current is None or not current.state.goes_on:
+                return True
+            if not rows.park(tx, lease, row.park_for, now, row.began, Step.RETURNING):
+                return True
+            parked = records.find_lease(tx, lease.id, now)
+            assert parked is not None
+            records.audit(tx, "parked", parked, timestamp(now.wall))
+        self._hold(parked, device)
+        self._say(f"lease {lease.id} stays parked, since its GPU has no room for it: {why}")
+        return True
+
+    def _let_go(self, id: str) -> None:
+        """Of a lease that began to end while it was moved: its programs are let go on, to save what they can in their
+        grace period. Its share is still held. What does not succeed is left to the lease's end."""
+        with self._database.read() as db:
+            lease, row = records.find_lease(db, id, Moment.read(self._clock)), rows.find(db, id)
+            moved = rows.processes(db, id)
+        if lease is None or row is None or lease.state is not LeaseState.ENDING or not lease.holds_share:
+            return
+        for directory in row.frozen:
+            cgroup.thaw(directory)
+        for each in moved:
+            with suppress(DriverRefused, DriverSilent):
+                if self._state(each) is CheckpointState.CHECKPOINTED:
+                    self._client.restore(each.process, each.bytes)
+                if self._state(each) is CheckpointState.LOCKED:
+                    self._client.unlock(each.process)
 
     def _unlock(self, each: ParkedProcess) -> None:
         tried = 0

@@ -128,10 +128,12 @@ def processes(db: sqlite3.Connection, lease: str) -> list[ParkedProcess]:
     ]
 
 
-def park(tx: sqlite3.Connection, lease: Lease, park_for: float, now: Moment, began: float) -> bool:
-    """It is parked: its share is free from here on, and its end is that of its parking. False where it is not wanted
-    any more."""
-    if not advance(tx, lease.id, (Step.MOVING,), Step.PARKED):
+def park(
+    tx: sqlite3.Connection, lease: Lease, park_for: float, now: Moment, began: float, before: Step = Step.MOVING
+) -> bool:
+    """It is parked: its share is free from here on, and its end is that of its parking. False where it is not at the
+    step `before` any more."""
+    if not advance(tx, lease.id, (before,), Step.PARKED):
         return False
     tx.execute(
         "UPDATE lease SET parked = 1, deadline = ?, expires_at = ? WHERE id = ?",

@@ -113,6 +113,8 @@ class SelfTest:
             if parked.state is not LeaseState.PARKED:
                 return self._not_parked(parked, version)
             back = self._moved(self._ledger.unpark(lease.id, _LEASE_SECONDS))
+            if back.state is LeaseState.PARKED:
+                raise Inconclusive(f"{version} was not brought back: the GPU has no room for it")
             if back.state is not LeaseState.ACTIVE:
                 reason = back.end_reason or EndReason.LOST
                 return False, f"{version} did not come back ({reason})"
