@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from cumulus.resources.device import FULL_COMPUTE
+from cumulus.resources.device import FULL_COMPUTE, Device
 from cumulus.scheduling import linking
 from cumulus.scheduling.availability import Availability, Offer, Slot, is_whole
 from cumulus.scheduling.claim import Demand
@@ -33,6 +33,11 @@ class Seat(NamedTuple):
     slot: Slot
     memory: int
     compute: int
+
+    @property
+    def share(self) -> tuple[Device, int, int]:
+        """What it takes, as policies count it: see `policy.Taken`."""
+        return self.slot.device, self.memory, self.compute
 
 
 def assign(availability: Availability, gang: Gang, start: int, length: int) -> list[Seat] | None:

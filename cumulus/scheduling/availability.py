@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,9 +17,7 @@ from cumulus.resources.device import FULL_COMPUTE, Device
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.snapshot import Snapshot
-from cumulus.scheduling.timeline import Taken, Timeline
-
-_MICROSECOND = timedelta(microseconds=1)
+from cumulus.scheduling.timeline import MICROSECOND, Taken, Timeline
 
 
 class Slot:
@@ -39,6 +36,11 @@ class Slot:
         """Gangs for which something is kept here."""
         self._taken = taken
         self._timeline: Timeline | None = None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The node's name and the device's index there."""
+        return self.node, self.device.index
 
     @property
     def timeline(self) -> Timeline:
@@ -99,7 +101,7 @@ class Availability:
         self._nodes = {node.name: node for node in snapshot.nodes if empty or fit.unavailable(node) is None}
         taken: dict[tuple[str, int], list[Taken]] = {}
         for hold in () if empty else snapshot.holds:
-            share = ((hold.returns_at - snapshot.now) // _MICROSECOND, hold.memory_bytes, hold.compute)
+            share = ((hold.returns_at - snapshot.now) // MICROSECOND, hold.memory_bytes, hold.compute)
             taken.setdefault((hold.node, hold.device), []).append(share)
         self._slots: dict[str, list[Slot]] = {}
         self.slots: list[Slot] = []
@@ -112,7 +114,7 @@ class Availability:
                 slot = Slot(len(self.slots), name, device, taken.get((name, device.index), []))
                 self.slots.append(slot)
                 self._slots[name].append(slot)
-        self._by_place = {(slot.node, slot.device.index): slot for slot in self.slots}
+        self._by_place = {slot.place: slot for slot in self.slots}
         self._whole: dict[str, tuple[int, int]] = {}
         self._taken: dict[str, tuple[int, int]] = {}
         for name, slots in self._slots.items():
@@ -123,7 +125,7 @@ class Availability:
         self._ports: dict[str, list[Booking]] = {}
         for hold in () if empty else snapshot.holds:
             if hold.ports:
-                end = (hold.returns_at - snapshot.now) // _MICROSECOND
+                end = (hold.returns_at - snapshot.now) // MICROSECOND
                 self._ports.setdefault(hold.node, []).append(Booking(0, end, hold.ports, hold.name, reserved=False))
         self.changes: list[Slot] = []
         """Every slot from which something was taken, in that order: pools catch up from here."""

@@ -104,7 +104,7 @@ class ReservedShare:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
+class BackfillReservation:
     """What is kept for a gang that waits: from `start`, when all leases in the way are over."""
 
     gang: str
@@ -119,7 +119,7 @@ class Refusal:
     gang: Gang
     position: int
     """From 1, in the whole queue."""
-    reservation: Reservation | None
+    reservation: BackfillReservation | None
     """None where no ready node could hold it, or where it is too far back in the queue."""
     hopeless: bool
     """Known to fit on no ready node even with nothing else there."""
@@ -206,20 +206,17 @@ class Cycle:
         self._position += 1
         if gang.promised is not None and self._policies.promises:
             self.promises.put_back(self._taken(), self._earliest)
-            if not self.windows:
-                return self._bind_promised(gang)
             with self.windows.lifted(gang):
                 return self._bind_promised(gang)
         admitted = self._let_in(gang, self._gate.admit(gang))
         if admitted is None:
             return False
-        if self.windows and self.windows.of(gang):
-            with self.windows.lifted(gang):
-                return self._bind(admitted, apart=True)
-        return self._bind(admitted)
+        with self.windows.lifted(gang):
+            return self._bind(admitted)
 
-    def _bind(self, gang: Gang, *, apart: bool = False) -> bool:
-        """`apart`: something is held for it, so that it learns nothing from others, nor they from it."""
+    def _bind(self, gang: Gang) -> bool:
+        # Where something is held for it, it learns nothing from others, nor they from it.
+        apart = bool(self.windows.of(gang))
         alone = self._alone(gang)
         if alone in self._alike:
             return False
@@ -233,7 +230,7 @@ class Cycle:
                 self._alike.add(alone)
             return False
         self._take(gang, seats, length)
-        self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+        self._gate.take(gang, [seat.share for seat in seats])
         return True
 
     def _let_in(self, gang: Gang, admitted: Gang | Reason) -> Gang | None:
@@ -270,38 +267,29 @@ class Cycle:
                 self.availability.book_ports(seat.slot.node, 0, length, member.demand.ports, gang.name)
             self.bindings.append(_binding(gang, member, seat))
         if self._lenders is not None:
-            self._lenders.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
-            self._booked += [
-                Booked((slot.node, slot.device.index), length, memory, compute) for slot, memory, compute in seats
-            ]
+            self._lenders.take(gang, [seat.share for seat in seats])
+            self._booked += [Booked(slot.place, length, memory, compute) for slot, memory, compute in seats]
 
     def refuse(self, gang: Gang) -> Refusal:
         """Let the gang that `bind` was last asked for wait, with a reservation if few of its kind have one."""
         if self.not_admitted is not None:
             refusal = Refusal(gang, self._position, None, hopeless=False, not_admitted=self.not_admitted)
-            self.refusals.append(refusal)
-            return refusal
-        if not self.windows:
-            return self._refuse(gang)
-        with self.windows.lifted(gang):
-            return self._refuse(gang)
+        else:
+            with self.windows.lifted(gang):
+                refusal = self._refuse(gang)
+        self.refusals.append(refusal)
+        return refusal
 
     def _refuse(self, gang: Gang) -> Refusal:
         asked = self.admitted(gang)
         if (back := self.take_back(gang)) is not None:
-            refusal = Refusal(gang, self._position, back, hopeless=False)
-            self.refusals.append(refusal)
-            return refusal
+            return Refusal(gang, self._position, back, hopeless=False)
         if gang.promised is not None and self._policies.promises:
             self._reserved[_filters(gang)] += 1
-            refusal = Refusal(gang, self._position, self._keep(asked), hopeless=False)
-            self.refusals.append(refusal)
-            return refusal
+            return Refusal(gang, self._position, self._keep(asked), hopeless=False)
         alone = self._alone(asked)
         if alone is not None and (known := self._settled.get(alone)) is not None:
-            refusal = Refusal(gang, self._position, None, known)
-            self.refusals.append(refusal)
-            return refusal
+            return Refusal(gang, self._position, None, known)
         reservation = None
         filters = _filters(asked)
         depth = RESERVATION_DEPTH if self.availability.work < RESERVATION_WORK else 1
@@ -313,11 +301,9 @@ class Cycle:
         hopeless = self._hopeless.covers(asked, 0)
         if alone is not None and reservation is None and (hopeless or self._reserved[filters] >= depth):
             self._settled[alone] = hopeless
-        refusal = Refusal(gang, self._position, reservation, hopeless)
-        self.refusals.append(refusal)
-        return refusal
+        return Refusal(gang, self._position, reservation, hopeless)
 
-    def take_back(self, gang: Gang) -> Reservation | None:
+    def take_back(self, gang: Gang) -> BackfillReservation | None:
         """Keep for a gang that was refused what others give up for it; None where they need not, or nothing is sooner
         than by itself."""
         if self._reclaim is None or self._lenders is None:
@@ -335,31 +321,30 @@ class Cycle:
             found = self._reclaim.find(gang, otherwise, self._booked, self.promises.kept)
         if found is None or not self.promises.take_back(gang, found.start, found.seats, self._taken()):
             return None
-        self._lenders.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in found.seats])
+        self._lenders.take(gang, [seat.share for seat in found.seats])
         self.victims += found.victims
         return self._reservation(gang, found.start, found.seats)
 
     def _earliest(self, gang: Gang, length: int) -> tuple[int, list[Seat]] | None:
-        apart = bool(self.windows) and bool(self.windows.of(gang))
-        return earliest(self.availability, gang, length, {} if apart else self._not_before)
+        return earliest(self.availability, gang, length, {} if self.windows.of(gang) else self._not_before)
 
     def _alone(self, gang: Gang) -> _Alone | None:
         """What makes a gang of one like another: equal demands are one object, as a rule. None for a larger gang."""
         if len(gang.members) > 1:
             return None
-        return id(gang.members[0].demand), gang.seconds, self.windows.of(gang) if self.windows else ()
+        return id(gang.members[0].demand), gang.seconds, self.windows.of(gang)
 
     def admitted(self, gang: Gang) -> Gang:
         """The gang as it was admitted: perhaps kept off some devices."""
         return self._narrowed.get(gang.name, gang)
 
-    def reserve(self, gang: Gang) -> Reservation | None:
+    def reserve(self, gang: Gang) -> BackfillReservation | None:
         """Keep the earliest start that the gang can have; None where no ready node could ever hold it."""
         gang = self.admitted(gang)
         with self.windows.lifted(gang):
             return self._reserve(gang)
 
-    def _reserve(self, gang: Gang) -> Reservation | None:
+    def _reserve(self, gang: Gang) -> BackfillReservation | None:
         length = microseconds(gang.seconds) + (TURNOVER if self._policies.promises else 0)
         found = self._earliest(gang, length)
         if found is None:
@@ -372,17 +357,17 @@ class Cycle:
                 self.availability.book_ports(seat.slot.node, start, length, member.demand.ports, gang.name)
         return self._reservation(gang, start, seats)
 
-    def _keep(self, gang: Gang) -> Reservation | None:
+    def _keep(self, gang: Gang) -> BackfillReservation | None:
         """What is kept for a gang that was promised a start and cannot have it yet."""
         kept = self.promises.keep(gang, self._earliest(gang, microseconds(gang.seconds) + TURNOVER))
         return None if kept is None else self._reservation(gang, kept.start, kept.seats)
 
-    def _reservation(self, gang: Gang, start: int, seats: Sequence[Seat]) -> Reservation:
-        return Reservation(
+    def _reservation(self, gang: Gang, start: int, seats: Sequence[Seat]) -> BackfillReservation:
+        return BackfillReservation(
             gang=gang.name,
             start=self._snapshot.now + timedelta(microseconds=start),
             seats=tuple(
-                ReservedShare(member.partition, seat.slot.node, seat.slot.device.index, seat.memory, seat.compute)
+                ReservedShare(member.partition, *seat.slot.place, seat.memory, seat.compute)
                 for member, seat in zip(gang.members, seats, strict=True)
             ),
         )

@@ -18,7 +18,7 @@ from cumulus.scheduling import linking
 from cumulus.scheduling.assign import assign
 from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.claim import Demand
-from cumulus.scheduling.cycle import Binding, Cycle, Refusal, Reservation
+from cumulus.scheduling.cycle import BackfillReservation, Binding, Cycle, Refusal
 from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason, utc
 from cumulus.scheduling.forecast import expected_starts
@@ -224,7 +224,7 @@ def _competitors(cycle: Cycle, gang: Gang) -> list[Refusal]:
     return [refusal for refusal in rivals if compete(refusal.gang)]
 
 
-def _reserve_in_turn(cycle: Cycle, gang: Gang, ahead: list[Refusal]) -> tuple[Reservation | None, bool]:
+def _reserve_in_turn(cycle: Cycle, gang: Gang, ahead: list[Refusal]) -> tuple[BackfillReservation | None, bool]:
     """The gang's reservation once all who are ahead have theirs; whether it is too far back to work that out."""
     for refusal in ahead:
         if cycle.availability.work > EXPLAIN_WORK:
@@ -234,7 +234,7 @@ def _reserve_in_turn(cycle: Cycle, gang: Gang, ahead: list[Refusal]) -> tuple[Re
     return cycle.reserve(gang), False
 
 
-def _blockers(snapshot: Snapshot, cycle: Cycle, reservation: Reservation) -> tuple[Hold, ...]:
+def _blockers(snapshot: Snapshot, cycle: Cycle, reservation: BackfillReservation) -> tuple[Hold, ...]:
     """The shares whose end the reservation waits for: on each of its devices those that end first, until enough
     is free, and on each of its nodes those that have its host ports."""
     gangs = {member.partition: gang for gang in snapshot.pending for member in gang.members}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from cumulus.resources.key import Key
@@ -25,7 +25,7 @@ from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import Gate, Lenders, Place
 from cumulus.scheduling.snapshot import Gang, Node, ReturnsBy, Snapshot
-from cumulus.scheduling.timeline import microseconds
+from cumulus.scheduling.timeline import MICROSECOND, microseconds
 from cumulus.scheduling.windows import Windows
 
 TURNOVER = 15_000_000
@@ -34,8 +34,6 @@ TURNOVER = 15_000_000
 LEAST_STEP = 60_000_000
 """A promise is written anew where it moves earlier by so many microseconds at least, and by a part of the wait."""
 LEAST_PART = 0.05
-
-_MICROSECOND = timedelta(microseconds=1)
 
 Earliest = Callable[[Gang, int], tuple[int, list[Seat]] | None]
 """The earliest start that a gang can have for so long, and its seats then."""
@@ -126,7 +124,7 @@ class Promises:
             if isinstance(seats, Reason):
                 broken.append((promised, gang, seats))
                 continue
-            self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+            self._gate.take(gang, [seat.share for seat in seats])
             with self._windows.lifted(gang):
                 if not self._keep_in_time(gang, promised, seats):
                     broken.append((promised, gang, self._who_took(seats, promised, taken)))
@@ -177,7 +175,7 @@ class Promises:
         if not self._certain(seats, taken):
             return
         self._given += 1
-        self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+        self._gate.take(gang, [seat.share for seat in seats])
         self._kept[gang.name] = _kept(gang, start, list(seats))
         self._moved[gang.name] = Moved(gang, self._start_by(start), _places(gang, seats))
 
@@ -189,7 +187,7 @@ class Promises:
         self._lifted = None
         if gang.promised is None:
             self._given += 1
-            self._gate.take(gang, [(seat.slot.device, seat.memory, seat.compute) for seat in seats])
+            self._gate.take(gang, [seat.share for seat in seats])
         kept = self._kept[gang.name] = _kept(gang, start, seats)
         for slot, memory, compute in seats:
             self._availability.reserve(slot, start, kept.end - start, memory, compute, gang.name)
@@ -203,10 +201,10 @@ class Promises:
             self._uncertain = {(h.node, h.device) for h in self._snapshot.holds if not h.returns_by.certain}
         self._uncertain.update(place for _, place in taken[self._seen :])
         self._seen = len(taken)
-        return all((seat.slot.node, seat.slot.device.index) not in self._uncertain for seat in seats)
+        return all(seat.slot.place not in self._uncertain for seat in seats)
 
     def _start_by(self, start: int) -> datetime:
-        return self._snapshot.now + (start + TURNOVER) * _MICROSECOND
+        return self._snapshot.now + (start + TURNOVER) * MICROSECOND
 
     def _seats(self, gang: Gang) -> list[Seat] | Reason:
         """The seats that were promised; why they cannot be had at all."""
@@ -229,7 +227,7 @@ class Promises:
 
     def _keep_in_time(self, gang: Gang, promised: datetime, seats: list[Seat]) -> bool:
         """Keep the seats from when they were planned, or a little later where they are late, but not too late."""
-        latest = max(0, (promised - self._snapshot.now) // _MICROSECOND)
+        latest = max(0, (promised - self._snapshot.now) // MICROSECOND)
         start = max(0, latest - TURNOVER)
         end = latest + microseconds(gang.seconds)
         times = {time for seat in seats for time in seat.slot.timeline.times if start < time <= latest}
@@ -269,7 +267,7 @@ class Promises:
 
     def _who_took(self, seats: Sequence[Seat], promised: datetime, taken: Sequence[tuple[str, Place]]) -> Reason:
         """Who has the seats at the time for which they were promised."""
-        places = {(seat.slot.node, seat.slot.device.index) for seat in seats}
+        places = {seat.slot.place for seat in seats}
         for name, place in taken:
             if place in places:
                 said = f"{name}, which is urgent, took device {place[1]} of {place[0]}"
@@ -277,7 +275,7 @@ class Promises:
         late = [
             hold
             for hold in self._snapshot.holds
-            if (hold.node, hold.device) in places and hold.returns_at > promised - TURNOVER * _MICROSECOND
+            if (hold.node, hold.device) in places and hold.returns_at > promised - TURNOVER * MICROSECOND
         ]
         if late:
             last = max(late, key=lambda hold: hold.returns_at)
@@ -299,6 +297,5 @@ def _kept(gang: Gang, start: int, seats: list[Seat]) -> Kept:
 
 def _places(gang: Gang, seats: Sequence[Seat]) -> tuple[PromisedSeat, ...]:
     return tuple(
-        PromisedSeat(member.partition, seat.slot.node, seat.slot.device.index)
-        for member, seat in zip(gang.members, seats, strict=True)
+        PromisedSeat(member.partition, *seat.slot.place) for member, seat in zip(gang.members, seats, strict=True)
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from cumulus.resources.key import Key
@@ -17,13 +17,11 @@ from cumulus.scheduling.policy import Lender, Lenders, Place
 from cumulus.scheduling.promises import LEAST_STEP, TURNOVER, Kept
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 from cumulus.scheduling.starts import earliest
-from cumulus.scheduling.timeline import microseconds
+from cumulus.scheduling.timeline import MICROSECOND, microseconds
 from cumulus.scheduling.windows import Windows
 
 MOST = 16
 """Gangs for which a cycle looks at what others could give up."""
-
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Booked(NamedTuple):
@@ -91,15 +89,15 @@ class Reclaim:
         self, gang: Gang, within: Gang, otherwise: int | None, booked: Sequence[Booked], kept: Mapping[str, Kept]
     ) -> TakenBack | None:
         pools = [self._availability.pool(member.demand.filter) for member in within.members]
-        places = {(slot.node, slot.device.index) for pool in pools for slot in pool.slots}
+        places = {slot.place for pool in pools for slot in pool.slots}
         lenders = self._lenders.lenders(within, places)
         firm = [one for name, one in kept.items() if name != gang.name and self._lenders.sure(name)]
         movable = any(
-            (seat.slot.node, seat.slot.device.index) in places
+            seat.slot.place in places
             for name, one in kept.items() if name != gang.name and not self._lenders.sure(name)
             for seat in one.seats
         )  # fmt: skip
-        backs = [0] if movable else [(each.back - self._snapshot.now) // _MICROSECOND for each in lenders]
+        backs = [0] if movable else [(each.back - self._snapshot.now) // MICROSECOND for each in lenders]
         if not backs or (otherwise is not None and min(backs) + LEAST_STEP > otherwise):
             return None
         self._looked += 1
@@ -121,7 +119,7 @@ class Reclaim:
         needed = self._needed(there, seats, start, length, lenders[:low])
         for lender in needed:
             self._lenders.ask(lender)
-        mine = [self._availability.slot(seat.slot.node, seat.slot.device.index) for seat in seats]
+        mine = [self._availability.slot(*seat.slot.place) for seat in seats]
         return TakenBack(
             start,
             [seat._replace(slot=slot) for seat, slot in zip(seats, mine, strict=True)],
@@ -142,10 +140,9 @@ class Reclaim:
             there.take(there.slot(*place), taken, memory, compute)
         for start, end, seats in firm:
             for seat in seats:
-                slot = there.slot(seat.slot.node, seat.slot.device.index)
+                slot = there.slot(*seat.slot.place)
                 there.reserve(slot, start, end - start, seat.memory, seat.compute, gang.name)
-        if self._windows:
-            self._windows.copied(there, gang)
+        self._windows.copied(there, gang)
         seats_now = assign(there, gang, 0, length)
         if seats_now is not None:
             return 0, seats_now, there
@@ -158,7 +155,7 @@ class Reclaim:
         """Those without whom the seats could not be had: the dearest are let off first."""
         for seat in seats:
             there.reserve(seat.slot, start, length, seat.memory, seat.compute, "")
-        slots = {(seat.slot.node, seat.slot.device.index): seat.slot for seat in seats}
+        slots = {seat.slot.place: seat.slot for seat in seats}
         needed = []
         for lender in reversed(lenders):
             late = [hold for hold in lender.holds if (hold.node, hold.device) in slots]
@@ -171,8 +168,8 @@ class Reclaim:
         return needed
 
     def _hold_on(self, take: Callable[[int, int, int, int], None], hold: Hold, lender: Lender, sign: int) -> None:
-        back = (lender.back - self._snapshot.now) // _MICROSECOND
-        end = (hold.returns_at - self._snapshot.now) // _MICROSECOND
+        back = (lender.back - self._snapshot.now) // MICROSECOND
+        end = (hold.returns_at - self._snapshot.now) // MICROSECOND
         take(back, end - back, sign * hold.memory_bytes, sign * hold.compute)
 
 

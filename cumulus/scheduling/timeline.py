@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from datetime import timedelta
 
 Taken = tuple[int, int, int]
 """When a share that is held from now on returns, its bytes, its thousandths of compute."""
+
+
+MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(seconds: float) -> int:

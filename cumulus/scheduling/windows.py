@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
@@ -16,13 +16,14 @@ from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.policy import Place, Policies, Window
 from cumulus.scheduling.queues import Tree
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
+from cumulus.scheduling.timeline import MICROSECOND
 
 AHEAD = timedelta(days=35)
 """What begins later does not count yet: leases are shorter, as a rule."""
 MOST = 16
 """Times of one reservation that count at once."""
 
-_MICROSECOND = timedelta(microseconds=1)
+_NOTHING_HELD = nullcontext()
 
 
 class Planned(NamedTuple):
@@ -139,11 +140,10 @@ class Windows:
         for index in range(len(windows)):
             self._keep(index)
 
-    def __bool__(self) -> bool:
-        return bool(self._windows)
-
     def of(self, gang: Gang) -> tuple[int, ...]:
         """The windows that are held for it."""
+        if not self._windows:
+            return ()
         place = (gang.queue, gang.user)
         found = self._mine.get(place)
         if found is None:
@@ -151,10 +151,13 @@ class Windows:
             self._mine[place] = found
         return found
 
-    @contextmanager
-    def lifted(self, gang: Gang) -> Iterator[None]:
+    def lifted(self, gang: Gang) -> AbstractContextManager[None]:
         """What is held for the gang is free for it, and afterwards held as far as it has left it."""
         mine = [index for index in self.of(gang) if index in self._pieces]
+        return self._lifted(mine) if mine else _NOTHING_HELD
+
+    @contextmanager
+    def _lifted(self, mine: Sequence[int]) -> Iterator[None]:
         for index in mine:
             for place, start, length, memory, compute in self._pieces.pop(index):
                 slot = self._availability.slot(*place)
@@ -170,8 +173,8 @@ class Windows:
 
     def _keep(self, index: int) -> None:
         window, pieces = self._windows[index], self._pieces.setdefault(index, [])
-        start = max(0, (window.start - self._now) // _MICROSECOND)
-        end = (window.end - self._now) // _MICROSECOND
+        start = max(0, (window.start - self._now) // MICROSECOND)
+        end = (window.end - self._now) // MICROSECOND
         for place in window.places:
             if not self._availability.has(*place):
                 continue

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from cumulus.machinery.informer import Change
 from cumulus.resources.key import Document, key_of
-from cumulus.scheduling.cycle import Binding, Refusal, Reservation
+from cumulus.scheduling.cycle import BackfillReservation, Binding, Refusal
 from cumulus.scheduling.snapshot import Gang
 from cumulus.server.metrics.starts import StartMetrics
 from tests.documents import NOW, ago, job
@@ -46,7 +46,7 @@ def test_a_damaged_job_counts_nowhere() -> None:
 
 def _refusal(name: str, start: Any) -> Refusal:
     gang = Gang(name, (), 60, 0, NOW, "", "")
-    return Refusal(gang, 1, None if start is None else Reservation(name, start, ()), False)
+    return Refusal(gang, 1, None if start is None else BackfillReservation(name, start, ()), False)
 
 
 def _binding(name: str) -> Binding:
