@@ -2,7 +2,8 @@
 
 A session is 32 random bytes in a cookie. Kept is its SHA-256, as the name of a file that its owner alone can read:
 CUMULUS_HOME/api/sessions/SHA256.json. So a session outlives the daemon, and ends at once where its file goes. It opens
-the page and not the API. One that was begun with a token ends with that token.
+the page and not the API. One that was begun with a token ends with that token. It is good where it began: over TLS, or
+for one Unix user's browser on this machine, so that a stolen cookie opens nothing by another way in.
 
 Links are kept in memory: they last two minutes, and no longer than the daemon.
 """
@@ -40,11 +41,12 @@ _SECRET = 64
 
 
 class Session(NamedTuple):
-    """A browser that is signed in. `csrf`: what each form of its pages must send back."""
+    """A browser that is signed in. `csrf`: what each form of its pages must send back. `browser`: as in `begin`."""
 
     identity: Identity
     expires: datetime
     csrf: str
+    browser: int | None
 
 
 class _Record(NamedTuple):
@@ -56,16 +58,26 @@ class _Record(NamedTuple):
     token: str
     created: datetime
     expires: datetime
+    browser: int | None
 
     @classmethod
-    def of(cls, identity: Identity, now: datetime) -> _Record:
+    def of(cls, identity: Identity, now: datetime, browser: int | None) -> _Record:
         # An account's groups are looked up each time. Those that a certificate says end with it.
         groups = identity.groups if identity.uid is None and identity.token else ()
-        return cls(identity.name, identity.uid, groups, identity.token, now, now + timedelta(seconds=SECONDS))
+        ends = now + timedelta(seconds=SECONDS)
+        return cls(identity.name, identity.uid, groups, identity.token, now, ends, browser)
 
     @property
     def identity(self) -> Identity:
         return Identity(self.user, self.uid, self.groups, self.token)
+
+
+class _Link(NamedTuple):
+    """`here`: the kernel said who asked for it, and it leads to the page of this machine: it is good nowhere else."""
+
+    identity: Identity
+    ends: datetime
+    here: bool
 
 
 class Sessions:
@@ -80,7 +92,7 @@ class Sessions:
         self._tokens = tokens
         self._served = served
         self._accounts = accounts or Accounts()
-        self._links: dict[str, tuple[_Record, datetime]] = {}
+        self._links: dict[str, _Link] = {}
         """By the hash of the code, the oldest first."""
         self._lock = threading.Lock()
 
@@ -88,31 +100,33 @@ class Sessions:
         """What signs a browser in as who asks. Raises NotFound where no daemon serves the page."""
         if not self._served():
             raise NotFound("nothing serves the page: no daemon runs", hint="run: cumulus serve")
-        found = page_address.read(self._home) or api_address.wait(self._home, self._clock)
+        page = page_address.read(self._home)
+        found = page or api_address.wait(self._home, self._clock)
         if found is None:
             raise NotFound("the daemon serves no page yet", hint="its log says why")
         code = secrets.token_urlsafe(24)
         now = self._clock.now()
         ends = now + timedelta(seconds=LINK_SECONDS)
         with self._lock:
-            self._links = {name: kept for name, kept in self._links.items() if now < kept[1]}
+            self._links = {name: kept for name, kept in self._links.items() if now < kept.ends}
             if len(self._links) >= MOST_LINKS:
                 raise TooManyRequests("too many links wait to be opened", seconds=LINK_SECONDS)
-            self._links[_hash(code)] = _Record.of(identity, now), ends
+            self._links[_hash(code)] = _Link(identity, ends, here=page is not None and not identity.token)
         return PageLink(found.url, code, timestamp(ends))
 
-    def user_of_link(self, code: str) -> Identity:
+    def user_of_link(self, code: str, browser: int | None) -> Identity:
         """As whom a link would sign in; it stays good. Raises Unauthenticated."""
-        return self._linked(code, take=False).identity
+        return self._linked(code, browser, take=False)
 
-    def open_link(self, code: str) -> str:
+    def open_link(self, code: str, browser: int | None) -> str:
         """The secret of a session that the link begins; the link is over. Raises Unauthenticated."""
-        return self.begin(self._linked(code, take=True).identity)
+        return self.begin(self._linked(code, browser, take=True), browser)
 
-    def begin(self, identity: Identity) -> str:
-        """The secret of a new session of who asks."""
+    def begin(self, identity: Identity, browser: int | None) -> str:
+        """The secret of a new session of who asks. `browser`: the uid of the process at the other end of its
+        connection, None over TLS."""
         secret = secrets.token_urlsafe(32)
-        record = _Record.of(identity, self._clock.now())
+        record = _Record.of(identity, self._clock.now(), browser)
         with self._lock:
             self._make_room(record)
             self._write(secret, record)
@@ -126,7 +140,7 @@ class Sessions:
         if record.token:
             self._tokens.check_valid(record.token)
         csrf = hmac.new(secret.encode(), b"cumulus page", hashlib.sha256).hexdigest()
-        return Session(self._known(record), record.expires, csrf)
+        return Session(self._known(record), record.expires, csrf, record.browser)
 
     def end(self, secret: str) -> None:
         """Sign out. What is no session is none afterwards either."""
@@ -134,19 +148,27 @@ class Sessions:
             self._file(_hash(secret)).unlink(missing_ok=True)
 
     def end_all(self, identity: Identity) -> None:
-        """Sign out of every browser."""
+        """Sign out of every browser. Links that nobody opened are over too."""
         with self._lock:
+            self._links = {name: kept for name, kept in self._links.items() if kept.identity[:2] != identity[:2]}
             for id, record in self._all():
                 if record.identity[:2] == identity[:2]:
                     self._file(id).unlink(missing_ok=True)
 
-    def _linked(self, code: str, *, take: bool) -> _Record:
+    def _linked(self, code: str, browser: int | None, *, take: bool) -> Identity:
         name = _hash(code)
         with self._lock:
-            kept = self._links.pop(name, None) if take else self._links.get(name)
-        if kept is None or self._clock.now() >= kept[1]:
-            raise Unauthenticated("the link is over, or was opened already", hint="make another one: cumulus ui")
-        return kept[0]
+            kept = self._links.get(name)
+            if kept is None or self._clock.now() >= kept.ends:
+                raise Unauthenticated("the link is over, or was opened already", hint="make another one: cumulus ui")
+            if kept.here and browser is None:
+                raise Unauthenticated(
+                    "the link is good at the address that it was made for, on the server's own machine",
+                    hint="for another machine: cumulus ui with a context of the server's address over TLS, or a token",
+                )
+            if take:
+                del self._links[name]
+        return kept.identity
 
     def _known(self, record: _Record) -> Identity:
         if record.uid is None:
@@ -191,7 +213,7 @@ class Sessions:
             found = json.loads(self._file(id).read_bytes())
             return _Record(
                 found["user"], found["uid"], tuple(found["groups"]), found["token"], parse_timestamp(found["created"]),
-                parse_timestamp(found["expires"]),
+                parse_timestamp(found["expires"]), found["browser"],
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -10,19 +10,22 @@ import pytest
 
 from cumulus.clock import FakeClock
 from cumulus.errors import Unauthenticated
+from cumulus.lib.unix_socket import Peer
 from cumulus.server.api import Api
-from cumulus.server.http.connection import LOCAL_USER
-from cumulus.server.http.ui.sign_in import check_connection
+from cumulus.server.http.connection import LOCAL_USER, PEER
+from cumulus.server.http.ui.sign_in import check_connection, check_session
 from cumulus.server.local_page import LocalPage
 from cumulus.server.settings import ApiSettings
 from cumulus.server.watches import WatchBridge
-from cumulus.service.addresses import page_address
+from cumulus.service.addresses import PageAddress, page_address
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
+from cumulus.service.sessions import Sessions
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW
 
 ME = Identity.of_this_process()
+OTHER = ME._replace(uid=(ME.uid or 12344) + 1)
 
 
 @pytest.fixture
@@ -58,10 +61,13 @@ def test_the_page_alone_is_served_and_its_address_stays(tmp_path: Path, api: Api
             assert ask(port, "/ui/sign-in").status == 200
             for path in ("/version", "/livez", "/apis", "/cumulus/v1/who_am_i", "/hooks/a/b"):
                 assert ask(port, path).status == 404, path
-            # The kernel says that this process asks, so its user's session is good.
-            for user, code in ((ME, 200), (ME._replace(uid=ME.uid + 1 if ME.uid else 12345), 303)):
-                secret = api.service.sessions.begin(user)
-                assert ask(port, "/ui/jobs", f"cumulus-{port}={secret}").status == code, user
+            # The kernel says that this process asks, so its user's session is good, if it began here.
+            bot = Identity("ci-bot", None, (), "")
+            for user, browser, code in (
+                (ME, ME.uid, 200), (OTHER, OTHER.uid, 303), (bot, ME.uid, 200), (bot, OTHER.uid, 303), (ME, None, 303)
+            ):  # fmt: skip
+                secret = api.service.sessions.begin(user, browser)
+                assert ask(port, "/ui/jobs", f"cumulus-{port}={secret}").status == code, (user, browser)
         finally:
             page.close()
     assert ports[0] == ports[1]
@@ -97,6 +103,25 @@ def test_whose_browser_it_is() -> None:
     for other in (1002, 0, None):
         with pytest.raises(Unauthenticated, match="not ann's"):
             check_connection({"state": {LOCAL_USER: other}}, ann)
+
+
+def test_what_was_stolen_here_opens_nothing_by_another_way_in(api: Api, tmp_path: Path) -> None:
+    stolen = api.service.sessions.find(api.service.sessions.begin(ME, ME.uid))
+    check_session({"state": {LOCAL_USER: ME.uid}}, stolen)
+    over_tls, at_the_socket = {"state": {}}, {"state": {PEER: Peer(1, OTHER.uid or 0, 0)}}
+    for scope in (over_tls, at_the_socket, {"state": {LOCAL_USER: None}}):
+        with pytest.raises(Unauthenticated, match="another address"):
+            check_session(scope, stolen)
+    page_address.write(tmp_path, PageAddress("http://127.0.0.1:1"))
+    sessions = Sessions(tmp_path, FakeClock(NOW), api.service.tokens, lambda: True)
+    code, by_token = sessions.link(ME).code, sessions.link(Identity("ci-bot", token="t")).code
+    with pytest.raises(Unauthenticated, match="own machine"):
+        sessions.open_link(code, None)
+    assert sessions.user_of_link(code, ME.uid) == ME
+    assert sessions.user_of_link(by_token, None).name == "ci-bot"
+    sessions.end_all(ME)
+    with pytest.raises(Unauthenticated, match="over"):
+        sessions.open_link(code, ME.uid)
 
 
 @pytest.mark.parametrize("given", ["0.0.0.0:80", "10.0.0.1:80", "[::1]:80", "localhost:80", "8265"])

@@ -21,7 +21,7 @@ from cumulus.errors import CumulusError, TooManyRequests, Unauthenticated
 from cumulus.lib.printable import one_line
 from cumulus.server.failures import Failures
 from cumulus.server.http.api import READS
-from cumulus.server.http.connection import LOCAL_USER
+from cumulus.server.http.connection import LOCAL_USER, PEER
 from cumulus.server.http.ui import static_files
 from cumulus.server.http.ui.pages import SESSION, api_of, check_form, error_page, form_of, see_other
 from cumulus.server.http.ui.templating import render
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
     from cumulus.server.api import Api
     from cumulus.service.identity import Identity
+    from cumulus.service.sessions import Session
 
 SIGN_IN, ENTER, SIGN_OUT = "/ui/sign-in", "/ui/enter", "/ui/sign-out"
+_NOBODY = -1
+"""Where the kernel tells of no process."""
 _log = structlog.get_logger("cumulus.ui")
 
 
@@ -54,7 +57,7 @@ class SignedIn:
             return
         try:
             session = await self._api.call(self._api.service.sessions.find, secret_of(scope))
-            check_connection(scope, session.identity)
+            check_session(scope, session)
         except Unauthenticated:
             await _signed_out(scope)(scope, receive, send)
             return
@@ -80,12 +83,30 @@ def secret_of(scope: Scope) -> str:
     return Request(scope).cookies.get(_cookie(scope), "")
 
 
-def check_connection(scope: Scope, identity: Identity) -> None:
-    """Without TLS the page is for browsers of this machine, where the kernel says whose a connection is: a cookie that
-    another user got hold of opens nothing. Cookies are of a host, not of its ports, and any user may listen at one.
-    Raises Unauthenticated."""
+def browser_of(scope: Scope) -> int | None:
+    """The uid of the process at the other end, where the kernel says it; None over TLS."""
     state = scope.get("state") or {}
-    if LOCAL_USER in state and identity.uid is not None and state[LOCAL_USER] != identity.uid:
+    if PEER in state:
+        return int(state[PEER].uid)
+    if LOCAL_USER not in state:
+        return None
+    found = state[LOCAL_USER]
+    return _NOBODY if found is None else int(found)
+
+
+def check_session(scope: Scope, session: Session) -> None:
+    """A session is good by the way in on which it began. Cookies are of a host, not of its ports, and any user may
+    listen at one: what another user of this machine got hold of opens nothing, nor over TLS. Raises Unauthenticated."""
+    if session.browser != browser_of(scope):
+        raise Unauthenticated("the session began at another address, or in another user's browser")
+    check_connection(scope, session.identity)
+
+
+def check_connection(scope: Scope, identity: Identity) -> None:
+    """Without TLS the page is for browsers of this machine, where the kernel says whose a connection is. Raises
+    Unauthenticated."""
+    browser = browser_of(scope)
+    if browser is not None and identity.uid is not None and browser != identity.uid:
         raise Unauthenticated(
             f"a browser on this machine that is not {one_line(identity.name)}'s cannot be signed in as them",
             hint="use the server's address over TLS",
@@ -146,7 +167,8 @@ class SignIn:
         try:
             identity = await api.call(api.service.tokens.authenticate, form.get("token", "").strip())
             check_connection(request.scope, identity)
-            return await self._begin(request, await api.call(api.service.sessions.begin, identity), identity, onwards)
+            secret = await api.call(api.service.sessions.begin, identity, browser_of(request.scope))
+            return await self._begin(request, secret, identity, onwards)
         except Unauthenticated as error:
             return self._refused(request, error, onwards)
 
@@ -154,7 +176,7 @@ class SignIn:
         """A one-time link was opened."""
         api, code = api_of(request), request.query_params.get("code", "")
         try:
-            identity = await api.call(api.service.sessions.user_of_link, code)
+            identity = await api.call(api.service.sessions.user_of_link, code, browser_of(request.scope))
             check_connection(request.scope, identity)
         except Unauthenticated as error:
             return self._refused(request, error, "/ui/")
@@ -167,7 +189,7 @@ class SignIn:
     async def with_link(self, request: Request) -> Response:
         api, code = api_of(request), (await form_of(request)).get("code", "")
         try:
-            identity = await api.call(api.service.sessions.user_of_link, code)
+            identity = await api.call(api.service.sessions.user_of_link, code, browser_of(request.scope))
             check_connection(request.scope, identity)
             return await self._open(request, code, identity)
         except Unauthenticated as error:
@@ -189,7 +211,8 @@ class SignIn:
 
     async def _open(self, request: Request, code: str, identity: Identity) -> Response:
         api = api_of(request)
-        return await self._begin(request, await api.call(api.service.sessions.open_link, code), identity, "/ui/")
+        secret = await api.call(api.service.sessions.open_link, code, browser_of(request.scope))
+        return await self._begin(request, secret, identity, "/ui/")
 
     async def _begin(self, request: Request, secret: str, identity: Identity, onwards: str) -> Response:
         api = api_of(request)
