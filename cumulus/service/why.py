@@ -222,7 +222,7 @@ class _Question:
         job, now = self._document, self._now
         phase = lookup(job, "status.phase") or JobPhase.PENDING
         if _over(job):
-            ended = _since(lookup(job, "status.completionTime"), now, ", ")
+            ended = _since(lookup(job, "status.completionTime"), now)
             yield f"{self._title} is over: {phase_summary(job)}{ended}."
             yield from _last_attempt(job)
             if came := call_outcome(lookup(job, "status.call") or {}):
@@ -236,8 +236,7 @@ class _Question:
             yield f"{self._title} is suspended: spec.suspend is true. {resume} lets it run."
             return
         if phase in RUNNING_PHASES:
-            started = _since(_attempt(job).get("startTime"), now, ", ")
-            yield f"{self._title} is {phase.lower()}{_place(job)}{started}."
+            yield f"{self._title} {_runs(job, now)}."
             yield from self._linked()
             yield from self._leases()
             yield from parking_words.of_refused(job)
@@ -300,7 +299,7 @@ class _Question:
         partition, now = self._document, self._now
         phase = lookup(partition, "status.phase")
         if _over(partition):
-            ended = _since(lookup(partition, "status.endedAt"), now, ", ")
+            ended = _since(lookup(partition, "status.endedAt"), now)
             yield f"{self._title} is over: {phase_summary(partition)}{ended}."
         elif phase == PartitionPhase.ACTIVE:
             ends = lookup(partition, "status.expiresAt")
@@ -411,8 +410,14 @@ def _place(job: Document) -> str:
     return f" on {', '.join(nodes)}" if nodes else ""
 
 
-def _since(moment: str | None, now: datetime, before: str) -> str:
-    return f"{before}{age(moment, now)} ago" if moment else ""
+def _runs(job: Document, now: datetime) -> str:
+    started, saves = _attempt(job).get("startTime"), lookup(job, "status.phase") == JobPhase.CHECKPOINTING
+    runs = f"has been running{_place(job)} for {age(started, now)}" if started else f"is running{_place(job)}"
+    return f"{runs}, and is saving a checkpoint now" if saves else runs
+
+
+def _since(moment: str | None, now: datetime) -> str:
+    return f", {age(moment, now)} ago" if moment else ""
 
 
 def _over(document: Document) -> bool:

@@ -150,6 +150,43 @@ def test_a_change_is_seen_without_being_asked_for(site: Site, show: Shows) -> No
     eventually(lambda: timeline_of(overview, gone), what="its lease has ended on the timeline")
 
 
+def test_a_drained_node_is_seen_on_the_timeline(site: Site, show: Shows) -> None:
+    """And what runs there still: the drain lies under it."""
+    page = show("overview")
+    kinds = "[...t.model.within(t.now, t.now + 1)].map(([span]) => span.kind).sort()"
+    eventually(lambda: timeline_of(page, kinds) == ["Lease", "Lease"], what="two jobs run")
+    site.machine.ok("cordon", site.node)
+    eventually(lambda: timeline_of(page, kinds) == ["Drain", "Lease", "Lease"], what="the node is drained")
+    site.machine.ok("uncordon", site.node)
+    eventually(lambda: timeline_of(page, kinds) == ["Lease", "Lease"], what="the node takes jobs again")
+
+
+def test_the_log_is_searched_while_it_grows(show: Shows) -> None:
+    page = show("job")
+    lines, search = page.locator("#log-lines > div:not(.hide)"), page.get_by_label("Find")
+    eventually(lambda: lines.count() > 2, what="the log is there")
+    search.fill("STEP 2")
+    eventually(lambda: {text.strip()[:6] for text in lines.all_inner_texts()} == {"step 2"}, what="that line is left")
+    search.fill("no such word")
+    before = page.locator("#log-lines > div").count()
+    eventually(lambda: page.locator("#log-lines > div").count() > before, what="the log grows")
+    assert lines.count() == 0
+    search.fill("")
+    assert lines.count() > 2
+
+
+def test_the_plot_of_users_has_the_clock_of_the_timeline(show: Shows) -> None:
+    """Of 24 hours, wherever the browser is from."""
+    page = show("users", locale="en-US")
+    plot = page.locator(".series .u-over")
+    plot.wait_for()
+    plot.hover()
+    time = page.locator(".u-legend .u-series").first.locator(".u-value")
+    eventually(lambda: ":" in time.inner_text(), what="the legend tells the moment")
+    assert "AM" not in time.inner_text() + page.locator("main time").first.get_attribute("title")
+    assert "PM" not in time.inner_text() + page.locator("main time").first.get_attribute("title")
+
+
 def assert_that_nothing_ran(page: Page) -> None:
     """Of what the job called evil wrote. A script that ran would have opened a dialog or asked for a picture, which
     fails the test too."""

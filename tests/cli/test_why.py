@@ -95,7 +95,12 @@ def test_a_partition_waits_too(full: SqliteStore) -> None:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        (running("train"), "gpujob/train is running on gpu-1, 5m ago."),
+        (running("train"), "gpujob/train has been running on gpu-1 for 5m."),
+        (
+            job("train", status={**running("train")["status"], "phase": "Checkpointing"}),
+            "gpujob/train has been running on gpu-1 for 5m, and is saving a checkpoint now.",
+        ),
+        (job("train", status={"phase": "Running"}), "gpujob/train is running."),
         (
             failed("train"),
             "gpujob/train is over: Failed (Error: attempt 1 ended with exit code 3), 4m ago.\n"

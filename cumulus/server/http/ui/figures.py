@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import orjson
-from starlette.responses import Response
 from starlette.routing import Route
 
 from cumulus.errors import UsageError
 from cumulus.server.http.ui.pages import page
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
+
     from cumulus.server.http.ui.pages import Visit
 
 
 def timeline(visit: Visit) -> Response:
     """`start`, `end`: milliseconds since 1970. `pixels`: how many the window has."""
     start, end, pixels = (_number(visit, name) for name in ("start", "end", "pixels"))
-    found = visit.service.history.timeline(visit.identity, start=start, end=end, pixels=pixels)
-    return Response(orjson.dumps(found), headers={"cache-control": "no-store"}, media_type="application/json")
+    return visit.data(visit.service.history.timeline(visit.identity, start=start, end=end, pixels=pixels))
 
 
 def _number(visit: Visit, name: str) -> int:

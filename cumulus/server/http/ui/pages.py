@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+import orjson
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from cumulus.errors import CumulusError, Forbidden, TooManyRequests
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 SESSION = "cumulus.session"
 """Where in a request's scope the session is."""
 _FORM_BYTES = 64 * 2**10
+_LARGE_BYTES = 4096
+"""Data from so many bytes on are worth the time of compressing them."""
 _TITLES = {
     400: "That did not work", 401: "You are not signed in", 403: "You may not do this", 404: "There is no such thing",
     409: "It has changed", 429: "Too many requests", 503: "The server cannot answer now",
@@ -51,6 +55,7 @@ class Visit:
     """What of it the browser has: the tags."""
     partial: bool = False
     """Whether our script asks, which takes the content alone."""
+    takes_gzip: bool = False
 
     @property
     def identity(self) -> Identity:
@@ -73,6 +78,14 @@ class Visit:
         if code == 200 and tag in self.known:
             return Response(None, 304, headers)
         return HTMLResponse(body, code, headers)
+
+    def data(self, found: object) -> Response:
+        """JSON for a script. What is large is compressed: no secret is in it, which its length could give away. A page
+        never is, since what others wrote stands there beside the secret of its forms."""
+        body, headers = orjson.dumps(found), {"cache-control": "no-store", "vary": "Cookie, Accept-Encoding"}
+        if self.takes_gzip and len(body) >= _LARGE_BYTES:
+            body, headers["content-encoding"] = gzip.compress(body, 1), "gzip"
+        return Response(body, headers=headers, media_type="application/json")
 
 
 View = Callable[[Visit], Response]
@@ -116,6 +129,7 @@ def visit_of(request: Request, form: Mapping[str, str] = {}) -> Visit:
     return Visit(
         api_of(request).service, request.scope[SESSION], request.path_params, dict(request.query_params), form, url,
         request.headers.get("if-none-match", ""), "hx-request" in request.headers,
+        "gzip" in request.headers.get("accept-encoding", ""),
     )  # fmt: skip
 
 

@@ -6,14 +6,14 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-import orjson
-from starlette.responses import Response
 from starlette.routing import Route
 
 from cumulus.errors import StoreUnavailable
 from cumulus.server.http.ui.pages import page
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
+
     from cumulus.answers.usage import ShareUse
     from cumulus.server.http.ui.pages import Visit
 
@@ -71,7 +71,7 @@ def held_over_time(visit: Visit) -> Response:
         "series": [{"name": each["name"] or "nobody known", "held": each["held"]} for each in series[:MOST]],
         "left": max(0, len(series) - MOST),
     }
-    return Response(orjson.dumps(drawn), headers={"cache-control": "no-store"}, media_type="application/json")
+    return visit.data(drawn)
 
 
 def _days(visit: Visit) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +21,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
-from tests.documents import active, ahead, job, lease, node, running
+from tests.documents import active, ago, ahead, job, lease, node, running
 from tests.server.http.conftest import Served
 from tests.server.http.ui.conftest import Browser, stream
 from tests.service.test_access import binding
@@ -271,6 +273,41 @@ def test_the_timeline_is_the_histories_own(browser: Browser, served: Served) -> 
         assert browser.get(f"/ui/data/timeline{query}").code == 400, query
     stranger = Browser(served)
     assert stranger.get("/ui/data/timeline", accept="application/json", follow=False).code == 401
+
+
+def test_large_data_are_compressed_and_pages_with_a_secret_never_are(browser: Browser, served: Served) -> None:
+    plant(served.store, [node("gpu-1"), *(of(job(f"train-{number}"), "bob") for number in range(100))])
+    for number in range(40):
+        served.store.create(active(f"go-{number}", memory="1%", compute=10))
+    browser.sign_in()
+    now = round(served.clock.now().timestamp() * 1000)
+    url = f"/ui/data/timeline?start={now - 3_600_000}&end={now + 3_600_000}&pixels=800"
+    plain, packed = browser.get(url), browser.get(url, accept_encoding="gzip, br")
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "Accept-Encoding" in packed.headers["vary"]
+    assert json.loads(gzip.decompress(packed.body))["lanes"] == plain.json["lanes"]
+    assert len(packed.body) < len(plain.body) / 4
+    assert "content-encoding" not in browser.get("/ui/data/held?days=1", accept_encoding="gzip").headers, "it is small"
+    for page in PAGES[:5]:
+        answer = browser.get(page, accept_encoding="gzip")
+        assert b'name="csrf"' in answer.body, page
+        assert "content-encoding" not in answer.headers, page
+
+
+def test_a_job_tells_its_last_checkpoint_and_what_it_would_lose_now(browser: Browser, served: Served) -> None:
+    saves = running("saves", checkpoint={"path": "/ckpt"})
+    began = running("began", checkpoint={"path": "/ckpt"})
+    saves["status"]["checkpoint"] = {"step": 700, "time": ago(minutes=2)}
+    plant(served.store, [node("gpu-1"), saves, began, running("none")])
+    browser.sign_in()
+    html = browser.page("/ui/jobs/default/saves")
+    assert "last checkpoint: step 700, 2m ago" in html
+    assert "If it ended now, it would lose 2m of work, since the last checkpoint." in html
+    assert "It loses 2m of work, since the last checkpoint." in browser.page("/ui/jobs/default/saves/delete")
+    assert "would lose 5m of work, since its start" in browser.page("/ui/jobs/default/began")
+    assert "would lose" not in browser.page("/ui/jobs/default/none")
+    assert "keeps no checkpoints: 0.1 GPU-hours of work are lost" in browser.page("/ui/jobs/default/none/delete")
 
 
 def test_what_users_held_and_used(browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@
 
   // Times
 
+  const CLOCK = {dateStyle: "medium", timeStyle: "medium", hourCycle: "h23"};
   const units = [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]];
   function duration(seconds) {
     for (let at = 0; at < units.length; at++) {
@@ -23,14 +24,14 @@
     switch (element.dataset.form) {
       case "ago": return seconds > -1 ? "now" : duration(-seconds) + " ago";
       case "in": return seconds < 1 ? "now" : "in " + duration(seconds);
-      default: return moment.toLocaleString();
+      default: return moment.toLocaleString(undefined, CLOCK);
     }
   }
   function tellTimes(within) {
     for (const each of within.querySelectorAll("time[data-form]")) {
       const text = words(each);
       if (each.textContent !== text) each.textContent = text;
-      if (!each.title) each.title = new Date(each.dateTime).toLocaleString();
+      if (!each.title) each.title = new Date(each.dateTime).toLocaleString(undefined, CLOCK);
     }
   }
 

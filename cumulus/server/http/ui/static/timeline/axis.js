@@ -29,7 +29,8 @@ export function ticks(from, until, width) {
   return found;
 }
 
-function tick(time, step) {
+/** The tick on a round moment, where the next is so many seconds away. */
+export function tick(time, step) {
   const date = new Date(time * 1000);
   const begins = date.getHours() === 0 && date.getMinutes() === 0 && date.getSeconds() === 0;
   const format = step >= 30 * DAY ? MONTH : begins || step >= DAY ? DATE : step < MINUTE ? SECONDS : MINUTES;
