@@ -109,6 +109,13 @@ def _moment(text: str) -> str:
     return text
 
 
+def check_zone(text: str) -> str:
+    """A moment that is the same everywhere. Raises ValueError."""
+    if not text or datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone; write it like 2030-01-31T12:00:00Z")
+    return text
+
+
 Time = Annotated[str, AfterValidator(_moment)]
 """A moment as RFC 3339, or ""; read with `clock.parse_timestamp`."""
 

@@ -7,7 +7,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cumulus.resources.fields import Duration, FieldError, Model, Name, Text, Time, TimeZone, all_fields, on_write, rule
+from cumulus.resources.fields import (
+    Duration,
+    FieldError,
+    Model,
+    Name,
+    Text,
+    Time,
+    TimeZone,
+    all_fields,
+    check_zone,
+    on_write,
+    rule,
+)
 from cumulus.resources.meta import Resource
 from cumulus.resources.schedule import check_schedule
 
@@ -35,7 +47,9 @@ class ReservationSpec(Model):
     )
     device: Text = Field("*", description="A glob on the devices' names: *H100*. If left out: all devices.")
     nodes: tuple[Name, ...] = Field((), description="Only on these nodes. If left out: on any.")
-    start: Time | None = Field(None, description="When it begins, for one that is held once: 2030-01-31T09:00:00Z.")
+    start: Annotated[Time, on_write(check_zone)] | None = Field(
+        None, description="When it begins, for one that is held once: 2030-01-31T09:00:00Z."
+    )
     schedule: Annotated[Text, on_write(check_schedule)] | None = Field(
         None, description="When it begins, for one that is held again and again: 0 9 * * TUE, as in a crontab."
     )

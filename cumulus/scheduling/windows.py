@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from cumulus.clock import parse_timestamp
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reservation import Reservation, ReservationStatus, ReservedDevice
 from cumulus.resources.schedule import following, latest
@@ -22,6 +23,10 @@ AHEAD = timedelta(days=35)
 """What begins later does not count yet: leases are shorter, as a rule."""
 MOST = 16
 """Times of one reservation that count at once."""
+LOOKS = 1000
+"""Times of a schedule that are looked at. One that begins again and again before it ends goes on after them."""
+
+_NO_END = datetime.max.replace(tzinfo=UTC)
 
 _NOTHING_HELD = nullcontext()
 
@@ -43,9 +48,7 @@ def with_windows(policies: Policies, planned: Iterable[Planned]) -> Policies:
 def plan(reservations: Iterable[Reservation], snapshot: Snapshot, tree: Tree) -> list[Planned]:
     """What each reservation holds: of what it held before as much as it can, then devices that are free by then."""
     found: list[Planned] = []
-    for reservation in sorted(
-        reservations, key=lambda each: (each.metadata.creation_timestamp or "", each.metadata.name)
-    ):
+    for reservation in sorted(reservations, key=_order):
         times = _times(reservation, snapshot.now)
         if not times:
             found.append(Planned(reservation, reservation.status, ()))
@@ -56,13 +59,7 @@ def plan(reservations: Iterable[Reservation], snapshot: Snapshot, tree: Tree) ->
         }  # fmt: skip
         places = _places(reservation, snapshot, others, times[0][0])
         spec = reservation.spec
-        queues = frozenset(
-            {*spec.for_.queues} | {n for n in tree.names for r in tree.path(n) if r.name in spec.for_.queues}
-        )
-        windows = tuple(
-            Window(reservation.metadata.name, frozenset(spec.for_.users), queues, start, end, places)
-            for start, end in times
-        )
+        windows = _windows(reservation, tree, times, places)
         status = ReservationStatus(
             start=times[0][0].isoformat(), end=times[0][1].isoformat(),
             devices=tuple(ReservedDevice(node=node, device=device) for node, device in places),
@@ -70,6 +67,15 @@ def plan(reservations: Iterable[Reservation], snapshot: Snapshot, tree: Tree) ->
         )  # fmt: skip
         found.append(Planned(reservation, status, windows))
     return found
+
+
+def held(reservations: Iterable[Reservation], tree: Tree, now: datetime) -> tuple[Window, ...]:
+    """What they hold from now on of the devices that were chosen last."""
+    return tuple(
+        window
+        for each in reservations
+        for window in _windows(each, tree, _times(each, now), tuple((d.node, d.device) for d in each.status.devices))
+    )
 
 
 def next_change(windows: Iterable[Window], now: datetime) -> datetime | None:
@@ -84,24 +90,45 @@ def next_of_others(windows: Iterable[Window], hold: Hold, now: datetime) -> Wind
     return min(found, key=lambda each: each.start, default=None)
 
 
+def _order(reservation: Reservation) -> tuple[object, ...]:
+    """What is held for nobody goes before the others, since work on a node cannot move; then what holds whole nodes."""
+    spec, meta = reservation.spec, reservation.metadata
+    somebody = bool(spec.for_.users or spec.for_.queues)
+    return somebody, spec.devices is not None, meta.creation_timestamp or "", meta.name
+
+
+def _windows(
+    reservation: Reservation, tree: Tree, times: Iterable[tuple[datetime, datetime]], places: tuple[Place, ...]
+) -> tuple[Window, ...]:
+    named = reservation.spec.for_.queues
+    queues = frozenset({*named} | {n for n in tree.names for r in tree.path(n) if r.name in named})
+    users = frozenset(reservation.spec.for_.users)
+    return tuple(Window(reservation.metadata.name, users, queues, start, end, places) for start, end in times)
+
+
 def _times(reservation: Reservation, now: datetime) -> list[tuple[datetime, datetime]]:
     """When it is held, from now on."""
     spec = reservation.spec
     length = timedelta(seconds=parse_duration(spec.duration))
     if spec.schedule is None:
-        start = datetime.fromisoformat(spec.start or "")
-        return [(start, start + length)] if now < start + length and start < now + AHEAD else []
+        start = parse_timestamp(spec.start) if spec.start else now - length
+        end = start + length if start < _NO_END - length else _NO_END
+        return [(start, end)] if now < end and start < now + AHEAD else []
     found: list[tuple[datetime, datetime]] = []
     # One that begins while another goes on makes that one longer.
     at = latest(spec.schedule, spec.time_zone, now - length, now) or following(spec.schedule, spec.time_zone, now)
-    while at is not None and at < now + AHEAD and len(found) < MOST:
+    for _ in range(LOOKS):
+        if at is None or at >= now + AHEAD or len(found) == MOST:
+            return found
         if found and at <= found[-1][1]:
             found[-1] = (found[-1][0], at + length)
             if found[-1][1] > now + AHEAD:
-                break
+                return found
         else:
             found.append((at, at + length))
         at = following(spec.schedule, spec.time_zone, at)
+    if at is not None:
+        found[-1] = (found[-1][0], at + AHEAD)
     return found
 
 

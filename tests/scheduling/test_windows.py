@@ -12,6 +12,7 @@ from cumulus.resources.key import Key
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.quantity import Share
 from cumulus.resources.reservation import Reservation, ReservationSpec
+from cumulus.scheduling import windows as windows_of
 from cumulus.scheduling.cycle import CycleResult
 from cumulus.scheduling.explain import explain
 from cumulus.scheduling.policy import Policies, Window
@@ -153,9 +154,48 @@ def test_devices_that_are_free_by_then_are_taken_first_and_kept_while_they_are_t
     assert plan([kept], cluster.snapshot(), cluster.tree)[0].status.devices[0].node == "a"
 
 
+def test_what_is_held_for_nobody_goes_before_what_was_there_first() -> None:
+    cluster = a_cluster()
+    course = a_reservation("a", devices=1, start=at(1), **{"for": {"queues": ["course"]}})
+    (before,) = plan([course], cluster.snapshot(), cluster.tree)
+    (chosen,) = before.status.devices
+    course = course.replace(status=before.status)
+    service = a_reservation("z", nodes=[chosen.node], start=at(2))
+    planned = {p.reservation.metadata.name: p.status for p in plan([course, service], cluster.snapshot(), cluster.tree)}
+    assert [d.node for d in planned["z"].devices] == [chosen.node]
+    assert [d.node for d in planned["a"].devices] == [{"n0": "n1", "n1": "n0"}[chosen.node]]
+
+
+def test_whole_nodes_that_are_held_for_nobody_are_so_for_whom_they_are_held_otherwise() -> None:
+    mine = a_reservation("a", nodes=["n0"], start=at(0), **{"for": {"queues": ["course"]}})
+    cluster = a_cluster(mine, a_reservation("z", nodes=["n0"], start=at(0)), nodes=1)
+    cluster.submit(Job("c", "eve", "course", seconds=HOUR))
+    cluster.run()
+    assert cluster.jobs["c"].bound == 2 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "end"),
+    [
+        # At the end of time, and for longer than there is time.
+        ({"start": "9999-12-31T23:59:59Z"}, 0, None),
+        ({"start": "2029-12-31T23:00:00Z", "duration": "36500d"}, 1, None),
+        # All the time: it is not looked at minute by minute for weeks.
+        ({"schedule": "* * * * *", "duration": "1m"}, 1, NOW + windows_of.AHEAD),
+    ],
+)
+def test_times_beyond_all_measure_are_no_work(spec: dict[str, object], count: int, end: datetime | None) -> None:
+    (found,) = windows(a_reservation(devices=1, **spec))
+    assert len(found) == count
+    assert end is None or found[0].end >= end
+
+
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
+        ({"devices": 1, "start": "2030-01-31T09:00:00"}, "names no time zone; write it like 2030-01-31T12:00:00Z"),
+        ({"devices": 1, "start": "2030-01-31"}, "names no time zone"),
+        ({"devices": 1, "start": ""}, "names no time zone"),
         ({"devices": 1}, "is given for one that is held once"),
         ({"devices": 1, "start": at(0), "schedule": "@daily"}, "is given for one that is held once"),
         ({"start": at(0)}, "says how many"),
