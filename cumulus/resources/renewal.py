@@ -13,7 +13,7 @@ class Renewal(Model):
     """Whether the lease is renewed before it ends."""
 
     policy: Literal["Never", "WhileIdle"] = Field(
-        "Never", description="WhileIdle: renew while nobody waits for the device."
+        "Never", description="WhileIdle: renew while nobody waits for the device, and no reservation holds it."
     )
     maximum: Duration | None = Field(None, description="The longest the lease may last in all; required for WhileIdle.")
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
 from cumulus.backends.base import Workload
 from cumulus.chronos.contract import LeaseRequest, LeaseState
-from cumulus.clock import parse_timestamp
+from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW
 from cumulus.errors import BackendError, Fenced, LedgerFull, NodeUnreachable, NotFound
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob, RetryPolicy
 from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.job_phase import JobPhase
-from cumulus.resources.meta import Condition, OwnerReference, condition, is_true
+from cumulus.resources.meta import Condition, ObjectMeta, OwnerReference, condition, is_true
 from cumulus.resources.partition import Gang, GPUPartition, PartitionPhase, Renewal
+from cumulus.resources.quantity import parse_duration
+from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.store.base import Key, Write
 from cumulus.store.client import Client
 from cumulus.testing.backend import Script
@@ -494,6 +497,19 @@ def test_a_lease_is_not_renewed_while_somebody_waits() -> None:
     drive(world, daemon, until=lambda: world.partition("share").status.phase is PartitionPhase.ACTIVE)
     world.apply(a_job())
     drive(world, daemon, until=phase_is(world, JobPhase.SUCCEEDED), within=110)
+
+
+def test_a_lease_is_renewed_no_further_than_a_reservation_of_its_device() -> None:
+    world = World()
+    start = world.clock.monotonic()
+    begins = timestamp(world.clock.now() + timedelta(seconds=170))
+    spec = {"nodes": ["node-1"], "start": begins, "duration": "1h"}
+    world.apply(Reservation(metadata=ObjectMeta(name="service"), spec=ReservationSpec.model_validate(spec)))
+    world.apply(a_partition(memory="1.0", duration="100s", renewal=Renewal(policy="WhileIdle", maximum="1h")))
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: world.partition("share").status.phase is PartitionPhase.EXPIRED)
+    grace = parse_duration(world.partition("share").spec.grace_period)
+    assert 165 <= world.clock.monotonic() - start + grace <= 171
 
 
 def test_a_lease_released_on_the_node_ends_the_attempt() -> None:

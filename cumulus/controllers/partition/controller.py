@@ -42,7 +42,7 @@ NAME = "partition"
 
 class PartitionReconciler:
     """`owner` marks the leases that this store's controllers asked for; `waited_for` tells whether somebody
-    waits for the partition's device."""
+    waits for the partition's device, `free_for` in how many seconds it is held for others."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class PartitionReconciler:
         *,
         owner: str,
         waited_for: Callable[[GPUPartition], bool],
+        free_for: Callable[[GPUPartition], float | None],
     ) -> None:
         self._reader = reader
         self._client = client
@@ -62,6 +63,7 @@ class PartitionReconciler:
         self._recorder = recorder
         self._owner = owner
         self._waited_for = waited_for
+        self._free_for = free_for
         self._counting = threading.Lock()
 
     def reconcile(self, request: Request) -> Result:
@@ -259,7 +261,9 @@ class PartitionReconciler:
         wait, seconds = due
         if wait > 0:
             return After(wait)
-        if self._waited_for(partition):
+        free = self._free_for(partition)
+        seconds = seconds if free is None else min(seconds, free)
+        if seconds <= lease.expires_in + 1 or self._waited_for(partition):
             return After(min(max(1.0, lease.expires_in / 4), lease.expires_in + partition_plan.ENDING_POLL))
         try:
             renewed = self._agents[partition.status.node].leases.renew(partition.uid, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cumulus.controllers.contention import waited_for
+from cumulus.controllers.contention import free_for, waited_for
 from cumulus.controllers.context import Context
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition.controller import NAME, PartitionReconciler
@@ -42,6 +42,7 @@ def build(context: Context) -> PartitionReconciler:
     return PartitionReconciler(
         context.cache, context.client, context.agents, context.clock, context.recorder, owner=context.owner,
         waited_for=lambda partition: waited_for(context.cache, partition, context.clock.now()),
+        free_for=lambda partition: free_for(context.cache, partition, context.clock.now()),
     )  # fmt: skip
 
 
