@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from cumulus.clock import parse_timestamp
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reservation import Reservation, ReservationStatus, ReservedDevice
 from cumulus.resources.schedule import following, latest
@@ -111,7 +110,7 @@ def _times(reservation: Reservation, now: datetime) -> list[tuple[datetime, date
     spec = reservation.spec
     length = timedelta(seconds=parse_duration(spec.duration))
     if spec.schedule is None:
-        start = parse_timestamp(spec.start) if spec.start else now - length
+        start = datetime.fromisoformat(spec.start).astimezone(UTC) if spec.start else now - length
         end = start + length if start < _NO_END - length else _NO_END
         return [(start, end)] if now < end and start < now + AHEAD else []
     found: list[tuple[datetime, datetime]] = []
