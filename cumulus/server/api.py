@@ -8,9 +8,9 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
-from cumulus.errors import TooManyRequests
+from cumulus.errors import CumulusError, TooManyRequests
 from cumulus.server.limiter import Limiter, RequestLimits
 from cumulus.server.stream_threads import LIMIT, StreamThreads
 
@@ -32,6 +32,13 @@ a node, and many of them may come in one request."""
 _TURN_SECONDS = 0.05
 
 
+class Refused(NamedTuple):
+    at: float
+    """In monotonic seconds."""
+    place: str
+    error: CumulusError
+
+
 class Api:
     """One for each server process, which its listeners share."""
 
@@ -49,6 +56,8 @@ class Api:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
         self._reaching = ThreadPoolExecutor(REACHING, thread_name_prefix="reach")
         self._reached: Counter[tuple[str, int | None]] = Counter()
+        self.refused: dict[tuple[str, int | None], Refused] = {}
+        """By user, what was refused last of what asked for a WebSocket."""
         self._held: Counter[tuple[str, int | None]] = Counter()
         # What was held may go wherever this is held.
         self._lock = threading.RLock()

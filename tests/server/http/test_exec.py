@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cumulus.client.endpoint import Endpoint
 from cumulus.client.http.client import HttpClient
 from cumulus.client.programs import Streams
-from cumulus.errors import Forbidden, NotFound, NotRunning, UsageError
+from cumulus.errors import BackendError, Forbidden, NotFound, NotRunning, UsageError
 from cumulus.lib import websocket
 from cumulus.lib.execution import ExecRequest
 from cumulus.resources.key import Key
@@ -167,8 +167,28 @@ def test_kubectl(train: Served, tmp_path: Path) -> None:
         assert kubectl("exec", "train-0", "--", "hello") == "hello\n"
         assert kubectl("exec", "-i", "train-1", "--", "hello", given="input") == "hello\ninput"
         assert kubectl.fails_with(7, "exec", "train-0", "--", "hello", "7") == "hello\n"
+        train.outside.begin = unreached
+        assert "cannot be reached" in kubectl.fails("exec", "train-0", "--", "hello")
         train.asks = BOB
         assert "forbidden" in kubectl.fails("exec", "train-0", "--", "hello").lower()
+
+
+def unreached(*_: object) -> Any:
+    raise BackendError("its node cannot be reached")
+
+
+def test_what_refused_a_websocket_is_told_where_spdy_is_asked_for_next(train: Served) -> None:
+    """As kubectl does, which tells what is wrong with that alone."""
+    train.outside.begin = unreached
+    spdy = {"connection": "Upgrade", "upgrade": "SPDY/3.1"}
+    url = f"{EXEC}?command=true"
+    with asking(train, url) as made:
+        assert b"cannot be reached" in b"".join(iter(lambda: made.recv(9999), b""))
+    assert "SPDY" in train.ask("GET", url.replace("train-0", "train-1"), **spdy).json["message"]
+    with asking(train, url) as made:
+        assert b"cannot be reached" in b"".join(iter(lambda: made.recv(9999), b""))
+    assert "cannot be reached" in train.ask("GET", url, **spdy).json["message"]
+    assert "SPDY" in train.ask("GET", url, **spdy).json["message"]
 
 
 def test_ports(train: Served) -> None:

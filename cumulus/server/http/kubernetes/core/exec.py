@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
-from cumulus.errors import NotFound, UsageError
+from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.lib.execution import ExecRequest
 from cumulus.lib.printable import one_line
 from cumulus.lib.remotecommand import V4, V5
 from cumulus.resources.key import Key
+from cumulus.server.api import Refused
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.kubernetes.channels import Channels
 from cumulus.server.http.kubernetes.core.pods import CONTAINER, VIEW, job_of
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 TERMINAL = "xterm"
 """What a terminal is where the client does not say: as in a container."""
 _LONGEST_TERMINAL = 64
+_AGAIN_SECONDS = 10.0
+"""Within which kubectl asks by SPDY."""
 
 
 async def exec(request: Request) -> Response:
@@ -35,16 +41,19 @@ async def exec(request: Request) -> Response:
     given = request.query_params
     terminal = _terminal(given.get("term", "")) if flag(request, "tty") else ""
     asked = ExecRequest(tuple(given.getlist("command")), flag(request, "stdin"), terminal)
-    return _joined(protocol, await api.hold(identity, api.service.exec.exec, identity, key, replica, asked))
+    with telling_again(request):
+        made = await api.hold(identity, api.service.exec.exec, identity, key, replica, asked)
+    return _joined(protocol, made)
 
 
 async def attach(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
     key, replica = replica_of(request, "pods/attach")
     protocol = await channels_of(request, key, replica, terminal=True)
-    execution = await api.hold(
-        identity, api.service.exec.attach, identity, key, replica, stdin=flag(request, "stdin")
-    )  # fmt: skip
+    with telling_again(request):
+        execution = await api.hold(
+            identity, api.service.exec.attach, identity, key, replica, stdin=flag(request, "stdin")
+        )  # fmt: skip
     return _joined(protocol, execution)
 
 
@@ -58,6 +67,20 @@ async def channels_of(
     except UsageError:
         api, identity = api_of(request), identity_of(request)
         await api.call(api.service.exec.check, identity, key, replica, terminal=terminal)
+        refused = api.refused.pop(identity[:2], None)
+        if refused and refused.place == request.url.path and time.monotonic() < refused.at + _AGAIN_SECONDS:
+            raise refused.error from None
+        raise
+
+
+@contextmanager
+def telling_again(request: Request) -> Iterator[None]:
+    """What is wrong here is told too where the client asks again by SPDY: see `channels_of`."""
+    try:
+        yield
+    except CumulusError as error:
+        refused = Refused(time.monotonic(), request.url.path, error)
+        api_of(request).refused[identity_of(request)[:2]] = refused
         raise
 
 
