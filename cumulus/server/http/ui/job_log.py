@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 TAIL = 500
 """Lines of it that a page begins with."""
+_MOST_BYTES = 2**20
+"""Of its end, on the page that has it alone."""
+_PARTIAL_SECONDS = 0.2
+"""How often a line that is not whole is shown anew, while more of it comes."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,12 @@ def panel(visit: Visit, job: Document, *, lines: bool = False) -> Panel:
     if lines:
         try:
             text = TerminalText()
-            for data in _bytes(visit.service.logs.read(
+            pieces = visit.service.logs.read(
                 visit.identity, asked.key, attempt=asked.attempt, replica=asked.replica, tail=10 * TAIL
-            )):  # fmt: skip
-                shown += text.feed(data).lines
-            last = text.feed(b"", end=True)
-            shown += [*last.lines, *([last.partial] if last.partial else [])]
+            )
+            shown += text.feed(_end_of(_bytes(pieces)))
+            if last := text.partial(end=True):
+                shown.append(last)
             shown = [line for line in shown if q.lower() in "".join(piece for _, piece in line).lower()]
         except CumulusError as error:
             note = str(error)
@@ -103,9 +108,14 @@ async def follow(request: Request) -> Response:
     """Events: `reset` where it begins anew, `lines` with what was written, `note` with how it goes on, `state` with
     what it waits for."""
     api, asked = api_of(request), _Asked.of(request.path_params, request.query_params)
-    identity = request.scope[SESSION].identity
-    pieces = await api.call(_pieces, api, identity, asked)
-    return StreamingResponse(_events(api, secret_of(request.scope), pieces), media_type=STREAM)
+    session, secret = request.scope[SESSION], secret_of(request.scope)
+    pieces = await api.call(_pieces, api, session.identity, asked)
+
+    def check() -> None:
+        found = api.service.sessions.find(secret).identity
+        api.service.access.check(found, "get", "gpujobs/log", asked.key.namespace, asked.key.name)
+
+    return StreamingResponse(_events(api, pieces, check), media_type=STREAM)
 
 
 async def whole(request: Request) -> Response:
@@ -134,34 +144,55 @@ def _pieces(api: Api, identity: Identity, asked: _Asked) -> Iterator[LogPiece]:
     )
 
 
-async def _events(api: Api, secret: str, pieces: Iterator[LogPiece]) -> AsyncIterator[bytes]:
+async def _events(api: Api, pieces: Iterator[LogPiece], check: Callable[[], None]) -> AsyncIterator[bytes]:
     yield b"retry: 3000\n\n" + sse("reset", {})
-    text, looked, state = TerminalText(), monotonic(), ""
     try:
-        stream: AsyncGenerator[LogPiece] = api.streams.iterate(lambda: pieces)
-        async with aclosing(stream):
-            async for piece in stream:
-                if isinstance(piece, LogBytes):
-                    if piece.data:
-                        lines, partial = text.feed(piece.data)
-                        yield sse("lines", {"lines": lines, "partial": partial})
-                elif isinstance(piece, LogAwaits):
-                    if piece.state != state:
-                        state = piece.state
-                        yield sse(
-                            "state", {"text": f"It has not {'started' if piece.what == 'start' else 'ended'}: {state}"}
-                        )
-                elif said := _said(piece):
-                    yield sse("note", {"text": said})
-                if monotonic() - looked >= QUIET_SECONDS:
-                    looked = monotonic()
-                    await api.call(api.service.sessions.find, secret)
-                    yield b": \n\n"
+        # Made in the stream's thread: a long log keeps nobody else waiting.
+        async with aclosing(api.streams.iterate(lambda: _told(pieces, check))) as stream:
+            async for told in stream:
+                yield told
         yield sse("end", {})
     except Unauthenticated:
         yield sse("signed-out", {})
     except CumulusError as error:
         yield sse("note", {"text": str(error)}) + sse("end", {})
+
+
+def _told(pieces: Iterator[LogPiece], check: Callable[[], None]) -> Iterator[bytes | None]:
+    """Events for what comes, None where nothing is to be told. `check` raises where it must end: it is asked again
+    before anything is told that comes `QUIET_SECONDS` later."""
+    text, state = TerminalText(), ""
+    looked = drawn = monotonic()
+    unshown = False
+    for piece in pieces:
+        now = monotonic()
+        if now - looked >= QUIET_SECONDS:
+            looked = now
+            check()
+            yield b": \n\n"
+        if isinstance(piece, LogBytes):
+            lines = text.feed(piece.data) if piece.data else []
+            unshown = unshown or bool(piece.data)
+            # A line that grows is not drawn for each piece of it: an empty piece says that no more is there.
+            if unshown and (lines or not piece.data or now - drawn >= _PARTIAL_SECONDS):
+                yield sse("lines", {"lines": lines, "partial": text.partial()})
+                unshown, drawn = False, now
+            else:
+                yield None
+            continue
+        if unshown:
+            yield sse("lines", {"lines": [], "partial": text.partial()})
+            unshown = False
+        if isinstance(piece, LogAwaits):
+            if piece.state != state:
+                state = piece.state
+                yield sse("state", {"text": f"It has not {'started' if piece.what == 'start' else 'ended'}: {state}"})
+            else:
+                yield None
+        elif said := _said(piece):
+            yield sse("note", {"text": said})
+    if unshown:
+        yield sse("lines", {"lines": [], "partial": text.partial()})
 
 
 def _said(piece: LogPiece) -> str:
@@ -181,6 +212,21 @@ def _bytes(pieces: Iterator[LogPiece]) -> Iterator[bytes]:
     for piece in pieces:
         if isinstance(piece, LogBytes) and piece.data:
             yield piece.data
+
+
+def _end_of(pieces: Iterator[bytes]) -> bytes:
+    """Of all that comes the last `_MOST_BYTES`, from the beginning of a line on where there is one."""
+    kept: deque[bytes] = deque()
+    size, cut = 0, False
+    for data in pieces:
+        kept.append(data)
+        size += len(data)
+        while size - len(kept[0]) >= _MOST_BYTES:
+            size -= len(kept.popleft())
+            cut = True
+    whole = b"".join(kept)
+    begins = whole.find(b"\n") + 1
+    return whole[begins:] if cut and begins < len(whole) else whole
 
 
 def _number(text: str) -> int:

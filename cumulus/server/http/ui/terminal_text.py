@@ -27,13 +27,6 @@ _LONGEST_ESCAPE = 4096
 _FLAGS = {1: "bold", 2: "dim", 3: "italic", 4: "under", 7: "inverse"}
 
 
-class Shown(NamedTuple):
-    """`lines` are whole. `partial`: the last one, as far as it was written."""
-
-    lines: list[Line]
-    partial: Line
-
-
 class TerminalText:
     """Of one stream of bytes."""
 
@@ -44,9 +37,9 @@ class TerminalText:
         self._before = _Style()
         """The style at the beginning of that line."""
 
-    def feed(self, data: bytes, *, end: bool = False) -> Shown:
-        """`end`: nothing comes after it."""
-        whole = self._rest + self._decoder.decode(data, final=end)
+    def feed(self, data: bytes) -> list[Line]:
+        """The lines that end in it."""
+        whole = self._rest + self._decoder.decode(data)
         *lines, self._rest = whole.split("\n")
         shown: list[Line] = []
         for line in lines:
@@ -55,10 +48,14 @@ class TerminalText:
         if len(self._rest) > 4 * LONGEST:
             # A program that never ends its line, as one that draws a bar: what it drew last counts.
             self._rest = self._rest[-2 * LONGEST :]
+        return shown
+
+    def partial(self, *, end: bool = False) -> Line:
+        """The last line, as far as it was written. `end`: nothing comes after it."""
         visible = self._rest
         if not end and (cut := _CUT.search(visible)) and len(cut.group()) < _LONGEST_ESCAPE:
             visible = visible[: cut.start()]
-        return Shown(shown, _line(visible.removesuffix("\r"), self._before)[0] if visible else [])
+        return _line(visible.removesuffix("\r"), self._before)[0] if visible else []
 
 
 class _Style(NamedTuple):
@@ -117,6 +114,9 @@ def _line(text: str, before: _Style) -> tuple[Line, _Style]:
     place of what was there."""
     cells: list[tuple[str, str]] = []
     at = 0
+    if len(text) > 4 * LONGEST:
+        # No more than this is looked at, whatever a program writes: of a bar that is drawn anew again, the end.
+        text = text[-2 * LONGEST :] if "\r" in text else text[: 2 * LONGEST]
     for piece, style in _styled(text, before):
         if piece == "\r":
             at = 0

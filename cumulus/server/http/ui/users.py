@@ -53,7 +53,7 @@ def show(visit: Visit) -> Response:
         report = visit.service.history.report(visit.identity, since=since, by="user")
     except StoreUnavailable as error:
         # Who holds what now is known all the same.
-        problem = str(error)
+        problem = f"{error}{f' ({error.hint})' if error.hint else ''}"
     return visit.render(
         "users.html", active="users", kinds="GPUPartition", rows=rows, days=_days(visit), choices=DAYS, report=report,
         problem=problem,

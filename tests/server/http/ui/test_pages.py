@@ -15,9 +15,10 @@ from cumulus.errors import StoreUnavailable
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
-from cumulus.server.http.ui import changes, sparklines
+from cumulus.server.http.ui import changes, job_log, sparklines
 from cumulus.service.history import History
 from cumulus.service.identity import Identity
+from cumulus.service.logs import Logs
 from cumulus.service.service import Service
 from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
@@ -25,6 +26,7 @@ from tests.documents import active, ago, ahead, job, lease, node, running
 from tests.server.http.conftest import Served
 from tests.server.http.ui.conftest import Browser, stream
 from tests.service.test_access import binding
+from tests.waiting import eventually
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'`{{7*7}}\u202e\x1b[31m"
 PAGES = (
@@ -241,6 +243,46 @@ def test_the_log_is_followed_as_events(browser: Browser, served: Served) -> None
     saved = browser.get("/ui/jobs/default/go/log/file")
     assert saved.body == b"\x1b[31mred\x1b[0m <b>\n50%\r100%\nlast"
     assert saved.headers["content-disposition"] == 'attachment; filename="go.log"'
+
+
+def test_a_log_without_an_end_is_drawn_now_and_then(
+    browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = running("go")
+    over["status"] |= {"phase": "Succeeded"}
+    over["status"]["attempts"][0] |= {"endTime": ahead(), "reason": "Completed"}
+    plant(served.store, [over, node("gpu-1")])
+    monkeypatch.setattr(job_log, "_PARTIAL_SECONDS", 1e9)
+    monkeypatch.setattr(job_log, "_MOST_BYTES", 25)
+    served.outside.logs.chunks[1, 0] = [b"first\n", *[b"\r%9d" % number for number in range(50)]]
+    browser.sign_in()
+    body = browser.get("/ui/jobs/default/go/log/follow?follow=true").body.decode()
+    assert body.count("event: lines") == 2, body
+    assert '{"lines":[],"partial":[["","       49"]]}' in body
+    html = browser.page("/ui/jobs/default/go/log")
+    assert ("first" in html, "       49" in html) == (False, True)
+
+
+def test_a_log_ends_for_who_may_not_read_it_any_more(
+    browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(served.store, [running("go"), node("gpu-1"), binding("viewer", "User", "ann", "default", "sees")])
+    served.outside.logs.chunks[1, 0] = [b"seen\n", b"hidden\n"]
+    browser.sign_in_as(ANN)
+    read = Logs.read
+
+    def slow(self: Logs, *args: Any, **asked: Any) -> Any:
+        for number, piece in enumerate(read(self, *args, **asked)):
+            if number:
+                if number == 1:
+                    served.store.delete(Key("RoleBinding", "default", "sees"))
+                eventually(lambda: not self._access.may(ANN, "get", "gpujobs/log", "default", "go").allowed)
+                monkeypatch.setattr(job_log, "QUIET_SECONDS", 0.0)
+            yield piece
+
+    monkeypatch.setattr(Logs, "read", slow)
+    body = browser.get("/ui/jobs/default/go/log/follow?follow=true").body.decode()
+    assert ("seen" in body, "hidden" in body, "is forbidden" in body) == (True, False, True), body
 
 
 def test_what_changed_is_told_by_name_to_who_may_see_it(tmp_path: Path) -> None:

@@ -14,11 +14,9 @@ from cumulus.server.http.ui.terminal_text import LONGEST, TerminalText
 
 def shown(*pieces: bytes) -> tuple[list[Any], Any]:
     text, lines = TerminalText(), []
-    partial: Any = []
     for piece in pieces:
-        more, partial = text.feed(piece)
-        lines += more
-    return [list(line) for line in lines], list(partial)
+        lines += text.feed(piece)
+    return [list(line) for line in lines], list(text.partial())
 
 
 @pytest.mark.parametrize(
@@ -68,5 +66,11 @@ def test_nothing_but_text_and_our_classes_comes_out(pieces: list[bytes]) -> None
 def test_a_line_that_never_ends_costs_little() -> None:
     text = TerminalText()
     for _ in range(20):
-        partial = text.feed(b"x" * 10_000).partial
-    assert sum(len(piece) for _, piece in partial) <= LONGEST
+        assert text.feed(b"x" * 10_000) == []
+    assert sum(len(piece) for _, piece in text.partial()) <= LONGEST
+
+
+def test_a_bar_that_is_drawn_for_ever_is_its_end() -> None:
+    bar = b"".join(b"\r%7d of 9000000" % number for number in range(20_000))
+    assert shown(bar + b"\n") == ([[("", "  19999 of 9000000")]], [])
+    assert shown(*(bar[at : at + 65_536] for at in range(0, len(bar), 65_536)))[1] == [("", "  19999 of 9000000")]
