@@ -132,7 +132,6 @@ class Recorder:
                 self._close()
                 if schema.is_damaged(self._file, error):
                     schema.set_aside(self._file)
-                    _log.error("the history was damaged, and begins anew", file=str(self._file), error=str(error))
                 raise schema.unavailable(self._file, error) from error
             except BaseException:
                 self._close()

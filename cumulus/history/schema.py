@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
+
+import structlog
 
 from cumulus.errors import StoreUnavailable
 from cumulus.lib import sqlite_file
 from cumulus.lib.files import new_file
 from cumulus.lib.sqlite_file import Failure, pragma
+
+_log = structlog.get_logger("cumulus.history")
 
 APPLICATION_ID = 0x43554D48
 """'CUMH' in the SQLite header: this file is ours."""
@@ -133,6 +138,7 @@ def set_aside(file: Path) -> None:
         os.replace(file, f"{file}{DAMAGED}")
     except OSError as error:
         raise StoreUnavailable(f"{file} is damaged, and cannot be moved away: {error.strerror}") from error
+    _log.error("the history was damaged, and begins anew", file=str(file), kept_as=f"{file}{DAMAGED}")
 
 
 def _open(file: Path) -> sqlite3.Connection:
@@ -170,6 +176,30 @@ def _check(connection: sqlite3.Connection, file: Path) -> None:
             f"{file} has schema {version}; this version of cumulus knows schemas up to {VERSION}",
             hint="upgrade cumulus, or move the file away: a new history begins",
         )
+    if _columns(connection) != _expected():
+        raise StoreUnavailable(f"{file} has other tables: another version of cumulus made it", hint=_ANEW)
+
+
+_ANEW = (
+    "stop the daemon, move the file away, and start the daemon: a new history begins, and nothing else depends on it"
+)
+
+
+def _columns(connection: sqlite3.Connection) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for table, column in connection.execute(
+        "SELECT s.name, c.name FROM sqlite_schema s, pragma_table_info(s.name) c"
+        " WHERE s.type = 'table' AND s.name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    ):
+        found.setdefault(table, set()).add(column)
+    return found
+
+
+@cache
+def _expected() -> Mapping[str, set[str]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_TABLES)
+        return _columns(connection)
 
 
 @contextmanager
@@ -193,4 +223,6 @@ def reading(file: Path) -> Iterator[sqlite3.Connection | None]:
 
 
 def unavailable(file: Path, error: sqlite3.Error) -> StoreUnavailable:
-    return StoreUnavailable(f"the history {file} cannot be used: {error}")
+    return StoreUnavailable(
+        f"the history {file} cannot be used: {error}", hint=_ANEW if is_damaged(file, error) else None
+    )

@@ -74,7 +74,9 @@ def test_json_has_the_total(run: Run) -> None:
     [
         (("--by", "job"), "there is no report by 'job'"), (("-o", "yaml"), "there is no output format 'yaml' here"),
         (("--since", "soon"), "--since: 'soon' is not a duration"),
-        (("--since", "0s"), "the time must begin before it ends"),
+        (("--since", "0s"), "--since 0s is not before now"),
+        (("--since", "1d", "--until", "2d"), "--since 1d is not before --until 2d"),
+        (("--since", "2030-13-01"), "or a date"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(run: Run, words: tuple[str, str], said: str) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulus.clock import FakeClock
-from cumulus.history import of_job, spans, totals
+from cumulus.errors import StoreUnavailable
+from cumulus.history import of_job, schema, spans, totals
 from cumulus.history.facts import WHOLE, to_milliseconds
 from cumulus.history.recorder import Recorder
 from cumulus.history.schema import reading
@@ -200,6 +201,30 @@ class TestGaps:
         with closing(_recorder(tmp_path, clock)) as recorder:
             recorder.take(STORE, _events(machine("gpu-1")))
         assert (tmp_path / "history" / "h.db.damaged").read_bytes().startswith(b"no database")
+
+    def test_a_file_of_other_tables_is_said_to_be_one_and_stays(self, tmp_path: Path, clock: FakeClock) -> None:
+        file = tmp_path / "history" / "h.db"
+        with closing(_recorder(tmp_path, clock)) as recorder:
+            recorder.take(STORE, _events(machine("gpu-1")))
+        with closing(sqlite3.connect(file)) as db:
+            db.execute("ALTER TABLE leases DROP COLUMN parked")
+        before = file.read_bytes()
+        with (
+            closing(_recorder(tmp_path, clock)) as recorder,
+            pytest.raises(StoreUnavailable, match="other tables") as told,
+        ):
+            recorder.take(STORE, _events(machine("gpu-1")))
+        assert "move the file away" in (told.value.hint or "")
+        with pytest.raises(StoreUnavailable, match="other tables"), schema.reading(file):
+            raise AssertionError("it was read")
+        assert file.read_bytes() == before
+
+    def test_who_reads_a_damaged_file_is_told_what_to_do(self, tmp_path: Path) -> None:
+        file = tmp_path / "h.db"
+        file.write_bytes(b"no database" * 1000)
+        with pytest.raises(StoreUnavailable, match="not a database") as told, schema.reading(file):
+            raise AssertionError("it was read")
+        assert "move the file away" in (told.value.hint or "")
 
 
 class TestUse:

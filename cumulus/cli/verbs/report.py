@@ -65,6 +65,12 @@ def report(
     if output not in _FORMS:
         raise UsageError(f"there is no output format {output!r} here", hint=f"the formats are {', '.join(_FORMS)}")
     first, last = _moment(since, "--since"), _moment(until, "--until") if until else 0
+    now = round(SystemClock().now().timestamp() * 1000)
+    if not first < min(last or now, now):
+        raise UsageError(
+            f"--since {since} is not before {f'--until {until}' if last and last < now else 'now'}",
+            hint="both are a time ago, such as 7d, or a date, such as 2030-01-31, which is 0:00 UTC",
+        )
     with context.client() as client:
         found = client.report(first, until=last, by=cast("By", by))
     if not found["whole"] and output == "table":
@@ -77,7 +83,12 @@ def _moment(text: str, option: str) -> int:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        found = SystemClock().now() - timedelta(seconds=options.seconds_of(text, option))
+        try:
+            found = SystemClock().now() - timedelta(seconds=options.seconds_of(text, option))
+        except UsageError as error:
+            raise UsageError(
+                f"{error}, or a date", hint="as in 7d for seven days ago, 2030-01-31, or 2030-01-31T12:00+01:00"
+            ) from None
     if found.tzinfo is None:
         found = found.replace(tzinfo=UTC)
     return max(0, round(found.timestamp() * 1000))
