@@ -19,6 +19,7 @@ from cumulus.apply.ownership import Owner
 from cumulus.apply.plan import Result, immutable, plan
 from cumulus.apply.server_side import Applier
 from cumulus.clock import short_timestamp
+from cumulus.errors import NotFound
 from cumulus.gitops.desired import Desired, on_change
 from cumulus.lib.printable import one_line
 from cumulus.manifest import Manifest, Problem
@@ -35,8 +36,9 @@ from cumulus.resources.source import (
     PendingSync,
     Prune,
     Source,
+    SourceStatus,
 )
-from cumulus.store.base import Write
+from cumulus.store.base import Store, Write
 
 _TOLD = 100
 """Objects that a pending sync names."""
@@ -118,11 +120,12 @@ def is_ours(document: Document, manager: str) -> bool:
 def make_plan(
     source: Source, desired: Desired, facts: Facts, stored: Stored, *, now: datetime,
     claimed: Claimed = lambda namespace, name, key: False, released: Callable[[str], bool] = lambda uid: True,
-    settled: frozenset[Key] = frozenset(),
+    deleter: Callable[[InventoryItem], str] = lambda item: "", settled: frozenset[Key] = frozenset(),
 ) -> Plan:  # fmt: skip
     """`stored` is asked for each object; what is `settled` is known to be as it is to be. `released`: whether all that
-    an object of that uid left behind is gone, so that its successor can be made."""
-    planner = _Planner(source, facts, stored, now, claimed, released)
+    an object of that uid left behind is gone, so that its successor can be made. `deleter`: who deleted an object by
+    hand, "" where nobody knows."""
+    planner = _Planner(source, facts, stored, now, claimed, released, deleter)
     for key, manifest in desired.manifests.items():
         planner.want(key, manifest, desired.hashes[key], settled=key in settled)
     for key, item in planner.items.items():
@@ -134,10 +137,10 @@ def make_plan(
 class _Planner:
     def __init__(
         self, source: Source, facts: Facts, stored: Stored, now: datetime, claimed: Claimed,
-        released: Callable[[str], bool],
+        released: Callable[[str], bool], deleter: Callable[[InventoryItem], str],
     ) -> None:  # fmt: skip
         self.source, self.facts, self.stored, self.now = source, facts, stored, now
-        self.claimed, self.released = claimed, released
+        self.claimed, self.released, self.deleter = claimed, released, deleter
         self.manager = source.field_manager
         self.items = {item_key(item): item for item in source.status.inventory}
         self.steps: list[Step] = []
@@ -195,21 +198,25 @@ class _Planner:
             self.kept.append(item)
             return
         replacing = item is not None and item.state == ItemState.REPLACING
+        told = ""
         if item is not None and item.hash == hash and not replacing:
             if BY_NAME[key.kind].final_phases:
                 # It ran, or somebody deleted it: the same work is not done twice.
                 self.kept.append(item.replace_state(ItemState.GONE))
                 return
+            if not self.facts.changed:
+                who = self.deleter(item) if self.source.spec.drift is not Drift.OFF else ""
+                told = f"was deleted{f' by {one_line(who)}' if who else ''}"
             if self.source.spec.drift is not Drift.CORRECT and not self.facts.changed:
                 self.kept.append(item)
                 if self.source.spec.drift is Drift.REPORT:
-                    self.drifted.append((key, "was deleted"))
+                    self.drifted.append((key, told))
                 return
         result = plan(manifest, None, self._applier(force=False))
         if isinstance(result, list):
             self.problems += result
             return
-        self._step("create", key, result)
+        self._step("create", key, result, told)
         self.kept.append(_item(key, "", hash))
 
     def _keep(self, key: Key, manifest: Manifest, hash: str, item: InventoryItem, live: Document) -> None:
@@ -375,6 +382,16 @@ def _source_of(manager: str, operation: str) -> tuple[str, str] | None:
         return None
     namespace, _, name = manager.removeprefix(OF_SOURCES).partition("/")
     return (namespace, name) if name else None
+
+
+def wants(store: Store, namespace: str, name: str, key: Key) -> bool:
+    """Whether the Source has the object in its inventory, and still wants it."""
+    try:
+        status = store.get(Key(Source.KIND, namespace, name)).get("status") or {}
+    except NotFound:
+        return False
+    items = SourceStatus.model_validate(status).inventory
+    return any(item_key(item) == key and item.state is not ItemState.UNPRUNED for item in items)
 
 
 def sources_of(document: Document) -> set[tuple[str, str]]:

@@ -28,6 +28,9 @@ PINNED_BY = "cumulus.dev/pinned-by"
 EDITED_BY = "cumulus.dev/edited-by"
 """Of an object of a Source: who set something of it by hand, by field manager. The service writes it."""
 
+DELETED_BY = "cumulus.dev/deleted-by"
+"""Of the event that an object of a Source was deleted by hand: by whom. The service writes it."""
+
 
 def editors_of(document: Mapping[str, Any]) -> dict[str, str]:
     """People by the field manager with which they set something; none where nobody knows."""

@@ -85,7 +85,7 @@ class OnBehalf:
         identity = self._identity(submitter)
         changes = [audit.change(write.verb, BY_NAME[write.target.kind].plural, write.target) for write in writes]
         with self._access.audit.doing(identity, changes):
-            checked = self._guard.checked(identity, writes)
+            checked = self._guard.checked(identity, writes, by_hand=False)
             if owner is not None:
                 asked = len(writes)
                 checked = [*(_owned(write, owner) for write in checked[:asked]), *checked[asked:]]

@@ -46,7 +46,7 @@ class Sources:
         InvalidManifest with all that forbids it."""
         # Loaded where it is asked for: commands start without it.
         from cumulus.gitops.desired import Desired, digest
-        from cumulus.gitops.sync import Facts, make_plan
+        from cumulus.gitops.sync import Facts, make_plan, wants
 
         source = decode(Source, self._objects.get(identity, key))
 
@@ -58,7 +58,10 @@ class Sources:
                 return None
 
         wanted = Desired({m.key: m for m in manifests}, {m.key: digest(m) for m in manifests})
-        plan = make_plan(source, wanted, Facts("diff"), stored, now=self._clock.now())
+        plan = make_plan(
+            source, wanted, Facts("diff"), stored, now=self._clock.now(),
+            claimed=lambda namespace, name, key: wants(self._store, namespace, name, key),
+        )  # fmt: skip
         if plan.problems:
             raise InvalidManifest(plan.problems)
         steps = plan.steps or plan.held

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from cumulus.manifest import InvalidManifest, load_text
 from cumulus.resources.event import Event
 from cumulus.resources.key import Key
 from cumulus.service.identity import Identity
@@ -18,6 +21,14 @@ def started(cluster: Cluster, repo: Repo, drift: str = "Correct") -> None:
     repo.commit({"a.yaml": job("a", priority=5, labels={"team": "red"}, **HOLD)})
     cluster.add(url=repo.url, drift=drift)
     cluster.sync()
+
+
+def cron(name: str) -> str:
+    """The manifest of what nobody runs to its end."""
+    return (
+        f"apiVersion: cumulus.dev/v1alpha1\nkind: GPUCronJob\nmetadata: {{name: {name}}}\nspec:\n"
+        "  schedule: 0 3 * * *\n  jobTemplate: {spec: {command: [a], gpu: {memory: 0.1, duration: 1h}}}\n"
+    )
 
 
 def writes(cluster: Cluster) -> int:
@@ -110,6 +121,41 @@ def test_a_field_that_is_gone_from_the_source_goes(cluster: Cluster, repo: Repo)
     assert cluster.get("a")["metadata"].get("labels", {}) == {}
 
 
+NIGHTLY = Key("GPUCronJob", "default", "nightly")
+
+
+@pytest.mark.parametrize("drift", ["Correct", "Report"])
+def test_who_deleted_an_object_is_told(cluster: Cluster, repo: Repo, drift: str) -> None:
+    cluster.store.create(binding("admin", "User", "ann", "default", "ann"))
+    cluster.service.access.bindings_changed()
+    repo.commit({"n.yaml": cron("nightly"), "m.yaml": cron("monthly")})
+    cluster.add(url=repo.url, drift=drift, prune="Auto")
+    cluster.sync()
+    cluster.service.objects.delete(Identity("ann", 1001), NIGHTLY)
+    cluster.sync(seconds=60)
+    told = [message for message in events(cluster, "DriftFound") if message.startswith("gpucronjob/default/nightly")]
+    if drift == "Correct":
+        assert cluster.names("GPUCronJob") == ["monthly", "nightly"]
+        assert told == ["gpucronjob/default/nightly: was deleted by ann; made anew"]
+        last = cluster.source().status.history[-1]
+        assert (last.result, last.why) == ("Corrected", "was deleted by ann")
+    else:
+        assert cluster.names("GPUCronJob") == ["monthly"]
+        assert told[0] == "gpucronjob/default/nightly: was deleted by ann"
+    # Where nobody's hand did it nobody is named, and a Source that prunes is nobody's hand.
+    cluster.store.delete(Key("GPUCronJob", "default", "monthly"))
+    cluster.sync(seconds=60)
+    ending = "; made anew" if drift == "Correct" else ""
+    assert f"gpucronjob/default/monthly: was deleted{ending}" in events(cluster, "DriftFound")
+    repo.commit({"m.yaml": None})
+    cluster.sync()
+    assert len(events(cluster, "ChangedByAnother")) == 1
+    # Who deletes what is theirs is told of too.
+    cluster.service.objects.delete(ME, NIGHTLY)
+    assert events(cluster, "DeletedByHand") == [f"{ME.name} deleted this cron job"]
+    assert events(cluster, "ChangedByAnother") == ["ann deleted this cron job"]
+
+
 def test_an_object_that_ran_and_was_deleted_stays_away(cluster: Cluster, repo: Repo) -> None:
     started(cluster, repo)
     cluster.service.objects.delete(ME, A)
@@ -119,8 +165,6 @@ def test_an_object_that_ran_and_was_deleted_stays_away(cluster: Cluster, repo: R
 
 
 def test_what_others_own_is_not_taken_by_force(cluster: Cluster, repo: Repo) -> None:
-    from cumulus.manifest import load_text
-
     cluster.service.objects.apply(ME, load_text(job("a", priority=1, **HOLD)), field_manager="ci")
     started(cluster, repo)
     assert cluster.condition("Synced") == ("False", "InvalidManifests")
@@ -132,8 +176,6 @@ def test_what_others_own_is_not_taken_by_force(cluster: Cluster, repo: Repo) -> 
 
 
 def test_what_is_there_and_the_same_is_taken_over(cluster: Cluster, repo: Repo) -> None:
-    from cumulus.manifest import load_text
-
     cluster.service.objects.apply(ME, load_text(job("a", priority=5, labels={"team": "red"}, **HOLD)))
     uid = cluster.get("a")["metadata"]["uid"]
     started(cluster, repo)
@@ -152,8 +194,12 @@ def test_two_sources_claim_one_object(cluster: Cluster, repo: Repo) -> None:
     assert cluster.condition("Synced", "other") == ("False", "InvalidManifests")
     error = cluster.source("other").status.last_error
     assert error is not None
-    assert "job default/a belongs to the Source default/cluster, and default/other claims it too" in error.message
+    said = "job default/a belongs to the Source default/cluster, and default/other claims it too"
+    assert said in error.message
     assert cluster.names() == ["a"]
+    # Who asks before they commit is told the same.
+    with pytest.raises(InvalidManifest, match=said):
+        cluster.service.sources.diff(ME, Key("Source", "default", "other"), load_text(job("a", priority=7, **HOLD)))
     assert cluster.get("a")["spec"]["priority"] == 5
 
 

@@ -21,9 +21,10 @@ from cumulus.gitops.desired import NOTHING, Desired, desired
 from cumulus.gitops.directory import digest
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.following import Busy, Seen, Where
+from cumulus.gitops.render import folder as folder_of
 from cumulus.gitops.render import rendered, suffixes
 from cumulus.gitops.room import SourceRoom, secret
-from cumulus.gitops.sync import Facts, Plan, Step, item_key, make_plan
+from cumulus.gitops.sync import Facts, Plan, Step, item_key, make_plan, wants
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
@@ -31,13 +32,14 @@ from cumulus.machinery.cache import Cache
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import EventType, Recorder
 from cumulus.manifest import InvalidManifest, Position, Problem
-from cumulus.resources.annotations import APPROVED_BY, PINNED_BY, SYNC_REQUESTED
+from cumulus.resources.annotations import APPROVED_BY, DELETED_BY, PINNED_BY, SYNC_REQUESTED
+from cumulus.resources.event import Event
 from cumulus.resources.git_url import parse_url
-from cumulus.resources.key import Document, Key
+from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import EventReason, SourceReason
 from cumulus.resources.registry import BY_NAME
-from cumulus.resources.source import ItemState, Prune, Revision, Source, SourceStatus
+from cumulus.resources.source import InventoryItem, ItemState, Prune, Revision, Source, SourceStatus
 from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Query, Write
 from cumulus.store.client import Client
@@ -192,7 +194,7 @@ class SourceReconciler:
         facts = Facts(revision.revision, changed, look.missing, rewritten)
         plan = make_plan(
             source, wanted, facts, partial(self._stored, view), now=self._clock.now(), claimed=self._is_claimed,
-            released=self._is_released, settled=settled,
+            released=self._is_released, deleter=self._deleters(), settled=settled,
         )  # fmt: skip
         if plan.problems:
             return self._failed(source, revision, SourceReason.INVALID, plan.problems)
@@ -284,7 +286,8 @@ class SourceReconciler:
             assert look.where is not None
             following = self._room.following
             with following.reading(look.where) as repository:
-                listed = repository.files(look.revision.tree, variables, suffixes(source.spec.render))
+                how = source.spec.render
+                listed = repository.files(look.revision.tree, variables, suffixes(how), folder_of(how, folder))
                 files = repository.read(listed, following.credentials(look.where)) if listed else {}
         if source.spec.render:
             files = rendered(
@@ -345,16 +348,27 @@ class SourceReconciler:
         return frozenset(key for key, look in looks if (found := view(key)) is not None and _look_of(found) == look)
 
     def _is_claimed(self, namespace: str, name: str, key: Key) -> bool:
-        try:
-            other = self._client.get(Source, namespace, name)
-        except NotFound:
-            return False
-        return any(item_key(item) == key and item.state is not ItemState.UNPRUNED for item in other.status.inventory)
+        return wants(self._client.store, namespace, name, key)
 
     def _is_released(self, uid: str) -> bool:
         """Whether all that an object owned is gone too."""
         owned = {kind.owns for kind in BY_NAME.values() if kind.owns}
         return not any(self._client.store.list(Query(kind, owner_uid=uid)).items for kind in sorted(owned))
+
+    def _deleters(self) -> Callable[[InventoryItem], str]:
+        """Who deleted an object by hand, as far as the events of its namespace still say it. They are read once for a
+        look, where something is gone."""
+
+        @cache
+        def named(namespace: str) -> dict[str, str]:
+            found = {}
+            for event in self._client.store.list(Query(Event.KIND, namespace)).items:
+                who = (event["metadata"].get("annotations") or {}).get(DELETED_BY)
+                if who:
+                    found[str(event["involvedObject"].get("uid"))] = str(who)
+            return found
+
+        return lambda item: named(item.namespace or DEFAULT_NAMESPACE).get(item.uid, "")
 
     def _why(self, source: Source, plan: Plan, changed: bool) -> str:
         if plan.approved:
@@ -377,7 +391,7 @@ class SourceReconciler:
             self._record(source, "Normal", EventReason.SYNCED, f"{name}: {done} ({why})")
         for step in plan.steps:
             if step.why:
-                said = f"{step.key}: {step.why}; changed back"
+                said = f"{step.key}: {step.why}; {'made anew' if step.action == 'create' else 'changed back'}"
                 self._record(source, "Warning", EventReason.DRIFT_FOUND, said)
         for key, told in plan.drifted[:5]:
             self._record(source, "Warning", EventReason.DRIFT_FOUND, f"{key}: {told}")

@@ -10,8 +10,8 @@ from uuid import uuid4
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import Conflict, Forbidden, InvalidObject, NotFound
 from cumulus.lib.printable import one_line
-from cumulus.lib.truncate import LONGEST_TEXT, truncate
-from cumulus.resources.annotations import EDITED_BY
+from cumulus.lib.truncate import LONGEST_TEXT, LONGEST_WORD, truncate
+from cumulus.resources.annotations import DELETED_BY, EDITED_BY
 from cumulus.resources.documents import lookup
 from cumulus.resources.field_managers import OF_SOURCES
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
@@ -42,13 +42,14 @@ class Guard:
         self._access = access
         self._clock = clock
 
-    def checked(self, identity: Identity, writes: Sequence[Write]) -> list[Write]:
+    def checked(self, identity: Identity, writes: Sequence[Write], *, by_hand: bool = True) -> list[Write]:
         """The writes with who submitted what, and after them events that tell submitters who else changed something of
-        theirs. Raises Forbidden where one of them is not allowed, NotFound."""
+        theirs, and Sources who deleted something of theirs `by_hand`. Raises Forbidden where one of them is not
+        allowed, NotFound."""
         told: list[Write] = []
         self._check_trees(writes)
         self._check_cycles(writes)
-        return [self._checked(identity, write, told) for write in writes] + told
+        return [self._checked(identity, write, told, by_hand=by_hand) for write in writes] + told
 
     def replaced(self, identity: Identity, old: Document, new: Document, *, keeps: bool = False) -> list[Write]:
         """The writes that put the object `new` in the place of `old`, in one transaction: whose finalizers are taken
@@ -95,7 +96,7 @@ class Guard:
 
                 raise Rejected(key_of(document), [problem])
 
-    def _checked(self, identity: Identity, write: Write, told: list[Write]) -> Write:
+    def _checked(self, identity: Identity, write: Write, told: list[Write], *, by_hand: bool = True) -> Write:
         document = write.document
         key = write.target
         kind = BY_NAME[key.kind]
@@ -115,8 +116,10 @@ class Guard:
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
         again = write.verb == "delete" and stored["metadata"].get("deletionTimestamp")
-        if kind.tells and not again and not _is_mine(identity, stored, unknown=True):
-            told.append(Write("create", _told(identity, write.verb, stored, timestamp(self._clock.now()))))
+        others = kind.tells and not _is_mine(identity, stored, unknown=True)
+        if not again and (others or (by_hand and write.verb == "delete" and _is_a_sources(stored))):
+            event = _told(identity, write.verb, stored, timestamp(self._clock.now()), others=others, by_hand=by_hand)
+            told.append(Write("create", event))
         if document is None:
             return write
         self._check_own(identity, key, verb, document, stored)
@@ -294,14 +297,25 @@ def _is_mine(identity: Identity, stored: Document, *, unknown: bool = False) -> 
     return found.name == identity.name and found.uid in (None, identity.uid)
 
 
-def _told(identity: Identity, verb: str, stored: Document, now: str) -> Document:
-    """The event that somebody other than its submitter changed an object."""
+def _is_a_sources(stored: Document) -> bool:
+    managers = (str(entry.get("manager", "")) for entry in stored["metadata"].get("managedFields") or ())
+    return any(manager.startswith(OF_SOURCES) for manager in managers)
+
+
+def _told(
+    identity: Identity, verb: str, stored: Document, now: str, *, others: bool, by_hand: bool
+) -> Document:  # fmt: skip
+    """The event that somebody other than its submitter (`others`) changed an object, or deleted one of a Source."""
     # Loaded where there is something to tell: most people change what is theirs.
     from cumulus.resources.reasons import EventReason
 
     metadata = stored["metadata"]
     did = {"delete": "deleted", "status": "changed the status of"}.get(verb, "changed")
-    message = truncate(f"{one_line(identity.name)} {did} this {BY_NAME[stored['kind']].one}", LONGEST_TEXT)
+    who = one_line(identity.name)
+    message = truncate(f"{who} {did} this {BY_NAME[stored['kind']].one}", LONGEST_TEXT)
+    # The object takes what was noted in it away: a Source that makes it anew finds the name here.
+    noted = {"annotations": {DELETED_BY: truncate(who, LONGEST_WORD)}} if by_hand and verb == "delete" else {}
+    reason = EventReason.CHANGED_BY_ANOTHER if others else EventReason.DELETED_BY_HAND
     about = {
         "apiVersion": stored["apiVersion"], "kind": stored["kind"], "namespace": metadata.get("namespace") or "",
         "name": metadata["name"], "uid": metadata["uid"],
@@ -310,8 +324,8 @@ def _told(identity: Identity, verb: str, stored: Document, now: str) -> Document
     name = f"{metadata['name'][:200].rstrip('.-')}.{uuid4().hex[:16]}"
     return {
         "apiVersion": API_VERSION, "kind": "Event",
-        "metadata": {"name": name, "namespace": metadata.get("namespace") or DEFAULT_NAMESPACE},
-        "involvedObject": about, "reason": EventReason.CHANGED_BY_ANOTHER.value, "message": message, "type": "Normal",
+        "metadata": {"name": name, "namespace": metadata.get("namespace") or DEFAULT_NAMESPACE, **noted},
+        "involvedObject": about, "reason": reason.value, "message": message, "type": "Normal",
         "source": {"component": "api", "host": ""}, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
     }  # fmt: skip
 
@@ -335,9 +349,8 @@ def _signed(identity: Identity, kind: Kind, document: Document, stored: Document
 
 def _edited(identity: Identity, document: Document, stored: Document) -> Document:
     """An object of a Source with who sets what of it by hand."""
-    managers = (str(entry.get("manager", "")) for entry in stored["metadata"].get("managedFields") or ())
     noted = any(EDITED_BY in (each["metadata"].get("annotations") or {}) for each in (document, stored))
-    if not noted and not any(manager.startswith(OF_SOURCES) for manager in managers):
+    if not noted and not _is_a_sources(stored):
         return document
     # Loaded where there is such an object.
     from cumulus.gitops.editors import with_editor
