@@ -84,6 +84,22 @@ def test_the_right_key_that_may_not_sign_this(cluster: Cluster, repo: Repo, ada:
     assert refused(cluster)
 
 
+@pytest.mark.parametrize(("principal", "good"), [("ada@example.org", True), ("ada@elsewhere.org", False)])
+def test_a_certificate_of_somebody_elses(
+    cluster: Cluster, repo: Repo, ada: Signer, tmp_path: Path, principal: str, good: bool
+) -> None:
+    # The right key, signed by the right authority: git says good of it whoever it is for, and its exit code tells.
+    authority = Signer(tmp_path, "authority")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", authority.key, "-I", "ada", "-n", principal, ada.key.with_suffix(".pub")], check=True
+    )
+    ada.key = ada.key.with_name("ada-cert.pub")
+    ada.commit(repo, {"a.yaml": job("a", **HOLD)})
+    demands(cluster, repo, authority.allowed("*@example.org", "cert-authority"))
+    assert refused(cluster) is not good
+    assert cluster.names() == (["a"] if good else [])
+
+
 def test_no_keys_at_all(cluster: Cluster, repo: Repo, ada: Signer) -> None:
     ada.commit(repo, {"a.yaml": job("a", **HOLD)})
     demands(cluster, repo, "\n")
