@@ -42,7 +42,7 @@ def _commit(directory: Path) -> Iterator[Result]:
     repo.commit({f"{n}.yaml": job(f"job-{n}", suspend="true") for n in range(OBJECTS)})
     raw, synced, quiet = [], [], []
     for round in range(ROUNDS):
-        raw.append(_cpu(lambda: desired(read(str(repo.path)), "default")))
+        raw.append(_cpu(lambda: desired(read(str(repo.path)).files, "default")))
         cluster = Cluster(directory / f"home-{round}")
         cluster.store = cluster.world.store = stores.open_store(directory / f"store-{round}")
         cluster.world.client.store = cluster.store
