@@ -33,8 +33,8 @@ class Held(NamedTuple):
 
 def read(path: str, also: str = "", more: tuple[str, ...] = ()) -> Held:
     """The manifests below a directory, files whose names end with one of `more`, and the file `also`, whatever it is
-    called. Hidden ones and symbolic links are left out. Raises OSError, ValueError for a directory that holds too
-    much."""
+    called. Hidden ones (but those named in `more`) and symbolic links are left out. Raises OSError, ValueError for a
+    directory that holds too much."""
     found: dict[str, bytes] = {}
     directories: list[str] = []
     total = 0
@@ -69,7 +69,7 @@ def _walk(
             raise ValueError(f"holds more than {MOST_DIRECTORIES:,} directories; name one that holds manifests alone")
         seen.append(prefix.rstrip("/"))
         for name in sorted(os.listdir(directory)):
-            if name.startswith("."):
+            if name.startswith(".") and name not in suffixes:
                 continue
             try:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -157,9 +157,10 @@ class Repository:
         """Whether `ancestor` is in the history of `commit`; False also where it is not known any more."""
         return self._git(["merge-base", "--is-ancestor", ancestor, commit], fails=True).code == 0
 
-    def files(self, tree: str, also: str = "", more: tuple[str, ...] = ()) -> list[File]:
+    def files(self, tree: str, also: str = "", more: tuple[str, ...] = (), below: str = "") -> list[File]:
         """The manifests below a tree, by path, files whose names end with one of `more`, and the file `also`, whatever
-        it is called. Hidden ones, symbolic links and submodules are left out."""
+        it is called. Hidden ones (but those named in `more`), symbolic links and submodules are left out, and what is
+        not in the folder `below`."""
         found = []
         for entry in self._git(["ls-tree", "-r", "-z", "--full-tree", tree]).output.split(b"\0"):
             about, _, name = entry.partition(b"\t")
@@ -167,7 +168,9 @@ class Repository:
             path = name.decode("utf-8", "replace")
             if not mode or not stat.S_ISREG(int(mode, 8)):
                 continue
-            hidden = any(part.startswith(".") for part in path.split("/"))
+            if below and not path.startswith(f"{below}/"):
+                continue
+            hidden = any(part.startswith(".") and part not in more for part in path.split("/"))
             if path != also and (hidden or not path.endswith((*SUFFIXES, *more))):
                 continue
             if any(part in ("", ".", "..") for part in path.split("/")):

@@ -31,18 +31,26 @@ class _Tool(NamedTuple):
     programs: tuple[tuple[str, ...], ...]
     file: str
     suffixes: tuple[str, ...] = ()
-    """Of files that it reads beside manifests."""
+    """Of files that it reads beside manifests; hidden ones by their whole name."""
+    alone: bool = False
+    """Whether it reads the folder that is rendered and nothing beside it."""
 
 
 _TOOLS = {
     "kustomize": _Tool((("kustomize", "build"), ("kubectl", "kustomize")), "kustomization.yaml"),
-    "helm": _Tool((("helm", "template"),), "Chart.yaml", (".tpl",)),
+    # A chart's templates read what they like of it: packed dependencies, and any text.
+    "helm": _Tool((("helm", "template"),), "Chart.yaml", ("", ".helmignore"), alone=True),
 }
 
 
 def suffixes(how: str | None) -> tuple[str, ...]:
-    """How the names of files end that rendering needs beside manifests."""
+    """How the names of files end that rendering needs beside manifests; hidden ones by their whole name."""
     return _TOOLS[how].suffixes if how else ()
+
+
+def folder(how: str | None, path: str) -> str:
+    """The folder that rendering the one at `path` reads; "" for all there is."""
+    return path if how and _TOOLS[how].alone else ""
 
 
 def rendered(

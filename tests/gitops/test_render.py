@@ -1,10 +1,12 @@
-"""Manifests that kustomize and helm make, in a room without a network. Most of it with programs that stand in for them:
-NOT TESTED: helm itself, which no package server here has."""
+"""Manifests that kustomize and helm make, in a room without a network. Most of it with programs that stand in for them;
+with helm itself where HELM names it or it is installed."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import tarfile
 from functools import partial
 from pathlib import Path
 
@@ -102,6 +104,86 @@ def test_a_source_of_a_chart(cluster: Cluster, repo: Repo, tmp_path: Path, monke
     cluster.add(url=repo.url, path="charts/train", render="helm")
     cluster.sync()
     assert cluster.names() == ["a"], cluster.source().status
+
+
+HELM = os.environ.get("HELM") or shutil.which("helm", path=LOGIN_PATH)
+
+
+@pytest.mark.skipif(not HELM, reason="NOT TESTED: helm is not installed, and HELM names none")
+def test_helm_itself(cluster: Cluster, repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "bin"
+    place.mkdir()
+    (place / "helm").symlink_to(str(HELM))
+    search = f"{place}:{LOGIN_PATH}"
+    monkeypatch.setattr("cumulus.controllers.source.controller.rendered", partial(render.rendered, search=search))
+    chart = {
+        "Chart.yaml": "apiVersion: v2\nname: train\nversion: 0.1.0\ndependencies: [{name: sub, version: 0.1.0}]\n",
+        "values.yaml": "priority: 5\n",
+        ".helmignore": "*.orig\n",
+        "templates/_helpers.tpl": '{{- define "command" -}}train.py{{- end -}}',
+        "templates/job.yaml": job("{{ .Release.Name }}-a", command='{{ include "command" . }}', suspend="true",
+                                  priority="{{ .Values.priority }}",
+                                  labels='{ text: {{ .Files.Get "text.txt" | trim | quote }} }'),
+        "templates/job.yaml.orig": job("no", suspend="true"),
+        "templates/NOTES.txt": "Thanks for {{ .Release.Name }}",
+        "templates/hook.yaml": job("hook", annotations='{ "helm.sh/hook": pre-install }'),
+        "text.txt": "hello\n",
+    }  # fmt: skip
+    repo.commit({f"charts/train/{name}": text for name, text in chart.items()})
+    # As `helm dependency build` leaves it.
+    sub = {"sub/Chart.yaml": "apiVersion: v2\nname: sub\nversion: 0.1.0\n",
+           "sub/templates/job.yaml": job("{{ .Release.Name }}-sub", suspend="true")}  # fmt: skip
+    (repo.path / "charts/train/charts").mkdir()
+    with tarfile.open(repo.path / "charts/train/charts/sub-0.1.0.tgz", "w:gz") as packed:
+        for name, text in sub.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(text)
+            packed.addfile(about, io.BytesIO(text.encode()))
+    # Beside the chart anything may lie.
+    (repo.path / "model.bin").write_bytes(b"\0" * (4 * 2**20 + 1))
+    repo.commit({})
+    cluster.add("one", url=repo.url, path="charts/train", render="helm")
+    cluster.sync()
+    assert cluster.names() == ["one-a", "one-sub"], cluster.source("one").status
+    made = cluster.get("one-a")
+    assert (made["spec"]["priority"], made["metadata"]["labels"]) == (5, {"text": "hello"})
+    # A directory is read in the same way.
+    cluster.add("two", directory=repo.path / "charts/train", render="helm")
+    cluster.sync()
+    assert cluster.names() == ["one-a", "one-sub", "two-a", "two-sub"], cluster.source("two").status
+    # What is not there is not fetched: nothing changes, and it is said.
+    (repo.path / "charts/train/charts/sub-0.1.0.tgz").unlink()
+    repo.commit({})
+    cluster.sync()
+    assert cluster.condition("Synced", "one") == ("False", "InvalidManifests")
+    error = cluster.source("one").status.last_error
+    assert error is not None
+    assert error.file == "charts/train/Chart.yaml"
+    assert "missing in charts/ directory: sub" in error.message
+
+
+def test_all_of_a_chart_is_handed_to_helm(
+    cluster: Cluster, repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        'cd "$3" || exit 3; test "$(find . -type f | sort | xargs)" = '
+        '"./.helmignore ./Chart.yaml ./charts/sub.tgz ./templates/job.yaml ./text.txt" '
+        "|| { find . -type f >&2; exit 4; }; cat templates/*.yaml"
+    )
+    search = stand_in(tmp_path / "bin", script, "helm")
+    monkeypatch.setattr("cumulus.controllers.source.controller.rendered", partial(render.rendered, search=search))
+    files = {"Chart.yaml": "name: train\n", "templates/job.yaml": job("a", suspend="true"), "text.txt": "hello",
+             ".helmignore": "*.orig\n", "charts/sub.tgz": "packed", ".hidden": "no", ".git-like/x": "no"}  # fmt: skip
+    repo.commit({f"chart/{name}": text for name, text in files.items()})
+    (repo.path / "model.bin").write_bytes(b"\0" * (4 * 2**20 + 1))
+    repo.commit({})
+    cluster.add(url=repo.url, path="chart", render="helm")
+    cluster.sync()
+    assert cluster.names() == ["a"], cluster.source().status
+    cluster.add("directory", directory=repo.path / "chart", render="helm")
+    cluster.sync()
+    assert cluster.source("directory").status.last_error is not None
+    assert "belongs to the Source default/cluster" in cluster.source("directory").status.last_error.message
 
 
 def test_where_there_is_none_it_is_said() -> None:
