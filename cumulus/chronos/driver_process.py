@@ -13,13 +13,10 @@ Standard library only.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 if __name__ == "__main__":
@@ -27,6 +24,7 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
 
 from cumulus.chronos import level_zero, nvml, rocm_smi, xid
+from cumulus.lib import line_answers
 
 LOST = "lost"
 
@@ -122,28 +120,16 @@ _NVIDIA = ("GPU-", "MIG-")
 
 def main() -> None:
     """Answer until the input ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    # What a library prints must not be taken for an answer.
-    os.dup2(2, 1)
     drivers = Drivers()
-    requests: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_read, args=(requests,), daemon=True).start()
-    while True:
-        asked = json.loads(requests.get())
+
+    def answer(asked: Any) -> Any:
         if "look" in asked:
-            said = drivers.look(asked["look"])
-        elif "clients" in asked:
-            said = drivers.clients(asked["clients"])
-        else:
-            said = drivers.figures(asked["figures"], asked["since"])
-        answers.write(json.dumps(said) + "\n")
-        answers.flush()
+            return drivers.look(asked["look"])
+        if "clients" in asked:
+            return drivers.clients(asked["clients"])
+        return drivers.figures(asked["figures"], asked["since"])
 
-
-def _read(requests: SimpleQueue[str]) -> None:
-    for line in sys.stdin:
-        requests.put(line)
-    os._exit(0)  # The main thread may be in a driver that hangs.
+    line_answers.serve(answer)
 
 
 if __name__ == "__main__":

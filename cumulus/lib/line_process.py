@@ -1,4 +1,5 @@
-"""A helper process that answers lines of JSON: one that hangs is given up, and nothing else hangs with it.
+"""A helper process that answers lines of JSON, as `line_answers` does: one that hangs is given up, and nothing else
+hangs with it.
 
 Standard library only.
 """
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 _LONGEST_ANSWER = 2**22
 _CLOSE_SECONDS = 0.2
@@ -37,15 +38,7 @@ class LineProcess:
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(json.dumps(request).encode() + b"\n")
-        answer = b""
-        deadline = time.monotonic() + seconds
-        while not answer.endswith(b"\n"):
-            ready, _, _ = select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            part = os.read(child.stdout.fileno(), 65536) if ready else b""
-            if not part or len(answer) > _LONGEST_ANSWER:
-                raise TimeoutError("the driver does not answer")
-            answer += part
-        found: dict[str, Any] = json.loads(answer)
+        found: dict[str, Any] = json.loads(read_line(child.stdout, seconds, _LONGEST_ANSWER))
         return found
 
     def close(self) -> None:
@@ -60,3 +53,17 @@ class LineProcess:
         # One that hangs in its driver ends when that lets go of it.
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_CLOSE_SECONDS)
+
+
+def read_line(stream: IO[bytes], seconds: float, longest: int) -> bytes:
+    """The one line that comes, from a stream without a buffer. Raises TimeoutError where it does not end in time, or
+    is longer."""
+    line = b""
+    deadline = time.monotonic() + seconds
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+        part = os.read(stream.fileno(), 65536) if ready else b""
+        if not part or len(line) > longest:
+            raise TimeoutError("the driver does not answer")
+        line += part
+    return line

@@ -12,11 +12,9 @@ Standard library only.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import threading
-from queue import SimpleQueue
+from functools import cache
 from typing import Any
 
 if __name__ == "__main__":
@@ -24,6 +22,7 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
 from cumulus.chronos.parking.driver import GONE, CheckpointDriver
+from cumulus.lib import line_answers
 from cumulus.lib.processes import Identity, is_alive
 
 CALLS = ("state", "lock", "checkpoint", "restore", "unlock")
@@ -45,27 +44,16 @@ def answer(driver: CheckpointDriver, asked: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer until the input ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    # What a library prints must not be taken for an answer.
-    os.dup2(2, 1)
-    requests: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_read, args=(requests,), daemon=True).start()
-    driver: CheckpointDriver | None = None
-    while True:
-        asked = json.loads(requests.get())
+    # Where the library is not there it is looked for again at the next request.
+    driver = cache(CheckpointDriver)
+
+    def answered(asked: Any) -> dict[str, Any]:
         try:
-            driver = driver or CheckpointDriver()
-            said = answer(driver, asked)
+            return answer(driver(), asked)
         except OSError as error:
-            said = {"error": str(error)}
-        answers.write(json.dumps(said) + "\n")
-        answers.flush()
+            return {"error": str(error)}
 
-
-def _read(requests: SimpleQueue[str]) -> None:
-    for line in sys.stdin:
-        requests.put(line)
-    os._exit(0)  # The main thread may be in a driver that hangs.
+    line_answers.serve(answered)
 
 
 if __name__ == "__main__":

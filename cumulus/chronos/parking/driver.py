@@ -11,7 +11,7 @@ from typing import Any
 
 LIBRARY = "libcuda.so.1"
 
-NOT_INITIALIZED, NOT_SUPPORTED, OUT_OF_MEMORY = 3, 801, 2
+NOT_INITIALIZED, OUT_OF_MEMORY = 3, 2
 GONE = -1
 """Where there is no such process any more, or no such function."""
 

@@ -7,10 +7,8 @@ alone.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ from cumulus.chronos.parking import rows, test_program
 from cumulus.clock import timestamp
 from cumulus.errors import ChronosError
 from cumulus.lib import printable
+from cumulus.lib.line_process import read_line
 from cumulus.resources.enforcement import Sharing
 from cumulus.resources.reasons import ParkingReason
 
@@ -168,20 +167,10 @@ class _Program:
         """Its answer; empty where there is none in time."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        deadline = time.monotonic() + seconds
-        answer = b""
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(f"{word}\n".encode())
-            while not answer.endswith(b"\n") and len(answer) < _LONGEST_LINE:
-                left = max(0.0, deadline - time.monotonic())
-                ready, _, _ = select.select([self._process.stdout], [], [], left)
-                part = os.read(self._process.stdout.fileno(), 4096) if ready else b""
-                if not part:
-                    break
-                answer += part
         try:
-            said = json.loads(answer)
-        except ValueError:
+            self._process.stdin.write(f"{word}\n".encode())
+            said = json.loads(read_line(self._process.stdout, seconds, _LONGEST_LINE))
+        except (OSError, ValueError):
             return {}
         return said if isinstance(said, dict) else {}
 
