@@ -129,10 +129,9 @@ class _Reached:
         """Kill what was started by a process like this one that was killed."""
         # A mark that the container's own program has was given to it by its job, or by its image.
         own = _mark_of(self.leader)
-        for pid in self.pids():
-            process = processes.read(pid)
-            if process is not None and process.alive and (mark := _mark_of(pid)) != own and _is_abandoned(mark):
-                _send({processes.Identity(process.pid, process.start)}, SIGKILL)
+        for process in processes.living(self.pids()):
+            if (mark := _mark_of(process.pid)) != own and _is_abandoned(mark):
+                _send({process}, SIGKILL)
 
 
 def _new_mark() -> str:
@@ -230,16 +229,7 @@ class _Program:
         return -1
 
     def _exit_code(self) -> int | None:
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                state = self._engine.get("/exec/{0}/json", self._id)
-            except BackendError:
-                return None
-            if not state["Running"]:
-                return None if state["ExitCode"] is None else int(state["ExitCode"])
-            time.sleep(_LOOK)
-        return None
+        return _exit_code(lambda: self._engine.get("/exec/{0}/json", self._id))
 
     def _resize(self, columns: int, rows: int) -> None:
         if not self._terminal or not (0 < columns < 2**16 and 0 < rows < 2**16):
@@ -349,16 +339,22 @@ class _Terminal:
         return {processes.Identity(each.pid, each.start) for each in found if each and each.session in sessions}
 
     def _exit_code(self) -> int | None:
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                state = self._engine.get("/containers/{0}/json", self._reached.id)["State"]
-            except (BackendError, NotRunning):
-                return None
-            if not state["Running"]:
-                return int(state["ExitCode"])
-            time.sleep(_LOOK)
-        return None
+        return _exit_code(lambda: self._engine.get("/containers/{0}/json", self._reached.id)["State"])
+
+
+def _exit_code(state: Callable[[], Mapping[str, Any]]) -> int | None:
+    """Of what is ending, by what the engine says of it. None where that does not tell: once a container is deleted, the
+    engine knows nothing of what ran in it."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            now = state()
+        except (BackendError, NotRunning):
+            return None
+        if not now["Running"]:
+            return None if now["ExitCode"] is None else int(now["ExitCode"])
+        time.sleep(_LOOK)
+    return None
 
 
 def _lock_shared(lock: IO[str]) -> None:

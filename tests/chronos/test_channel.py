@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import channel
-from cumulus.errors import BackendError
+from cumulus.errors import BackendError, NotRunning
 from cumulus.lib import processes
 from cumulus.lib.run_channel import FULL, STDOUT, Frames
 from tests.waiting import eventually
@@ -110,3 +110,12 @@ def test_a_mark_that_the_jobs_own_program_has_ends_nothing(monkeypatch: pytest.M
         for each in programs:
             each.kill()
             each.wait()
+
+
+def test_what_ran_in_a_container_that_is_deleted_has_no_exit_code() -> None:
+    def forgotten() -> dict[str, object]:
+        raise NotRunning("its program has ended")
+
+    assert channel._exit_code(forgotten) is None
+    assert channel._exit_code(lambda: {"Running": False, "ExitCode": None}) is None
+    assert channel._exit_code(lambda: {"Running": False, "ExitCode": 3}) == 3
