@@ -176,11 +176,6 @@ class ParkCause(StrEnum):
     TURN_OVER = "TurnOver"
     """Its queue lets jobs take turns."""
 
-    @property
-    def comes_back(self) -> bool:
-        """Whether it waits for its share again at once: nobody has to ask for it."""
-        return self in (ParkCause.LEASE_OVER, ParkCause.PREEMPTED, ParkCause.TURN_OVER)
-
 
 @unique
 class SchedulingReason(StrEnum):

@@ -104,12 +104,7 @@ class Investigator:
     def _noted(self, lease: str, members: Iterable[Identity]) -> dict[Identity, Allocates]:
         """What the counting library noted of each."""
         by_name = account.noted(lease, self._home)
-        found = {}
-        for who in members:
-            for name in _names_of(who.pid):
-                if name in by_name:
-                    found[who] = by_name[name]
-        return found
+        return {who: by_name[name] for who in members if (name := _name_of(who.pid)) in by_name}
 
 
 def frameworks_of(pid: int) -> frozenset[str]:
@@ -136,11 +131,11 @@ def _elsewhere(pid: int, device: str, held: Mapping[str, DeviceHeld]) -> int:
     return sum(each.processes.get(pid, 0) for id, each in held.items() if id != device)
 
 
-def _names_of(pid: int) -> list[tuple[int, int]]:
+def _name_of(pid: int) -> tuple[int, int]:
     """What the process is called in its own PID namespace, with the number of that."""
     namespace = processes.pid_namespace(pid)
     number = int(namespace.removeprefix("pid:[").removesuffix("]")) if namespace.startswith("pid:[") else 0
     for line in processes.content(f"/proc/{pid}/status").splitlines():
         if line.startswith(b"NSpid:"):
-            return [(int(line.split()[-1]), number)]
-    return [(pid, number)]
+            return int(line.split()[-1]), number
+    return pid, number

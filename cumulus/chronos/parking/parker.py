@@ -27,7 +27,7 @@ from cumulus.chronos.records import Moment
 from cumulus.clock import Clock
 from cumulus.errors import ChronosError
 from cumulus.lib.backoff import Backoff
-from cumulus.lib.processes import Identity, read
+from cumulus.lib.processes import Identity, is_alive, living
 
 LOOK_SECONDS = 0.25
 """How often the ledger is looked at, and the GPUs of parked leases are."""
@@ -95,7 +95,7 @@ class Parker:
                 continue
             if len(self._busy) >= _AT_ONCE:
                 break
-            self._begin(row.lease, lambda mover, id: mover.carry_on(id))
+            self._begin(row.lease, Mover.carry_on)
         self._look_after()
 
     def _learn(self) -> None:
@@ -136,7 +136,7 @@ class Parker:
 
     def _taking_in(self, came: set[int]) -> Callable[[Mover, str], bool]:
         def take_in(mover: Mover, id: str) -> bool:
-            found = {Identity(pid, proc.start) for pid in came if (proc := read(pid)) is not None and proc.alive}
+            found = living(came)
             self._returns.update(found)
             mover.take_in(id, found | mover.strays(id), [who for who in found if self._returns[who] > _RETURNS])
             mover.count(id)
@@ -148,7 +148,7 @@ class Parker:
     def _someone_is_gone(self, id: str) -> bool:
         with self._database.read() as db:
             known = rows.processes(db, id)
-        return any((proc := read(each.process.pid)) is None or not proc.alive for each in known)
+        return any(not is_alive(each.process) for each in known)
 
     def _begin(self, id: str, what: Callable[[Mover, str], bool]) -> None:
         self._busy.add(id)
