@@ -93,7 +93,8 @@ def _asked(visit: Visit, problem: str = "") -> Response:
     return visit.render(
         "confirm.html", active="jobs", action=visit.path["action"], found=found, job=job, name=key.name,
         namespace=key.namespace, losses=list(_losses(visit, job, found)), problem=problem, code=409 if problem else 200,
-        value=visit.form.get(found.asks, "1h"), keeps_checkpoints=lookup(job, "spec.checkpoint") is not None,
+        value=visit.form.get(found.asks, "1h"), ends=_ends(visit, key) if found.asks else "",
+        keeps_checkpoints=lookup(job, "spec.checkpoint") is not None,
     )  # fmt: skip
 
 
@@ -143,7 +144,19 @@ def _extend(visit: Visit, key: Key) -> None:
         seconds = parse_duration(given)
     except ValueError as error:
         raise UsageError(f"that is no duration: {error}") from None
+    # The same button in two tabs, or pressed twice, lengthens it once.
+    if visit.form.get("ends", now := _ends(visit, key)) != now:
+        raise UsageError(
+            "its lease ends at another time by now", hint="see below, and press again if it is to be longer still"
+        )
     visit.service.extensions.extend(visit.identity, key, float(seconds))
+
+
+def _ends(visit: Visit, key: Key) -> str:
+    """When the job's lease ends, as was last asked for; "" where it has none."""
+    held = visit.service.descriptions.describe(visit.identity, key).related
+    active = [each for each in held if lookup(each, "status.phase") == "Active"]
+    return min((str(lookup(each, "spec.until") or lookup(each, "status.expiresAt")) for each in active), default="")
 
 
 def _over(job: Document) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
-from cumulus.errors import UsageError
+from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.server.http.ui.pages import page
 
 if TYPE_CHECKING:
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def timeline(visit: Visit) -> Response:
     """`start`, `end`: milliseconds since 1970. `pixels`: how many the window has."""
     start, end, pixels = (_number(visit, name) for name in ("start", "end", "pixels"))
-    return visit.data(visit.service.history.timeline(visit.identity, start=start, end=end, pixels=pixels))
+    try:
+        return visit.data(visit.service.history.timeline(visit.identity, start=start, end=end, pixels=pixels))
+    except StoreUnavailable as error:
+        # For the script, which shows it where the picture would be.
+        return visit.data({"problem": f"{error}{f' ({error.hint})' if error.hint else ''}."}, 503)
 
 
 def _number(visit: Visit, name: str) -> int:

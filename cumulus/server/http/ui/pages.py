@@ -79,13 +79,13 @@ class Visit:
             return Response(None, 304, headers)
         return HTMLResponse(body, code, headers)
 
-    def data(self, found: object) -> Response:
+    def data(self, found: object, code: int = 200) -> Response:
         """JSON for a script. What is large is compressed: no secret is in it, which its length could give away. A page
         never is, since what others wrote stands there beside the secret of its forms."""
         body, headers = orjson.dumps(found), {"cache-control": "no-store", "vary": "Cookie, Accept-Encoding"}
         if self.takes_gzip and len(body) >= _LARGE_BYTES:
             body, headers["content-encoding"] = gzip.compress(body, 1), "gzip"
-        return Response(body, headers=headers, media_type="application/json")
+        return Response(body, code, headers, media_type="application/json")
 
 
 View = Callable[[Visit], Response]

@@ -183,6 +183,21 @@ def test_buttons_do_what_they_say(browser: Browser, served: Served) -> None:
     assert told[-1]["path"] == "/ui/jobs/default/go/delete"
 
 
+def test_a_button_that_is_pressed_twice_lengthens_a_lease_once(browser: Browser, served: Served) -> None:
+    go = served.store.create(running("go"))
+    plant(served.store, [active("go-a1-r0-d0", owner=go), node("gpu-1")])
+    browser.sign_in()
+    found = re.search('name="ends" value="([^"]+)"', browser.page("/ui/jobs/default/go/extend"))
+    assert found is not None
+    held = Key("GPUPartition", "default", "go-a1-r0-d0")
+    pressed = {"uid": go["metadata"]["uid"], "by": "1m", "ends": found[1]}
+    assert browser.send("/ui/jobs/default/go/extend", **pressed).code == 303
+    until = served.store.get(held)["spec"]["until"]
+    twice = browser.send("/ui/jobs/default/go/extend", **pressed)
+    assert (twice.code, b"ends at another time by now" in twice.body) == (409, True)
+    assert served.store.get(held)["spec"]["until"] == until
+
+
 def test_what_did_not_change_is_not_sent_again(browser: Browser, served: Served) -> None:
     plant(served.store, [node("gpu-1"), job("train")])
     browser.sign_in()
@@ -392,6 +407,9 @@ def test_what_was_is_not_needed_for_what_is(browser: Browser, served: Served, mo
     html = browser.page("/ui/users")
     assert ">ann<" in html
     assert "the history cannot be read" in html
+    monkeypatch.setattr(History, "timeline", broken)
+    answer = browser.get("/ui/data/timeline?start=1&end=2&pixels=3")
+    assert (answer.code, answer.json) == (503, {"problem": "the history cannot be read."})
 
 
 def test_the_log_says_what_it_waits_for(browser: Browser, served: Served) -> None:

@@ -76,7 +76,8 @@ export class Source {
         this.onTrouble("Your session has ended. Sign in again to go on.");
         return;
       }
-      this.onTrouble("The server does not answer. What you see may be out of date; asking again.");
+      const why = error instanceof Told ? `What was held cannot be shown now: ${error.message}` : "The server does not answer.";
+      this.onTrouble(`${why} What you see may be out of date; asking again.`);
       this._after(Math.min(LONGEST_WAIT_MS, 250 * 2 ** this.failed));
     }
   }
@@ -90,13 +91,20 @@ export class Source {
     const response = await fetch(url, { signal, headers: { accept: "application/json" }, redirect: "manual" });
     // Who is not signed in is led to where that is done.
     if (response.type === "opaqueredirect" || response.status === 401 || response.status === 403) throw new Refused();
-    if (!response.ok) throw new Error(`status ${response.status}`);
+    if (!response.ok) throw await failure(response);
     const text = await response.text();
     return [JSON.parse(text), text.length];
   }
 }
 
 class Refused extends Error {}
+/** The server says itself what is wrong. */
+class Told extends Error {}
+
+async function failure(response) {
+  if (response.headers.get("content-type") === "application/json") return new Told((await response.json()).problem);
+  return new Error(`status ${response.status}`);
+}
 
 function around({ from, until, scale }, windows) {
   const more = (until - from) * windows;
