@@ -34,19 +34,16 @@ class NodeRow:
 
 
 def show(visit: Visit) -> Response:
-    return visit.render("nodes.html", active="nodes", kinds="GPUNode GPUPartition", rows=rows(visit))
-
-
-def rows(visit: Visit) -> list[NodeRow]:
-    usage = visit.service.usage.now(visit.identity)
+    devices = visit.service.usage.now(visit.identity).devices
     found = visit.service.objects.list(visit.identity, Query(gpunode.KIND.name)).items
-    return [_row(node, usage.devices, visit) for node in found]
+    rows = [_row(node, devices, visit) for node in found]
+    return visit.render("nodes.html", active="nodes", kinds="GPUNode GPUPartition", rows=rows)
 
 
 def show_one(visit: Visit) -> Response:
     name = visit.path["name"]
     found = visit.service.descriptions.describe(visit.identity, Key(gpunode.KIND.name, "", name))
-    row = next((each for each in rows(visit) if each.name == name), None)
+    row = _row(found.document, visit.service.usage.now(visit.identity).devices, visit)
     return visit.render(
         "node.html", active="nodes", keys=f"gpunode/{name}", kinds="GPUPartition", name=name, row=row,
         sections=list(described.sections(found, visit.now)), related=described.related(found, visit.now),
