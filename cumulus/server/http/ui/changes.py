@@ -18,7 +18,7 @@ from cumulus.errors import CumulusError, Unauthenticated
 from cumulus.resources.documents import lookup, owners
 from cumulus.resources.key import Key
 from cumulus.resources.registry import BY_NAME
-from cumulus.server.http.ui.pages import SESSION, api_of
+from cumulus.server.http.ui.pages import SESSION, api_of, of_the_page
 from cumulus.server.http.ui.sign_in import secret_of
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _SILENT = frozenset({"Lease"})
 """Kinds that no page shows: the leader renews its own every few seconds."""
 
 
+@of_the_page
 async def watch(request: Request) -> Response:
     api, session = api_of(request), request.scope[SESSION]
     since = await api.call(api.service.objects.revision, session.identity)
@@ -104,5 +105,4 @@ def sse(event: str, data: object) -> bytes:
     return b"event: " + event.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
 
 
-watch.__module__ = __package__ or __name__
 ROUTES = (Route("/ui/changes", watch),)

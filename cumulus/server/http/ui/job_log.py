@@ -17,9 +17,9 @@ from cumulus.answers.logs import AttemptEnded, AttemptFollows, LogAwaits, LogByt
 from cumulus.errors import CumulusError, Unauthenticated, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
-from cumulus.resources.kinds import gpujob
 from cumulus.server.http.ui.changes import QUIET_SECONDS, STREAM, sse
-from cumulus.server.http.ui.pages import SESSION, api_of, page
+from cumulus.server.http.ui.pages import SESSION, api_of, of_the_page, page
+from cumulus.server.http.ui.reading import job_key
 from cumulus.server.http.ui.sign_in import secret_of
 from cumulus.server.http.ui.templating import job_url
 from cumulus.server.http.ui.terminal_text import Line, TerminalText
@@ -65,8 +65,7 @@ class _Asked:
     @classmethod
     def of(cls, path: Any, query: Any) -> _Asked:
         """Raises UsageError."""
-        key = Key(gpujob.KIND.name, path["namespace"], path["name"])
-        return cls(key, _number(query.get("attempt", "")), _number(query.get("replica", "")))
+        return cls(job_key(path), _number(query.get("attempt", "")), _number(query.get("replica", "")))
 
 
 def panel(visit: Visit, job: Document, *, lines: bool = False) -> Panel:
@@ -104,6 +103,7 @@ def show(visit: Visit) -> Response:
     return visit.render("log.html", active="jobs", name=key.name, namespace=key.namespace, log=found)
 
 
+@of_the_page
 async def follow(request: Request) -> Response:
     """Events: `reset` where it begins anew, `lines` with what was written, `note` with how it goes on, `state` with
     what it waits for."""
@@ -118,6 +118,7 @@ async def follow(request: Request) -> Response:
     return StreamingResponse(_events(api, pieces, check), media_type=STREAM)
 
 
+@of_the_page
 async def whole(request: Request) -> Response:
     """All of it, as it was written: a browser saves it, and shows it in no page of ours."""
     api, asked = api_of(request), _Asked.of(request.path_params, request.query_params)
@@ -235,7 +236,5 @@ def _number(text: str) -> int:
     return int(text or 0)
 
 
-for _endpoint in (follow, whole):
-    _endpoint.__module__ = __package__ or __name__
 _PATH = "/ui/jobs/{namespace}/{name}/log"
 ROUTES = (Route(_PATH, page(show)), Route(f"{_PATH}/follow", follow), Route(f"{_PATH}/file", whole))

@@ -103,7 +103,7 @@ def page(view: View) -> Endpoint:
     async def show(request: Request) -> Response:
         return await api_of(request).call(view, visit_of(request))
 
-    return _named(show)
+    return of_the_page(show)
 
 
 def action(view: View) -> Endpoint:
@@ -115,7 +115,7 @@ def action(view: View) -> Endpoint:
         check_form(form, visit.session)
         return await api_of(request).call(view, visit)
 
-    return _named(act)
+    return of_the_page(act)
 
 
 def check_form(form: Mapping[str, str], session: Session) -> None:
@@ -160,7 +160,7 @@ def _seconds(error: CumulusError) -> int:
     return max(1, round(error.seconds)) if isinstance(error, TooManyRequests) else 0
 
 
-def _named(endpoint: Endpoint) -> Endpoint:
-    # The metrics name what was asked for by the module of its handler.
+def of_the_page(endpoint: Endpoint) -> Endpoint:
+    """The metrics name what was asked for by the module of its handler: all of the page are one."""
     endpoint.__module__ = __package__ or __name__
     return endpoint

@@ -376,7 +376,7 @@ def test_what_users_held_and_used(browser: Browser, served: Served, monkeypatch:
         "unknownGpuHours": 0.0, "promises": 2, "promisesKept": 1,
     }  # fmt: skip
     report = {"whole": False, "rows": [row], "total": {**row, "name": ""}}
-    held = {"start": 0, "step": 1000, "series": [{"name": str(n), "held": [0.0, n / 10]} for n in range(10)]}
+    held = {"start": 0, "step": 1000, "series": [{"name": str(n), "held": [0.0, n / 10]} for n in reversed(range(10))]}
     monkeypatch.setattr(History, "report", lambda self, identity, **asked: report)
     monkeypatch.setattr(History, "held_over_time", lambda self, identity, **asked: held)
     html = browser.page("/ui/users?days=30")
