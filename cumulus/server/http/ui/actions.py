@@ -16,6 +16,7 @@ from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kinds import gpujob
 from cumulus.resources.quantity import parse_duration
 from cumulus.server.http.ui.pages import action, page, see_other
+from cumulus.server.http.ui.reading import job_key
 from cumulus.server.http.ui.templating import job_url
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def ask(visit: Visit) -> Response:
 
 
 def do(visit: Visit) -> Response:
-    key, found = _key(visit), _action(visit)
+    key, found = job_key(visit.path), _action(visit)
     try:
         uid = visit.service.objects.get(visit.identity, key)["metadata"]["uid"]
         if visit.form.get("uid", uid) != uid:
@@ -83,7 +84,7 @@ def do(visit: Visit) -> Response:
 
 
 def _asked(visit: Visit, problem: str = "") -> Response:
-    key, found = _key(visit), _action(visit)
+    key, found = job_key(visit.path), _action(visit)
     job = visit.service.objects.get(visit.identity, key)
     decision = visit.service.may(visit.identity, found.verb, found.resource, namespace=key.namespace, name=key.name)
     refused = "" if decision.allowed else decision.reason
@@ -114,10 +115,6 @@ def _losses(visit: Visit, job: Document, found: Action) -> Iterator[str]:
         yield "Its log is deleted."
         if lookup(job, "status.checkpoint") and lookup(job, "spec.checkpoint.whenDeleted") != "Retain":
             yield "Its checkpoints in the daemon's care are deleted."
-
-
-def _key(visit: Visit) -> Key:
-    return Key(gpujob.KIND.name, visit.path["namespace"], visit.path["name"])
 
 
 def _action(visit: Visit) -> Action:

@@ -14,7 +14,7 @@ from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.kinds import gpujob
 from cumulus.resources.submitter import Submitter
-from cumulus.server.http.ui import actions, described, job_log, sparklines
+from cumulus.server.http.ui import actions, described, job_log, reading, sparklines
 from cumulus.server.http.ui.pages import page
 
 if TYPE_CHECKING:
@@ -26,29 +26,25 @@ if TYPE_CHECKING:
 
 
 def show(visit: Visit) -> Response:
-    key = key_of(visit)
+    key = reading.job_key(visit.path)
     found = visit.service.descriptions.describe(visit.identity, key)
     job, now = found.document, visit.now
-    waits = lookup(job, "status.phase") in (None, "Pending", "Scheduled")
+    waits = reading.waits(job)
     return visit.render(
         "job.html", active="jobs", keys=str(key),
         # When others end is when it starts.
         kinds="GPUJob GPUPartition" if waits else "", waits=waits, job=job, name=key.name, namespace=key.namespace,
         said=actions.said(visit),
-        phase=lookup(job, "status.phase") or "Pending", gpu=_told(gpujob.job_gpu, job),
-        node=_told(gpujob.job_node, job),
+        phase=reading.phase(job), gpu=reading.cell(gpujob.job_gpu, job), node=reading.cell(gpujob.job_node, job),
         submitter=Submitter.of(job["metadata"].get("annotations")).name,
         ends=[lookup(each, "status.expiresAt") for each in found.related if lookup(each, "status.phase") == "Active"],
-        why=_why(visit, key), unsaved=_told(lambda each: gpujob.unsaved(each, now), job), saved=_saved(job, visit),
+        why=_why(visit, key), unsaved=reading.cell(lambda each: gpujob.unsaved(each, now), job),
+        saved=_saved(job, visit),
         sections=list(described.sections(found, now)), related=described.related(found, now),
         conditions=described.conditions(job), events=list(reversed(found.events)), buttons=actions.buttons(visit, job),
         sparks=sparklines.of(visit, key),
         manifest=dump(_manifest(job)), log=job_log.panel(visit, job),
     )  # fmt: skip
-
-
-def key_of(visit: Visit) -> Key:
-    return Key(gpujob.KIND.name, visit.path["namespace"], visit.path["name"])
 
 
 def _why(visit: Visit, key: Key) -> Sequence[str]:
@@ -62,13 +58,6 @@ def _saved(job: Document, visit: Visit) -> str:
         if saved := lookup(job, "status.checkpoint"):
             return f"step {saved['step']}, {age(saved['time'], visit.now)} ago"
     return ""
-
-
-def _told(cell: object, job: Document) -> str:
-    assert callable(cell)
-    with suppress(*MALFORMED):
-        return str(cell(job))
-    return "?"
 
 
 def _manifest(job: Document) -> Document:

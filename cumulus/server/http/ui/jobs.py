@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
@@ -23,8 +24,8 @@ MOST = 200
 
 def show(visit: Visit) -> Response:
     wanted, phase = visit.query.get("q", "").strip(), visit.query.get("phase", "")
-    found = reading.jobs(visit.service, visit.identity)
-    fitting = [job for job in found if phase in ("", reading.phase(job)) and _fits(job, wanted.lower())]
+    found, words = reading.jobs(visit.service, visit.identity), wanted.lower().split()
+    fitting = [job for job in found if phase in ("", reading.phase(job)) and _fits(job, words)]
     first = _number(visit.query.get("from", ""))
     shown = reading.rows(visit.service, visit.identity, fitting[first : first + MOST])
     return visit.render(
@@ -36,8 +37,11 @@ def show(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-def _fits(job: Document, wanted: str) -> bool:
-    return not wanted or all(word in reading.words(job) for word in wanted.split())
+def _fits(job: Document, wanted: Sequence[str]) -> bool:
+    if not wanted:
+        return True
+    told = reading.words(job)
+    return all(word in told for word in wanted)
 
 
 def _number(text: str) -> int:

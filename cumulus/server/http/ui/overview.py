@@ -28,7 +28,7 @@ def show(visit: Visit) -> Response:
         "overview.html", active="overview", kinds="GPUJob GPUPartition GPUNode", devices=len(usage.devices),
         leased=sum(each.leased_bytes for each in usage.devices) / memory if memory else 0.0,
         used=sum(used) / memory if memory and used else None,
-        waiting=sum(reading.phase(job) in ("Pending", "Scheduled") for job in jobs),
+        waiting=sum(map(reading.waits, jobs)),
         shares=[(each, share_url(f"{each.namespace}/{each.name}")) for each in shares],
         jobs=reading.rows(visit.service, visit.identity, mine[:10]),
     )  # fmt: skip

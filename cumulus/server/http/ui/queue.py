@@ -10,6 +10,7 @@ from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document
 from cumulus.resources.kinds import reservation
 from cumulus.resources.query import Query
+from cumulus.resources.registry import BY_NAME
 from cumulus.server.http.ui.pages import page
 from cumulus.server.http.ui.templating import share_url
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 def show(visit: Visit) -> Response:
     queue = visit.query.get("queue", "")
     found = visit.service.explanations.line(visit.identity, queue)
-    queues = [each["metadata"]["name"] for each in _all(visit, "Queue", "queues")]
-    held = _all(visit, reservation.KIND.name, reservation.KIND.plural)
+    queues = [each["metadata"]["name"] for each in _all(visit, "Queue")]
+    held = _all(visit, reservation.KIND.name)
     mine = visit.identity.name
     return visit.render(
         "queue.html", active="queue", kinds="GPUJob GPUPartition GPUNode Queue Reservation", queue=queue, queues=queues,
@@ -34,9 +35,11 @@ def show(visit: Visit) -> Response:
     )  # fmt: skip
 
 
-def _all(visit: Visit, kind: str, plural: str) -> list[Document]:
+def _all(visit: Visit, kind: str) -> list[Document]:
     """Of a kind that is in no namespace; none for who may not see it."""
-    return visit.service.objects.list(visit.identity, Query(kind)).items if visit.may("list", plural) else []
+    if not visit.may("list", BY_NAME[kind].plural):
+        return []
+    return visit.service.objects.list(visit.identity, Query(kind)).items
 
 
 def _reservation(document: Document, visit: Visit) -> tuple[str, str, str, str]:

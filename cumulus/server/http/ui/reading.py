@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cumulus.resources.columns import owned_by
-from cumulus.resources.documents import lookup
+from cumulus.resources.columns import UNKNOWN, owned_by
+from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.job_phase import JobPhase
-from cumulus.resources.key import Document
+from cumulus.resources.key import Document, Key
 from cumulus.resources.kinds import gpujob
 from cumulus.resources.query import Query
+from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import Submitter
 from cumulus.server.http.ui.templating import job_url
 
 if TYPE_CHECKING:
     from cumulus.service.identity import Identity
     from cumulus.service.service import Service
-
-JOB, PARTITION = gpujob.KIND, "GPUPartition"
 
 
 class JobRow(NamedTuple):
@@ -41,7 +40,7 @@ class JobRow(NamedTuple):
 
 def jobs(service: Service, identity: Identity) -> list[Document]:
     """All that who asks may see: their own first, then by what they do and the newest first."""
-    found = visible(service, identity, JOB.name, JOB.plural)
+    found = visible(service, identity, gpujob.KIND.name)
     found.sort(key=lambda job: str(job["metadata"].get("creationTimestamp", "")), reverse=True)
     return sorted(found, key=lambda job: (not is_mine(identity, job), _ORDER.get(phase(job), 2)))
 
@@ -50,12 +49,17 @@ def rows(service: Service, identity: Identity, found: Sequence[Document]) -> lis
     """Those jobs, as a table shows them."""
     if not found:
         return []
-    partitions = owned_by([JOB], lambda kind: visible(service, identity, kind, "gpupartitions"))
+    partitions = owned_by([gpujob.KIND], lambda kind: visible(service, identity, kind))
     return [_row(job, partitions(job), identity) for job in found]
 
 
 def phase(job: Document) -> str:
     return str(lookup(job, "status.phase") or "Pending")
+
+
+def waits(job: Document) -> bool:
+    """Whether it has not got its share yet."""
+    return phase(job) in (JobPhase.PENDING, JobPhase.SCHEDULED)
 
 
 def words(job: Document) -> str:
@@ -67,14 +71,28 @@ def words(job: Document) -> str:
         metadata.get("namespace") or "",
         user,
         phase(job),
-        _told(job, "node"),
-        _told(job, "reason"),
+        cell(gpujob.job_node, job),
+        cell(gpujob.job_reason, job),
     )
     return "\n".join(told).lower()
 
 
-def visible(service: Service, identity: Identity, kind: str, plural: str) -> list[Document]:
+def cell(of: Callable[[Document], str], job: Document) -> str:
+    """A damaged job is shown all the same."""
+    try:
+        return of(job)
+    except MALFORMED:
+        return UNKNOWN
+
+
+def job_key(path: Mapping[str, str]) -> Key:
+    """Of the job whose page it is."""
+    return Key(gpujob.KIND.name, path["namespace"], path["name"])
+
+
+def visible(service: Service, identity: Identity, kind: str) -> list[Document]:
     """The objects of a kind in all namespaces that who asks may list."""
+    plural = BY_NAME[kind].plural
     if service.may(identity, "list", plural).allowed:
         return service.objects.list(identity, Query(kind)).items
     found: list[Document] = []
@@ -100,26 +118,12 @@ _LEASED = ("Active", "Parked", "Unparking")
 def _row(job: Document, partitions: Sequence[Document], identity: Identity) -> JobRow:
     metadata = job["metadata"]
     namespace, name = metadata.get("namespace") or "", metadata["name"]
-
     return JobRow(
         name, namespace, job_url(namespace, name), Submitter.of(metadata.get("annotations")).name,
-        is_mine(identity, job), phase(job), _told(job, "reason"), _told(job, "node"),
-        _told(job, "gpu"), _told(job, "attempts"), min(_ends(partitions), default=""),
+        is_mine(identity, job), phase(job), cell(gpujob.job_reason, job), cell(gpujob.job_node, job),
+        cell(gpujob.job_gpu, job), cell(gpujob.job_attempts, job), min(_ends(partitions), default=""),
         str(metadata.get("creationTimestamp", "")),
     )  # fmt: skip
-
-
-def _told(job: Document, cell: str) -> str:
-    try:
-        return str(_CELLS[cell](job))
-    except (TypeError, ValueError, AttributeError, KeyError):
-        # Damaged: the others are shown all the same.
-        return "?"
-
-
-_CELLS = {
-    "reason": gpujob.job_reason, "node": gpujob.job_node, "gpu": gpujob.job_gpu, "attempts": gpujob.job_attempts,
-}  # fmt: skip
 
 
 def _ends(partitions: Sequence[Document]) -> Iterator[str]:

@@ -10,10 +10,10 @@ from starlette.routing import Route
 
 from cumulus.errors import CumulusError
 from cumulus.resources.documents import lookup
-from cumulus.resources.key import Document, Key
-from cumulus.resources.kinds import gpujob
+from cumulus.resources.key import Document
 from cumulus.resources.quantity import format_duration, parse_duration
 from cumulus.server.http.ui.pages import page
+from cumulus.server.http.ui.reading import job_key
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(.*)", re.DOTALL)
 
 
 def show(visit: Visit) -> Response:
-    key = Key(gpujob.KIND.name, visit.path["namespace"], visit.path["name"])
+    key = job_key(visit.path)
     job = visit.service.objects.get(visit.identity, key)
     memory, duration = str(lookup(job, "spec.gpu.memory") or ""), str(lookup(job, "spec.gpu.duration") or "")
     asked = visit.query.get("memory", "").strip(), visit.query.get("duration", "").strip()
