@@ -8,7 +8,6 @@ const ZOOM = 1.0025;
 export function listen(canvas, to) {
   const pointers = new Map();
   let moved = 0;
-  let held = false;
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
@@ -29,7 +28,6 @@ export function listen(canvas, to) {
     canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, at(event));
     if (pointers.size === 1) moved = 0;
-    held = true;
   });
 
   canvas.addEventListener("pointermove", (event) => {
@@ -56,8 +54,7 @@ export function listen(canvas, to) {
 
   const release = (event) => {
     if (!pointers.delete(event.pointerId) || pointers.size > 0) return;
-    if (event.type === "pointerup" && held && moved <= MOVED) to.press(...at(event), event.pointerType !== "mouse");
-    held = false;
+    if (event.type === "pointerup" && moved <= MOVED) to.press(...at(event), event.pointerType !== "mouse");
   };
   canvas.addEventListener("pointerup", release);
   canvas.addEventListener("pointercancel", release);

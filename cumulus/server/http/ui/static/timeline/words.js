@@ -4,6 +4,8 @@ const MOMENT = new Intl.DateTimeFormat(undefined, {
   weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23",
 });
 export const OVER = 1.005;
+/** What is of the whole device, and nobody's. */
+const WHOLE = { Drain: "The node is drained", Down: "The node or the device is down" };
 const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
 export function moment(time) {
@@ -59,7 +61,7 @@ export function use({ used, busy }) {
 /** Whose it is, in a few words. Who may not see the job sees whose share it is, or that it is somebody's. */
 export function title(span) {
   if (span.merged > 1) return `${span.merged} leases, too short to be shown one by one`;
-  if (span.kind === "Drain" || span.kind === "Down") return span.kind === "Drain" ? "The node is drained" : "The node or the device is down";
+  if (span.kind in WHOLE) return WHOLE[span.kind];
   if (span.kind === "Reservation") return span.user ? `Reserved for ${span.user}` : "Reserved";
   return span.job ?? (span.user ? `A job of ${span.user}` : "Somebody's job");
 }
@@ -67,7 +69,7 @@ export function title(span) {
 /** What a span says when it is pointed at: a title, and rows of a name and a value. */
 export function about(span, lane, now) {
   const rows = [["Where", `${lane.node}, ${lane.label}`]];
-  const whole = span.kind === "Drain" || span.kind === "Down";
+  const whole = span.kind in WHOLE;
   if (lane.title) rows.push(["Device", lane.title]);
   if (span.user && span.kind !== "Reservation") rows.push(["User", span.user]);
   if (!whole && span.merged === 1) rows.push(["State", state(span, now)]);
