@@ -21,7 +21,7 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.key import Key
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
-from cumulus.service.live_shares import LiveShares, SharesNow
+from cumulus.service.live_shares import SharesNow
 from cumulus.service.redaction import Redaction
 from cumulus.store.base import Store
 
@@ -34,12 +34,11 @@ class History:
     """`file`: the history, which may not be there."""
 
     def __init__(self, store: Callable[[], Store], file: Path, access: Access, clock: Clock) -> None:
-        self._open_store = store
         self._file = file
         self._access = access
         self._redaction = Redaction(access)
         self._clock = clock
-        self._live: SharesNow | None = None
+        self._live = SharesNow(store, clock)
 
     def timeline(self, identity: Identity, start: int, end: int, pixels: int) -> Timeline:
         """Each device's leases, promises and drains from `start` to `end` (milliseconds since 1970), for a picture so
@@ -49,7 +48,7 @@ class History:
             raise UsageError(f"pixels must be from 1 to {MOST_PIXELS}")
         window = Window(start, end, self._now())
         sees = self._sees(identity)
-        live = self._shares()
+        live = self._live.now()
         lanes = Lanes(window, live.nodes, sees)
         held = [*live.leases, *(lease for node in live.nodes for lease in node.leases)]
         with reading(self._file) as db:
@@ -112,11 +111,6 @@ class History:
 
     def _sees(self, identity: Identity) -> Callable[[str], bool]:
         return cache(partial(self._redaction.sees, identity))
-
-    def _shares(self) -> LiveShares:
-        if self._live is None:
-            self._live = SharesNow(self._open_store(), self._clock)
-        return self._live.now()
 
     def _now(self) -> int:
         return facts.to_milliseconds(self._clock.now())

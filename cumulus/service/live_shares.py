@@ -5,7 +5,7 @@ some milliseconds: a page asks again and again, and ten thousand partitions of j
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cumulus.clock import Clock
@@ -37,12 +37,13 @@ class LiveShares(NamedTuple):
 class SharesNow:
     """Safe for use by several threads."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, store: Callable[[], Store], clock: Clock) -> None:
+        self._open_store = store
         self._clock = clock
         self._lock = threading.Lock()
         self._watch: Watch | None = None
-        self._listed = 0
+        self._listed: dict[str, int] = {}
+        """The revision at which the objects of each kind were read."""
         self._leases: dict[Key, LeaseFact] = {}
         self._promised: dict[Key, PromisedSeat] = {}
         self._nodes: dict[Key, NodeFact] = {}
@@ -55,7 +56,7 @@ class SharesNow:
             try:
                 self._follow()
             except Expired:
-                self._watch = None
+                self._stop()
                 self._follow()
             since = facts.to_milliseconds(self._clock.now()) - RECENT_SECONDS * 1000
             self._ended = {uid: lease for uid, lease in self._ended.items() if (lease.end or 0) >= since}
@@ -66,23 +67,37 @@ class SharesNow:
 
     def _follow(self) -> None:
         if self._watch is None or self._watch.closed:
-            # Watched from before they are read: what changes in between is told again.
-            self._watch = self._store.watch(since=self._store.revision(), kinds=_KINDS)
-            self._leases, self._promised, self._nodes, self._reservations, self._ended = {}, {}, {}, {}, {}
-            for kind in sorted(_KINDS):
-                page = self._store.list(Query(kind))
-                self._listed = page.revision
-                for document in page.items:
-                    self._put(document)
+            self._begin()
             return
         while events := self._watch.next(timeout=0):
             for event in events:
-                if event.revision <= self._listed:
+                if event.revision <= self._listed[event.key.kind]:
                     continue
                 if event.type == "DELETED":
                     self._drop(event.document)
                 else:
                     self._put(event.document)
+
+    def _begin(self) -> None:
+        store = self._open_store()
+        # Watched from before they are read: what changes in between is told again.
+        self._watch = store.watch(since=store.revision(), kinds=_KINDS)
+        self._leases, self._promised, self._nodes, self._reservations, self._ended = {}, {}, {}, {}, {}
+        try:
+            for kind in sorted(_KINDS):
+                page = store.list(Query(kind))
+                self._listed[kind] = page.revision
+                for document in page.items:
+                    self._put(document)
+        except BaseException:
+            # Not all of them are known: the next one begins anew.
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
 
     def _put(self, document: Document) -> None:
         try:
