@@ -138,6 +138,26 @@ def test_diff_as_a_source_tells_deletions_and_what_it_would_ask(source: Run, hom
     assert "not found" in source("diff", "-f", str(manifests), "--source", "nobody").err
 
 
+def test_diff_as_a_source_that_has_variables_or_renders(run: Run, tmp_path: Path) -> None:
+    place = tmp_path / "manifests"
+    place.mkdir()
+    (place / "a.yaml").write_text(job("a", priority="${{ PRIORITY }}"))
+    (place / "east.env").write_text("PRIORITY=5\n")
+    for name, given in (("east", ["--variables", "east.env"]), ("chart", ["--render", "helm"])):
+        assert run("source", "add", name, "--url", "https://git.example.org/r.git", *given).code == 0
+    done = run("diff", "-f", str(place), "--source", "east")
+    assert done.code == 1, done.err
+    assert "+  priority: 5" in done.out
+    (place / "east.env").write_text("OTHER=5\n")
+    done = run("diff", "-f", str(place), "--source", "east")
+    assert f"{place}/a.yaml:10:13: there is no variable 'PRIORITY'" in done.err + done.out
+    done = run("diff", "-f", str(place / "a.yaml"), "--source", "east")
+    assert (done.code, "give its directory alone" in done.err) == (2, True)
+    done = run("diff", "-f", str(place), "--source", "chart")
+    assert done.code == 2
+    assert f"helm template chart {place} | cumulus diff -f - --source chart" in done.err
+
+
 @pytest.fixture
 def manifests(tmp_path: Path) -> Path:
     place = tmp_path / "manifests"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +12,14 @@ import typer
 from cumulus.cli import completion, context, files, options, printers, terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import safe_output
+from cumulus.resources.documents import lookup
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
     from cumulus.client.base import Applied, Client
     from cumulus.manifest import Manifest
+    from cumulus.resources.key import Document
 
 Namespace = Annotated[
     str,
@@ -147,7 +150,6 @@ def diff(
 
 def _source_diff(filename: Sequence[str] | None, namespace: str, source: str) -> int:
     """With deletions, and what it would ask first."""
-    from cumulus import manifest
     from cumulus.cli.diff import diff as differences
     from cumulus.resources.key import Key
     from cumulus.resources.kinds.source import KIND
@@ -155,13 +157,46 @@ def _source_diff(filename: Sequence[str] | None, namespace: str, source: str) ->
     if not filename:
         raise UsageError("say what to read", hint="as in -f DIRECTORY")
     where = context.namespace(namespace)
-    manifests = manifest.load(filename, recursive=True, default_namespace=where)
     with context.client() as client:
-        found = client.source_diff(Key(KIND.name, where, source), manifests)
+        key = Key(KIND.name, where, source)
+        manifests = _as_read_by(client.get(key), filename, where)
+        found = client.source_diff(key, manifests)
     _print(differences(found.changes))
     for asked in found.asks:
         terminal.note(f"It would ask first: {asked}.")
     return 1 if found.changes else 0
+
+
+def _as_read_by(source: Document, filename: Sequence[str], namespace: str) -> Sequence[Manifest]:
+    """The manifests in the files given, as the Source would read them. Raises UsageError, InvalidManifest."""
+    from cumulus import manifest
+
+    name, variables = source["metadata"]["name"], lookup(source, "spec.variables")
+    how = lookup(source, "spec.render")
+    directories = [path for path in filename if os.path.isdir(path)]
+    if how and directories:
+        shown = "kubectl kustomize" if how == "kustomize" else f"helm template {name}"
+        raise UsageError(
+            f"source/{name} renders {directories[0]} with {how}; diff reads manifests",
+            hint=f"render it first: {shown} {directories[0]} | cumulus diff -f - --source {name}",
+        )
+    if not variables:
+        return manifest.load(filename, recursive=True, default_namespace=namespace)
+    if len(filename) != 1 or not directories:
+        raise UsageError(
+            f"source/{name} has variables, in {variables}", hint="give its directory alone, which holds that file"
+        )
+    from cumulus.gitops.desired import desired
+    from cumulus.gitops.directory import read
+
+    (place,) = directories
+    try:
+        held = read(place, variables).files
+    except ValueError as error:
+        raise UsageError(f"{place} {error}") from None
+    files = {os.path.normpath(os.path.join(place, file)): data for file, data in held.items()}
+    found = desired(files, namespace, os.path.normpath(os.path.join(place, variables)))
+    return list(found.manifests.values())
 
 
 def load(filename: Sequence[str] | None, recursive: bool, namespace: str, *, generate: bool = False) -> list[Manifest]:
