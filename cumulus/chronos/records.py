@@ -168,7 +168,10 @@ def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment, reason: EndRea
     )
     audit(tx, str(reason), lease, ended_at)
     device_sizes.lease_ended(tx, lease.device_id)
-    return replace(lease, state=LeaseState.ENDED, end_reason=reason, ended_at=ended_at)
+    return replace(
+        lease, state=LeaseState.ENDED, end_reason=reason, ended_at=ended_at,
+        parked_bytes=0, parked_at="", moved_in=0.0, park_refused=None,
+    )  # fmt: skip
 
 
 def record_held(tx: sqlite3.Connection, lease: Lease, held_bytes: int, now: Moment) -> None:
@@ -297,7 +300,8 @@ def _recorded(row: Any, left: float = 0.0) -> Lease:
     return Lease(
         id, device, device_id, memory, compute, user, grace, token, now, granted, expires, left,
         _REASONS[reason], ended, owner, name, _OVERUSES[overuse], held, _SHARINGS[sharing], size or 0,
-        parked_at if parked else "", moved_in or 0.0, ParkRefusal(refused, why) if refused and not step else None,
+        (parked_at or "") if parked else "", moved_in or 0.0,
+        ParkRefusal(refused, why) if refused and not step else None,
     )  # fmt: skip
 
 

@@ -93,6 +93,8 @@ class FakeLeases:
         """How long a lease takes to be parked, and to come back."""
         self._refused: dict[str, ParkRefusal] = {}
         self._lost: set[str] = set()
+        self.without_room: set[str] = set()
+        """Parked leases for which their GPU has no room, since others hold more than they lease: they stay parked."""
         self.reachable = True
         """Set False to cut the node off: its leases go on, and end, while no call gets an answer."""
         self._devices = {device.index: device for device in devices}
@@ -321,7 +323,7 @@ class FakeLeases:
         """What is parked by now is, and what is back."""
         if held.lease.state not in _MOVING or held.moved > min(now, held.ends):
             return
-        if held.lease.state is LeaseState.PARKING:
+        if held.lease.state is LeaseState.PARKING or held.lease.id in self.without_room:
             held.ends = held.moved + held.park_for
             left = held.ends - self._clock.monotonic()
             held.lease = replace(

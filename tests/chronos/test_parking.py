@@ -423,6 +423,8 @@ def test_a_release_of_a_parked_lease_ends_the_program_and_frees_the_memory_once_
     assert (released.state, released.holds_share, node.set_aside()) == (LeaseState.ENDING, False, 2 * GIB)
     eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
     assert (node.set_aside(), node.ledger.usage(0).memory_bytes) == (0, 80 * GIB)
+    ended = node.find()
+    assert (ended.parked_at, ended.parked_bytes, ended.moved_in) == ("", 0, 0.0)
 
 
 def test_a_program_that_does_not_come_back_ends_its_lease_and_disproves_its_framework(node: ParkingNode) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cumulus.backends.base import Workload
-from cumulus.chronos.contract import NodeFacts, Parking, PolicyChange, Proof
+from cumulus.chronos.contract import LeaseState, NodeFacts, Parking, PolicyChange, Proof
 from cumulus.clock import parse_timestamp
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.annotations import UNPARK_REQUESTED
@@ -117,6 +117,28 @@ def test_another_job_has_the_share_meanwhile_and_the_parked_one_waits_for_it() -
     assert condition(bed.world.job("train-500").status.conditions, "Scheduled").reason == "WaitingForShare"  # type: ignore[union-attr]
     bed.until(lambda: bed.phase("train-500") is JobPhase.RUNNING)
     assert bed.phase("other-300") is JobPhase.SUCCEEDED
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_program_for_which_its_gpu_has_no_room_stays_parked_and_is_tried_again(lost: bool) -> None:
+    """Also where the answer to a try, and with it the new token, was lost."""
+    bed = Bed(a_job("train-100", memory="1.0"))
+    bed.park("train-100")
+    before = bed.partition("train-100")
+    bed.node.without_room = {before.uid}
+    if lost:
+        bed.node.unpark(before.uid, 60)
+        bed.world.clock.advance(3)
+        assert bed.node.get(before.uid).state is LeaseState.PARKED  # type: ignore[union-attr]
+    bed.ask_back("train-100")
+    bed.until(lambda: bed.partition("train-100").status.phase is PartitionPhase.UNPARKING)
+    bed.pass_(60)
+    assert bed.phase("train-100") is JobPhase.PARKED
+    bed.node.without_room = set()
+    bed.until(lambda: bed.phase("train-100") is JobPhase.RUNNING)
+    assert bed.partition("train-100").status.fencing_token > before.status.fencing_token
+    bed.until(lambda: bed.phase("train-100") is JobPhase.SUCCEEDED)
+    assert len(bed.world.job("train-100").status.attempts) == 1
 
 
 def test_who_comes_back_stands_behind_those_who_wait() -> None:

@@ -115,7 +115,7 @@ class Lease:
     parked_bytes: int = 0
     """Main memory that is set aside for its parked processes: while it is PARKING, PARKED or UNPARKING."""
     parked_at: str = ""
-    """Since when it holds no share: set while it is PARKED, and where it ends from there."""
+    """Since when it holds no share: set while it is PARKED, and while it ends from there."""
     moved_in: float = 0.0
     """Seconds that it took to park or unpark it the last time; 0 where it never was."""
     park_refused: ParkRefusal | None = None

@@ -179,7 +179,9 @@ def plan(
         case Lease(state=LeaseState.ENDING):
             return PartitionPlan(_ending(partition, answer, now), wake=ENDING_POLL)
         case Lease(state=LeaseState.PARKED) if partition.status.phase is PartitionPhase.UNPARKING:
-            return PartitionPlan(partition.status, wake=MOVING_POLL)
+            # It has its token where the answer of an earlier try was lost: without it none would ever succeed.
+            status = partition.status.model_copy(update={"fencing_token": answer.token})
+            return PartitionPlan(status, wake=MOVING_POLL)
         case Lease(state=LeaseState.PARKED):
             wake = max(0.0, answer.expires_in) + ENDING_POLL
             return PartitionPlan(_parked(partition, answer, now), wake=wake, ended_at=answer.parked_at)
