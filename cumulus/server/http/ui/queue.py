@@ -31,7 +31,8 @@ def show(visit: Visit) -> Response:
         waiting=[(each, share_url(each.name), each.user == mine) for each in found.waiting], more=found.more,
         holding=[(each, share_url(each.name), each.user == mine) for each in found.holding],
         reservations=[row for each in held if (row := _reservation(each, visit))[3] != "over"],
-        ahead=next((each.place - 1 for each in found.waiting if each.user == mine), None),
+        # One that can't start as things are has nobody ahead.
+        ahead=next((each.place - 1 for each in found.waiting if each.user == mine and each.latest), None),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from cumulus.service.logs import Logs
 from cumulus.service.service import Service
 from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
-from tests.documents import active, ago, ahead, job, lease, node, running
+from tests.documents import active, ago, ahead, job, lease, node, partition, running
 from tests.server.http.conftest import Served
 from tests.server.http.ui.conftest import Browser, stream
 from tests.service.test_access import binding
@@ -434,6 +434,15 @@ def test_what_a_job_uses_is_drawn_without_a_script(
     assert html.count('<svg class="spark"') == 2
     assert "device 2 of &lt;/script&gt;" in html
     assert ">150%<" in html
+
+
+def test_a_job_that_no_node_could_hold_is_not_said_to_be_next(browser: Browser, served: Served) -> None:
+    never = of(job("never", gpu={"memory": "999Gi"}), Identity.of_this_process().name)
+    never = served.store.create(never)
+    plant(served.store, [node("gpu-1"), partition("never-a1-r0-d0", owner=never, memory="999Gi")])
+    browser.sign_in()
+    html = browser.page("/ui/queue")
+    assert ("nobody can say" in html, "why?" in html, "You are next" in html) == (True, True, False), html
 
 
 def test_reservations_are_on_the_page_of_the_queue(browser: Browser, served: Served) -> None:
