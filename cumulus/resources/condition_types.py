@@ -58,6 +58,14 @@ class NodeCondition(StrEnum):
 
 
 @unique
+class ArrayCondition(StrEnum):
+    """Condition types of a GPUJobArray. The array controller sets them, once something is in the way."""
+
+    JOBS_MADE = "JobsMade"
+    """Whether the jobs that are next could be made."""
+
+
+@unique
 class SourceCondition(StrEnum):
     """Condition types of a Source. The source controller sets them."""
 

@@ -11,7 +11,7 @@ from cumulus.resources import index_ranges
 from cumulus.resources.cron_job import JobTemplate
 from cumulus.resources.fields import FieldError, Model, Text, Time, on_write, rule
 from cumulus.resources.job import Env, GPUJob
-from cumulus.resources.meta import ObjectMeta, Resource
+from cumulus.resources.meta import Condition, ObjectMeta, Resource
 from cumulus.resources.submitter import DaemonRules, Submitter
 
 INDEX, COUNT = "CUMULUS_ARRAY_INDEX", "CUMULUS_ARRAY_COUNT"
@@ -70,6 +70,7 @@ class GPUJobArrayStatus(Model):
     succeeded: str = Field("", description="Indexes whose jobs succeeded.")
     failed: str = Field("", description="Indexes whose jobs failed, or were deleted before they ended.")
     completion_time: Time | None = Field(None, description="When the last index ended.")
+    conditions: tuple[Condition, ...] = Field((), description="JobsMade, once a job could not be made.")
 
 
 class GPUJobArray(Resource):

@@ -359,6 +359,17 @@ class ParkingReason(StrEnum):
 
 
 @unique
+class ArrayReason(StrEnum):
+    """Reasons of a GPUJobArray's condition JobsMade. The array controller sets them."""
+
+    NAME_TAKEN = "NameTaken"
+    """Other jobs have the names of some of its jobs. It makes the others."""
+    REFUSED = "Refused"
+    """Its submitter may not make such a job."""
+    MADE = "Made"
+
+
+@unique
 class SourceReason(StrEnum):
     """Reasons of a Source's conditions. The source controller sets them."""
 

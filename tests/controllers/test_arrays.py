@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from cumulus.controllers.array.plan import plan
 from cumulus.resources import index_ranges
 from cumulus.resources.cron_job import JobTemplate
+from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob, GPUJobStatus
 from cumulus.resources.job_array import ArrayPhase, GPUJobArray, GPUJobArraySpec, GPUJobArrayStatus
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import API_VERSION, Document, Key
 from cumulus.resources.meta import ObjectMeta
+from cumulus.resources.queue import Queue, QueueSpec
+from cumulus.resources.reasons import EventReason
 from cumulus.resources.submitter import Submitter
 from cumulus.service.identity import Identity
 from tests.controllers.driver import settle
@@ -124,3 +127,45 @@ def test_each_index_is_one_job_so_many_at_once_as_the_submitter(tmp_path: Path) 
     cluster.world.client.delete(array(cluster))
     settle(cluster.world, cluster.daemon, seconds=60)
     assert cluster.world.client.list(GPUJob) == []
+
+
+def test_an_index_whose_name_another_job_has_waits_and_the_others_go_on(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, nodes=("node-1",))
+    foreign = cluster.service.objects.create(ROOT, {
+        "apiVersion": API_VERSION, "kind": "GPUJob", "metadata": {"name": "sweep-1", "namespace": "default"},
+        "spec": {**manifest()["spec"]["jobTemplate"]["spec"], "suspend": True},
+    })  # fmt: skip
+    cluster.service.objects.create(ROOT, manifest("0-3", parallelism=2))
+    settle(cluster.world, cluster.daemon, seconds=300)
+    found = array(cluster).status
+    assert (found.phase, found.succeeded, found.failed, found.waiting) == (ArrayPhase.RUNNING, "0,2-3", "", 1)
+    (said,) = found.conditions
+    assert (said.type, said.status, said.reason) == ("JobsMade", "False", "NameTaken")
+    assert said.message == "other jobs are named sweep-1; those indexes wait until the names are free"
+    (event,) = (e for e in cluster.world.client.list(Event) if e.reason == EventReason.FAILED_CREATE)
+    assert (event.message, event.count) == (said.message, 1)
+    cluster.service.objects.delete(ROOT, Key("GPUJob", "default", "sweep-1"))
+    settle(cluster.world, cluster.daemon, seconds=120)
+    found = array(cluster).status
+    assert (found.phase, found.succeeded) == (ArrayPhase.SUCCEEDED, "0-3")
+    assert [(c.status, c.reason) for c in found.conditions] == [("True", "Made")]
+    assert cluster.world.client.get(GPUJob, "default", "sweep-1").uid != foreign["metadata"]["uid"]
+
+
+def test_what_is_refused_is_told_once_and_what_has_ended_is_recorded_meanwhile(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, nodes=("node-1",))
+    cluster.job_seconds = 100
+    cluster.service.objects.create(ROOT, manifest("0-3", parallelism=2))
+    settle(cluster.world, cluster.daemon, seconds=20)
+    queue = Queue(metadata=ObjectMeta(name="default"), spec=QueueSpec(max_duration="1m"))
+    cluster.service.objects.create(ROOT, queue.to_json())
+    settle(cluster.world, cluster.daemon, seconds=600)
+    found = array(cluster).status
+    assert (found.succeeded, found.active, found.waiting) == ("0-1", "", 2)
+    assert [(c.status, c.reason) for c in found.conditions] == [("False", "Refused")]
+    (event,) = (e for e in cluster.world.client.list(Event) if e.reason == EventReason.FAILED_CREATE)
+    assert event.count == 1
+    cluster.service.objects.delete(ROOT, Key("Queue", "", "default"))
+    settle(cluster.world, cluster.daemon, seconds=300)
+    assert array(cluster).status.phase is ArrayPhase.SUCCEEDED
+    assert [(c.status, c.reason) for c in array(cluster).status.conditions] == [("True", "Made")]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from cumulus.clock import Clock
 from cumulus.controllers.array.plan import ArrayPlan, plan
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
 from cumulus.gitops.room import Submitters
-from cumulus.machinery.cache import Reader, StoreReader
+from cumulus.machinery.cache import Index, Reader, StoreReader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import write_status
 from cumulus.resources import index_ranges
+from cumulus.resources.condition_types import ArrayCondition
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_array import GPUJobArray
+from cumulus.resources.key import Document
+from cumulus.resources.meta import condition
 from cumulus.resources.reasons import EventReason
 from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Write
@@ -23,7 +27,22 @@ from cumulus.store.client import Client
 NAME = "array"
 
 AGAIN_SECONDS = 30.0
-"""Until jobs that were refused are tried again: a role, or a queue, may come."""
+"""Until jobs that were refused are tried again: a role, or a queue, may come, and a name be free."""
+
+VISIBLE_WITHIN = 1.0
+"""Seconds until the reader is looked at again where it does not show yet what the store has."""
+
+
+def _stem(job: Document) -> Iterable[str]:
+    """What the names of an array's jobs have in common."""
+    name = job["metadata"]["name"]
+    stem, _, index = name.rpartition("-")
+    is_index = index.isascii() and index.isdecimal() and str(int(index)) == index
+    return (f"{job['metadata'].get('namespace')}/{stem}",) if is_index else ()
+
+
+BY_STEM = Index(GPUJob.KIND, _stem)
+"""Jobs that are named as those of an array are, under namespace/name of that array."""
 
 
 class ArrayReconciler:
@@ -40,21 +59,45 @@ class ArrayReconciler:
         array = self._reader.get(GPUJobArray, *request)
         if array is None or array.deleting:
             return Done()
-        wanted = plan(array, self._jobs(array), self._clock.now())
+        jobs, taken = self._jobs(array), frozenset(self._taken(array))
+        wanted = plan(array, jobs, self._clock.now(), taken)
         for job in wanted.forget:
             with suppress(NotFound):
                 self._client.delete(job)
         if not wanted.create:
-            if wanted.status != array.status:
-                write_status(self._client, array.replace(status=wanted.status))
-            return Done()
+            self._say(array, wanted)
+            return After(AGAIN_SECONDS) if wanted.blocked else Done()
         try:
             self._make(array, wanted)
-        except (Forbidden, InvalidObject, AlreadyExists) as error:
-            message = f"cannot make its jobs: {error}"
-            self._recorder.record(array, "Warning", EventReason.FAILED_CREATE, message, component=NAME)
+        except AlreadyExists:
+            # The reader does not show that job yet.
+            return After(VISIBLE_WITHIN)
+        except (Forbidden, InvalidObject) as error:
+            self._say(array, plan(array, jobs, self._clock.now(), taken, refused=f"cannot make its jobs: {error}"))
             return After(AGAIN_SECONDS)
-        return Done()
+        self._tell(array, wanted)
+        return After(AGAIN_SECONDS) if wanted.blocked else Done()
+
+    def _say(self, array: GPUJobArray, wanted: ArrayPlan) -> None:
+        if wanted.status != array.status:
+            write_status(self._client, array.replace(status=wanted.status))
+            self._tell(array, wanted)
+
+    def _tell(self, array: GPUJobArray, wanted: ArrayPlan) -> None:
+        """An event where something else is in the way than before."""
+        said = condition(wanted.status.conditions, ArrayCondition.JOBS_MADE)
+        if said is None or said.status == "True" or said == condition(array.status.conditions, said.type):
+            return
+        self._recorder.record(array, "Warning", EventReason.FAILED_CREATE, said.message, component=NAME)
+
+    def _taken(self, array: GPUJobArray) -> Iterator[int]:
+        """Indexes after which jobs are named that are not its own."""
+        stem = f"{array.metadata.namespace}/{array.metadata.name}"
+        for key in self._reader.indexed(BY_STEM, stem):
+            index = int(key.name.rpartition("-")[2])
+            job = readable(self._reader, GPUJob, key.namespace, key.name)
+            if job is None or not job.is_owned_by(array.uid):
+                yield index
 
     def _jobs(self, array: GPUJobArray) -> dict[int, GPUJob]:
         """All that it owns, by index. Absence is never believed of a cache."""

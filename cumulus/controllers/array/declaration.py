@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cumulus.controllers.array.controller import NAME, ArrayReconciler
+from cumulus.controllers.array.controller import BY_STEM, NAME, ArrayReconciler
 from cumulus.controllers.context import Context
 from cumulus.controllers.job_watches import phase_changed
 from cumulus.machinery.controller import Controller, Watch, exists, itself, owner
@@ -24,6 +24,7 @@ CONTROLLERS = (
             Watch(GPUJobArray.KIND, itself, when=exists),
             Watch(GPUJob.KIND, owner(GPUJobArray.KIND), when=phase_changed),
         ),
+        indexes=(BY_STEM,),
         enabled=lambda context: context.sources is not None,
     ),
 )

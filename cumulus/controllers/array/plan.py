@@ -6,18 +6,25 @@ whatever happens between two steps. A job that is over goes only once the status
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 from cumulus.clock import timestamp
 from cumulus.resources import index_ranges
+from cumulus.resources.condition_types import ArrayCondition
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_array import ArrayPhase, GPUJobArray, GPUJobArrayStatus
 from cumulus.resources.job_phase import JobPhase
+from cumulus.resources.meta import Condition, condition
+from cumulus.resources.reasons import ArrayReason
 
 AT_ONCE = 50
 """Jobs that are made in one transaction."""
+_NAMED = 3
+"""Jobs that are in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +34,16 @@ class ArrayPlan:
     """Make jobs for these indexes, with `status`, in one transaction."""
     forget: tuple[GPUJob, ...] = ()
     """Jobs that are over, recorded as such, and more than are kept."""
+    blocked: bool = False
+    """Other jobs have the names of some that are next."""
 
 
-def plan(array: GPUJobArray, jobs: Mapping[int, GPUJob], now: datetime) -> ArrayPlan:
-    """The next step of an array that is not being deleted. `jobs`: all that it owns, by index."""
+def plan(
+    array: GPUJobArray, jobs: Mapping[int, GPUJob], now: datetime, taken: Collection[int] = frozenset(),
+    refused: str | None = None,
+) -> ArrayPlan:  # fmt: skip
+    """The next step of an array that is not being deleted. `jobs`: all that it owns, by index. `taken`: indexes after
+    which jobs of others are named: they wait until the name is free. `refused`: why no job can be made now."""
     spec, old = array.spec, array.status
     wanted = index_ranges.parse(spec.indexes)
     succeeded, failed = set(index_ranges.parse(old.succeeded)), set(index_ranges.parse(old.failed))
@@ -43,7 +56,10 @@ def plan(array: GPUJobArray, jobs: Mapping[int, GPUJob], now: datetime) -> Array
         how = job.status.phase
         (succeeded if how is JobPhase.SUCCEEDED else failed if how.finished else active).add(index)
     waiting = sorted(wanted - succeeded - failed - active)
-    create = () if spec.suspend else tuple(waiting[: max(0, min(AT_ONCE, spec.parallelism - len(active)))])
+    free = max(0, min(AT_ONCE, spec.parallelism - len(active)))
+    stays = spec.suspend or refused is not None
+    create = () if stays else tuple(islice((index for index in waiting if index not in taken), free))
+    blocked = [] if spec.suspend else [index for index in waiting if index in taken]
     over = not waiting and not active
     phase = ArrayPhase.SUSPENDED if spec.suspend else ArrayPhase.RUNNING
     if over:
@@ -52,12 +68,31 @@ def plan(array: GPUJobArray, jobs: Mapping[int, GPUJob], now: datetime) -> Array
         phase=phase, waiting=len(waiting) - len(create), active=index_ranges.words({*active, *create}),
         succeeded=index_ranges.words(succeeded), failed=index_ranges.words(failed),
         completion_time=(old.completion_time or timestamp(now)) if over else None,
+        conditions=_conditions(array, now, blocked, refused, made=bool(create) or over),
     )  # fmt: skip
     forget = (
         *_too_many(jobs, index_ranges.parse(old.succeeded), JobPhase.SUCCEEDED, spec.successful_jobs_history_limit),
         *_too_many(jobs, index_ranges.parse(old.failed), JobPhase.FAILED, spec.failed_jobs_history_limit),
     )
-    return ArrayPlan(status, create, forget)
+    return ArrayPlan(status, create, forget, bool(blocked))
+
+
+def _conditions(
+    array: GPUJobArray, now: datetime, blocked: list[int], refused: str | None, *, made: bool
+) -> tuple[Condition, ...]:
+    """With what is in the way; after that, that it is not any more. None where nothing ever was."""
+    old = array.status.conditions
+    if refused is not None:
+        return condition_set(old, timestamp(now), ArrayCondition.JOBS_MADE, False, ArrayReason.REFUSED, refused)
+    if blocked:
+        names = ", ".join(map(array.job_name, blocked[:_NAMED]))
+        more = f" and {len(blocked) - _NAMED} more" if len(blocked) > _NAMED else ""
+        message = f"other jobs are named {names}{more}; those indexes wait until the names are free"
+        return condition_set(old, timestamp(now), ArrayCondition.JOBS_MADE, False, ArrayReason.NAME_TAKEN, message)
+    said = condition(old, ArrayCondition.JOBS_MADE)
+    if said is not None and (made or said.reason == ArrayReason.NAME_TAKEN):
+        return condition_set(old, timestamp(now), ArrayCondition.JOBS_MADE, True, ArrayReason.MADE)
+    return old
 
 
 def _too_many(jobs: Mapping[int, GPUJob], recorded: frozenset[int], phase: JobPhase, limit: int) -> tuple[GPUJob, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from cumulus.resources import index_ranges
-from cumulus.resources.documents import lookup
+from cumulus.resources.condition_types import ArrayCondition
+from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, Related, View
 from cumulus.resources.query import Query
@@ -29,6 +30,7 @@ def state(array: Document, now: datetime) -> str:
 
 def sections(array: Document, around: Surroundings) -> Iterator[Section]:
     status = array.get("status") or {}
+    made = condition(array, ArrayCondition.JOBS_MADE) or {}
     yield Fields(
         [
             ("Phase", status.get("phase", "")),
@@ -36,6 +38,7 @@ def sections(array: Document, around: Surroundings) -> Iterator[Section]:
             ("Active", status.get("active", "")),
             ("Succeeded", status.get("succeeded", "")),
             ("Failed", status.get("failed", "")),
+            ("Not made", str(made.get("message", "")) if made.get("status") == "False" else ""),
             ("Completed", moment(status.get("completionTime"), around.now)),
         ]
     )
@@ -64,6 +67,7 @@ KIND = Kind(
     sealed=frozenset({"status.active", "status.succeeded", "status.failed"}),
     related=Related("Jobs", lambda array: Query(_JOB, owner_uid=array["metadata"]["uid"])),
     sections=sections,
+    conditions=tuple(ArrayCondition),
     state=state,
     final_phases=frozenset({"Succeeded", "Failed"}),
     failed_phases=frozenset({"Failed"}),
