@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime
 
 from cumulus.clock import Clock
 from cumulus.controllers.cron.plan import CronPlan, job_name, plan
@@ -34,10 +35,13 @@ class CronReconciler:
         self._clock = clock
         self._recorder = recorder
         self._submitters = submitters
+        self._refused: dict[Request, tuple[datetime, str]] = {}
+        """What was told of a job that could not be made: for which time, and why."""
 
     def reconcile(self, request: Request) -> Result:
         cron = self._reader.get(GPUCronJob, *request)
         if cron is None or cron.deleting:
+            self._refused.pop(request, None)
             return Done()
         wanted = plan(cron, self._jobs(cron), self._clock.now())
         for job in wanted.forget:
@@ -52,7 +56,10 @@ class CronReconciler:
         try:
             self._make(cron, wanted)
         except (Forbidden, InvalidObject) as error:
-            self._tell(cron, EventReason.FAILED_CREATE, f"cannot make its job: {error}")
+            said = wanted.due, f"cannot make its job: {error}"
+            if self._refused.get(request) != said:
+                self._refused[request] = said
+                self._tell(cron, EventReason.FAILED_CREATE, said[1])
             return After(AGAIN_SECONDS)
         return After(0.0 if wanted.wake is None else wanted.wake)
 
