@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from cumulus.resources.device import FULL_COMPUTE
 from cumulus.resources.key import Key
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling import fit
@@ -24,7 +25,7 @@ from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import Gate, Lenders, Place
-from cumulus.scheduling.snapshot import Gang, Node, ReturnsBy, Snapshot
+from cumulus.scheduling.snapshot import Gang, Hold, Node, ReturnsBy, Snapshot
 from cumulus.scheduling.timeline import MICROSECOND, microseconds
 from cumulus.scheduling.windows import Windows
 
@@ -277,6 +278,8 @@ class Promises:
             for hold in self._snapshot.holds
             if (hold.node, hold.device) in places and hold.returns_at > promised - TURNOVER * MICROSECOND
         ]
+        full = _too_full(seats, late)
+        late = [hold for hold in late if (hold.node, hold.device) in full]
         if late:
             last = max(late, key=lambda hold: hold.returns_at)
             where = f"device {last.device} of {last.node}"
@@ -289,6 +292,16 @@ class Promises:
         by = f" for {names[0]}" if names else ""
         why = "whose queue takes back what it is sure of" if any(map(self._is_sure, names)) else "which goes before it"
         return Reason(SchedulingReason.RESERVED, f"its seats are kept{by}, {why}")
+
+
+def _too_full(seats: Sequence[Seat], holds: Sequence[Hold]) -> set[Place]:
+    """Where the seats do not fit beside these."""
+    left = {seat.slot.place: (seat.slot.device.memory_bytes, FULL_COMPUTE) for seat in seats}
+    shares = [(seat.slot.place, seat.memory, seat.compute) for seat in seats]
+    shares += [((hold.node, hold.device), hold.memory_bytes, hold.compute) for hold in holds]
+    for place, memory, compute in shares:
+        left[place] = left[place][0] - memory, left[place][1] - compute
+    return {place for place, free in left.items() if min(free) < 0}
 
 
 def _kept(gang: Gang, start: int, seats: list[Seat]) -> Kept:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulus.resources.key import Key
+from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.quantity import Share
 from cumulus.resources.queue import Queue
+from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.explain import explain
 from cumulus.scheduling.policy import Policies
@@ -266,6 +268,69 @@ def test_the_random_runs_do_take_shares_back() -> None:
 def test_quotas_come_back_without_loops_in_long_runs() -> None:
     for seed in range(100, 130):
         check_at_random(seed, 300)
+
+
+def check_promises(seed: int, jobs: int) -> tuple[int, int]:
+    """Quotas and reservations together: nobody starts after the last time that they were told, and a promise that
+    moves later for a quota says so. How many shares were taken back, and how many promises moved for that."""
+    dice = random.Random(seed)
+    queues = [
+        a_queue("q0", quota=[{"devices": 4}], minRuntime="10m"), a_queue("q1", quota=[{"devices": 2}], minRuntime="5m"),
+        a_queue("q2", minRuntime="1s"), a_queue("default"),
+    ]  # fmt: skip
+    cluster = Cluster(queues, nodes=4, devices=4)
+    held = (
+        ("course", {"devices": 4, "schedule": "0 9 * * TUE,THU", "duration": "8h", "for": {"queues": ["q2"]}}),
+        ("nightly", {"nodes": ["n3"], "schedule": "0 3 * * *", "duration": "1h"}),
+        ("eve", {"devices": 2, "schedule": "0 */12 * * *", "duration": "90m", "for": {"users": ["u1"]}}),
+    )
+    for name, spec in held:
+        meta = ObjectMeta(name=name)
+        cluster.reservations[name] = Reservation(metadata=meta, spec=ReservationSpec.model_validate(spec))
+    wrong: list[str] = []
+    counts = Counter[str]()
+
+    def look(snapshot: Snapshot, policies: Policies, plan: CycleResult) -> None:
+        promised = {gang.name: gang.promised for gang in snapshot.pending}
+        for name in {binding.gang for binding in plan.bindings}:
+            told = promised[name]
+            if told is not None and snapshot.now > told:
+                wrong.append(f"{name} starts at {snapshot.now}, not by {told}")
+        for moved in plan.moved:
+            told = moved.gang.promised
+            if told is None or (moved.start_by is not None and moved.start_by <= told):
+                continue
+            counts["moved"] += 1
+            if moved.cause is None:
+                wrong.append(f"{moved.gang.name} has its promise moved, and nobody says why")
+        counts["victims"] += len(plan.victims)
+
+    cluster.watch = look
+    time = 0.0
+    for index in range(jobs):
+        time += dice.expovariate(1 / 160)
+        cluster.submit(
+            Job(
+                f"j{index:05}", f"u{dice.randrange(10)}", dice.choice(("q0", "q1", "q2", "default")),
+                Share(size=dice.choice((8, 20, 40, 80)) * GI), dice.choice((600, 1800, 3600, 7200)),
+                dice.uniform(0.05, 1), dice.choice((1, 1, 1, 1, 2, 4)), yields=dice.random() < 0.6, arrives=time,
+            )
+        )  # fmt: skip
+    cluster.run()
+    assert wrong == []
+    assert all(job.ended is not None for job in cluster.jobs.values())
+    return counts["victims"], counts["moved"]
+
+
+def test_promises_hold_beside_reservations_and_quotas_that_come_back() -> None:
+    check_promises(4, 60)
+
+
+@pytest.mark.slow
+def test_ten_thousand_arrivals_are_never_late_beside_reservations_and_quotas() -> None:
+    victims, moved = check_promises(3, 10_000)
+    assert victims > 100
+    assert moved > 10
 
 
 def test_nobody_yields_where_there_are_no_quotas() -> None:
