@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import orjson
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from starlette.requests import Request
+    from starlette.types import Scope
 
     from cumulus.server.api import Api
     from cumulus.service.identity import Identity
@@ -125,12 +126,18 @@ def check_form(form: Mapping[str, str], session: Session) -> None:
 
 
 def visit_of(request: Request, form: Mapping[str, str] = {}) -> Visit:
-    url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return Visit(
-        api_of(request).service, request.scope[SESSION], request.path_params, dict(request.query_params), form, url,
+        api_of(request).service, request.scope[SESSION], request.path_params, dict(request.query_params), form,
+        url_of(request.scope),
         request.headers.get("if-none-match", ""), "hx-request" in request.headers,
         "gzip" in request.headers.get("accept-encoding", ""),
     )  # fmt: skip
+
+
+def url_of(scope: Scope) -> str:
+    """What was asked for, as a link has it."""
+    query = scope["query_string"].decode("latin-1")
+    return quote(scope["path"]) + (f"?{query}" if query else "")
 
 
 async def form_of(request: Request) -> dict[str, str]:

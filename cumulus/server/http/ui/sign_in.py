@@ -23,7 +23,7 @@ from cumulus.server.failures import Failures
 from cumulus.server.http.api import READS
 from cumulus.server.http.connection import LOCAL_USER, PEER
 from cumulus.server.http.ui import static_files
-from cumulus.server.http.ui.pages import SESSION, api_of, check_form, error_page, form_of, see_other
+from cumulus.server.http.ui.pages import SESSION, api_of, check_form, error_page, form_of, see_other, url_of
 from cumulus.server.http.ui.templating import render
 from cumulus.service.sessions import SECONDS
 
@@ -128,13 +128,8 @@ def _signed_out(scope: Scope) -> Response:
         # The script loads the page anew, and is led to sign-in then.
         return Response(None, 401, {"hx-refresh": "true"})
     if headers.get("sec-fetch-site") == "cross-site" and scope["method"] == "GET":
-        return HTMLResponse(render("again.html", url=_url(scope)), headers={"cache-control": "no-store"})
-    return see_other(f"{SIGN_IN}?next={quote(_url(scope), safe='')}" if scope["method"] == "GET" else SIGN_IN)
-
-
-def _url(scope: Scope) -> str:
-    query = scope["query_string"].decode("latin-1")
-    return quote(scope["path"]) + (f"?{query}" if query else "")
+        return HTMLResponse(render("again.html", url=url_of(scope)), headers={"cache-control": "no-store"})
+    return see_other(f"{SIGN_IN}?next={quote(url_of(scope), safe='')}" if scope["method"] == "GET" else SIGN_IN)
 
 
 def _next(text: str) -> str:
