@@ -141,7 +141,11 @@ def test_without_a_lease_nothing_is_asked_of_a_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "message"), [(BOUND, "no lease was made"), (ACTIVE, "its node no longer knows its lease")]
+    ("phase", "message"),
+    [
+        (BOUND, "no lease was made"),
+        *((phase, "its node no longer knows its lease") for phase in (ACTIVE, PARKED, UNPARKING)),
+    ],
 )
 def test_what_is_given_back_without_a_lease_says_whether_it_had_one(phase: PartitionPhase, message: str) -> None:
     ended = condition(partition_plan.plan(stored(phase), None, releasing=True, now=NOW).status.conditions, "Ended")

@@ -156,8 +156,8 @@ def to_begin(partition: GPUPartition, job: GPUJob | None) -> str | None:
 def plan(
     partition: GPUPartition, answer: Answer, *, releasing: bool, now: datetime, started: str | None = None
 ) -> PartitionPlan:
-    """The next state of a partition that is Bound or Active, from what its node answered; `started` as `to_begin` said
-    when it was asked."""
+    """The next state of a partition that was bound and has not ended, from what its node answered; `started` as
+    `to_begin` said when it was asked."""
     match answer:
         case Unreachable():
             return PartitionPlan(_unreachable(partition, answer, now))
@@ -168,8 +168,8 @@ def plan(
         case GrantRefused(reason, message):
             return _end(partition, PartitionPhase.FAILED, reason, message, now)
         case None if releasing:
-            active = partition.status.phase is PartitionPhase.ACTIVE
-            message = "its node no longer knows its lease" if active else "no lease was made"
+            bound = partition.status.phase is PartitionPhase.BOUND
+            message = "no lease was made" if bound else "its node no longer knows its lease"
             return _end(partition, PartitionPhase.RELEASED, PartitionReason.RELEASED, message, now)
         case None:
             message = "the node does not know the lease"
