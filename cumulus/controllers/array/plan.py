@@ -46,7 +46,8 @@ def plan(
     which jobs of others are named: they wait until the name is free. `refused`: why no job can be made now."""
     spec, old = array.spec, array.status
     wanted = index_ranges.parse(spec.indexes)
-    succeeded, failed = set(index_ranges.parse(old.succeeded)), set(index_ranges.parse(old.failed))
+    recorded = index_ranges.parse(old.succeeded), index_ranges.parse(old.failed)
+    succeeded, failed = map(set, recorded)
     # What was made and is not there any more was deleted before it was seen to end.
     failed |= index_ranges.parse(old.active) - jobs.keys()
     active: set[int] = set()
@@ -71,8 +72,8 @@ def plan(
         conditions=_conditions(array, now, blocked, refused, made=bool(create) or over),
     )  # fmt: skip
     forget = (
-        *_too_many(jobs, index_ranges.parse(old.succeeded), JobPhase.SUCCEEDED, spec.successful_jobs_history_limit),
-        *_too_many(jobs, index_ranges.parse(old.failed), JobPhase.FAILED, spec.failed_jobs_history_limit),
+        *_too_many(jobs, recorded[0], JobPhase.SUCCEEDED, spec.successful_jobs_history_limit),
+        *_too_many(jobs, recorded[1], JobPhase.FAILED, spec.failed_jobs_history_limit),
     )
     return ArrayPlan(status, create, forget, bool(blocked))
 

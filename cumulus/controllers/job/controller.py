@@ -129,23 +129,23 @@ class JobReconciler:
         uri = objects.checkpoint_uri(job, self._bucket)
         waits = job.spec.after is not None and not job.status.attempt_count and not job.status.phase.finished
         phases = job_dependents.phases(job, self._reader, self._client.store) if waits else {}
+        view = View(job, partitions, replicas, self._clock.now(), self._lost(names), uri, phases)
         idle = self._idle(job)
-        idle_since = None if idle is None else self._idle_since(job, partitions)
-        now = self._clock.now()
-        turn = self._turn(job, partitions, now)
-        return View(job, partitions, replicas, now, self._lost(names), uri, phases, idle, idle_since, turn)
+        return replace(
+            view, idle=idle, idle_since=None if idle is None else self._idle_since(view), turn=self._turn(view)
+        )
 
     def _queue(self, job: GPUJob) -> Queue | None:
         name = job.metadata.annotations.get(QUEUE)
         return readable(self._reader, Queue, "", name) if name else None
 
-    def _turn(self, job: GPUJob, partitions: Sequence[GPUPartition], now: datetime) -> Turn | None:
+    def _turn(self, view: View) -> Turn | None:
         """That of a job which runs, where its queue lets jobs take turns."""
+        job, now = view.job, view.now
         attempt = job.status.live_attempt
         if attempt is None or attempt.start_time is None or not parking.parkable(job):
             return None
-        queue = self._queue(job)
-        held = [p for p in partitions if p.metadata.name in attempt.partitions]
+        queue, held = self._queue(job), view.held(attempt)
         if queue is None or queue.spec.turns is None or len(held) != 1:
             return None
         (partition,) = held
@@ -167,10 +167,9 @@ class JobReconciler:
             return found.model_copy(update={"action": "Report"})
         return found
 
-    def _idle_since(self, job: GPUJob, partitions: Sequence[GPUPartition]) -> datetime | None:
+    def _idle_since(self, view: View) -> datetime | None:
         """Since when all GPUs of its attempt do nothing; None where one works, or where nobody knows."""
-        attempt = job.status.live_attempt
-        held = [p for p in partitions if attempt is not None and p.metadata.name in attempt.partitions]
+        held = view.held(view.job.status.live_attempt)
         since = []
         for partition in held:
             node = readable(self._reader, GPUNode, "", partition.status.node) if partition.status.node else None

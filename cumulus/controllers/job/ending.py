@@ -176,7 +176,7 @@ def _released_for_idleness(view: View, attempt: Attempt, held: Sequence[GPUParti
     said = condition(view.job.status.conditions, JobCondition.IDLE)
     if said is not None and said.status == "True" and said.reason == AttemptReason.IDLE:
         return Cause(AttemptReason.IDLE, said.message)
-    seconds = parking.idle_too_long(view, attempt, list(held), "Release")
+    seconds = parking.idle_too_long(view, attempt, held, "Release")
     if seconds is None or any(p.status.phase.parked for p in held):
         return None
     return Cause(AttemptReason.IDLE, f"its GPU did nothing for {format_duration(seconds)}")

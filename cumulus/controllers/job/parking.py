@@ -7,6 +7,7 @@ that refuses is not asked again for the same cause: the program goes on, and the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cumulus.chronos.contract.parking import expected_seconds
@@ -59,7 +60,7 @@ def wished(view: View, attempt: Attempt, partition: GPUPartition) -> ParkRequest
     return None
 
 
-def wake(view: View, attempt: Attempt, partition: GPUPartition) -> float | None:
+def wake(view: View, partition: GPUPartition) -> float | None:
     """Seconds until time alone may change what is wished."""
     waits = []
     for left in (_until_parked_at_end(view, partition), _until_preempted(view, partition)):
@@ -103,7 +104,7 @@ def instead_of_handover(view: View, partition: GPUPartition) -> bool:
     return _parks_at_end(view.job) and not _refused_for(partition, ParkCause.LEASE_OVER)
 
 
-def idle_for(view: View, attempt: Attempt, held: list[GPUPartition]) -> float | None:
+def idle_for(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
     """Seconds for which the GPUs of a running attempt have done nothing since it has them; None where they work, or
     where nobody knows."""
     if view.idle_since is None or attempt.start_time is None:
@@ -112,7 +113,7 @@ def idle_for(view: View, attempt: Attempt, held: list[GPUPartition]) -> float | 
     return max(0.0, (view.now - max(view.idle_since, *begun)).total_seconds())
 
 
-def idle_too_long(view: View, attempt: Attempt, held: list[GPUPartition], action: str) -> float | None:
+def idle_too_long(view: View, attempt: Attempt, held: Sequence[GPUPartition], action: str) -> float | None:
     """For how long they did nothing, where that is so long that the action is due."""
     if view.idle is None or view.idle.action != action:
         return None

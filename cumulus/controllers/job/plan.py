@@ -255,7 +255,7 @@ def _parking(
     (partition,) = held
     wished = parking.wished(view, attempt, partition)
     update = () if wished is None else (partition.replace(spec=partition.spec.model_copy(update={"park": wished})),)
-    return update, parking.wake(view, attempt, partition)
+    return update, parking.wake(view, partition)
 
 
 def _idle_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, ...]:
@@ -268,7 +268,7 @@ def _idle_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, 
 def _idle(view: View, attempt: Attempt, status: GPUJobStatus, held: Sequence[GPUPartition]) -> GPUJobStatus:
     """With the condition Idle, where its GPU did nothing for long enough to be told."""
     for action in ("Report", "Park"):
-        seconds = parking.idle_too_long(view, attempt, list(held), action)
+        seconds = parking.idle_too_long(view, attempt, held, action)
         if seconds is not None and view.idle is not None:
             return job_status.idle(
                 status, JobReason.GPU_IDLE, f"its GPU has done nothing for {view.idle.after}", view.now
