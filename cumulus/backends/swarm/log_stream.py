@@ -63,7 +63,12 @@ def messages(stream: bytes) -> Iterator[Message]:
 def framed(said: bytes) -> bytes:
     """The log of a program at a terminal, which has one stream, as the engine gives others."""
     parts = (part for part in _STAMP.split(said) if part)
-    return b"".join(struct.pack(">BxxxI", 1, len(part)) + part for part in parts)
+    return b"".join(frame(1, part) for part in parts)
+
+
+def frame(stream: int, content: bytes) -> bytes:
+    """One message, as the engine gives it."""
+    return struct.pack(">BxxxI", stream, len(content)) + content
 
 
 def check(stream: bytes) -> None:

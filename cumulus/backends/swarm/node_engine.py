@@ -9,12 +9,12 @@ import os
 import re
 import shlex
 import socket
-import struct
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
+from cumulus.backends.swarm.log_stream import frame
 from cumulus.backends.swarm.shells import Feeds, NodeShell, Relays
 from cumulus.checkpoint import layout
 from cumulus.chronos.contract.container import FILES, HOST_PREFIX, KEPT, PRIVATE, PROGRAMS, SUBMITTER_VARIABLE
@@ -386,7 +386,7 @@ def _frames(output: str, errors: str) -> Iterator[bytes]:
     lines = [(line, 1) for line in re.findall(r"[^\n]*\n|[^\n]+", output)]
     lines += [(line, 2) for line in re.findall(r"[^\n]*\n|[^\n]+", errors)]
     for line, stream in sorted(lines, key=lambda pair: pair[0].partition(" ")[0]):
-        yield _frame(stream, line)
+        yield frame(stream, line.encode())
 
 
 def _kept_frames(lines: str, since: str) -> Iterator[bytes]:
@@ -398,13 +398,8 @@ def _kept_frames(lines: str, since: str) -> Iterator[bytes]:
             seconds, _, fraction = entry["time"].removesuffix("Z").partition(".")
             at = f"{seconds}.{fraction:<09}Z"
             if at >= since:
-                yield _frame(2 if entry["stream"] == "stderr" else 1, f"{at} {entry['log']}")
+                yield frame(2 if entry["stream"] == "stderr" else 1, f"{at} {entry['log']}".encode())
 
 
 def _moment(since_epoch: float) -> str:
     return timestamp(datetime.fromtimestamp(since_epoch, UTC))
-
-
-def _frame(stream: int, text: str) -> bytes:
-    content = text.encode()
-    return struct.pack(">BxxxI", stream, len(content)) + content
