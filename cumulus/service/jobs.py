@@ -41,8 +41,8 @@ class Jobs:
     def suspend(self, identity: Identity, key: Key, *, suspended: bool, park: bool = False) -> bool:
         """Hold the job, or let it run again. Whether there was something to change. `park`: its program is to wait in
         main memory, and is stopped only if it can't. Raises NotFound, JobFinished, UsageError."""
-        if park and not BY_NAME[key.kind].leaves_files:
-            raise UsageError(f"only jobs are parked, not a {key.kind}")
+        if park:
+            _check_is_job(key)
 
         def change(job: Document) -> Document:
             _check_goes_on(key, job, "suspended" if suspended else "resumed")
@@ -58,8 +58,7 @@ class Jobs:
         """Have the job's program wait in main memory, or come back to its GPU. Whether there was something to change.
         `park_for`: for how long at most, a duration; "" leaves what the job says. Raises NotFound, JobFinished,
         NotRunning where nothing runs that could be parked, and UsageError."""
-        if not BY_NAME[key.kind].leaves_files:
-            raise UsageError(f"only jobs are parked, not a {key.kind}")
+        _check_is_job(key)
 
         def change(job: Document) -> Document:
             _check_goes_on(key, job, "parked" if parked else "unparked")
@@ -108,6 +107,12 @@ class Jobs:
         works = [work for *_, path in sorted(found) if (work := path / layout.WORK).is_dir()]
         filled = any(_is_filled(place) for place in (*works, directory / layout.CHECKPOINT))
         return JobFiles(str(directory), tuple(map(str, works)), filled)
+
+
+def _check_is_job(key: Key) -> None:
+    """Raises UsageError."""
+    if not BY_NAME[key.kind].leaves_files:
+        raise UsageError(f"only jobs are parked, not a {key.kind}")
 
 
 def _check_goes_on(key: Key, job: Document, word: str) -> None:
