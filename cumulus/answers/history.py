@@ -131,6 +131,54 @@ class Report(TypedDict):
     total: ReportRow
 
 
+class LeaseRow(TypedDict):
+    """One lease, or one time that its program waited in main memory. The same names and types in each line of an
+    export. Times are RFC 3339."""
+
+    user: str
+    namespace: str
+    job: str
+    queue: str
+    node: str
+    device: int
+    """Its index on the node."""
+    deviceName: str
+    deviceUuid: str
+    attempt: int
+    replica: int
+    phase: str
+    parked: bool
+    """It waited in main memory, and held no share."""
+    start: str
+    end: str | None
+    """None: it runs."""
+    started: str | None
+    """When its program started."""
+    expires: str | None
+    promisedStart: str | None
+    """The latest start that it was promised."""
+    share: float
+    """The part of the device that counts, the larger of memory and compute."""
+    memoryBytes: int
+    enforcement: str
+    memoryUsed: float | None
+    """The mean, as a part of what was leased. None where nobody knows."""
+    computeUsed: float | None
+    heldGpuHours: float
+    """This and the next three are of what lies in the time of the report."""
+    usedGpuHours: float
+    idleGpuHours: float
+    unknownGpuHours: float
+
+
+class LeaseRows(TypedDict):
+    whole: bool
+    """False: only of the namespaces that the viewer may read."""
+    rows: list[LeaseRow]
+    next: int | None
+    """What to ask with for those that follow; None: there are no more."""
+
+
 class HeldSeries(TypedDict):
     name: str
     now: float

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
-    from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
+    from cumulus.answers.history import By, HeldOverTime, JobUse, LeaseRows, Report, Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -300,6 +300,11 @@ class HistoryClient(Protocol):
     def report(self, since: int, *, until: int = 0, by: By = "user") -> Report:
         """What was held and used from `since` to `until` (milliseconds since 1970; 0: now), and which promises were
         kept, by user, queue or node: of the namespaces that the caller may read."""
+        ...
+
+    def lease_rows(self, since: int, *, until: int = 0, after: int = 0) -> LeaseRows:
+        """The leases from `since` to `until` (milliseconds since 1970; 0: now), some at a time: of the namespaces that
+        the caller may read. `after`: what the last answer called next."""
         ...
 
     def held_over_time(self, start: int, end: int, *, points: int = 100, by: By = "user") -> HeldOverTime:

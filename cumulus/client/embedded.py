@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
-    from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
+    from cumulus.answers.history import By, HeldOverTime, JobUse, LeaseRows, Report, Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -206,6 +206,9 @@ class EmbeddedClient:
 
     def report(self, since: int, *, until: int = 0, by: By = "user") -> Report:
         return self._service.history.report(self._identity, since, until, by)
+
+    def lease_rows(self, since: int, *, until: int = 0, after: int = 0) -> LeaseRows:
+        return self._service.history.lease_rows(self._identity, since, until, after)
 
     def held_over_time(self, start: int, end: int, *, points: int = 100, by: By = "user") -> HeldOverTime:
         return self._service.history.held_over_time(self._identity, start, end, points, by)

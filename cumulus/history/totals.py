@@ -17,17 +17,17 @@ from cumulus.history.timeline import Sees
 
 _GROUPS: Mapping[By, str] = {"user": "l.owner", "queue": "l.queue", "node": "d.node"}
 _HOUR = 3_600_000
-_OVERLAP = "(min(coalesce(l.ended, :now), :until) - max(l.start, :since))"
+OVERLAP = "(min(coalesce(l.ended, :now), :until) - max(l.start, :since))"
 _LEASES = "FROM leases l JOIN devices d ON d.id = l.device"
 _NAMED = f"{_LEASES} JOIN names n ON n.id = {{group}} JOIN names ns ON ns.id = l.namespace"
 _WITHIN = "WHERE (l.ended > :since OR l.ended IS NULL) AND l.start < :until AND NOT l.parked"
-_LASTED = "max(1, coalesce(l.ended, :now) - l.start)"
+LASTED = "max(1, coalesce(l.ended, :now) - l.start)"
 _TOTALS = f"""
 SELECT n.text, ns.text, leases, held, known, busy FROM (
     SELECT {{group}} AS who, l.namespace AS namespace, count(*) AS leases,
-           sum({_OVERLAP} * l.share) AS held,
-           sum({_OVERLAP} * l.share * min(1.0, l.known * 1.0 / {_LASTED})) AS known,
-           sum({_OVERLAP} * l.share * min(1.0, l.busy * 1.0 / {_LASTED})) AS busy
+           sum({OVERLAP} * l.share) AS held,
+           sum({OVERLAP} * l.share * min(1.0, l.known * 1.0 / {LASTED})) AS known,
+           sum({OVERLAP} * l.share * min(1.0, l.busy * 1.0 / {LASTED})) AS busy
     {_LEASES} {_WITHIN} GROUP BY 1, 2
 ) JOIN names n ON n.id = who JOIN names ns ON ns.id = namespace
 """
@@ -75,9 +75,9 @@ class Total:
     def row(self, by: By, name: str, since: str, until: str) -> ReportRow:
         waits = [outcome.actual for outcome in self.outcomes if outcome.actual is not None]
         return ReportRow(
-            by=by, name=name, since=since, until=until, leases=self.leases, heldGpuHours=_hours(self.held),
-            usedGpuHours=_hours(self.busy), idleGpuHours=_hours(max(0.0, self.known - self.busy)),
-            unknownGpuHours=_hours(max(0.0, self.held - self.known)), promises=len(self.outcomes),
+            by=by, name=name, since=since, until=until, leases=self.leases, heldGpuHours=hours(self.held),
+            usedGpuHours=hours(self.busy), idleGpuHours=hours(max(0.0, self.known - self.busy)),
+            unknownGpuHours=hours(max(0.0, self.held - self.known)), promises=len(self.outcomes),
             promisesKept=sum(outcome.kept for outcome in self.outcomes),
             medianPromisedWaitSeconds=_median([outcome.promised for outcome in self.outcomes]),
             medianActualWaitSeconds=_median(waits),
@@ -151,7 +151,7 @@ def _spread(held: list[float], start: int, end: int, step: int, share: float) ->
         at = until
 
 
-def _hours(amount: float) -> float:
+def hours(amount: float) -> float:
     return round(amount / 1000 / _HOUR, 6)
 
 

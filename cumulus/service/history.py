@@ -11,10 +11,10 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-from cumulus.answers.history import BY, By, HeldOverTime, HeldSeries, JobUse, Report, Timeline
+from cumulus.answers.history import BY, By, HeldOverTime, HeldSeries, JobUse, LeaseRows, Report, Timeline
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import UsageError
-from cumulus.history import facts, of_job, spans, totals
+from cumulus.history import exported, facts, of_job, spans, totals
 from cumulus.history.schema import reading
 from cumulus.history.timeline import Lanes, Window
 from cumulus.lib.printable import one_line
@@ -88,6 +88,19 @@ class History:
         rows.sort(key=lambda row: (-row["heldGpuHours"], row["name"]))
         everything = self._redaction.sees(identity, "")
         return Report(since=first, until=last, whole=everything, rows=rows, total=whole.row(group, "", first, last))
+
+    def lease_rows(self, identity: Identity, since: int, until: int = 0, after: int = 0) -> LeaseRows:
+        """The leases from `since` to `until` (milliseconds since 1970; 0: now), some at a time. `after`: what the last
+        answer called next. Raises UsageError."""
+        now = self._now()
+        until = min(until or now, now)
+        _check_time(since, until)
+        if not 0 <= after < 1 << 62:
+            raise UsageError("after must be what the last answer called next")
+        with reading(self._file) as db:
+            time = totals.Time(since, until, now)
+            rows, last = ([], None) if db is None else exported.rows(db, time, after, self._sees(identity))
+        return LeaseRows(whole=self._redaction.sees(identity, ""), rows=rows, next=last)
 
     def held_over_time(
         self, identity: Identity, start: int, end: int, points: int = 100, by: str = "user"

@@ -4,12 +4,13 @@ import csv
 import io
 import json
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from cumulus import paths
+from cumulus.answers.history import LeaseRow
 from cumulus.clock import FakeClock
 from cumulus.history.recorder import Recorder
 from cumulus.resources.query import Event
@@ -61,6 +62,30 @@ def test_no_cell_is_a_formula(run: Run) -> None:
     assert [row["heldGpuHours"] for row in rows] == ["1.0", "0.1"]
     assert rows[1]["name"].startswith("'=HYPERLINK")
     assert "\x1b" not in done.out
+
+
+def test_each_lease_is_a_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are asked for at once; and what they held is what the report says."""
+    done = run("report", "--leases", *SINCE, "-o", "jsonl")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [(row["user"], row["job"], row["node"], row["device"], row["share"]) for row in rows] == [
+        ("ann", "train", "gpu-1", 0, 0.5), (EVIL, "x", "gpu-1", 1, 0.1),
+    ]  # fmt: skip
+    assert [row["start"] for row in rows] == [NOW.strftime("%Y-%m-%dT%H:%M:%S.000000Z")] * 2
+    assert datetime.fromisoformat(rows[0]["end"]) == NOW + timedelta(hours=2)
+    assert [row["heldGpuHours"] for row in rows] == [1.0, 0.1]
+    assert [list(row) for row in rows] == [list(LeaseRow.__annotations__)] * 2
+    monkeypatch.setattr("cumulus.history.exported.BATCH", 1)
+    assert run("report", "--leases", *SINCE, "-o", "jsonl").out == done.out
+    sheet = list(csv.DictReader(io.StringIO(run("report", "--leases", *SINCE, "-o", "csv").out)))
+    assert list(sheet[0]) == list(LeaseRow.__annotations__)
+    assert [row["heldGpuHours"] for row in sheet] == ["1.0", "0.1"]
+    assert sheet[1]["user"].startswith("'=HYPERLINK")
+    table = run("report", "--leases", *SINCE).out
+    assert table.splitlines()[1].split()[:5] == ["ann", "lab/train", "gpu-1", "0", "50%"]
+    assert len(table.splitlines()) == 3
+    assert "\x1b" not in table
+    assert run("report", "--leases", "--by", "node").code == 2
 
 
 def test_json_has_the_total(run: Run) -> None:

@@ -383,6 +383,7 @@ class TestJobs:
         assert (found["now"], lane["node"], span["kind"], span["job"]) == (now, "gpu-1", "Lease", "default/train")
         assert (span["start"], span["end"]) == (now - 300_000, now + 3_300_000)
         assert client.report(now - 1000, by="queue")["rows"] == []
+        assert client.lease_rows(now - 1000) == {"whole": True, "rows": [], "next": None}
         assert client.job_use(TRAIN)["leases"] == []
         assert client.held_over_time(now - 1000, now, points=2, by="node")["series"] == []
         with pytest.raises(UsageError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from cumulus.clock import FakeClock
 from cumulus.errors import StoreUnavailable
-from cumulus.history import of_job, schema, spans, totals
+from cumulus.history import exported, of_job, schema, spans, totals
 from cumulus.history.facts import WHOLE, to_milliseconds
 from cumulus.history.recorder import Recorder
 from cumulus.history.schema import reading
@@ -50,6 +51,20 @@ def _hours(directory: Path, since: int, until: int, by: Any) -> dict[str, float]
         return {name: total.held / 1000 / 3_600_000 for name, total in found.items()}
 
 
+def _exported(directory: Path, since: int, until: int, of: str) -> Mapping[str, float]:
+    """The same of the leases' rows."""
+    found: defaultdict[str, float] = defaultdict(float)
+    after: int | None = 0
+    with reading(directory / "history" / "h.db") as db:
+        assert db is not None
+        while after is not None:
+            time = totals.Time(BEGIN + since, BEGIN + until, BEGIN + ALL)
+            rows, after = exported.rows(db, time, after, lambda _: True)
+            for row in rows:
+                found[cast("dict[str, str]", row)[of]] += row["heldGpuHours"]
+    return found
+
+
 def _record(recorder: Recorder, events: list[Event], rng: random.Random) -> None:
     """As a daemon that dies again and again, and reads the log from where the file says it was."""
     while True:
@@ -82,6 +97,9 @@ def test_a_history_is_what_a_naive_account_says(
                 wanted = schedule.hours(first, last, of)
                 found = {name: hours for name, hours in _hours(directory, first, last, by).items() if hours}
                 assert found == {name: pytest.approx(hours) for name, hours in wanted.items() if hours}
+                summed = _exported(directory, first, last, of)
+                for name in wanted.keys() | summed.keys():
+                    assert summed[name] == pytest.approx(wanted.get(name, 0), abs=1e-3)
         _check_lanes(directory, schedule)
 
 

@@ -139,6 +139,13 @@ def test_reports_and_series_are_of_what_the_viewer_may_read(service: Service) ->
     anns = service.history.report(ANN, START - 24 * HOUR, by="node")
     assert (anns["whole"], [row["name"] for row in anns["rows"]]) == (False, ["gpu-1"])
     assert service.history.report(EVE, START - 24 * HOUR)["rows"] == []
+    assert [row["job"] for row in service.history.lease_rows(ANN, START - 24 * HOUR)["rows"]] == ["old"]
+    evil = service.history.lease_rows(EVE, START - 24 * HOUR)
+    assert (evil["rows"], evil["whole"], evil["next"]) == ([], False, None)
+    cut = service.history.lease_rows(ADMIN, START - 90 * MINUTE, START - 75 * MINUTE)["rows"]
+    assert [row["heldGpuHours"] for row in cut] == [0.125]
+    with pytest.raises(UsageError):
+        service.history.lease_rows(ADMIN, 0, after=-1)
     assert service.history.held_over_time(EVE, START - HOUR, START)["series"] == []
     series = service.history.held_over_time(ADMIN, START - 2 * HOUR, START, 4)["series"]
     assert {one["name"]: one["held"] for one in series} == {"ann": [0.5, 0.5, 0, 0]}

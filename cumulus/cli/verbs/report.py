@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cumulus.answers.history import BY
+from cumulus.answers.history import BY, LeaseRow
 from cumulus.cli import completion, context, options, terminal
 from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
@@ -21,8 +21,12 @@ from cumulus.resources.columns import NOTHING
 from cumulus.resources.quantity import format_duration
 
 if TYPE_CHECKING:
-    from cumulus.answers.history import By, Report, ReportRow
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from cumulus.answers.history import By, Report, ReportRow
+    from cumulus.client.base import Client
+
+_NOT_WHOLE = "this is what is of the namespaces that you may read"
 _FORMS = ("table", "json", "jsonl", "csv")
 _FORMULA = "=+-@\t\r"
 """What a spreadsheet takes for the beginning of a formula."""
@@ -36,8 +40,15 @@ def report(
         str, typer.Option("--until", metavar="TIME", show_default=False, help="Until when; if left out, now.")
     ] = "",
     by: Annotated[
-        str, typer.Option("--by", metavar="user|queue|node", help="Whose.", autocompletion=completion.one_of(*BY))
-    ] = "user",
+        str,
+        typer.Option(
+            "--by", metavar="user|queue|node", help="Whose.", show_default="user",
+            autocompletion=completion.one_of(*BY),
+        ),
+    ] = "",
+    leases: Annotated[
+        bool, typer.Option("--leases", help="Not their sums: each lease, in the order in which they began.")
+    ] = False,
     output: Annotated[
         str,
         typer.Option(
@@ -59,7 +70,11 @@ def report(
       cumulus report --since 7d --by queue
       cumulus report --since 2030-01-01 --until 2030-02-01 -o csv > january.csv
       cumulus report --by node -o jsonl
+      cumulus report --leases --since 7d -o csv > leases.csv
     """
+    if leases and by:
+        raise UsageError("--leases adds nothing up", hint="leave out --leases or --by")
+    by = by or "user"
     if by not in BY:
         raise UsageError(f"there is no report by {by!r}", hint=f"it is {', '.join(BY)}")
     if output not in _FORMS:
@@ -71,10 +86,14 @@ def report(
             f"--since {since} is not before {f'--until {until}' if last and last < now else 'now'}",
             hint="both are a time ago, such as 7d, or a date, such as 2030-01-31, which is 0:00 UTC",
         )
+    if leases:
+        with context.client() as client:
+            _show_leases(_leases(client, first, last, told=output == "table"), output, headers=not no_headers)
+        return
     with context.client() as client:
         found = client.report(first, until=last, by=cast("By", by))
     if not found["whole"] and output == "table":
-        terminal.note("this is what is of the namespaces that you may read")
+        terminal.note(_NOT_WHOLE)
     _show(found, output, headers=not no_headers)
 
 
@@ -102,7 +121,7 @@ def _show(found: Report, output: str, *, headers: bool) -> None:
     elif output == "jsonl":
         safe_output.block(sys.stdout, "".join(json.dumps(row) + "\n" for row in found["rows"]))
     elif output == "csv":
-        safe_output.block(sys.stdout, _csv(found, headers=headers))
+        _write_csv(found["rows"], found["total"], headers=headers)
     else:
         rows = [_row(row, row["name"] or NOTHING) for row in found["rows"]]
         if len(rows) > 1:
@@ -110,13 +129,64 @@ def _show(found: Report, output: str, *, headers: bool) -> None:
         Table(_headings(found["total"]["by"]), sys.stdout, heading=headers).write(rows)
 
 
-def _csv(found: Report, *, headers: bool) -> str:
+def _leases(client: Client, first: int, last: int, *, told: bool) -> Iterator[list[LeaseRow]]:
+    after: int | None = 0
+    while after is not None:
+        found = client.lease_rows(first, until=last, after=after)
+        if told and not found["whole"]:
+            terminal.note(_NOT_WHOLE)
+            told = False
+        yield found["rows"]
+        after = found["next"]
+
+
+def _show_leases(batches: Iterable[list[LeaseRow]], output: str, *, headers: bool) -> None:
+    """As they come: there may be a hundred thousand."""
+    if output == "json":
+        from cumulus.cli import printers
+
+        rows = [row for batch in batches for row in batch]
+        safe_output.block(sys.stdout, printers.to_json(cast("dict[str, object]", {"rows": rows})) + "\n")
+        return
+    table = Table(_LEASE_HEADINGS, sys.stdout, heading=headers)
+    for batch in batches:
+        if output == "jsonl":
+            safe_output.block(sys.stdout, "".join(json.dumps(row) + "\n" for row in batch))
+        elif output == "csv":
+            _write_csv(batch, LeaseRow.__annotations__, headers=headers)
+            headers = False
+        else:
+            table.write([_lease(row) for row in batch])
+
+
+_LEASE_HEADINGS: list[Heading | str] = [
+    "USER", "JOB", "NODE", Heading("GPU", "whole", 4), Heading("SHARE", "whole", 3), Heading("START", "whole"),
+    Heading("END", "whole", 1), Heading("GPU-HOURS", "whole"), Heading("USED", "whole", 2),
+]  # fmt: skip
+
+
+def _lease(row: LeaseRow) -> list[str]:
+    job = f"{row['namespace']}/{row['job']}" if row["job"] else NOTHING
+    return [
+        row["user"] or NOTHING, job, row["node"], str(row["device"]),
+        "parked" if row["parked"] else f"{row['share']:.0%}",
+        _minute(row["start"]), _minute(row["end"]) if row["end"] else "runs", _hours(row["heldGpuHours"]),
+        _hours(row["usedGpuHours"]) if row["computeUsed"] is not None else NOTHING,
+    ]  # fmt: skip
+
+
+def _minute(stamp: str) -> str:
+    """In UTC, as dates that are given are."""
+    return stamp[:16].replace("T", " ")
+
+
+def _write_csv(rows: Iterable[Mapping[str, object]], names: Iterable[str], *, headers: bool) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if headers:
-        writer.writerow(found["total"])
-    writer.writerows([_cell(value) for value in row.values()] for row in found["rows"])
-    return text.getvalue()
+        writer.writerow(names)
+    writer.writerows([_cell(value) for value in row.values()] for row in rows)
+    safe_output.block(sys.stdout, text.getvalue())
 
 
 def _cell(value: object) -> object:

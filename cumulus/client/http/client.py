@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
-    from cumulus.answers.history import By, HeldOverTime, JobUse, Report, Timeline
+    from cumulus.answers.history import By, HeldOverTime, JobUse, LeaseRows, Report, Timeline
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
@@ -271,6 +271,9 @@ class HttpClient:
 
     def report(self, since: int, *, until: int = 0, by: By = "user") -> Report:
         return cast("Report", self._read("report", Document, since=since, until=until, by=by))
+
+    def lease_rows(self, since: int, *, until: int = 0, after: int = 0) -> LeaseRows:
+        return cast("LeaseRows", self._read("lease_rows", Document, since=since, until=until, after=after))
 
     def held_over_time(self, start: int, end: int, *, points: int = 100, by: By = "user") -> HeldOverTime:
         found = self._read("held_over_time", Document, start=start, end=end, points=points, by=by)

@@ -16,7 +16,7 @@ KEY = {"kind": "GPUJob", "namespace": "default", "name": "train"}
 FREE = (
     "revision", "job_files", "server_state", "delete_losses", "api_address", "who_am_i", "may", "create_token",
     "tokens", "revoke_token", "remove_node", "ticket", "line", "usage", "timeline", "report", "held_over_time",
-    "page_link",
+    "lease_rows", "page_link",
 )  # fmt: skip
 """Calls that tell of others nothing but what all may know, or are about who asks, and one that is refused for another
 reason first."""

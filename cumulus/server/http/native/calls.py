@@ -60,6 +60,7 @@ CALLS: Mapping[str, Call] = {
     "timeline": _read(lambda s: s.history.timeline, start=int, end=int, pixels=int),
     "job_use": _read(lambda s: s.history.job_use, key=Key),
     "report": _read(lambda s: s.history.report, since=int, until=int, by=str),
+    "lease_rows": _read(lambda s: s.history.lease_rows, since=int, until=int, after=int),
     "held_over_time": _read(lambda s: s.history.held_over_time, start=int, end=int, points=int, by=str),
     "why": _read(lambda s: s.explanations.why, key=Key),
     "line": _read(lambda s: s.explanations.line, queue=str),
