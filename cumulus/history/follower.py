@@ -14,9 +14,10 @@ from cumulus.resources.lease import Lease
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.query import Page, Query, Watch
+from cumulus.resources.reservation import Reservation
 
 _log = structlog.get_logger("cumulus.history")
-_IN_ORDER = (GPUNode.KIND, GPUPartition.KIND)
+_IN_ORDER = (GPUNode.KIND, GPUPartition.KIND, Reservation.KIND)
 _FOLLOWED = frozenset((*_IN_ORDER, Lease.KIND))
 """The leader's Lease too, which is renewed all the time: so it is known how far the log was read though nothing else
 happened."""

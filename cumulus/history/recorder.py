@@ -1,4 +1,4 @@
-"""Writes down what happens to leases, promises and nodes, from the events of the store's log.
+"""Writes down what happens to leases, promises, nodes and reservations, from the events of the store's log.
 
 A batch of events and the revision up to which the log was read are one transaction. So a recorder that dies, at any
 moment, goes on where it was: nothing is lost or written twice. Where the store has forgotten what came after that
@@ -21,7 +21,7 @@ from cumulus.history.series import Sample
 from cumulus.history.writer import Writer
 from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document
-from cumulus.resources.kinds import gpunode, gpupartition
+from cumulus.resources.kinds import gpunode, gpupartition, reservation
 from cumulus.resources.query import Event
 
 _log = structlog.get_logger("cumulus.history")
@@ -64,15 +64,20 @@ class Recorder:
                     writer.move_to(store, some[-1].revision)
 
     def compare(self, store: str, documents: Iterable[Document], revision: int) -> None:
-        """Record all partitions and nodes as they are at the revision, whatever was recorded before. Raises
-        StoreUnavailable."""
+        """Record all partitions, nodes and reservations as they are at the revision, whatever was recorded before.
+        Raises StoreUnavailable."""
         with self._writing() as writer:
             now = self._now()
             seen: set[str] = set()
+            reservations: set[str] = set()
             for document in documents:
                 self._observe(writer, document, now, deleted=False)
-                seen.add(str((document.get("metadata") or {}).get("uid")))
+                metadata = document.get("metadata") or {}
+                seen.add(str(metadata.get("uid")))
+                if document.get("kind") == reservation.KIND.name:
+                    reservations.add(str(metadata.get("name")))
             writer.close_missing(seen, now)
+            writer.end_missing_reservations(reservations, now)
             writer.move_to(store, revision)
 
     def sampled(self, node: str, uses: Mapping[str, Sample]) -> None:
@@ -112,6 +117,9 @@ class Recorder:
                 _partition(writer, document, now, deleted=deleted)
             elif document["kind"] == gpunode.KIND.name:
                 writer.node(facts.node(document), now, deleted=deleted)
+            elif document["kind"] == reservation.KIND.name:
+                held = None if deleted else facts.reservation(document)
+                writer.reservation(str(document["metadata"]["name"]), held, now)
         except MALFORMED as error:
             _log.warning("left out a damaged object", error=repr(error))
 

@@ -18,6 +18,7 @@ def forget(connection: sqlite3.Connection, before: int) -> int:
     connection.executemany("DELETE FROM leases WHERE id = ?", ids)
     connection.execute("DELETE FROM promises WHERE closed < ?", (before,))
     connection.execute("DELETE FROM states WHERE ended < ?", (before,))
+    connection.execute("DELETE FROM reserved WHERE ended < ?", (before,))
     if ids and len(ids) < BATCH:
         _forget_names(connection)
     connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
@@ -34,5 +35,6 @@ def _forget_names(connection: sqlite3.Connection) -> None:
         "DELETE FROM names WHERE id != 0 AND id NOT IN (SELECT namespace FROM leases UNION SELECT job FROM leases "
         "UNION SELECT owner FROM leases UNION SELECT queue FROM leases UNION SELECT namespace FROM promises "
         "UNION SELECT job FROM promises UNION SELECT owner FROM promises UNION SELECT queue FROM promises "
-        "UNION SELECT node FROM devices UNION SELECT node FROM states)"
+        "UNION SELECT node FROM devices UNION SELECT node FROM states "
+        "UNION SELECT reservation FROM reserved UNION SELECT node FROM reserved UNION SELECT whose FROM reserved)"
     )

@@ -104,6 +104,16 @@ CREATE TABLE states (
     ended INTEGER
 );
 CREATE INDEX states_ended ON states (ended);
+CREATE TABLE reserved (
+    id INTEGER PRIMARY KEY,
+    reservation INTEGER NOT NULL,   -- its name
+    node INTEGER NOT NULL,
+    number INTEGER NOT NULL,        -- of the device
+    start INTEGER NOT NULL,
+    ended INTEGER NOT NULL,         -- of the next time, and while it goes on: when it is to end
+    whose INTEGER NOT NULL,
+    UNIQUE (reservation, node, number, start)
+);
 """
 
 PHASES = ("Bound", "Active", "Expired", "Released", "Failed", "Parked", "Unparking")

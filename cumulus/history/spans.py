@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cumulus.answers.history import Span, SpanKind
-from cumulus.history.facts import WHOLE, DeviceFact
+from cumulus.history.facts import WHOLE, DeviceFact, ReservationFact
 from cumulus.history.schema import DOWN, DRAINED, ENFORCEMENTS, PHASES
 from cumulus.history.series import NOTHING, Sample, Series
 from cumulus.history.timeline import Known, Sees, Window
@@ -151,3 +151,15 @@ def states(db: sqlite3.Connection, window: Window) -> Iterator[tuple[str, int, S
     )
     for node, number, kind, start, ended in rows:
         yield node, number, _KINDS[kind], start, ended
+
+
+def reserved(db: sqlite3.Connection, window: Window, sees: Sees) -> Iterator[ReservationFact]:
+    """What was held by reservations that are over. For whom is told to those who may see all that was."""
+    whose = "w.text" if sees("") else "''"
+    rows = db.execute(
+        f"SELECT n.text, r.number, r.start, r.ended, {whose} FROM reserved r JOIN names n ON n.id = r.node "
+        "JOIN names w ON w.id = r.whose WHERE r.ended > :start AND r.start < :end AND r.ended <= :now",
+        {"start": window.start, "end": window.end, "now": window.now},
+    )
+    for node, number, start, ended, text in rows:
+        yield ReservationFact(start, ended, ((node, number),), text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from cumulus.history import schema
-from cumulus.history.facts import WHOLE, DeviceFact, LeaseFact, NodeFact, PromiseFact
+from cumulus.history.facts import WHOLE, DeviceFact, LeaseFact, NodeFact, PromiseFact, ReservationFact
 from cumulus.history.lanes import Piece, pack, place, unpack
 from cumulus.history.series import Sample, Series
 
@@ -297,6 +297,43 @@ class Writer:
         known = self._devices.get((fact.node, fact.device))
         memory = known[1].memory_bytes if known is not None else 0
         return min(1000, max(1, fact.compute, -(-fact.memory_bytes * 1000 // memory) if memory else 0))
+
+    # Reservations.
+
+    def reservation(self, name: str, fact: ReservationFact | None, now: int) -> None:
+        """Write when its devices are held. None: it holds none any more."""
+        named = self._name(name)
+        times = fact is not None and fact.start < fact.end
+        held = {(self._name(node), number) for node, number in fact.places} if fact is not None and times else set()
+        for id, node, number, start, end in self.connection.execute(
+            "SELECT id, node, number, start, ended FROM reserved WHERE reservation = ? AND ended > ?", (named, now)
+        ).fetchall():
+            if fact is not None and (node, number) in held and start == fact.start:
+                if end == fact.end:
+                    held.remove((node, number))
+            elif start < now:
+                self.wrote = True
+                self.connection.execute("UPDATE reserved SET ended = ? WHERE id = ?", (now, id))
+            else:
+                # It never began.
+                self.wrote = True
+                self.connection.execute("DELETE FROM reserved WHERE id = ?", (id,))
+        for node, number in held:
+            assert fact is not None
+            self.wrote = True
+            self.connection.execute(
+                "INSERT INTO reserved (reservation, node, number, start, ended, whose) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET ended = excluded.ended",
+                (named, node, number, fact.start, fact.end, self._name(fact.whose)),
+            )
+
+    def end_missing_reservations(self, seen: Collection[str], now: int) -> None:
+        """Of those that are not there any more, what is held or would be."""
+        for (name,) in self.connection.execute(
+            "SELECT DISTINCT n.text FROM reserved r JOIN names n ON n.id = r.reservation WHERE r.ended > ?", (now,)
+        ).fetchall():
+            if name not in seen:
+                self.reservation(name, None, now)
 
     # Names.
 

@@ -62,8 +62,9 @@ class History:
                 # An end that was recorded is among the past ones.
                 held = [lease for lease in held if lease.end is None or not spans.is_over(db, lease.uid)]
                 lanes.add_held(held, spans.running(db))
+                lanes.add_reservations(spans.reserved(db, window, sees))
         lanes.add_promised(live.promised)
-        lanes.add_reservations(live.reservations)
+        lanes.add_reservations(one for one in live.reservations if one.end > window.now)
         return Timeline(now=window.now, start=start, end=end, lanes=lanes.made())
 
     def job_use(self, identity: Identity, key: Key) -> JobUse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from cumulus import paths
 from cumulus.answers.history import Span, Timeline
-from cumulus.clock import FakeClock
+from cumulus.clock import FakeClock, timestamp
 from cumulus.errors import Forbidden, UsageError
 from cumulus.history.facts import to_milliseconds
 from cumulus.history.recorder import Recorder
+from cumulus.history.schema import reading
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event
 from cumulus.resources.submitter import SUBMITTER
@@ -186,6 +188,39 @@ def test_what_is_reserved_and_for_whom(service: Service) -> None:
     assert (span["user"], span["share"], span["job"]) == ("carl, class", 1, None)
     service.store.delete(Key("Reservation", "", made["metadata"]["name"]))
     eventually(lambda: "Reservation 60 120" not in _spans(_timeline(service, EVE)))
+
+
+def test_what_was_reserved_stays_on_the_timeline(service: Service, tmp_path: Path) -> None:
+    """Of one that was held each day, one that was deleted halfway, and one that never began."""
+
+    def told(name: str, start: int, end: int, *, deleted: bool = False) -> Event:
+        moments = [timestamp(NOW + timedelta(minutes=minute)) for minute in (start, end)]
+        status = {"start": moments[0], "end": moments[1], "devices": [{"node": "gpu-1", "device": 0}]}
+        document = {
+            "apiVersion": "cumulus.dev/v1alpha1", "kind": "Reservation", "metadata": {"name": name, "uid": name},
+            "spec": {"for": {"users": ["carl"]}}, "status": status,
+        }  # fmt: skip
+        return Event("DELETED" if deleted else "MODIFIED", 50, document)
+
+    clock = FakeClock(NOW - timedelta(minutes=300))
+    with closing(Recorder(paths.history_file(tmp_path), clock, retention=1e9, every=60)) as recorder:
+        recorder.take("s", [told("daily", -240, -180), told("cut", -240, -60), told("never", -100, -50)])
+        clock.advance(100 * 60)
+        recorder.take("s", [told("cut", -240, -60, deleted=True), told("never", -100, -50, deleted=True)])
+        clock.advance(60 * 60)
+        recorder.take("s", [told("daily", 1200, 1260), told("daily", 1200, 1260)])
+    found = _spans(_timeline(service, ADMIN))
+    assert {what: span["user"] for what, span in found.items() if span["kind"] == "Reservation"} == {
+        "Reservation -240 -180": "carl", "Reservation -240 -200": "carl",
+    }  # fmt: skip
+    assert _spans(_timeline(service, EVE))["Reservation -240 -180"]["user"] is None
+    with closing(Recorder(paths.history_file(tmp_path), clock, retention=60, every=60)) as recorder:
+        recorder.compare("s", [], 60)
+        recorder.forget()
+    assert not any(what.startswith("Reservation") for what in _spans(_timeline(service, ADMIN)))
+    with reading(paths.history_file(tmp_path)) as db:
+        assert db is not None
+        assert db.execute("SELECT count(*) FROM reserved").fetchone() == (0,), "the next time is not there either"
 
 
 def test_without_a_history_what_is_held_now_is_told(service: Service, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
+from cumulus.resources.reservation import Reservation
 
 
 def to_record(change: Change, cache: Cache) -> Iterable[Request]:
@@ -32,6 +33,7 @@ CONTROLLERS = (
         watches=(
             Watch(GPUPartition.KIND, to_record, after=SETTLE),
             Watch(GPUNode.KIND, to_record, after=NODE_SETTLE),
+            Watch(Reservation.KIND, to_record, after=NODE_SETTLE),
         ),
         # Nodes take their time to answer, and the log goes on.
         workers=2,
