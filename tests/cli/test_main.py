@@ -48,7 +48,7 @@ def test_help_teaches_by_examples_that_parse(words: str, loaded: Any, run: Run) 
     assert shown, f"cumulus {words} --help has no examples"
     for example in shown:
         line = example.removeprefix("source <(").removesuffix(")") if example.startswith("source") else example
-        parts = shlex.split(line.partition(" < ")[0])[1:]
+        parts = shlex.split(re.split(" [<>] ", line)[0])[1:]
         if parts[0] == "--home":
             parts = parts[2:]
         assert parts[: len(words.split())] == words.split(), example
