@@ -24,8 +24,9 @@ from cumulus.chronos.parking import check, memory, mover
 from cumulus.chronos.parking.driver import CheckpointState
 from cumulus.chronos.parking.evidence import frameworks_of
 from cumulus.chronos.partitioner import Partition, Partitioner
+from cumulus.chronos.user_ledger import Peer, UserLedger
 from cumulus.clock import SystemClock
-from cumulus.errors import InsufficientShare, NoSuchLease, ParkRefused, StaleToken, UsageError
+from cumulus.errors import Forbidden, InsufficientShare, NoSuchLease, ParkRefused, StaleToken, UsageError
 from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity
 from cumulus.resources.enforcement import Sharing
@@ -132,6 +133,23 @@ def test_no_program_starts_in_a_parked_lease(node: ParkingNode) -> None:
     token = node.park().token
     with pytest.raises(NoSuchLease, match="is parked: no program starts in it"):
         node.ledger.attach("a", os.getpid(), token)
+
+
+def test_users_park_and_unpark_their_own_leases_alone(node: ParkingNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = UserLedger(node.ledger.home, Peer(os.getuid(), os.getpid()), may_create=True)
+    monkeypatch.setattr(user, "_start_monitor", False)
+    mine = Peer(os.getuid(), 0).name
+    for id, fields in {"a": {"user": mine}, "b": {"user": "ada"}, "c": {"user": mine, "owner": "lab"}}.items():
+        node.ledger.grant(request(id, **fields))
+    for id in ("b", "c"):
+        for call in (lambda id=id: user.park(id, 60), lambda id=id: user.unpark(id, 60)):  # type: ignore[misc]
+            with pytest.raises(Forbidden):
+                call()
+        assert node.find(id).state is LeaseState.ACTIVE
+    with pytest.raises(Forbidden, match="park what is not proven"):
+        user.park("a", 60, unproven=True)
+    assert user.park("a", 60).state is LeaseState.PARKING
+    user.close()
 
 
 REFUSALS = {
