@@ -19,6 +19,7 @@ from cumulus.manifest import InvalidManifest
 from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.key import Document, Key
 from cumulus.resources.source import Source
+from cumulus.resources.submitter import submitter_annotations
 from cumulus.secrets import JobSecrets
 from cumulus.service.objects import Objects
 from cumulus.store.base import Store
@@ -65,7 +66,7 @@ class Sources:
         if plan.problems:
             raise InvalidManifest(plan.problems)
         steps = plan.steps or plan.held
-        after = {m.key: m.document for m in manifests}
+        after = {m.key: m for m in manifests}
         return SourceDiff(
             tuple(_applied(step, stored(step.key), after) for step in steps),
             plan.pending.reasons if plan.pending is not None else (),
@@ -126,10 +127,18 @@ def _bytes(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 
 
-def _applied(step: Step, before: Document | None, after: Mapping[Key, Document]) -> Applied:
+def _applied(step: Step, before: Document | None, after: Mapping[Key, Manifest]) -> Applied:
     if step.action == "delete":
         return Applied("pruned", step.key, before, None)
     if step.action == "recreate":
-        return Applied("recreated", step.key, before, after[step.key])
+        return Applied("recreated", step.key, before, _made_anew(before or {}, after[step.key]))
     made = step.write.document
     return Applied("created" if step.action == "create" else "configured", step.key, before, made)
+
+
+def _made_anew(before: Document, manifest: Manifest) -> Document:
+    """What takes the place of an object, with every default, so that it differs from it in what changed alone."""
+    document = manifest.resource.to_json()
+    metadata, known = document["metadata"], (before.get("metadata") or {}).get("annotations")
+    annotations = {**(metadata.get("annotations") or {}), **submitter_annotations(known)}
+    return {**document, "metadata": {**metadata, "annotations": annotations}}

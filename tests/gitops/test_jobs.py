@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from cumulus.cli.diff import diff as differences
+from cumulus.manifest import load_text
 from cumulus.resources.key import Key
 from tests.gitops.cluster import ME, Cluster, Repo, job
 
 HOLD = {"suspend": "true"}
+MARKS = ("---", "+++")
 
 
 def test_ignore_leaves_it(cluster: Cluster, repo: Repo) -> None:
@@ -108,6 +111,17 @@ def test_an_annotation_that_is_none_is_told(cluster: Cluster, repo: Repo, word: 
     error = cluster.source().status.last_error
     assert error is not None
     assert "must be Recreate, Ignore or Fail" in error.message
+
+
+def test_a_diff_of_what_would_be_made_anew_shows_what_changes_alone(cluster: Cluster, repo: Repo) -> None:
+    repo.commit({"a.yaml": job("a", suspend="true", labels={"team": "red"})})
+    cluster.add(url=repo.url)
+    cluster.sync()
+    wanted = load_text(job("a", suspend="true", labels={"team": "red"}, command="other.py"))
+    found = cluster.service.sources.diff(ME, Key("Source", "default", "cluster"), wanted)
+    assert [change.action for change in found.changes] == ["recreated"]
+    lines = [line for line in differences(found.changes).splitlines() if line[0] in "+-" and line[:3] not in MARKS]
+    assert lines == ["-    - train.py", "+    - other.py"]
 
 
 def test_a_job_comes_back_when_it_is_taken_out_and_put_in_again(cluster: Cluster, repo: Repo) -> None:

@@ -162,6 +162,9 @@ def _source_diff(filename: Sequence[str] | None, namespace: str, source: str) ->
         manifests = _as_read_by(client.get(key), filename, where)
         found = client.source_diff(key, manifests)
     _print(differences(found.changes))
+    for change in found.changes:
+        if change.action == "recreated":
+            terminal.note(f"It would delete {change.key} and make it anew.")
     for asked in found.asks:
         terminal.note(f"It would ask first: {asked}.")
     return 1 if found.changes else 0
