@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Any, NoReturn
 
 import cumulus
@@ -103,6 +104,16 @@ def _value(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
+
+
+def _one_of(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
+    def parsed(text: str) -> StrEnum:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(kind)}") from None
+
+    return parsed
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
@@ -225,13 +236,13 @@ def _add_create(create: argparse.ArgumentParser) -> None:
     )
     create.add_argument(
         "--overuse",
-        type=Overuse,
+        type=_one_of(Overuse),
         choices=list(Overuse),
         help="what is done where its processes hold more: it is only ever made stricter than the node's rule",
     )
     create.add_argument(
         "--sharing",
-        type=Sharing,
+        type=_one_of(Sharing),
         choices=list(Sharing),
         default=Sharing.CONCURRENT,
         help="Concurrent: programs of several leases run at once, through MPS (default); Parkable: without MPS, by "
@@ -243,14 +254,14 @@ def _add_create(create: argparse.ArgumentParser) -> None:
 def _add_policy(added: argparse.ArgumentParser) -> None:
     added.add_argument(
         "--overuse",
-        type=Overuse,
+        type=_one_of(Overuse),
         choices=list(Overuse),
         help="End: a lease whose processes hold more ends at once; Report: only leases of a part of a device, if they "
         "ask for nothing else (default: End for a part of a device, Report for a whole one)",
     )
     added.add_argument(
         "--unleased",
-        type=Unleased,
+        type=_one_of(Unleased),
         choices=list(Unleased),
         help="processes that hold a GPU without any lease: Report tells who they are (the default), End ends those of "
         "people (uid 1000 and above)",

@@ -663,6 +663,13 @@ def test_what_a_control_plane_asks_is_understood() -> None:
     assert policy.parking_memory == 0
 
 
+def test_a_word_that_is_no_choice_is_answered_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, choices in (("--sharing=Nope", "Concurrent, Parkable"), ("--overuse=Nope", "Report, End")):
+        with pytest.raises(SystemExit):
+            cli.main(["create", "0", "1Gi", "1h", wrong])
+        assert f"'Nope' is none of {choices}" in capsys.readouterr().err
+
+
 def test_what_a_node_tells_of_parking_is_read_as_it_was_meant(node: ParkingNode) -> None:
     node.lease()
     node.cuda.script("code lock 0 801")
