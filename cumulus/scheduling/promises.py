@@ -159,8 +159,11 @@ class Promises:
             return None
         self._lifted = None
         if found is None or found[0] + max(LEAST_STEP, LEAST_PART * old.start) > old.start:
-            self._reserve(gang, old)
-            return old
+            if self._reserve(gang, old) or found is None:
+                return old
+            # Something came back there for others in this cycle. The next one moves it to what was found, and tells;
+            # until then nobody behind it has that.
+            return self._keep_from(gang, *found)
         new = self._keep_from(gang, *found)
         start_by = self._start_by(found[0])
         before = self._moved.get(gang.name)
