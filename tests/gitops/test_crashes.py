@@ -68,7 +68,7 @@ def run(cluster: Cluster, at: int, *, after: bool) -> bool:
     return dying.dead
 
 
-@pytest.mark.parametrize("size", [30, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [30, pytest.param(1_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_old_or_new_and_never_between(cluster: Cluster, repo: Repo, after: bool, size: int) -> None:
     old = {f"{n}.yaml": job(f"j{n}", **HOLD) for n in range(size)}
