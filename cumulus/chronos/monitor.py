@@ -16,6 +16,7 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from cumulus.chronos import (
     audit,
@@ -116,14 +117,12 @@ class Monitor:
         self._health_prober = HealthProber(ledger.home, self._clock, self._say) if lasting else None
         self._police = police
         self._seen_last = Seen()
+        poke = partial(monitor_control.poke, ledger.home)
         if lasting and police is None:
-            self._police = Police(ledger.database, self._clock, lambda: monitor_control.poke(ledger.home), self._say)
+            self._police = Police(ledger.database, self._clock, poke, self._say)
             self._police.start()
-        self._parker: Parker | None = None
         if lasting:
-            poke = lambda: monitor_control.poke(ledger.home)  # noqa: E731
-            self._parker = Parker(Database(ledger.home), self._clock, self._say, wake=poke)
-            self._parker.start()
+            Parker(Database(ledger.home), self._clock, self._say, wake=poke).start()
 
     def step(self) -> float:
         """Do all that is due. Returns the seconds until something is due again, at most `monitor_control.POLL`.
