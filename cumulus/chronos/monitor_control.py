@@ -137,7 +137,7 @@ def ensure_running(home: Path) -> None:
     Does nothing inside a lease or in a supervisor of jobs: a monitor started there would be ended with the job.
     Raises `LedgerUnavailable` where the monitor does not come up.
     """
-    if is_running(home) or PARTITION_ID in os.environ or processes.is_subreaper():
+    if is_running(home) or not can_start_here():
         return
     _prepare(home)
     # One starts it, and the others wait: a Python for each of many processes would slow them all.
@@ -219,3 +219,8 @@ def _prepare(home: Path) -> None:
     except OSError as error:
         hint = "make it writable for this user, or set CHRONOS_HOME to a directory that is"
         raise LedgerUnavailable(f"{home} cannot be used: {error.strerror}", hint=hint) from error
+
+
+def can_start_here() -> bool:
+    """Not inside a lease, nor in a supervisor of jobs: a monitor started there would be ended with the job."""
+    return PARTITION_ID not in os.environ and not processes.is_subreaper()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cumulus.chronos import monitor_control
-from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.database import Database
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib import processes
@@ -34,8 +33,8 @@ def ensure(database: Database) -> None:
     """Have a monitor that cannot park end, and start another in its place: leases and jobs go on. Raises
     `LedgerUnavailable` where that does not come up."""
     home = database.home
-    if PARTITION_ID in os.environ or processes.is_subreaper():
-        return  # Here none can be started.
+    if not monitor_control.can_start_here():
+        return
     if _within_patience(lambda: (found := _running(database)) is None or _signed(database) == found):
         return
     older = _running(database)
