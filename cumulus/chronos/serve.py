@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import queue
-import select
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ from cumulus.chronos.contract.session import VERBS, VERSION, read_request
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, UsageError
+from cumulus.lib.readable import is_readable
 
 IDLE_SECONDS = 120.0
 """Without a request the server ends after so long: the other side may be gone without a word."""
@@ -73,8 +73,7 @@ class Server:
                 self._take(line)
 
     def _read(self) -> bytes:
-        ready, _, _ = select.select([self._source], [], [], IDLE_SECONDS)
-        data = os.read(self._source, LONGEST_LINE) if ready else b""
+        data = os.read(self._source, LONGEST_LINE) if is_readable(self._source, IDLE_SECONDS) else b""
         self._more = data != b""
         return data
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from typing import IO, Any
+
+from cumulus.lib.readable import is_readable
 
 _LONGEST_ANSWER = 2**22
 _CLOSE_SECONDS = 0.2
@@ -61,8 +62,7 @@ def read_line(stream: IO[bytes], seconds: float, longest: int) -> bytes:
     line = b""
     deadline = time.monotonic() + seconds
     while not line.endswith(b"\n"):
-        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
-        part = os.read(stream.fileno(), 65536) if ready else b""
+        part = os.read(stream.fileno(), 65536) if is_readable(stream, deadline - time.monotonic()) else b""
         if not part or len(line) > longest:
             raise TimeoutError("the driver does not answer")
         line += part

@@ -11,12 +11,13 @@ import ctypes
 import errno
 import os
 import platform
-import select
 import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from cumulus.lib.readable import is_readable
 
 LOGIN_PATH = "/usr/local/bin:/usr/bin:/bin"
 """A user's PATH where /etc/login.defs names none."""
@@ -126,7 +127,7 @@ def _read(descriptor: int, seconds: float | None) -> tuple[bytes, bool]:
     until = None if seconds is None else time.monotonic() + seconds
     said = b""
     with open(descriptor, "rb", buffering=0) as file:
-        while select.select([file], [], [], None if until is None else max(0.0, until - time.monotonic()))[0]:
+        while is_readable(file, None if until is None else until - time.monotonic()):
             part = file.read(65536)
             if not part:
                 return said, True

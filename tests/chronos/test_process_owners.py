@@ -135,7 +135,9 @@ def test_a_container_is_known_by_its_slot(ledger: Ledger, run: Run, monkeypatch:
     # A cgroup of that name cannot be made in each test environment; what the kernel says of one is known.
     monkeypatch.setattr(
         "cumulus.chronos.process_owners.processes.content",
-        lambda path: f"0::/docker/{container}\n".encode() if path.endswith("/cgroup") else content(Path(path)).encode(),
+        lambda path, *_: (
+            f"0::/docker/{container}\n".encode() if path.endswith("/cgroup") else content(Path(path)).encode()
+        ),
     )
     makers = {"/docker": 0}
     monkeypatch.setattr(cgroup, "owner", lambda path, hierarchy: makers[path])

@@ -10,7 +10,7 @@ from benchmarks import gitops
 
 
 def test_it_measures_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("OBJECTS", 5), ("SOURCES", 3), ("ROUNDS", 1)):
+    for name, value in (("OBJECTS", 50), ("SOURCES", 3), ("ROUNDS", 1)):
         monkeypatch.setattr(gitops, name, value)
     assert len(list(gitops._commit(tmp_path / "commit"))) == 2
     gitops._idle(tmp_path / "idle")

@@ -48,6 +48,7 @@ class FakeJob:
         self.outcome: Outcome | None = None
         self.result = b""
         self.process: subprocess.Popen[bytes] | None = None
+        self.executed = threading.Thread()
         self.deleted = False
         self.attended = 0
         self.held = False
@@ -114,9 +115,15 @@ class FakeOrchestrator(OrchestratorServicer):
 
     def start_again(self, job: FakeJob) -> None:
         """As another attempt would."""
+        # What follows the attempt before still looks at whether the job is held.
+        job.executed.join(30)
         job.held = False
         shutil.rmtree(job.directory)
-        threading.Thread(target=self._execute, args=(job,), daemon=True).start()
+        self._start(job)
+
+    def _start(self, job: FakeJob) -> None:
+        job.executed = threading.Thread(target=self._execute, args=(job,), daemon=True)
+        job.executed.start()
 
     def kill(self, job: FakeJob) -> None:
         if job.process is not None and job.process.poll() is None:
@@ -190,7 +197,7 @@ class FakeOrchestrator(OrchestratorServicer):
                 job.end(*self.next_outcome)
                 self.next_outcome = None
             else:
-                threading.Thread(target=self._execute, args=(job,), daemon=True).start()
+                self._start(job)
         if self.lost_answers > 0:
             self.lost_answers -= 1
             context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from cumulus.backends.checkpoints import (
 )
 from cumulus.clock import timestamp
 from cumulus.lib.printable import one_line
+from cumulus.lib.readable import is_readable
 from cumulus.lib.unix_user import UnixUser, become
 
 _MOST_FILES = 20_000
@@ -68,7 +68,7 @@ def answer_of(action: Callable[[], str], user: UnixUser | None, patience: float)
             os._exit(0)
     os.close(writable)
     with open(readable, "rb") as answer:
-        if not select.select([answer], [], [], patience)[0]:
+        if not is_readable(answer, patience):
             os.kill(child, signal.SIGKILL)
             raise CheckpointUnseen("the file system of the checkpoint does not answer")
         said = answer.read().decode()

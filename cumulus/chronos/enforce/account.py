@@ -60,8 +60,8 @@ def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None =
     """Make the lease's account, or bring it up to date, and return its directory. Raises `LedgerUnavailable`.
 
     A container's user is seldom Chronos' own, and may write its usage: the container is shown this directory, while
-    nobody else on the node gets past the one above it. Of a lease of the node's user `user` all may read the size and
-    the end, and that user alone can write the usage.
+    nobody else on the node gets past the one above it. Of a lease of the node's user `user` all who know its id may
+    read the size and the end, and that user alone can write the usage.
     """
     place = directory(home, lease.id)
     if user is not None:
@@ -72,7 +72,7 @@ def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None =
             home.chmod(0o711)
             place.parent.chmod(0o711)
         place.mkdir(exist_ok=True)
-        place.chmod(0o755)
+        place.chmod(0o711 if user is not None else 0o755)
         usage = _open(place / "usage", os.O_RDWR | os.O_CREAT)
         if user is None:
             os.fchmod(usage, 0o666)
