@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -34,7 +35,14 @@ class Shell:
 
     def run(self, words: Sequence[str]) -> int:
         """The exit code."""
-        return cli.main(words, open_ledger=lambda home: ledger.Ledger(home, None, lambda: self.devices))
+        with contextlib.ExitStack() as opened:
+            # A program that ends leaves its ledger to the kernel; this process goes on.
+            return cli.main(
+                words, open_ledger=lambda home: opened.enter_context(contextlib.closing(self._ledger(home)))
+            )
+
+    def _ledger(self, home: Path) -> ledger.Ledger:
+        return ledger.Ledger(home, None, lambda: self.devices)
 
     def __call__(self, line: str, code: int = 0) -> str:
         """Its output; what went to stderr where it fails, which is one line."""
