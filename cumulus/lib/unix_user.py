@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import math
 import os
 import platform
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-from cumulus.lib.readable import is_readable
 
 LOGIN_PATH = "/usr/local/bin:/usr/bin:/bin"
 """A user's PATH where /etc/login.defs names none."""
@@ -127,7 +127,9 @@ def _read(descriptor: int, seconds: float | None) -> tuple[bytes, bool]:
     until = None if seconds is None else time.monotonic() + seconds
     said = b""
     with open(descriptor, "rb", buffering=0) as file:
-        while is_readable(file, None if until is None else until - time.monotonic()):
+        poll = select.poll()  # Not lib.readable: on a worker this file lies without the rest.
+        poll.register(file, select.POLLIN)
+        while poll.poll(None if until is None else math.ceil(1000 * max(0.0, until - time.monotonic()))):
             part = file.read(65536)
             if not part:
                 return said, True
