@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +221,13 @@ def test_a_word_in_a_directory(files: Path) -> None:
     assert asked().endswith("is another directory there")
     assert asked("/nowhere") == "/nowhere: No such file or directory"
     assert asked("relative") == asked(word="../../etc/shadow") == "no such question"
+
+
+def test_the_files_of_a_worker_need_nothing_of_the_rest(tmp_path: Path) -> None:
+    chronos = Path(host_program.__file__).parent
+    for file in (chronos / "host_program.py", chronos.parent / "lib" / "unix_user.py"):
+        shutil.copy(file, tmp_path)
+    shutil.copy(chronos / "runtime.py", tmp_path / "chronos_runtime.py")
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import chronos_runtime, host_program"
+    # Without site-packages, where Cumulus is.
+    subprocess.run([sys.executable, "-I", "-S", "-c", script, str(tmp_path)], check=True)
