@@ -271,3 +271,16 @@ class StoreReader:
 
     def _decoded(self, model: type[R], query: Query) -> list[R]:
         return Client(self._store).list(model, query, damaged=log_damaged)
+
+
+def all_owned(reader: Reader, store: Store, owner: Resource, model: type[R], names: Iterable[str]) -> list[R]:
+    """All of a kind that an object owns, in its namespace. `names`: those that its status knows. The store is asked for
+    them where the reader does not show them: absence is never believed of a cache, which may be older than what it
+    lacks. Raises InvalidObject where the stored row of such a name is damaged."""
+    found = reader.owned(model, owner.uid)
+    own = StoreReader(store)
+    for name in sorted({*names} - {each.metadata.name for each in found}):
+        missing = own.get(model, owner.metadata.namespace or "", name)
+        if missing is not None and missing.is_owned_by(owner.uid):
+            found.append(missing)
+    return found

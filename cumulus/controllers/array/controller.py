@@ -9,7 +9,7 @@ from cumulus.clock import Clock
 from cumulus.controllers.array.plan import ArrayPlan, plan
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
 from cumulus.gitops.room import Submitters
-from cumulus.machinery.cache import Index, Reader, StoreReader, readable
+from cumulus.machinery.cache import Index, Reader, all_owned, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import write_status
@@ -100,16 +100,10 @@ class ArrayReconciler:
                 yield index
 
     def _jobs(self, array: GPUJobArray) -> dict[int, GPUJob]:
-        """All that it owns, by index. Absence is never believed of a cache."""
-        found = {job.metadata.name: job for job in self._reader.owned(GPUJob, array.uid)}
-        store = StoreReader(self._client.store)
-        namespace = array.metadata.namespace or ""
-        for name in map(array.job_name, index_ranges.parse(array.status.active)):
-            if name not in found:
-                job = store.get(GPUJob, namespace, name)
-                if job is not None and job.is_owned_by(array.uid):
-                    found[name] = job
-        indexes = ((name.removeprefix(f"{array.metadata.name}-"), job) for name, job in found.items())
+        """All that it owns, by index."""
+        names = map(array.job_name, index_ranges.parse(array.status.active))
+        found = all_owned(self._reader, self._client.store, array, GPUJob, names)
+        indexes = ((job.metadata.name.removeprefix(f"{array.metadata.name}-"), job) for job in found)
         return {int(index): job for index, job in indexes if index.isdecimal()}
 
     def _make(self, array: GPUJobArray, wanted: ArrayPlan) -> None:

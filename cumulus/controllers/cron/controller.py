@@ -9,7 +9,7 @@ from cumulus.clock import Clock
 from cumulus.controllers.cron.plan import CronPlan, job_name, plan
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
 from cumulus.gitops.room import Submitters
-from cumulus.machinery.cache import Reader, StoreReader
+from cumulus.machinery.cache import Reader, all_owned
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import write_status
@@ -64,15 +64,8 @@ class CronReconciler:
         return After(0.0 if wanted.wake is None else wanted.wake)
 
     def _jobs(self, cron: GPUCronJob) -> list[GPUJob]:
-        """All that it owns. Absence is never believed of a cache."""
-        found = self._reader.owned(GPUJob, cron.uid)
-        there = {job.metadata.name for job in found}
-        store = StoreReader(self._client.store)
-        for name in sorted({*cron.status.active} - there):
-            job = store.get(GPUJob, cron.metadata.namespace or "", name)
-            if job is not None and job.is_owned_by(cron.uid):
-                found.append(job)
-        return found
+        """All that it owns."""
+        return all_owned(self._reader, self._client.store, cron, GPUJob, cron.status.active)
 
     def _make(self, cron: GPUCronJob, wanted: CronPlan) -> None:
         """The job, what it replaces and the status, all or nothing."""

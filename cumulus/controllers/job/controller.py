@@ -22,7 +22,7 @@ from cumulus.controllers.job.ended import end_all
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Turn, Unknown, Vanished, View, shares_of
 from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
-from cumulus.machinery.cache import Reader, StoreReader, readable
+from cumulus.machinery.cache import Reader, StoreReader, all_owned, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned, write_with_events
@@ -180,16 +180,9 @@ class JobReconciler:
         return max(parse_timestamp(each) for each in since if each is not None)
 
     def _partitions(self, job: GPUJob) -> list[GPUPartition]:
-        """All that the job owns. Absence is never believed of a cache: it may be older than what it lacks."""
-        found = self._reader.owned(GPUPartition, job.uid)
-        wanted = {name for a in (job.status.live_attempt, job.status.next) if a for name in a.partitions}
-        missing = wanted - {p.metadata.name for p in found}
-        store = StoreReader(self._client.store)
-        for name in sorted(missing):
-            partition = store.get(GPUPartition, job.metadata.namespace or "", name)
-            if partition is not None and partition.is_owned_by(job.uid):
-                found.append(partition)
-        return found
+        """All that the job owns."""
+        names = (name for a in (job.status.live_attempt, job.status.next) if a for name in a.partitions)
+        return all_owned(self._reader, self._client.store, job, GPUPartition, names)
 
     def _observe(self, job: GPUJob, partitions: Sequence[GPUPartition]) -> list[Replica]:
         """The replicas of the running attempt. None was started before all its partitions were Active."""
