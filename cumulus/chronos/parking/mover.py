@@ -207,17 +207,25 @@ class Mover:
             moved = [*moved, *late]
         self._wait_until_free(device, moved)
         self._freeze(lease.id, directories)
+        parked = self._record_parked(lease, row)
+        if parked is None:
+            raise _Stopped
+        self._hold(parked, device)
+        self._say(f"lease {lease.id} is parked: {parked.parked_bytes} bytes in {parked.moved_in:.1f} s")
+
+    def _record_parked(self, lease: Lease, row: Row, before: Step = Step.MOVING) -> Lease | None:
+        """The lease, parked from here on; None where its end has come meanwhile: it is not parked past that."""
         with self._database.write() as tx:
             now = Moment.read(self._clock)
             current = records.find_lease(tx, lease.id, now)
-            # One whose end has come meanwhile is not parked past it.
-            if current is None or not current.state.goes_on or not rows.park(tx, lease, row.park_for, now, row.began):
-                raise _Stopped
+            if current is None or not current.state.goes_on:
+                return None
+            if not rows.park(tx, lease, row.park_for, now, row.began, before):
+                return None
             parked = records.find_lease(tx, lease.id, now)
             assert parked is not None
             records.audit(tx, "parked", parked, timestamp(now.wall))
-        self._hold(parked, device)
-        self._say(f"lease {lease.id} is parked: {parked.parked_bytes} bytes in {parked.moved_in:.1f} s")
+            return parked
 
     def _look(self, known: _Known) -> Evidence:
         with self._database.read() as db:
@@ -407,16 +415,9 @@ class Mover:
         except (DriverRefused, DriverSilent, _Refused) as error:
             self._say(f"lease {lease.id} waits to be brought back: {error}")
             return False
-        with self._database.write() as tx:
-            now = Moment.read(self._clock)
-            current = records.find_lease(tx, lease.id, now)
-            if current is None or not current.state.goes_on:
-                return True
-            if not rows.park(tx, lease, row.park_for, now, row.began, Step.RETURNING):
-                return True
-            parked = records.find_lease(tx, lease.id, now)
-            assert parked is not None
-            records.audit(tx, "parked", parked, timestamp(now.wall))
+        parked = self._record_parked(lease, row, Step.RETURNING)
+        if parked is None:
+            return True
         self._hold(parked, device)
         self._say(f"lease {lease.id} stays parked, since its GPU has no room for it: {why}")
         return True
