@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cumulus.chronos import monitor_control
 from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.contract.variables import PARTITION_ID
+from cumulus.chronos.database import Database
 from cumulus.chronos.home import LEDGER
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import Clock, FakeClock
@@ -45,6 +47,22 @@ def up(process: subprocess.Popen[bytes]) -> Identity:
     proc = processes.read(process.pid)
     assert proc is not None
     return Identity(proc.pid, proc.start)
+
+
+@pytest.fixture(autouse=True)
+def _close_databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One process runs all of these tests: what each opens in it would stay open."""
+    opened: list[Database] = []
+    begin = Database.__init__
+
+    def begin_and_note(self: Database, *arguments: Any, **options: Any) -> None:
+        opened.append(self)
+        begin(self, *arguments, **options)
+
+    monkeypatch.setattr(Database, "__init__", begin_and_note)
+    yield
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture
