@@ -55,6 +55,14 @@ class Accounts:
             self._kept[uid] = (self._now() + KEPT_SECONDS, found)
         return found
 
+    def still(self, uid: int, name: str, shown: str) -> Identity:
+        """The identity of a uid that was a user's when they got what is `shown` now: a token, say. Raises
+        Unauthenticated where their number was given to somebody else, and as `of_uid`."""
+        account = self.of_uid(uid)
+        if account.name != name:
+            raise Unauthenticated(f"the {shown}'s user has no account any more")
+        return account
+
     def of_name(self, name: str) -> Identity | None:
         """The identity of the account with this name; None where there is none."""
         try:

@@ -7,7 +7,6 @@ so that revoking works at once, in every process. They are no objects of the sto
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ from pathlib import Path
 from cumulus import paths
 from cumulus.answers.certificates import RevokedCertificate
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import CumulusError, InvalidObject, Unauthenticated
-from cumulus.lib.files import write_durably
+from cumulus.errors import InvalidObject, Unauthenticated
 from cumulus.lib.printable import one_line
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
+from cumulus.service.record_files import RecordFiles
 
 _OF_CERTIFICATE = "certificate-"
 _SERIAL = re.compile("[0-9A-F]{1,64}")
@@ -30,7 +29,7 @@ class Certificates:
     """Those of a state directory. Every method raises CumulusError."""
 
     def __init__(self, home: Path, access: Access, clock: Clock) -> None:
-        self._directory = paths.api_dir(home) / "revoked"
+        self._files = RecordFiles(paths.api_dir(home) / "revoked")
         self._access = access
         self._clock = clock
 
@@ -40,33 +39,20 @@ class Certificates:
         serial = checked_serial(serial)
         self._access.check(identity, "delete", "certificates", name=serial)
         made = RevokedCertificate(serial, timestamp(self._clock.now()), identity.name)
-        try:
-            for each in (self._directory.parent, self._directory):
-                each.mkdir(mode=0o700, exist_ok=True)
-            if not self._file(serial).exists():
-                write_durably(str(self._file(serial)), json.dumps(made._asdict()).encode())
-        except OSError as error:
-            raise CumulusError(f"{self._directory} cannot be written: {error.strerror}") from None
+        self._files.write(serial, made._asdict(), anew=False)
         self._access.audit.tell(identity, "delete", "certificates", "", serial, "done")
         return self._read(serial)
 
     def revoked(self, identity: Identity) -> Sequence[RevokedCertificate]:
         """All that were revoked, the first one first. Raises Forbidden."""
         self._access.check(identity, "list", "certificates")
-        try:
-            names = os.listdir(self._directory)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise CumulusError(f"{self._directory} cannot be read: {error.strerror}") from None
-        serials = (name.removesuffix(".json") for name in names)
-        found = [self._read(serial) for serial in serials if _SERIAL.fullmatch(serial)]
+        found = [self._read(serial) for serial in self._files.ids() if _SERIAL.fullmatch(serial)]
         return sorted(found, key=lambda each: (each.revoked, each.serial))
 
     def check_valid(self, id: str) -> None:
         """Raises Unauthenticated where the certificate with this id (see `id_of`) was revoked."""
         try:
-            os.stat(self._file(id.removeprefix(_OF_CERTIFICATE)))
+            os.stat(self._files.file(id.removeprefix(_OF_CERTIFICATE)))
         except FileNotFoundError:
             return
         except OSError:
@@ -74,13 +60,10 @@ class Certificates:
             pass
         raise Unauthenticated("the certificate was revoked", hint="ask an admin for another one")
 
-    def _file(self, serial: str) -> Path:
-        return self._directory / f"{serial}.json"
-
     def _read(self, serial: str) -> RevokedCertificate:
         """That the file is there says that it was revoked. What it holds is for people."""
         try:
-            found = json.loads(self._file(serial).read_bytes())
+            found = self._files.read(serial)
             return RevokedCertificate(serial, str(found["revoked"]), str(found["revoked_by"]))
         except (OSError, ValueError, KeyError, TypeError):
             return RevokedCertificate(serial, "", "")

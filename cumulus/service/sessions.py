@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
-import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -25,10 +23,10 @@ from cumulus import paths
 from cumulus.answers.sessions import LINK_SECONDS, PageLink
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import CumulusError, NotFound, TooManyRequests, Unauthenticated
-from cumulus.lib.files import write_durably
 from cumulus.service.accounts import Accounts
 from cumulus.service.addresses import api_address, page_address
 from cumulus.service.identity import Identity
+from cumulus.service.record_files import RecordFiles
 from cumulus.service.tokens import Tokens
 
 SECONDS = 12 * 3600.0
@@ -92,6 +90,7 @@ class Sessions:
         self._tokens = tokens
         self._served = served
         self._accounts = accounts or Accounts()
+        self._files = RecordFiles(paths.api_dir(home) / "sessions")
         self._links: dict[str, _Link] = {}
         """By the hash of the code, the oldest first."""
         self._lock = threading.Lock()
@@ -145,7 +144,7 @@ class Sessions:
     def end(self, secret: str) -> None:
         """Sign out. What is no session is none afterwards either."""
         if 0 < len(secret) <= _SECRET:
-            self._file(_hash(secret)).unlink(missing_ok=True)
+            self._files.remove(_hash(secret))
 
     def end_all(self, identity: Identity) -> None:
         """Sign out of every browser. Links that nobody opened are over too."""
@@ -153,7 +152,7 @@ class Sessions:
             self._links = {name: kept for name, kept in self._links.items() if kept.identity[:2] != identity[:2]}
             for id, record in self._all():
                 if record.identity[:2] == identity[:2]:
-                    self._file(id).unlink(missing_ok=True)
+                    self._files.remove(id)
 
     def _linked(self, code: str, browser: int | None, *, take: bool) -> Identity:
         name = _hash(code)
@@ -173,44 +172,32 @@ class Sessions:
     def _known(self, record: _Record) -> Identity:
         if record.uid is None:
             return record.identity
-        account = self._accounts.of_uid(record.uid)
-        if account.name != record.user:
-            # Their number was given to somebody else.
-            raise Unauthenticated("the session's user has no account any more")
-        return account._replace(token=record.token)
+        return self._accounts.still(record.uid, record.user, "session")._replace(token=record.token)
 
     def _make_room(self, record: _Record) -> None:
         """Files of sessions that are over go, and the oldest of a user who has many."""
         now, own = record.created, []
         for id, each in self._all():
             if now >= each.expires:
-                self._file(id).unlink(missing_ok=True)
+                self._files.remove(id)
             elif each.identity[:2] == record.identity[:2]:
                 own.append((each.created, id))
         for _, id in sorted(own)[: max(0, len(own) - MOST + 1)]:
-            self._file(id).unlink(missing_ok=True)
-
-    @property
-    def _directory(self) -> Path:
-        return paths.api_dir(self._home) / "sessions"
-
-    def _file(self, id: str) -> Path:
-        return self._directory / f"{id}.json"
+            self._files.remove(id)
 
     def _all(self) -> Iterator[tuple[str, _Record]]:
         try:
-            names = os.listdir(self._directory)
-        except OSError:
+            ids = self._files.ids()
+        except CumulusError:
             return
-        for name in names:
-            id = name.removesuffix(".json")
-            if name[0] != "." and (record := self._read(id)) is not None:
+        for id in ids:
+            if (record := self._read(id)) is not None:
                 yield id, record
 
     def _read(self, id: str) -> _Record | None:
         """None where there is none; what is damaged opens nothing."""
         try:
-            found = json.loads(self._file(id).read_bytes())
+            found = self._files.read(id)
             return _Record(
                 found["user"], found["uid"], tuple(found["groups"]), found["token"], parse_timestamp(found["created"]),
                 parse_timestamp(found["expires"]), found["browser"],
@@ -220,12 +207,7 @@ class Sessions:
 
     def _write(self, secret: str, record: _Record) -> None:
         kept = record._asdict() | {"created": timestamp(record.created), "expires": timestamp(record.expires)}
-        try:
-            for each in (self._directory.parent, self._directory):
-                each.mkdir(mode=0o700, exist_ok=True)
-            write_durably(str(self._file(_hash(secret))), json.dumps(kept).encode())
-        except OSError as error:
-            raise CumulusError(f"{self._directory} cannot be written: {error.strerror}") from None
+        self._files.write(_hash(secret), kept)
 
 
 def _hash(text: str) -> str:

@@ -70,10 +70,7 @@ class Tickets:
             self._tokens.check_valid(said["token"])
         if said["uid"] is None:
             return Identity(said["user"], None, tuple(said["groups"]), said["token"])
-        account = self._accounts.of_uid(said["uid"])
-        if account.name != said["user"]:
-            raise Unauthenticated("the ticket's user has no account any more")
-        return account._replace(token=said["token"])
+        return self._accounts.still(said["uid"], said["user"], "ticket")._replace(token=said["token"])
 
     def _checked(self, ticket: str) -> bytes:
         """What the ticket says, if we said it."""

@@ -10,7 +10,6 @@ They are no objects of the store, so no list, watch or backup holds them, and a 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -33,13 +32,14 @@ from cumulus.errors import (
     Unauthenticated,
 )
 from cumulus.lib import locks
-from cumulus.lib.files import sync_directory, write_durably
+from cumulus.lib.files import sync_directory
 from cumulus.lib.printable import one_line
 from cumulus.resources.quantity import format_duration
 from cumulus.service.access.access import Access
 from cumulus.service.accounts import Accounts
 from cumulus.service.certificates import Certificates, is_of_certificate
 from cumulus.service.identity import Identity
+from cumulus.service.record_files import RecordFiles
 
 PREFIX = "cumulus_"
 """What scanners for leaked secrets know ours by."""
@@ -81,7 +81,7 @@ class Tokens:
         certificates: Certificates | None = None,
     ) -> None:  # fmt: skip
         self._certificates = certificates or Certificates(home, access, clock)
-        self._home = home
+        self._files = RecordFiles(paths.api_dir(home) / "tokens")
         self._access = access
         self._clock = clock
         self._accounts = accounts or Accounts()
@@ -136,8 +136,8 @@ class Tokens:
                 whose = user if others else identity.name
                 raise NotFound(f"{one_line(whose)} has no token {one_line(name)}", hint="see: cumulus token list")
             for each in found:
-                self._file(each.id).unlink(missing_ok=True)
-            sync_directory(self._directory)
+                self._files.remove(each.id)
+            sync_directory(self._files.directory)
         self._access.audit.tell(identity, "delete", "tokens", "", f"{found[0].user}/{found[0].name}", "done")
         return found[0].info
 
@@ -148,11 +148,7 @@ class Tokens:
             raise Unauthenticated("the token is not valid, or no longer", hint="make one: cumulus token create")
         if record.uid is None:
             return Identity(record.user, None, record.groups, record.id)
-        account = self._accounts.of_uid(record.uid)
-        if account.name != record.user:
-            # Their number was given to somebody else.
-            raise Unauthenticated("the token's user has no account any more")
-        return account._replace(token=record.id)
+        return self._accounts.still(record.uid, record.user, "token")._replace(token=record.id)
 
     def check_valid(self, id: str) -> None:
         """Raises Unauthenticated where the token with this id is over or was revoked, or the certificate."""
@@ -208,16 +204,9 @@ class Tokens:
         parent = self._read(record.parent)
         return parent is not None and self._holds(parent)
 
-    @property
-    def _directory(self) -> Path:
-        return paths.api_dir(self._home) / "tokens"
-
-    def _file(self, id: str) -> Path:
-        return self._directory / f"{id}.json"
-
     def _read(self, id: str) -> _Record | None:
         try:
-            found = json.loads(self._file(id).read_bytes())
+            found = self._files.read(id)
             return _Record(
                 id, found["name"], found["user"], found["uid"], tuple(found["groups"]),
                 parse_timestamp(found["created"]), parse_timestamp(found["expires"]), found["createdBy"],
@@ -235,20 +224,10 @@ class Tokens:
             "created": timestamp(record.created), "expires": timestamp(record.expires),
             "createdBy": record.created_by, "parent": record.parent,
         }  # fmt: skip
-        try:
-            write_durably(str(self._file(record.id)), json.dumps(kept).encode())
-        except OSError as error:
-            raise CumulusError(f"{self._directory} cannot be written: {error.strerror}") from None
+        self._files.write(record.id, kept)
 
     def _all(self) -> Sequence[_Record]:
-        try:
-            names = os.listdir(self._directory)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise CumulusError(f"{self._directory} cannot be read: {error.strerror}") from None
-        found = (self._read(name.removesuffix(".json")) for name in names if name.endswith(".json") and name[0] != ".")
-        return [each for each in found if each is not None]
+        return [each for each in map(self._read, self._files.ids()) if each is not None]
 
     def _swept(self, now: datetime) -> Sequence[_Record]:
         """All that are not over. The files of the others go."""
@@ -257,21 +236,20 @@ class Tokens:
             if now < each.expires:
                 live.append(each)
             else:
-                self._file(each.id).unlink(missing_ok=True)
+                self._files.remove(each.id)
         return live
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """No other process changes tokens meanwhile."""
         try:
-            for each in (self._directory.parent, self._directory):
-                each.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._files.make()
+            descriptor = os.open(self._files.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise CumulusError(f"{self._directory} cannot be used: {error.strerror}") from None
+            raise CumulusError(f"{self._files.directory} cannot be used: {error.strerror}") from None
         try:
             if not locks.acquire(descriptor, _LOCK_SECONDS):
-                raise CumulusError(f"another process holds {self._directory} for too long")
+                raise CumulusError(f"another process holds {self._files.directory} for too long")
             yield
         finally:
             os.close(descriptor)
