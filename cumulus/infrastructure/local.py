@@ -26,10 +26,10 @@ class LocalInfrastructure:
         self._path = path
         self._blobs = blobs
 
-    def log_reader(self, job: Document, node: str) -> LogReader:
+    def log_reader(self, job: Document, node: str, where: Document | None) -> LogReader:
         from cumulus.infrastructure.logs import log_reader
 
-        return log_reader(self._home, job, node)
+        return log_reader(self._home, job, node, where)
 
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
         from cumulus.infrastructure.checkpoints import reader

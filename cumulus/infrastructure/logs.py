@@ -13,7 +13,7 @@ from cumulus.resources.key import Document
 from cumulus.secrets import JobSecrets
 
 
-def log_reader(home: Path, job: Document, node: str, where: Document | None = None) -> Backend:
+def log_reader(home: Path, job: Document, node: str, where: Document | None) -> Backend:
     """See `service.infrastructure.LogReaders`. `where`: the GPUNode whose own engine it may ask."""
     container = lookup(job, "spec.image")
     directory = paths.swarm_dir(home) if container else paths.process_dir(home)

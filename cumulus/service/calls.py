@@ -14,6 +14,7 @@ from cumulus.resources.submitter import Submitter
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+from cumulus.service.reached_nodes import reached_node
 from cumulus.store.base import Store
 
 
@@ -56,11 +57,7 @@ class Calls:
         """A connection to the session that this job is, which `own` gave. Raises SessionEnded where it has not begun or
         is over, BackendError where its node does not answer."""
         attempts = lookup(job, "status.attempts") or [{}]
-        try:
-            node = self._store.get(Key("GPUNode", "", attempts[-1].get("node") or "-"))
-        except NotFound:
-            node = None
-        return self._session(job, node)
+        return self._session(job, reached_node(self._store, attempts[-1].get("node", "")))
 
     def end_unattended(self, key: Key, uid: str, seconds: float) -> None:
         """Delete a call whose client was silent for that long. For the server itself, not for people."""

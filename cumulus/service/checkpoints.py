@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cumulus.errors import Forbidden, NotFound, UsageError
@@ -11,6 +12,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+from cumulus.service.reached_nodes import reached_node
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class Checkpoints:
 
     def _reader(self, job: Document, beyond: bool) -> CheckpointReader:
         if not beyond:
-            return self._read(job, self._node)
+            return self._read(job, partial(reached_node, self._store))
         if not _uri(job):
             raise UsageError(
                 f"gpujob/{job['metadata']['name']} keeps no checkpoints beyond its node, as far as is known",
@@ -91,12 +93,6 @@ class Checkpoints:
         if not _node(job):
             raise NotFound(f"gpujob/{key.name} has no checkpoints yet: it has not started")
         return job
-
-    def _node(self, name: str) -> Document | None:
-        try:
-            return self._store.get(Key("GPUNode", "", name))
-        except NotFound:
-            return None
 
 
 def _uri(job: Document) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from cumulus.errors import Forbidden, NotFound, NotRunning, UsageError
+from cumulus.errors import Forbidden, NotRunning, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.kinds.gpujob import running_attempt
@@ -15,7 +15,9 @@ from cumulus.resources.registry import BY_NAME
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+from cumulus.service.reached_nodes import reached_node
 from cumulus.service.wait_conditions import phase_summary
+from cumulus.store.base import Store
 
 if TYPE_CHECKING:
     from cumulus.lib.execution import ExecRequest, Execution, Reach
@@ -35,8 +37,9 @@ class Exec:
     """Each method is for the job's submitter and admins, and written to the audit log. Raises NotFound, Forbidden,
     NotRunning, BackendError, and UsageError for a replica that there is not."""
 
-    def __init__(self, access: Access, objects: Objects, infrastructure: Infrastructure) -> None:
+    def __init__(self, access: Access, store: Store, objects: Objects, infrastructure: Infrastructure) -> None:
         self._access = access
+        self._store = store
         self._objects = objects
         self._infrastructure = infrastructure
 
@@ -93,11 +96,7 @@ class Exec:
             raise NotRunning(f"{name} does not run: {phase_summary(job)}")
         nodes = last.get("nodes") or [last.get("node", "")]
         node = str(nodes[min(replica, len(nodes) - 1)])
-        try:
-            where = self._objects.get(identity, Key("GPUNode", "", node))
-        except NotFound:
-            where = None
-        return _Running(job, last["number"], node, where)
+        return _Running(job, last["number"], node, reached_node(self._store, node))
 
 
 def _check_terminal(key: Key, job: Document) -> None:

@@ -196,13 +196,13 @@ class Service:
     def logs(self) -> Logs:
         from cumulus.service.logs import Logs
 
-        return Logs(self.access, self.objects, self.infrastructure.log_reader, self.is_served)
+        return Logs(self.access, self.store, self.objects, self.infrastructure.log_reader, self.is_served)
 
     @cached_property
     def exec(self) -> Exec:
         from cumulus.service.exec import Exec
 
-        return Exec(self.access, self.objects, self.infrastructure)
+        return Exec(self.access, self.store, self.objects, self.infrastructure)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

@@ -58,7 +58,7 @@ class FakeLogs:
     times_asked: list[tuple[float | None, bool]] = field(default_factory=list)
     open: int = 0
 
-    def reader(self, job: Document, node: str) -> LogReader:
+    def reader(self, job: Document, node: str, where: Document | None) -> LogReader:
         if not self.chunks:
             raise NoLog("there are no logs")
         self.open += 1
@@ -226,6 +226,8 @@ class FakeInfrastructure:
 
     executions: list[tuple[str, int, int, str, ExecRequest]] = field(default_factory=list)
     """What was started beside which attempt and replica, on which node."""
+    reached: list[Document | None] = field(default_factory=list)
+    """The GPUNodes that it was given, to reach them."""
     begin: Callable[[ExecRequest], Execution] = FakeExecution
     connect: Callable[[int], socket.socket] = connected
     session_directory: str = ""
@@ -238,9 +240,11 @@ class FakeInfrastructure:
         return ""
 
     def session(self, job: Document, node: Document | None) -> SessionConnection:
+        self.reached.append(node)
         return connect(self.session_directory or "/nowhere")
 
     def reach(self, job: Document, attempt: int, replica: int, node: str, where: Document | None) -> Reach:
+        self.reached.append(where)
         return _Reached(self, (job["metadata"]["name"], attempt, replica, node))
 
     @cached_property
@@ -249,13 +253,15 @@ class FakeInfrastructure:
         self._directory = TemporaryDirectory()
         return DirectoryBlobStore(Path(self._directory.name, "blobs"))
 
-    def log_reader(self, job: Document, node: str) -> LogReader:
-        return self.logs.reader(job, node)
+    def log_reader(self, job: Document, node: str, where: Document | None) -> LogReader:
+        self.reached.append(where)
+        return self.logs.reader(job, node, where)
 
     def checkpoints_beyond(self, job: Document, uri: str) -> CheckpointReader:
         return self.checkpoints
 
     def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
+        self.reached.append(nodes(job["status"]["attempts"][-1]["node"]))
         return self.checkpoints
 
 

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from cumulus.errors import CumulusError, Forbidden
+from cumulus.lib.execution import ExecRequest
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
 from cumulus.resources.registry import KINDS
-from cumulus.resources.submitter import SUBMITTER
+from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
 from cumulus.service import redaction
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.stores import empty_store
-from tests.documents import active, job, node
+from tests.documents import active, job, node, running
 from tests.service.conftest import FakeInfrastructure
 from tests.service.test_access import binding
 
@@ -169,6 +171,26 @@ def test_a_node_shows_who_has_shares_of_it(service: Service) -> None:
         "partitionId": "", "memoryBytes": 1, "compute": 1, "expiresAt": "2027-01-01T00:00:00Z", "user": "carol"
     }  # fmt: skip
     assert found.document["spec"] == {}
+
+
+def test_the_service_reaches_a_job_that_may_be_read_at_a_node_whose_address_may_not(service: Service) -> None:
+    mine = running("run", namespace="ann", checkpoint={"path": "/data"})
+    mine["metadata"]["annotations"] = {SUBMITTER: "ann", SUBMITTER_UID: "1001"}
+    mine["status"]["attempts"][-1]["node"] = "gpu-1"
+    service.store.create(mine)
+    key, outside = Key("GPUJob", "ann", "run"), service.infrastructure
+    assert isinstance(outside, FakeInfrastructure)
+    assert service.nodes.get(ANN, "gpu-1")["spec"] == {}
+    ways: dict[str, Callable[[], Any]] = {
+        "logs": lambda: list(service.logs.read(ANN, key)),
+        "exec": lambda: service.exec.exec(ANN, key, 0, ExecRequest(("true",))),
+        "connect": lambda: service.exec.connect(ANN, key, 0, 80),
+        "checkpoints": lambda: service.checkpoints.list(ANN, key),
+    }
+    for name, reach in ways.items():
+        outside.reached.clear()
+        reach()
+        assert [lookup(found or {}, "spec.ssh.host") for found in outside.reached] == [HUSH], name
 
 
 def test_who_has_a_role_there_sees_all(service: Service) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import EnvVar, GangMember, LeaseRef, Mount, State, Workload
-from cumulus.backends.swarm import spec
+from cumulus.backends.swarm import log_stream, spec
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.networks import Networks
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
@@ -368,6 +368,27 @@ def test_an_empty_answer_of_the_manager_is_not_believed_at_the_end(
     assert bed.log(work) == b"from the node\n"
     bed.backend.remove(work.name)
     assert bed.log(work) == b"from the node\n"
+
+
+def test_a_log_that_a_manager_has_not_yet_is_waited_for(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while its node joins anew, where nobody can ask the node's own engine."""
+    bed.options["node_engine"] = lambda node: None
+    bed.reopen()
+    bed.finish(work := bed.start(Behaviour(output="hello\n")))
+    frame = log_stream.frame
+    answers = [frame(3, b"some logs could not be retrieved: node x is not available")] * 2
+    ask = Engine.task_log
+
+    def task_log(engine: Engine, id: str, since: float = 0.0) -> bytes:
+        return answers.pop() if answers else ask(engine, id, since)
+
+    monkeypatch.setattr(Engine, "task_log", task_log)
+    assert bed.log(work) == b"hello\n"
+    assert not answers
+    answers += [frame(3, b"no route")] * 1000
+    with pytest.raises(BackendError, match="the log is not complete: no route"):
+        bed.log(work)
+    assert answers
 
 
 def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, whole: Lab) -> None:

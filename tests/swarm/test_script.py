@@ -99,8 +99,8 @@ def test_the_tour_the_playground_and_the_end(environment: dict[str, str], tmp_pa
         assert re.search(r"^(LeaseExpired )+Completed$", said, re.MULTILINE)
         # What a tour keeps is its own lab's, so that the next one tells the same story.
         assert (Path(directory) / "shared" / "cumulus-example-checkpoint").is_dir()
-        assert "product: 262144" in said
-        assert "2 of 3 on " in said
+        assert "product: 262144" in said, said
+        assert "2 of 3 on " in said, said
 
         def lab(*words: str, code: int = 0) -> str:
             done = subprocess.run(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from cumulus.backends.logs import LogRetention
 from cumulus.backends.redactor import Redactor
@@ -75,7 +76,7 @@ class JobLogs:
     def _live(self, record: Record, follow: bool, tail: int | None, shown: log_stream.Shown) -> Iterator[bytes]:
         try:
             reader = log_stream.LogReader(self._fetcher(record), self._redactor(record))
-            content = reader.timed() if follow else self._whole(reader)
+            content = self._patiently(reader.timed if follow else partial(self._whole, reader))
             last = content[-1][1][-1:] if content else b""
             if not follow and record.has(END) and (lacks := self._lacks(record, last)):
                 content.append((self._now(), lacks))
@@ -86,13 +87,24 @@ class JobLogs:
             ended = record.has(END) or record.has(REMOVED) or not self._goes_on(record)
             fresh: list[TimedBytes] = []
             with contextlib.suppress(NoSuch):
-                if fresh := reader.timed():
+                if fresh := self._patiently(reader.timed):
                     last = fresh[-1][1][-1:]
             yield shown.of(fresh)
             if ended:
                 rest = reader.flush()
                 yield shown.of([(self._now(), rest + self._lacks(record, rest[-1:] or last))])
                 break
+            self._clock.sleep(FOLLOW_SECONDS)
+
+    def _patiently(self, read: Callable[[], list[TimedBytes]]) -> list[TimedBytes]:
+        """Reads again for a while what a manager has not yet: a person would only ask again themselves."""
+        patience = self._clock.monotonic() + JOINED_SECONDS
+        while True:
+            try:
+                return read()
+            except log_stream.NotThereYet:
+                if self._clock.monotonic() >= patience:
+                    raise
             self._clock.sleep(FOLLOW_SECONDS)
 
     def _whole(self, reader: log_stream.LogReader) -> list[TimedBytes]:
@@ -142,17 +154,17 @@ class JobLogs:
                     problem, said = BackendError(f"no log came from {member.name} through the manager: {error}"), None
                 except BackendError as error:
                     problem, said = error, None
-            engine = self._node_engine(record.start["node"])
             ended = run.terminal or record.has(END)
             if said or (said is not None and not ended):
                 return said
-            # A manager whose node has just come back may answer with nothing at all.
+            # A manager may answer with nothing at all once the node of an ended task joined anew.
+            engine = self._node_engine(record.start["node"])
             if engine is not None:
                 return engine.container_log(run.container, since)
             if said is None:
                 raise problem
             if member is not None and self._just_joined(member):
-                raise BackendError(f"{member.name} has just come back, and the manager has no log of it yet")
+                raise log_stream.NotThereYet(f"{member.name} has just come back, and the manager has no log of it yet")
             return said
 
         return fetch

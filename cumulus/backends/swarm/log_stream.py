@@ -32,6 +32,11 @@ OVERLAP = 2
 HELD = 10_000
 """Messages that are held before the older ones are let go of, beside as many as then stay."""
 
+
+class NotThereYet(BackendError):
+    """A manager has not all of a log: as a rule while the node of it joins anew."""
+
+
 Fetch = Callable[[float], bytes]
 """Reads the multiplexed log from a time (seconds of the epoch) on."""
 
@@ -45,7 +50,7 @@ class Message:
 def messages(stream: bytes) -> Iterator[Message]:
     """The messages of a multiplexed log with time stamps. A frame that was cut off is dropped.
 
-    Raises `BackendError` at what the engine says of itself in the stream: that it could not get all of the log.
+    Raises `NotThereYet` at what the engine says of itself in the stream: that it could not get all of the log.
     """
     position = 0
     while position + 8 <= len(stream):
@@ -54,7 +59,7 @@ def messages(stream: bytes) -> Iterator[Message]:
         if len(frame) < size:
             return
         if stream[position] == _SYSTEM:
-            raise BackendError(f"the log is not complete: {frame.decode(errors='replace').strip()[:200]}")
+            raise NotThereYet(f"the log is not complete: {frame.decode(errors='replace').strip()[:200]}")
         at, _, text = frame.partition(b" ")
         yield Message(at.decode(errors="replace"), text)
         position += 8 + size
@@ -72,7 +77,7 @@ def frame(stream: int, content: bytes) -> bytes:
 
 
 def check(stream: bytes) -> None:
-    """Raises `BackendError` where the engine says that it could not get all of the log."""
+    """Raises `NotThereYet` where the engine says that it could not get all of the log."""
     for _ in messages(stream):
         pass
 
