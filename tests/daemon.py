@@ -14,7 +14,7 @@ from tests.commands import CUMULUS
 class DaemonBed:
     """`cumulus` with CUMULUS_HOME, CHRONOS_HOME and the daemons' logs below `directory`; `env` is for all of them."""
 
-    timeout = 90.0
+    timeout = 200.0
     """Seconds for a command."""
 
     def __init__(self, directory: Path, **env: str) -> None:

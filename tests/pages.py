@@ -31,7 +31,7 @@ def follow(typed: Sequence[str], directory: Path, env: Mapping[str, str]) -> str
         # An echo of each command, so that a failure shows where it happened.
         script += [f"cat >&2 <<'COMMAND'\n$ {command}\nCOMMAND", command]
     done = subprocess.run(
-        ["bash", "-c", "\n".join(script)], cwd=directory, env=env, capture_output=True, text=True, timeout=115,
+        ["bash", "-c", "\n".join(script)], cwd=directory, env=env, capture_output=True, text=True, timeout=350,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-3000:]}"

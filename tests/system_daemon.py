@@ -19,7 +19,7 @@ from cumulus.lib import cgroup
 from tests.commands import CUMULUS
 from tests.processes import cgroups_of
 from tests.unix_users import User
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[1]
 SITE = sysconfig.get_paths()["purelib"]
@@ -60,7 +60,7 @@ class SystemDaemon:
                 ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside],
                 env=environment, stdout=output, stderr=output,
             )  # fmt: skip
-        eventually(lambda: "the API is served" in self.written(), 60, self.written)
+        eventually(lambda: "the API is served" in self.written(), what=self.written)
         [self._init] = children(self._unshare.pid)
         [self.pid] = [pid for pid in children(self._init) if b"--system" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         self.seen = Path(f"/proc/{self._init}/root")
@@ -73,7 +73,7 @@ class SystemDaemon:
         enter, environment = self._entered(user)
         return subprocess.run(
             [*enter, *command], env=environment | variables, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=90, check=False,
+            text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
 
     @contextmanager
@@ -91,7 +91,7 @@ class SystemDaemon:
             # nsenter waits for what it started in the other namespace.
             for pid in children(process.pid) if process.poll() is None else ():
                 os.kill(pid, signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE)
 
     def _entered(self, user: User | None) -> tuple[list[str], dict[str, str]]:
         enter = ["nsenter", "-t", str(self._init), "-m", "-p", "--"]
@@ -112,7 +112,7 @@ class SystemDaemon:
         cgroups = cgroups_of(self.seen / "var/lib/chronos")
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
-        self._unshare.wait(60)
+        self._unshare.wait(PATIENCE)
         eventually(lambda: all(cgroup.remove(directory) for directory in cgroups))
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 HEADERS = any(Path(place, "CL/cl_layer.h").is_file() for place in ("/usr/include", "/usr/local/include"))
 BUILDS = all(map(shutil.which, ("cmake", "ctest", "make", "cc"))) and HEADERS
@@ -41,7 +43,12 @@ def test_the_layer_is_built_tested_and_installed_as_the_page_says(tmp_path: Path
 def test_the_quick_installation_says_what_it_will_do(tmp_path: Path) -> None:
     command = [ROOT / "cumulus_core/install-quick.sh", "--prefix", tmp_path / "chronos", "--dry-run"]
     done = subprocess.run(
-        command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "chronos") in done.stdout

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CUMULUS = """#!/bin/sh
 echo "cumulus $*"
@@ -35,7 +37,12 @@ def place(tmp_path: Path) -> Path:
 def run(place: Path, script: str, *words: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CUMULUS", "CHRONOS"))}
     done = subprocess.run(
-        [place / "scripts" / script, *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [place / "scripts" / script, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

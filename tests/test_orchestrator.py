@@ -90,13 +90,13 @@ def test_nobody_is_served_without_a_token(orchestrator: Orchestrator, token: str
 
 def test_jobs_outlive_the_orchestrator(orchestrator: Orchestrator) -> None:
     orchestrator.apply(manifest("long", "echo begun; sleep 2; echo done"))
-    orchestrator.ok("wait", "gpujob/long", "--for=condition=Running", "--timeout=60s")
+    orchestrator.ok("wait", "gpujob/long", "--for=condition=Running", "--timeout=150s")
     daemon = orchestrator.daemons[-1]
     daemon.send_signal(signal.SIGKILL)
     daemon.wait()
     orchestrator.serve()
     # A command gives a daemon that was killed some time to come back; a busy machine may take longer to start one.
     eventually(lambda: daemon_pid(orchestrator.directory / "cumulus") is not None, what="the next daemon has begun")
-    orchestrator.ok("wait", "gpujob/long", "--for=condition=Succeeded", "--timeout=60s")
+    orchestrator.ok("wait", "gpujob/long", "--for=condition=Succeeded", "--timeout=150s")
     assert orchestrator.ok("logs", "long") == "begun\ndone\n"
     assert len(orchestrator.get("job", "long")["status"]["attempts"]) == 1

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.waiting import PATIENCE
+
 PREFIX = "cumulus-t"
 """Of the names of all users that tests make."""
 _NAME = re.compile(PREFIX + r"(\d+)-(\d)")
@@ -36,7 +38,7 @@ class User(NamedTuple):
         return subprocess.run(
             ["sh", "-c", script, "sh", *arguments], user=self.uid, group=self.gid, extra_groups=groups, cwd=directory,
             env={"HOME": str(self.home), "PATH": os.environ["PATH"], "USER": self.name}, capture_output=True, text=True,
-            timeout=60, check=False,
+            timeout=PATIENCE, check=False,
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from cumulus.backends.base import Backend, Observed, State, Workload
 from cumulus.calls.session import SessionEnded
 from cumulus.errors import BackendError, NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
+from tests.waiting import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Bed(ABC):
         return "sh", "-c", 'echo "$0"; cat; exit "$1"', "hello", str(code)
 
     @abstractmethod
-    def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
+    def until(self, met: Callable[[], object], *, within: float = PATIENCE) -> None:
         """Let time pass until `met()` is true; fail after `within` seconds."""
 
     @abstractmethod

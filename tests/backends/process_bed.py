@@ -26,7 +26,7 @@ from cumulus.clock import SystemClock
 from cumulus.secrets import JobSecrets
 from tests.backends.conformance import Bed, Behaviour
 from tests.runner.calls import HERE, payload_of
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 NODE = "this-node"
 
@@ -143,7 +143,7 @@ class ProcessBed(Bed):
         assert run is not None
         return run
 
-    def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
+    def until(self, met: Callable[[], object], *, within: float = PATIENCE) -> None:
         eventually(met, within)
 
     def close(self) -> None:

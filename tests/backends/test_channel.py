@@ -27,6 +27,7 @@ from cumulus.lib.run_channel import (
     Frame,
     Frames,
 )
+from tests.waiting import PATIENCE
 
 WHOSE = {"slot": "default.train", "label": "a=b"}
 Node = Callable[[Frames], None]
@@ -49,7 +50,7 @@ def node(acts: Node, greeting: bytes = GREETING) -> Iterator[socket.socket]:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     yield near
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -131,9 +132,9 @@ def test_sizes_of_a_terminal_and_who_lets_go() -> None:
         made = begin(near, terminal="vt100")
         assert made.stderr == -1
         made.resize(90, 30)
-        assert sized.wait(10)
+        assert sized.wait(PATIENCE)
         made.close()
-        assert gone.wait(10)
+        assert gone.wait(PATIENCE)
     assert sizes == [[90, 30]]
 
 

@@ -20,6 +20,7 @@ from cumulus.backends.swarm.uploading import NodeUploading, noted
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.secrets import JobSecrets
 from cumulus.uploader.config import Config
+from tests.waiting import PATIENCE
 
 NO_BOTO3 = {"error": "this node can't reach s3://b/p: it has no boto3", "hint": "cumulus node setup", "again": False}
 AWAY = {"error": "b does not answer", "hint": "", "again": True}
@@ -186,7 +187,7 @@ class TestPreparing:
         made = Preparing()
 
         def slow() -> None:
-            go.wait(10)
+            go.wait(PATIENCE)
             raise BackendError("late")
 
         made.run("a", slow, lambda error: told.append((str(error), "a" in made)), ended.set)
@@ -194,6 +195,6 @@ class TestPreparing:
         # Once is enough.
         made.run("a", lambda: told.append(("twice", True)), lambda error: None, lambda: None)
         go.set()
-        assert ended.wait(10)
+        assert ended.wait(PATIENCE)
         assert told == [("late", True)]
         assert "a" not in made

@@ -12,6 +12,7 @@ import pytest
 from cumulus.blob.base import CHUNK, BlobInfo, BlobStore, Collected
 from cumulus.errors import BlobBusy, BlobError, BlobMismatch, BlobOffset, BlobTooLarge, NoSuchBlob, UsageError
 from tests.blob.conftest import LARGEST, PART
+from tests.waiting import PATIENCE
 
 ANN, BEN = "1000:ann", "1001:ben"
 FUTURE = timedelta(days=1)
@@ -121,14 +122,14 @@ def test_one_upload_at_a_time(store: BlobStore) -> None:
     def slow() -> Iterator[bytes]:
         yield content[:50]
         arrived.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         yield content[50:]
 
     results: list[BlobInfo] = []
     writer = threading.Thread(target=lambda: results.append(store.write(ANN, sha(content), 100, slow())))
     writer.start()
     try:
-        assert arrived.wait(30)
+        assert arrived.wait(PATIENCE)
         with pytest.raises(BlobBusy):
             store.write(ANN, sha(content), 100, [content])
         with pytest.raises(BlobBusy):

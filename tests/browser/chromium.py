@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tests.waiting import PATIENCE
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, BrowserType, Page
 
@@ -31,6 +33,8 @@ FLAGS = (
     "--proxy-server=http://127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )  # fmt: skip
 
+MILLISECONDS = PATIENCE * 1000
+
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
@@ -47,7 +51,7 @@ def chromium() -> Iterator[Browser]:
 @contextmanager
 def launched(chromium: BrowserType) -> Iterator[Browser]:
     """Another process, of its own user data."""
-    browser = chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
+    browser = chromium.launch(executable_path=CHROMIUM, args=[*FLAGS], timeout=MILLISECONDS)
     try:
         yield browser
     finally:
@@ -92,7 +96,7 @@ class Watched:
 def watched_context(browser: Browser, **options: Any) -> Iterator[tuple[BrowserContext, Watched]]:
     """A fresh profile. `viewport`, `color_scheme`, `java_script_enabled` and the like are Playwright's."""
     context = browser.new_context(**{"viewport": DESKTOP, "locale": "en-GB", "timezone_id": "Europe/Berlin", **options})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(MILLISECONDS)
     watched = Watched(context)
     try:
         yield context, watched

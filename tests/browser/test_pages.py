@@ -65,10 +65,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
         machine.apply(*JOBS)
         there = {"train": "Running", "evil": "Running", "fails": "Failed"}
-        eventually(lambda: phases() == there, 60, lambda: f"jobs run and have failed: {phases()}")
+        eventually(lambda: phases() == there, what=lambda: f"jobs run and have failed: {phases()}")
         # Only now: of jobs that come together any may be the first.
         machine.apply(WAITS)
-        eventually(lambda: phases() == there | {"waits": "Pending"}, 60, lambda: f"one waits: {phases()}")
+        eventually(lambda: phases() == there | {"waits": "Pending"}, what=lambda: f"one waits: {phases()}")
         yield machine
 
 
@@ -113,13 +113,17 @@ def test_every_page_fits_and_keeps_nobody_out(
 
 def test_the_timeline_is_what_chronos_and_cumulus_say(site: Site, show: Shows) -> None:
     page = show("overview")
-    spans = timeline_of(
-        page,
-        """[...t.model.within(t.now - 1, t.now)].filter(([span]) => span.kind === "Lease" && span.end > t.now + 60)
-        .map(([span, lane]) =>
-          [span.job, lane.node, lane.device, span.share, span.start, span.end, span.enforcement])""",
-    )
-    shown = {job: rest for job, *rest in spans}
+
+    def drawn() -> dict[str, Any]:
+        spans = timeline_of(
+            page,
+            """[...t.model.within(t.now - 1, t.now)].filter(([span]) => span.kind === "Lease" && span.end > t.now + 60)
+            .map(([span, lane]) =>
+              [span.job, lane.node, lane.device, span.share, span.start, span.end, span.enforcement])""",
+        )
+        return {job: rest for job, *rest in spans}
+
+    shown = eventually(lambda: (found := drawn()) and len(found) == 2 and found, what="both leases are drawn")
     leases = {lease["user"]: lease for lease in site.machine.leases() if lease["state"] == "Active"}
     assert set(shown) == set(leases) == {"default/train", "default/evil"}
     partitions = {
@@ -175,7 +179,7 @@ def test_the_log_is_searched_while_it_grows(show: Shows) -> None:
     eventually(lambda: page.locator("#log-lines > div").count() > before, what="the log grows")
     assert lines.count() == 0
     search.fill("")
-    assert lines.count() > 2
+    eventually(lambda: lines.count() > 2)
 
 
 def test_the_plot_of_users_has_the_clock_of_the_timeline(show: Shows) -> None:
@@ -228,10 +232,10 @@ def test_every_page_is_of_use_without_scripts(site: Site, open_page: Opens) -> N
     page.goto(f"{site.url}/ui/jobs/default/waits")
     page.get_by_role("link", name="Suspend").click()
     page.get_by_role("button", name="Suspend").click()
-    assert site.machine.get("gpujob", "waits")["spec"]["suspend"] is True
+    eventually(lambda: site.machine.get("gpujob", "waits")["spec"].get("suspend"))
     page.get_by_role("link", name="Resume").click()
     page.get_by_role("button", name="Resume").click()
-    assert not site.machine.get("gpujob", "waits")["spec"].get("suspend")
+    eventually(lambda: not site.machine.get("gpujob", "waits")["spec"].get("suspend"))
 
 
 FOCUSABLE = """[...document.querySelectorAll(

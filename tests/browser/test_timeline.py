@@ -14,7 +14,7 @@ from tests.browser.chromium import PHONE
 from tests.browser.conftest import Opens
 from tests.browser.harness import Harness, harness
 from tests.browser.synthetic import HOUR, timeline
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -69,7 +69,7 @@ def served(server: Harness) -> Harness:
 
 def opened(open_page: Opens, served: Harness, **options: Any) -> Page:
     page = open_page(served.url, **options)
-    eventually(lambda: page.evaluate(PAINTED), 60, "the timeline is painted")
+    eventually(lambda: page.evaluate(PAINTED), what="the timeline is painted")
     return page
 
 
@@ -212,16 +212,16 @@ def test_the_wheel_zooms_about_the_pointer_and_pans(served: Harness, open_page: 
     page.keyboard.down("Control")
     page.mouse.wheel(0, -200)
     page.keyboard.up("Control")
-    eventually(lambda: ask(page, "t.view.span") < span_before * 0.7, 10)
+    eventually(lambda: ask(page, "t.view.span") < span_before * 0.7)
     assert ask(page, at, x) == pytest.approx(held, abs=30), "a pixel is 20 seconds wide"
     begin = ask(page, "t.view.from")
     page.keyboard.down("Shift")
     page.mouse.wheel(0, 100)
     page.keyboard.up("Shift")
-    eventually(lambda: ask(page, "t.view.from") > begin, 10)
+    eventually(lambda: ask(page, "t.view.from") > begin)
     top = ask(page, "t.scroller.scrollTop")
     page.mouse.wheel(0, 60)
-    eventually(lambda: ask(page, "t.scroller.scrollTop") > top, 10, "lanes scroll")
+    eventually(lambda: ask(page, "t.scroller.scrollTop") > top, what="lanes scroll")
     begin = ask(page, "t.view.from")
     page.mouse.down()
     page.mouse.move(x - 50, y, steps=3)
@@ -241,7 +241,7 @@ def test_fingers(served: Harness, open_page: Opens) -> None:
 
     x, y = place(page, 1, -0.5)
     page.touchscreen.tap(x, y)
-    eventually(lambda: card(page).is_visible(), 10)
+    eventually(lambda: card(page).is_visible())
     assert "team/train" in card(page).inner_text()
     assert page.url == served.url, "the first touch only tells"
     length = ask(page, "t.view.span")
@@ -249,13 +249,13 @@ def test_fingers(served: Harness, open_page: Opens) -> None:
     touch("touchMove", (x - 20, y), (x + 80, y))
     touch("touchMove", (x - 40, y), (x + 100, y))
     touch("touchEnd")
-    eventually(lambda: ask(page, "t.view.span") < length * 0.8, 10, "two fingers zoom")
+    eventually(lambda: ask(page, "t.view.span") < length * 0.8, what="two fingers zoom")
     begin = ask(page, "t.view.from")
     touch("touchStart", (x, y))
     touch("touchMove", (x - 15, y))
     touch("touchMove", (x - 45, y))
     touch("touchEnd")
-    eventually(lambda: ask(page, "t.view.from") > begin, 10, "one finger pans")
+    eventually(lambda: ask(page, "t.view.from") > begin, what="one finger pans")
     assert ask(page, "[t.canvas.width / t.canvas.clientWidth, document.documentElement.scrollWidth]") == [2, 390]
     page.keyboard.press("Home")
     ask(page, "t._follow(true)")
@@ -267,21 +267,22 @@ def test_fingers(served: Harness, open_page: Opens) -> None:
 
 def test_it_asks_for_more_than_it_shows_and_only_when_it_rests(served: Harness, open_page: Opens) -> None:
     page = opened(open_page, served)
-    eventually(lambda: len(served.asked) == 2, 10, "first what is seen, then what is beside it")
-    first, wide = served.asked
+    eventually(lambda: len(served.asked) >= 2, what="first what is seen, then what is beside it")
+    first, wide = served.asked[:2]
     assert (first["end"] - first["start"]) / HOUR == pytest.approx(6, abs=0.1)
     assert (wide["end"] - wide["start"]) / HOUR == pytest.approx(18, abs=0.1)
     assert 1000 < first["pixels"] < 1280
     assert wide["pixels"] == pytest.approx(3 * first["pixels"], abs=2)
-    eventually(lambda: ask(page, "t.source.pending === null"), 10)
+    eventually(lambda: ask(page, "t.source.pending === null"))
     later = page.get_by_role("button", name="Later")
+    asked = len(served.asked)
     later.click()
     later.hover()
-    assert len(served.asked) == 2, "a step within what is known"
-    for _ in range(5):
-        later.click()
-    eventually(lambda: served.asked[-1]["start"] > wide["start"] + 24 * HOUR, 10)
-    assert len(served.asked) <= 5
+    assert len(served.asked) == asked, "a step within what is known"
+    # Without a rest between them, however slow the machine is.
+    later.evaluate("(button) => { for (let n = 0; n < 5; n += 1) button.click(); }")
+    eventually(lambda: served.asked[-1]["start"] > wide["start"] + 24 * HOUR)
+    assert len(served.asked) <= asked + 3
 
 
 def test_the_old_picture_stays_until_the_new_one_is_there(served: Harness, open_page: Opens) -> None:
@@ -289,15 +290,15 @@ def test_the_old_picture_stays_until_the_new_one_is_there(served: Harness, open_
     go_on = threading.Event()
 
     def slow(query: Mapping[str, int]) -> Timeline:
-        go_on.wait(30)
+        go_on.wait(PATIENCE)
         return of(lane(node="after"))
 
     served.answer = slow
     page.evaluate("document.body.dispatchEvent(new Event('cumulus-changed'))")
-    eventually(lambda: ask(page, "t.source.pending !== null"), 10)
+    eventually(lambda: ask(page, "t.source.pending !== null"))
     assert ask(page, "t.model.rows[0].label") == "gpu-01"
     go_on.set()
-    eventually(lambda: ask(page, "t.model.rows[0].label") == "after", 10)
+    eventually(lambda: ask(page, "t.model.rows[0].label") == "after")
 
 
 def test_a_server_that_is_away_is_said_and_asked_again(served: Harness, open_page: Opens) -> None:
@@ -305,10 +306,10 @@ def test_a_server_that_is_away_is_said_and_asked_again(served: Harness, open_pag
     page.context.set_offline(True)
     page.evaluate("document.body.dispatchEvent(new Event('cumulus-changed'))")
     trouble = page.locator(".timeline-trouble")
-    eventually(lambda: "does not answer" in trouble.inner_text(), 20)
+    eventually(lambda: "does not answer" in trouble.inner_text())
     assert ask(page, "t.model.rows.length") > 10
     page.context.set_offline(False)
-    eventually(lambda: trouble.inner_text() == "", 30)
+    eventually(lambda: trouble.inner_text() == "")
     page.watched.faults.clear()  # type: ignore[attr-defined]
 
 
@@ -317,7 +318,7 @@ def test_light_and_dark(served: Harness, open_page: Opens) -> None:
     corner = place(page, 1, 2.3, 0.98)
     assert min(pixel(page, *corner)) > 200
     page.emulate_media(color_scheme="dark")
-    eventually(lambda: max(pixel(page, *corner)) < 80, 10)
+    eventually(lambda: max(pixel(page, *corner)) < 80)
     assert violations(page) == []
 
 
@@ -412,11 +413,11 @@ def test_the_table_says_what_the_window_shows(served: Harness, open_page: Opens)
     page = opened(open_page, served)
     page.locator("summary").click()
     rows = page.locator("tbody tr")
-    eventually(lambda: rows.count() == 2, 10)
+    eventually(lambda: rows.count() == 2)
     cells = rows.first.locator("td").all_inner_texts()
     assert [cells[index] for index in (0, 1, 2, 3, 4, 5, 6, 10)] == [
         "gpu-1", "Device 0", "Bound", "team/train", "alice", "50%", "memory 110% used, 10% over", "hard",
     ]  # fmt: skip
     assert violations(page) == []
     page.get_by_role("combobox").select_option("1 week")
-    eventually(lambda: rows.count() == 3, 10)
+    eventually(lambda: rows.count() == 3)

@@ -13,6 +13,7 @@ import pytest
 
 from cumulus import checkpoint
 from cumulus.checkpoint.layout import newest
+from tests.waiting import PATIENCE
 
 FOLDER = Path(checkpoint.__file__).parent
 PROGRAM = """
@@ -38,7 +39,9 @@ def python(program: str, directory: Path, *flags: str, interpreter: str = sys.ex
     # pyenv starts the one of this name that it is told.
     env = {**os.environ, "PYENV_VERSION": version} if version else None
     command = [interpreter, *flags, "-c", program]
-    done = subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=directory, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

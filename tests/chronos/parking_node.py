@@ -29,6 +29,7 @@ from cumulus.lib.processes import children, read
 from tests.chronos.conftest import CPU, GPUS, SLEEP, request, up
 from tests.standin_cuda import StandInCuda
 from tests.standin_nvml import GIB, StandInNvml
+from tests.waiting import PATIENCE
 
 DRIVER = "580.1"
 MIB = 2**20
@@ -51,7 +52,7 @@ def counted(home: Path, lease: str, pids: dict[int, int]) -> None:
     (account.directory(home, lease) / "usage").write_bytes(head + slots)
 
 
-def means(patience: float = 20.0, free: Callable[[int], int] = lambda not_moved: 10**15 - not_moved) -> Means:
+def means(patience: float = PATIENCE, free: Callable[[int], int] = lambda not_moved: 10**15 - not_moved) -> Means:
     """`patience`: seconds for an answer of the driver. `free`: main memory."""
     clock = SystemClock()
     return Means(
@@ -73,7 +74,7 @@ class ParkingNode:
     said: list[str] = field(default_factory=list)
     held: dict[int, int] = field(default_factory=dict)
     notes: dict[str, dict[int, int]] = field(default_factory=dict)
-    patience: float = 20.0
+    patience: float = PATIENCE
     free: Callable[[int], int] = lambda not_moved: 10**15 - not_moved
 
     def parker(self) -> Parker:

@@ -17,7 +17,7 @@ from cumulus.chronos.snapshot import Snapshot
 from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity
 from tests.chronos.conftest import SLEEP, request, up
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -88,7 +88,7 @@ def test_what_leaves_is_put_back_and_killed_when_it_leaves_again(node: Node, run
     assert cgroup.members(directory) == {process.pid}
     leave(directory, process)
     node.enclosures.look()
-    assert program.wait(30) == -signal.SIGKILL
+    assert program.wait(PATIENCE) == -signal.SIGKILL
     node.enclosures.look()
     place = f"{directory}/{process.pid}-{process.start}"
     assert node.said == [
@@ -234,8 +234,8 @@ def test_a_cgroup_is_emptied_though_its_processes_fork_all_the_time(
     directory = node.enclosed(up(bomb))
     eventually(lambda: len(cgroup.members(directory)) > 3)
     kill(directory)
-    assert bomb.wait(30) == -signal.SIGKILL
-    eventually(lambda: not cgroup.populated(directory), 5)
+    assert bomb.wait(PATIENCE) == -signal.SIGKILL
+    eventually(lambda: not cgroup.populated(directory))
 
 
 def test_what_is_read_from_a_file_is_taken_for_a_cgroup_only_where_it_can_be_one(tmp_path: Path) -> None:

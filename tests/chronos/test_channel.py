@@ -18,7 +18,7 @@ from cumulus.chronos import channel
 from cumulus.errors import BackendError, NotRunning
 from cumulus.lib import processes
 from cumulus.lib.run_channel import FULL, STDOUT, Frames
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes are Linux")
 
@@ -66,7 +66,7 @@ def test_what_writes_for_ever_is_not_listened_to_for_ever(monkeypatch: pytest.Mo
         writer.start()
         channel.Carrier(Frames(far.fileno(), sink.fileno()), engine).drain()
         engine.close()
-        writer.join(10)
+        writer.join(PATIENCE)
         assert not writer.is_alive()
 
 
@@ -104,7 +104,7 @@ def test_a_mark_that_the_jobs_own_program_has_ends_nothing(monkeypatch: pytest.M
         reached.leader = leader.pid
         monkeypatch.setattr(reached, "pids", lambda: {each.pid for each in programs})
         reached.end_abandoned()
-        assert abandoned.wait(10) == -9
+        assert abandoned.wait(PATIENCE) == -9
         assert (leader.poll(), child.poll()) == (None, None)
     finally:
         for each in programs:

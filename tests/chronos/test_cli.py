@@ -21,7 +21,7 @@ from cumulus.chronos.contract import Device, LeaseState
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.lib import printable
 from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -207,7 +207,7 @@ def test_release_ends_processes_that_only_carry_the_variable(shell: Shell, run: 
     process = run("import time; time.sleep(60)", **{PARTITION_ID: "a"})
     eventually(lambda: PARTITION_ID.encode() in Path(f"/proc/{process.pid}/environ").read_bytes())
     assert shell("release a --wait") == "partition a has ended (released)\n"
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_reading_makes_no_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,11 @@ def test_a_second_monitor_refuses(shell: Shell, home: Path) -> None:
 
 def chronos(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cumulus.chronos", *arguments], capture_output=True, text=True, timeout=30, **options
+        [sys.executable, "-m", "cumulus.chronos", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        **options,
     )
 
 
@@ -291,7 +295,7 @@ def test_exec_gives_what_its_caller_has(books: ledger.Ledger, tmp_path: Path) ->
         shell = 'umask 0027; ulimit -n 700; trap "" HUP; exec "$@"'
         words = ["sh", "-c", shell, "sh", *command, "sh", "-c", script]
         done = subprocess.run(
-            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True
         )
         return done.stdout.splitlines()
 
@@ -374,7 +378,7 @@ def test_the_protocol_works_where_standard_library_is_all_there_is(books: ledger
         "heavy = {'pydantic', 'numpy', 'pyopencl', 'typer', 'orjson', 'asyncio'} & set(sys.modules)\n"
         "sys.exit(repr(heavy) if heavy else code)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     said = json.loads(done.stdout)
     assert (said.keys(), said["version"], said["leases"]) == ({"version", "time", "leases"}, 1, [])
@@ -382,7 +386,11 @@ def test_the_protocol_works_where_standard_library_is_all_there_is(books: ledger
 
 def test_a_reader_that_stops_is_no_error(books: ledger.Ledger) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m cumulus.chronos --help | head -1", shell=True, capture_output=True, text=True, timeout=30
+        f"{sys.executable} -m cumulus.chronos --help | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert (done.stdout, done.stderr) == ("usage: chronos_cli [-h] [--version] COMMAND ...\n", "")
 
@@ -403,7 +411,7 @@ def test_a_table_fits_a_narrow_terminal(books: ledger.Ledger) -> None:
     assert process.stderr is not None
     with process.stderr:
         said = process.stderr.read().decode()
-    process.wait(30)
+    process.wait(PATIENCE)
     os.close(slave)
     lines = os.read(master, 10000).decode().splitlines()
     os.close(master)

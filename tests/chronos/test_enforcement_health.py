@@ -11,7 +11,7 @@ from cumulus.chronos.contract import Device, Health
 from cumulus.chronos.enforcement_health import LOOK_SECONDS, SHOWN_SECONDS, HealthProber
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 from .conftest import open_ledger, request
 
@@ -61,7 +61,7 @@ def look(caretaker: HealthProber, clock: FakeClock) -> None:
     clock.advance(LOOK_SECONDS)
     caretaker.look()
     assert caretaker._looking is not None
-    caretaker._looking.result(10)
+    caretaker._looking.result(PATIENCE)
 
 
 def test_nothing_is_asked_and_written_while_no_lease_is_live(
@@ -131,7 +131,7 @@ def test_a_look_is_not_waited_for_and_not_begun_twice(
     ledger.grant(request("a", seconds=3600))
     caretaker.look()
     caretaker.look()
-    eventually(lambda: driver.looks == 1, within=10, what="a look")
+    eventually(lambda: driver.looks == 1, what="a look")
     caretaker.look()
     assert driver.looks == 1
 

@@ -21,7 +21,7 @@ from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import LedgerFull, LedgerUnavailable
 from tests.chronos.conftest import GIB, end_monitor, open_ledger, remove_cgroups, request
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -385,7 +385,7 @@ def test_a_full_disk_is_an_error_and_leases_end_all_the_same(small_disk: Path, r
     with pytest.raises(LedgerFull, match="full") as caught:
         grant_on()
     assert "free some space" in (caught.value.hint or "")
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM
     (small_disk / "filler").unlink()
     eventually(lambda: (x := ledger.get("a")) is not None and x.state is LeaseState.ENDED)
     assert [x.id for x in ledger.list(ended=True)] == ["a", *granted]

@@ -23,7 +23,7 @@ from cumulus.clock import SystemClock
 from cumulus.lib import cgroup, processes
 from tests.chronos.conftest import end_monitor, open_ledger, request
 from tests.processes import cgroups_of
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -53,7 +53,7 @@ ensure_running(pathlib.Path(sys.argv[1]))
 # Each process lives for the fraction of a millisecond that it takes to fork the next and exit.
 HOPPER = """
 print("up", flush=True)
-end = time.monotonic() + 15
+end = time.monotonic() + 60
 while time.monotonic() < end:
     if os.fork():
         os._exit(0)
@@ -61,12 +61,20 @@ while time.monotonic() < end:
 BOMB = """
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 print("up", flush=True)
-end = time.monotonic() + 15
+end = time.monotonic() + 60
 while time.monotonic() < end:
     if os.fork() == 0:
         time.sleep(0.03)
         os._exit(0)
 """
+
+
+SELDOM = """
+from cumulus.chronos import monitor_control, monitor_service
+monitor_control.POLL = 600.0
+monitor_service.main([{home!r}])
+"""
+"""A monitor that looks by itself every ten minutes."""
 
 
 @pytest.fixture
@@ -123,8 +131,8 @@ def test_an_expired_lease_ends_its_process_on_time_and_frees_the_share(real: Led
     granted = time.monotonic()
     lease = real.grant(request(seconds=1.5, grace=30))
     real.attach("a", process.pid, lease.token)
-    assert process.wait(30) == -signal.SIGTERM
-    assert 1.5 < time.monotonic() - granted < 10
+    assert process.wait(PATIENCE) == -signal.SIGTERM
+    assert time.monotonic() - granted > 1.5
     eventually(lambda: ended(real, "a"))
     assert state(real, "a") == (LeaseState.ENDED, EndReason.EXPIRED)
     assert real.usage(0).memory_bytes == 0
@@ -135,24 +143,21 @@ def test_what_ignores_sigterm_is_killed_after_the_grace_period(real: Ledger, run
     granted = time.monotonic()
     lease = real.grant(request(seconds=1.5, grace=0.7))
     real.attach("a", process.pid, lease.token)
-    assert process.wait(30) == -signal.SIGKILL
-    assert 1.5 + 0.7 < time.monotonic() - granted < 15
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert time.monotonic() - granted > 1.5 + 0.7
     eventually(lambda: ended(real, "a"))
 
 
-def test_a_released_lease_ends_its_process_at_once(real: Ledger, run: Run) -> None:
-    took = []
-    for id in ("a", "b", "c", "d"):
-        process = up(run(SLEEP))
-        real.attach(id, process.pid, real.grant(request(id, grace=30)).token)
-        started = time.monotonic()
-        real.release(id)
-        assert process.wait(30) == -signal.SIGTERM
-        took.append(time.monotonic() - started)
-        eventually(lambda: ended(real, id))  # noqa: B023
-        assert state(real, id) == (LeaseState.ENDED, EndReason.RELEASED)
-    # It is poked: without, it would look up to a second later.
-    assert sorted(took)[1] < 0.3
+def test_a_released_lease_ends_its_process_at_once(real: Ledger, run: Run, home: Path) -> None:
+    """The monitor is poked. Without, this one would look ten minutes later."""
+    monitor = run(SELDOM.format(home=str(home)))
+    eventually(lambda: monitor_control.running(home) == monitor.pid)
+    process = up(run(SLEEP))
+    real.attach("a", process.pid, real.grant(request(grace=30)).token)
+    real.release("a")
+    assert process.wait(PATIENCE) == -signal.SIGTERM
+    eventually(lambda: ended(real, "a"))
+    assert state(real, "a") == (LeaseState.ENDED, EndReason.RELEASED)
 
 
 def test_a_daemon_that_left_its_session_is_ended(either: Ledger, run: Run, tmp_path: Path) -> None:
@@ -160,7 +165,7 @@ def test_a_daemon_that_left_its_session_is_ended(either: Ledger, run: Run, tmp_p
     either.attach("a", process.pid, either.grant(request()).token)
     pid = daemon_pid(tmp_path)
     either.release("a")
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     eventually(lambda: ended(either, "a"))
     assert not runs(pid)
 
@@ -169,7 +174,7 @@ def test_a_daemon_is_ended_though_its_parents_have_gone(either: Ledger, run: Run
     process = run(DAEMON.removesuffix("time.sleep(60)\n"), **{PARTITION_ID: "other,a"})
     either.attach("a", process.pid, either.grant(request()).token)
     pid = daemon_pid(tmp_path)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     assert runs(pid)
     either.release("a")
     eventually(lambda: ended(either, "a"))
@@ -206,7 +211,7 @@ def test_a_process_is_found_by_its_environment_alone(real: Ledger, run: Run) -> 
     process = up(run(SLEEP, **{PARTITION_ID: "a"}))
     bystander = up(run(SLEEP, **{PARTITION_ID: "aa", "NOT_" + PARTITION_ID: "a"}))
     real.grant(request(seconds=0.3, grace=30))
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM
     eventually(lambda: ended(real, "a"))
     assert bystander.poll() is None
 
@@ -259,7 +264,7 @@ def test_a_killed_monitor_is_replaced_and_what_it_left_is_ended(real: Ledger, ru
     assert process.poll() is None
     # Asking starts the next monitor.
     assert state(real, "a") == (LeaseState.ENDING, EndReason.EXPIRED)
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     eventually(lambda: ended(real, "a"))
 
 
@@ -276,7 +281,7 @@ def test_a_monitor_that_was_stopped_by_a_signal_is_continued_by_whoever_asks(
     eventually(lambda: processes.is_stopped(monitor))
     real.release("a")
     eventually(lambda: real.list() == [])
-    assert process.wait(30) < 0
+    assert process.wait(PATIENCE) < 0
 
 
 def test_what_leaves_its_cgroup_is_put_back_and_ends_with_the_lease(real: Ledger, run: Run, home: Path) -> None:
@@ -289,7 +294,7 @@ def test_what_leaves_its_cgroup_is_put_back_and_ends_with_the_lease(real: Ledger
     assert cgroup.enter(os.path.dirname(directory), process.pid)
     eventually(lambda: cgroup.members(directory) == {process.pid})
     real.release("a")
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     eventually(lambda: not cgroups_of(home))
 
 
@@ -300,13 +305,13 @@ def test_any_call_starts_the_monitor_again_while_a_lease_is_live(real: Ledger, r
     end_monitor(home)
     # Who reads all the time looks at the monitor ten times a second.
     eventually(lambda: real.list() and monitor_control.running(home))
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_there_is_one_monitor_however_many_start_it(home: Path) -> None:
     home.mkdir()
     starters = [subprocess.Popen([sys.executable, "-c", STARTER, str(home)]) for _ in range(4)]
-    assert [starter.wait(20) for starter in starters] == [0] * 4
+    assert [starter.wait(PATIENCE) for starter in starters] == [0] * 4
     pid = monitor_control.running(home)
     assert _monitors(home) == [pid]
 
@@ -380,7 +385,7 @@ def test_whoever_has_the_pid_of_a_monitor_by_now_is_not_signalled(
     if later:
         assert process.poll() is None
     else:
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_a_lock_on_a_file_that_was_removed_is_not_taken(home: Path) -> None:
@@ -418,7 +423,7 @@ def test_a_service_takes_over_from_the_monitor_that_runs(
             assert systemd.recv(100) == b"WATCHDOG=1"
         finally:
             taker.terminate()
-            assert taker.wait(10) == 0
+            assert taker.wait(PATIENCE) == 0
 
 
 def test_every_grant_and_end_is_in_the_audit_log_once(real: Ledger, home: Path) -> None:

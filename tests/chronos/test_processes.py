@@ -15,7 +15,7 @@ from cumulus.chronos.snapshot import Snapshot, leases_of
 from cumulus.lib import processes
 from cumulus.lib.processes import Identity
 from tests.chronos.conftest import SLEEP, up
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -62,7 +62,7 @@ def test_a_signal_does_not_hit_a_later_process_of_the_same_pid(run: Run) -> None
     assert processes.send(identity._replace(start=identity.start - 1), signal.SIGKILL) is False
     assert process.poll() is None
     assert processes.send(identity, signal.SIGKILL) is True
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     assert processes.send(identity, signal.SIGKILL) is False
 
 

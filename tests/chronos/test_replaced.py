@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from cumulus.chronos.contract import LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import LedgerReplaced, LedgerUnavailable
 from tests.chronos.conftest import open_ledger, request
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -94,7 +93,7 @@ def test_the_leases_end_on_time_and_nothing_is_granted_until_then(
             call()
         assert f"kill {monitor}" in str(caught.value.hint)
     assert process.poll() is None
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM
     eventually(lambda: not Path(f"/proc/{monitor}").exists())
     # The share is free by now, and both go on with what is there.
     assert fresh.grant(request("b", compute=1000)).state is LeaseState.ACTIVE
@@ -111,7 +110,7 @@ def test_one_that_is_put_back_goes_on(real: Ledger, home: Path, run: Run) -> Non
     assert [(lease.id, lease.state) for lease in real.list()] == [("a", LeaseState.ACTIVE)]
     assert process.poll() is None
     real.release("a")
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(PATIENCE) == -signal.SIGTERM
     assert monitor_control.running(home) == monitor
 
 
@@ -139,11 +138,9 @@ def test_a_lost_ledger_need_not_be_waited_for_once_nothing_runs(real: Ledger, ho
     shutil.rmtree(home)
     with pytest.raises(LedgerReplaced):
         real.list()
-    began = time.monotonic()
     process.kill()
     process.wait()
     eventually(lambda: not Path(f"/proc/{monitor}").exists())
-    assert time.monotonic() - began < 60
     assert real.list() == []
 
 

@@ -19,7 +19,7 @@ from cumulus.chronos import serve
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.serve import Server
 from tests.chronos.conftest import GIB, open_ledger
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 
 class Client:
@@ -59,7 +59,7 @@ def client(home: Path) -> Iterator[Client]:
     client = Client(ledger)
     yield client
     client.hang_up()
-    client.thread.join(10)
+    client.thread.join(PATIENCE)
     assert not client.thread.is_alive()
 
 
@@ -98,12 +98,12 @@ def test_grants_that_come_together_are_one_transaction(client: Client, monkeypat
     def slowly(requests: Any) -> Any:
         batches.append(len(requests))
         first.set()
-        go.wait(10)
+        go.wait(PATIENCE)
         return real(requests)
 
     monkeypatch.setattr(client.server._ledger, "grant_all", slowly)
     client.send({"id": 0, "run": grant("first")})
-    assert first.wait(10)
+    assert first.wait(PATIENCE)
     client.send(*({"id": n, "run": grant(f"l{n}", "99Ti" if n == 2 else "1Gi")} for n in (1, 2, 3)))
     eventually(lambda: client.server._grants.qsize() == 3)
     go.set()
@@ -146,14 +146,14 @@ def test_a_line_that_is_no_request_is_told(client: Client, line: bytes) -> None:
 
 def test_it_ends_with_its_input(client: Client) -> None:
     client.hang_up()
-    client.thread.join(10)
+    client.thread.join(PATIENCE)
     assert client.codes == [0]
 
 
 def test_it_ends_when_nobody_asks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "IDLE_SECONDS", 0.2)
     client = Client(open_ledger(home))
-    client.thread.join(10)
+    client.thread.join(PATIENCE)
     assert client.codes == [0]
     client.hang_up()
 
@@ -162,7 +162,7 @@ def test_a_line_without_end_ends_it(client: Client) -> None:
     data = b"x" * (serve.LONGEST_LINE + 2)
     while data and not client.codes:
         data = data[os.write(client.sink, data) :]
-    client.thread.join(10)
+    client.thread.join(PATIENCE)
     assert client.codes == [0]
 
 
@@ -191,7 +191,7 @@ def test_another_installation_in_its_place_ends_it(home: Path, tmp_path: Path) -
         process.stdin.write(ask)
         process.stdin.flush()
         assert process.stdout.read() == b""
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.wait()

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 SYSTEMD = "/lib/systemd/systemd"
 ROOT = Path(__file__).parents[2]
@@ -106,7 +105,7 @@ class Machine:
     def __enter__(self) -> Machine:
         try:
             up = ("running", "degraded")
-            eventually(lambda: self.systemctl("is-system-running").stdout.strip() in up, 60, self.written)
+            eventually(lambda: self.systemctl("is-system-running").stdout.strip() in up, what=self.written)
         except BaseException:
             self.__exit__()
             raise
@@ -118,7 +117,7 @@ class Machine:
         self._unshare.kill()
         self._unshare.wait()
         for path, _, _ in os.walk(self._cgroup, topdown=False):
-            eventually(lambda: _removed(path), 10)  # noqa: B023
+            eventually(lambda: _removed(path))  # noqa: B023
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """In the namespaces."""
@@ -129,7 +128,7 @@ class Machine:
             self._init = int(children[0])
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "CHRONOS_HOME": "/var/lib/chronos"} | environment
         inside = ["nsenter", "-t", str(self._init), "-m", "-p", "-u", "-i", "-n", "-C", "--", *command]
-        return subprocess.run(inside, env=variables, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(inside, env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def written(self) -> str:
         """What systemd and its units wrote."""
@@ -154,7 +153,7 @@ class Machine:
         def started() -> bool:
             return self.property(unit, "NRestarts") == str(times) and self.property(unit, "ActiveState") == "active"
 
-        eventually(started, 60, self.written)
+        eventually(started, what=self.written)
 
 
 PRELUDE = """
@@ -216,7 +215,7 @@ def test_the_monitor_as_a_service(machine: Machine) -> None:
     assert machine.python(alive) == "['Active'] True"
     assert machine.systemctl("start", unit).returncode == 0
     machine.python("ledger.release('a')")
-    eventually(lambda: machine.python(alive) == "[] False", 20, machine.written)
+    eventually(lambda: machine.python(alive) == "[] False", what=machine.written)
 
 
 def test_the_controllers_as_a_service(machine: Machine, tmp_path: Path) -> None:
@@ -233,21 +232,19 @@ def test_the_controllers_as_a_service(machine: Machine, tmp_path: Path) -> None:
     def job() -> str:
         return machine.run("pgrep", "-f", "^sleep 4321").stdout.strip()
 
-    eventually(job, 60, machine.written)
+    eventually(job, what=machine.written)
     pid = job()
     machine.signal(unit, signal.SIGKILL)
     machine.until_started_again(unit, 1)
     assert job() == pid
-    start = time.monotonic()
     assert machine.systemctl("stop", unit).returncode == 0
     # It drained, and was not killed after TimeoutStopSec.
     assert machine.property(unit, "Result") == "success"
-    assert time.monotonic() - start < 60
     assert job() == pid
     assert machine.systemctl("start", unit).returncode == 0
     done = machine.run(cumulus, "delete", "-f", str(manifest), **home)
     assert done.returncode == 0, done.stderr
-    eventually(lambda: not job(), 60, machine.written)
+    eventually(lambda: not job(), what=machine.written)
 
 
 JOB = """

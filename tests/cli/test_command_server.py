@@ -30,7 +30,7 @@ from cumulus.clock import FakeClock
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import SERVED, listens, only_served
 from tests.documents import NOW, job, node
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.command_client"]
 pytestmark = pytest.mark.xdist_group("command-server")
@@ -133,7 +133,7 @@ def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 class Done:
     def __init__(self, command: list[str], *arguments: str, **options: Any) -> None:
-        done = subprocess.run([*command, *arguments], capture_output=True, timeout=60, check=False, **options)
+        done = subprocess.run([*command, *arguments], capture_output=True, timeout=PATIENCE, check=False, **options)
         self.all = (done.returncode, done.stdout.decode(), done.stderr.decode())
         self.code, self.out, self.err = self.all
 
@@ -328,7 +328,7 @@ def test_a_reader_that_has_gone_and_a_full_disk(server: Server, store: SqliteSto
     os.close(theirs)
     os.read(ours, 10)
     os.close(ours)
-    assert client.communicate(timeout=60) == (None, b"")
+    assert client.communicate(timeout=PATIENCE) == (None, b"")
     assert client.returncode == 141
     for command in (SERVED, ORDINARY):
         with open("/dev/full", "w") as full:
@@ -351,7 +351,7 @@ def test_a_signal_ends_the_command_and_the_client_alike(
         assert heard.readline()
         pid = server.command()
         client.send_signal(number)
-        assert client.wait(60) == code
+        assert client.wait(PATIENCE) == code
         eventually(lambda pid=pid: state(pid) == "", what="the command has ended, and was waited for")
         assert b"Traceback" not in client.communicate()[1]
 
@@ -362,7 +362,7 @@ def test_how_a_command_is_killed_is_how_its_client_ends(
     for number in (signal.SIGKILL, signal.SIGSEGV):
         client = clients("get", "jobs", "-w")
         os.kill(server.command(), number)
-        assert client.wait(60) == -number
+        assert client.wait(PATIENCE) == -number
         eventually(lambda: not server.commands())
     assert served("version").code == 0
 
@@ -391,7 +391,7 @@ def test_many_at_once_leave_nothing(server: Server, store: SqliteStore) -> None:
         store.create(job(f"j{number}"))
     before = os.listdir(f"/proc/{server.process.pid}/fd")
     running = [subprocess.Popen([*SERVED, "get", "jobs", "-o", "name"], stdout=subprocess.PIPE) for _ in range(12)]
-    assert {client.communicate(timeout=60)[0].count(b"\n") for client in running} == {3}
+    assert {client.communicate(timeout=PATIENCE)[0].count(b"\n") for client in running} == {3}
     eventually(lambda: not server.commands(), what="no command is left, dead or alive")
     eventually(lambda: os.listdir(f"/proc/{server.process.pid}/fd") == before, what="every descriptor is given back")
 
@@ -425,7 +425,7 @@ def test_a_killed_server_takes_its_commands_along_and_the_client_says_so(
     pid = own_server.command()
     eventually(lambda: os.getpgid(pid) == pid)
     own_server.process.kill()
-    assert client.wait(60) == 1
+    assert client.wait(PATIENCE) == 1
     lost = "error: the command server ended before the command did; see whether it was carried out\n"
     assert client.stderr.read().decode().endswith(lost)
     eventually(lambda: state(pid) == "", what="its command ended with it")
@@ -444,8 +444,8 @@ def test_the_server_ends_with_the_daemon_but_not_under_a_command(
     assert client.stdout.readline() == b"gpujob.cumulus.dev/later\n"
     assert own_server.process.poll() is None
     client.send_signal(signal.SIGINT)
-    assert client.wait(60) == 130
-    assert own_server.process.wait(60) == 0
+    assert client.wait(PATIENCE) == 130
+    assert own_server.process.wait(PATIENCE) == 0
 
 
 def falls_back(patience: float = 60, **env: str) -> bool:
@@ -531,7 +531,7 @@ def test_a_package_that_was_changed_falls_back_and_ends_the_server(
     file = copy / "resources" / "jsonpath.py"
     file.write_text(file.read_text() + "\n")
     assert falls_back(**env)
-    assert server.process.wait(60) == 0
+    assert server.process.wait(PATIENCE) == 0
 
 
 def test_a_directory_with_a_long_path_is_served(serve: Callable[..., Server], tmp_path: Path) -> None:
@@ -584,7 +584,7 @@ def test_an_interrupt_before_the_server_answers_is_quiet(home: Path) -> None:
             with connection:
                 connection.recv(1)
                 client.send_signal(signal.SIGINT)
-                assert client.communicate(timeout=60) == (None, b"")
+                assert client.communicate(timeout=PATIENCE) == (None, b"")
     assert client.returncode == 130
 
 

@@ -163,7 +163,7 @@ def test_it_is_waited_for(store: SqliteStore, run: Run, home: Path) -> None:
     # In this process the lock does not conflict with its own look, so the time-out is what makes it wait.
     thread = threading.Thread(target=_release, args=(store,))
     thread.start()
-    done = run("delete", "job", "train", "--timeout=20s")
+    done = run("delete", "job", "train", "--timeout=150s")
     thread.join()
     lock.close()
     assert (done.code, done.out) == (0, "gpujob.cumulus.dev/train deleted\n")

@@ -13,7 +13,7 @@ from cumulus.cli import sorting
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.documents import active, ago, event, failed, job, lease, node, partition, running
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.usefixtures("still")
 
@@ -289,7 +289,7 @@ def test_a_watch_goes_on_from_the_list(home: Path, store: SqliteStore, form: str
             assert "unlabelled" not in text
             assert text.index("first") < text.index("second") < text.index("Running")
             watcher.send_signal(2)
-            assert watcher.wait(10) == 130
+            assert watcher.wait(PATIENCE) == 130
         finally:
             watcher.kill()
 

@@ -25,6 +25,7 @@ from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.documents import ago, failed, job
+from tests.waiting import PATIENCE
 
 
 def ran(home: Path, document: Document, attempt: int, text: str, *, replica: int = 0) -> None:
@@ -191,7 +192,7 @@ def test_following_goes_on_from_attempt_to_attempt(store: SqliteStore, home: Pat
         _until(err, "Attempt 2 wrote nothing; it ended with StartError: there is no program tarin.")
         assert err.read() == "Attempt 3 of gpujob/train:\n"
         assert out.read() == "three\n"
-        assert follower.wait(20) == 0
+        assert follower.wait(PATIENCE) == 0
 
 
 @contextmanager

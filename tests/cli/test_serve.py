@@ -28,7 +28,7 @@ from cumulus.store.base import Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.documents import failed, job
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 COMMAND = [sys.executable, "-m", "cumulus.cli.main"]
 
@@ -45,7 +45,7 @@ class Daemon:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*COMMAND, "serve", *arguments], env=env, stderr=log, cwd=directory)
 
-    def told(self, word: str, seconds: float = 20) -> str:
+    def told(self, word: str, seconds: float = PATIENCE) -> str:
         """The first message to the service manager that holds `word`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -110,12 +110,12 @@ def test_from_apply_to_the_log_and_a_clean_end(daemons: Any, run: Run, home: Pat
     leader.process.send_signal(signal.SIGHUP)
     leader.process.send_signal(signal.SIGTERM)
     assert "STOPPING=1" in leader.told("STOPPING")
-    assert leader.process.wait(20) == 0
+    assert leader.process.wait(PATIENCE) == 0
     assert leader.lines()[-1]["event"] == "stopped"
     assert "leads on" in standby.told("leads on")
     assert run("delete", "job", "hello", "--timeout=30s").out == "gpujob.cumulus.dev/hello deleted\n"
     standby.process.send_signal(signal.SIGINT)
-    assert standby.process.wait(20) == 0
+    assert standby.process.wait(PATIENCE) == 0
     assert daemon_pid(home) is None
     assert all(line["timestamp"].endswith("Z") for line in leader.lines())
 
@@ -123,13 +123,13 @@ def test_from_apply_to_the_log_and_a_clean_end(daemons: Any, run: Run, home: Pat
 def test_an_unusable_store_is_refused_at_once(home: Path) -> None:
     home.mkdir()
     (home / "store").write_text("not a directory")
-    done = subprocess.run([*COMMAND, "serve"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*COMMAND, "serve"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     (home / "store").unlink()
     (home / "store").mkdir()
     (home / "store" / schema.FILE).write_bytes(b"this is no database" * 500)
-    done = subprocess.run([*COMMAND, "serve"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*COMMAND, "serve"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
 
@@ -219,7 +219,7 @@ def test_following_a_job_that_never_starts_ends_with_it(store: SqliteStore) -> N
             assert follower.poll() is None
         store.update_status({**made, "status": {"phase": "Failed"}})
         assert "gpujob/train never started: Failed" in follower.stderr.read()
-        assert follower.wait(20) == 1
+        assert follower.wait(PATIENCE) == 1
     finally:
         follower.kill()
         follower.communicate()

@@ -20,6 +20,7 @@ from cumulus.server.api_server import ApiServer
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.documents import failed, job, node, running
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def api(home: Path, store: SqliteStore, config: Path) -> Iterator[ApiServer]:
     lock = DaemonLock(home)
     server = ApiServer(home, store)
     server.start()
-    assert server.listens.wait(30)
+    assert server.listens.wait(PATIENCE)
     yield server
     server.close()
     lock.close()
@@ -135,7 +136,7 @@ def test_no_store_is_opened_whose_daemon_died_and_left_jobs(
 def test_a_login_makes_a_context(
     api: ApiServer, home: Path, store: SqliteStore, run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert api.listens_encrypted.wait(30)
+    assert api.listens_encrypted.wait(PATIENCE)
     token = run("token", "create", "laptop").out.strip()
     address = run("kubeconfig").out
     server = json.loads(address)["clusters"][0]["cluster"]["server"]
@@ -182,7 +183,7 @@ def test_a_login_makes_a_context(
 def test_what_a_manifest_leaves_out_is_the_contexts_namespace(
     api: ApiServer, store: SqliteStore, run: Run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert api.listens_encrypted.wait(30)
+    assert api.listens_encrypted.wait(PATIENCE)
     assert run("kubeconfig", "-n", "team", "-o", str(config.parent / "made")).code == 0
     made = contexts.read(config.parent / "made")
     contexts.write(config, made)

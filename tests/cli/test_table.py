@@ -21,6 +21,7 @@ from cumulus.lib import printable, table
 from cumulus.lib.table import Heading, Table
 from cumulus.store.sqlite import SqliteStore
 from tests.documents import active, event, running
+from tests.waiting import PATIENCE
 
 
 def test_rows_of_later_batches_line_up_and_have_no_heading() -> None:
@@ -104,7 +105,7 @@ def on_terminal(columns: int, *arguments: str, **environment: str) -> str:
             while chunk := os.read(ours, 65536):
                 chunks.append(chunk)
         except OSError:  # how Linux says that the other end is closed
-            process.wait(30)
+            process.wait(PATIENCE)
         os.close(ours)
     return b"".join(chunks).decode().replace("\r\n", "\n")
 

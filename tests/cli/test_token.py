@@ -15,6 +15,7 @@ from cumulus.server.api_server import ApiServer
 from cumulus.service.addresses import api_address
 from cumulus.store.memory import MemoryStore
 from tests.cli.conftest import Run
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_new_token_says_how_to_log_in_with_it_and_so_one_gets_a_kubeconfig_els
     lock, server = DaemonLock(home), ApiServer(home, MemoryStore())
     server.start()
     try:
-        assert server.listens_encrypted.wait(60)
+        assert server.listens_encrypted.wait(PATIENCE)
         made = run("token", "create", "laptop", "--duration", "1h")
         command = made.err.partition("use it: ")[2].split()
         assert command[:2] == ["cumulus", "login"]

@@ -43,6 +43,7 @@ from cumulus.service.addresses import api_address
 from cumulus.store.base import Store
 from tests.documents import NOW, active, ago, ahead, event, failed, job, lease, node, partition, running
 from tests.service.conftest import FakeInfrastructure, host_key
+from tests.waiting import PATIENCE
 
 TRAIN = Key("GPUJob", "default", "train")
 KINDS = frozenset({"GPUJob"})
@@ -99,7 +100,7 @@ class TestReading:
         store.delete(TRAIN)
         seen = []
         while len(seen) < 2:
-            seen += watch.next(timeout=10)
+            seen += watch.next(timeout=PATIENCE)
         watch.close()
         assert [(event.type, event.key) for event in seen] == [("ADDED", TRAIN), ("DELETED", TRAIN)]
         assert seen[0].document == made
@@ -110,7 +111,7 @@ class TestReading:
             store.create(job(name))
         store.compact(client.revision())
         with pytest.raises(Expired):
-            client.watch(since=0, kinds=KINDS).next(timeout=10)
+            client.watch(since=0, kinds=KINDS).next(timeout=PATIENCE)
 
 
 class TestWriting:

@@ -25,6 +25,7 @@ from cumulus.store.memory import MemoryStore
 from tests.documents import NOW, job, node, running
 from tests.server.http.conftest import serving
 from tests.service.conftest import ME, FakeInfrastructure
+from tests.waiting import PATIENCE
 
 TRAIN = Key("GPUJob", "default", "train")
 OURS = b'{"kind": "Status", "message": "x", "details": {"error": {%b}}}'
@@ -71,7 +72,7 @@ class Server:
 
 def to_the_end(watch: Watch) -> None:
     while not watch.closed:
-        watch.next(timeout=20)
+        watch.next(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -86,14 +87,14 @@ def test_a_watch_goes_on_after_a_restart(server: Server) -> None:
     with server.client() as client:
         watch = client.watch(since=0, kinds=KINDS)
         server.store.create(job("before"))
-        assert [event.key.name for event in watch.next(timeout=10)] == ["before"]
+        assert [event.key.name for event in watch.next(timeout=PATIENCE)] == ["before"]
         server.stop()
         server.store.create(job("between"))
         server.start()
         server.store.create(job("after"))
         seen: list[str] = []
         while len(seen) < 2:
-            seen += [event.key.name for event in watch.next(timeout=20)]
+            seen += [event.key.name for event in watch.next(timeout=PATIENCE)]
         assert seen == ["between", "after"]
         watch.close()
 
@@ -114,7 +115,7 @@ def test_a_log_that_is_followed_goes_on_after_a_restart(server: Server) -> None:
     server.store.create(running("train"))
     gate, logs = threading.Event(), server.outside.logs
     logs.chunks = {(1, 0): [b"one\n", b"two\n"]}
-    logs.ended = lambda attempt: gate.wait(20) and None
+    logs.ended = lambda attempt: gate.wait(PATIENCE) and None
     with server.client() as client:
         pieces = client.logs(TRAIN, follow=True)
         assert [next(pieces), next(pieces)] == [LogBytes(1, b"one\n"), LogBytes(1, b"two\n")]
@@ -217,13 +218,13 @@ def test_a_user_of_one_namespace_watches_and_waits_there_alone(server: Server) -
     server.asks = Identity("ada", 4711)
     with server.client() as client:
         with pytest.raises(Forbidden):
-            client.watch(since=0, kinds=KINDS).next(timeout=10)
+            client.watch(since=0, kinds=KINDS).next(timeout=PATIENCE)
         with pytest.raises(Forbidden):
             client.list(Query("GPUJob"))
         watch = client.watch(since=server.store.revision(), kinds=KINDS, namespace="lab")
         server.store.create(job("theirs"))
         server.store.create(job("mine", namespace="lab"))
-        assert [event.key.name for event in watch.next(timeout=10)] == ["mine"]
+        assert [event.key.name for event in watch.next(timeout=PATIENCE)] == ["mine"]
         watch.close()
         (met,) = client.wait([Key("GPUJob", "lab", "mine")], "create", seconds=10)
         assert isinstance(met, ConditionMet)
@@ -236,7 +237,7 @@ def test_several_kinds_come_in_one_order(server: Server) -> None:
             server.store.create(document)
         seen: list[str] = []
         while len(seen) < 3:
-            seen += [event.key.name for event in watch.next(timeout=10)]
+            seen += [event.key.name for event in watch.next(timeout=PATIENCE)]
         assert seen == ["a", "n", "b"]
 
 

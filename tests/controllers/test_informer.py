@@ -21,6 +21,7 @@ from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from tests.controllers.exact import ExactStore
 from tests.controllers.objects import a_job, a_partition
+from tests.waiting import PATIENCE
 
 KINDS = ("GPUJob", "GPUPartition", "GPUNode")
 
@@ -129,7 +130,7 @@ def test_the_view_reaches_a_revision_only_with_all_before_it(client: Client, inf
     waiter = threading.Thread(target=informer.cache.wait_for, args=(revision, 20))
     waiter.start()
     informer.poll()
-    waiter.join(10)
+    waiter.join(PATIENCE)
     assert not waiter.is_alive()
     assert informer.cache.revision == revision
 

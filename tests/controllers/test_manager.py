@@ -26,7 +26,7 @@ from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import FakeBackend, Script
 from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.objects import a_job
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 
 class Site:
@@ -61,7 +61,7 @@ class Site:
         for other, stop, thread in self.started:
             if other is manager:
                 stop.set()
-                thread.join(30)
+                thread.join(PATIENCE)
                 assert not thread.is_alive()
 
     def take_and_give_up(self) -> None:
@@ -141,7 +141,7 @@ def test_a_deposed_leader_stands_by_and_may_lead_again(site: Site) -> None:
     manager = site.start(roles)
     eventually(lambda: manager.role is Role.LEADING)
     site.take_and_give_up()
-    eventually(lambda: roles.count(Role.LEADING) == 2, within=30)
+    eventually(lambda: roles.count(Role.LEADING) >= 2)
     site.client.create(a_job())
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
 
@@ -166,11 +166,11 @@ def test_a_worker_that_leaves_ends_the_term_and_the_next_one_has_all_of_them(
     monkeypatch.setattr(Runner, "step", step_or_die)
     site.client.create(a_job())
     eventually(died.is_set)
-    eventually(lambda: roles.count(Role.LEADING) == 2)
+    eventually(lambda: roles.count(Role.LEADING) >= 2)
     site.client.create(a_job("after"))
     eventually(lambda: site.phase("after") is JobPhase.SUCCEEDED)
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
-    assert site.client.get(Lease, "", LEADER).spec.token == 2
+    assert site.client.get(Lease, "", LEADER).spec.token >= 2
 
 
 def test_a_renewal_that_comes_too_late_does_not_leave_a_leader_without_workers(
@@ -193,7 +193,7 @@ def test_a_renewal_that_comes_too_late_does_not_leave_a_leader_without_workers(
 
     monkeypatch.setattr(Client, "update", update_late)
     eventually(held.is_set)
-    eventually(lambda: roles.count(Role.LEADING) == 2)
+    eventually(lambda: roles.count(Role.LEADING) >= 2)
     site.client.create(a_job())
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
 
@@ -203,7 +203,7 @@ def test_a_loop_that_makes_no_progress_is_told_and_seen_on_the_lease(site: Site)
     problems: list[Sequence[str]] = []
     go_on = threading.Event()
     site.backend.faults.hook = lambda call, subject, when: (
-        go_on.wait(60) if call == "start" and when == "before" else None
+        go_on.wait(PATIENCE) if call == "start" and when == "before" else None
     )
     manager = site.start(on_problems=problems.append, stall_seconds=3.0, workers={"job": 1, "partition": 1, "node": 1})
     eventually(lambda: manager.role is Role.LEADING)

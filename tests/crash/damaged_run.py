@@ -16,6 +16,7 @@ from cumulus.backends.process import layout, spawner
 from cumulus.errors import BackendError
 from tests.backends.process_bed import ProcessBed
 from tests.crash.nonsense import VALUES, damage
+from tests.waiting import PATIENCE
 
 
 def main(directory: Path, seed: int, examples: int) -> None:
@@ -42,7 +43,7 @@ def main(directory: Path, seed: int, examples: int) -> None:
             with suppress(BackendError):
                 call(hurt.name)
         command = [*spawner.PYTHON, spawner.SUPERVISOR, str(place)]
-        subprocess.run(command, capture_output=True, timeout=30, check=False)
+        subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
         assert (place / name).read_bytes() == damaged or name == layout.EXIT, said
     bed.close()
 

@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) ->
     small.ok(CUMULUS, "apply", "-f", "-", input=job(small, "after", "true"))
     ends = dict.fromkeys([*acknowledged, "after"], "Succeeded") | {"late": "Failed"}
     for name, end in ends.items():
-        small.ok(CUMULUS, "wait", f"gpujob/{name}", f"--for=condition={end}", "--timeout=60s")
+        small.ok(CUMULUS, "wait", f"gpujob/{name}", f"--for=condition={end}", "--timeout=150s")
     starts = Counter((r.job, r.attempt) for r in read_records(small.records) if r.what == "start")
     assert set(starts.values()) == {1}, starts
     assert {name for name, _ in starts} >= ends.keys()

@@ -23,9 +23,7 @@ from tests.waiting import eventually
 
 def monitor_gone(home: Path) -> None:
     """Wait for the monitor to stop by itself, as it does soon after the last lease."""
-    eventually(
-        lambda: monitor_control.running(home) is None, within=30, what="the monitor stopped when it had nothing to do"
-    )
+    eventually(lambda: monitor_control.running(home) is None, what="the monitor stopped when it had nothing to do")
 
 
 def manifest(name: str, script: str, *, memory: str = "10%", duration: str = "60s", **spec: Any) -> dict[str, Any]:
@@ -51,7 +49,7 @@ class Machine(DaemonBed):
         return found
 
     def ready(self) -> None:
-        self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")
+        self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=150s")
 
     def context(self) -> Context:
         """Where it answers over TLS, by which authority, and a token."""
@@ -72,7 +70,7 @@ class Machine(DaemonBed):
         for lease in self.leases():
             release = [CHRONOS_CLI, "release", lease["partitionId"]]
             subprocess.run(release, env=self.env, capture_output=True, check=False)
-        eventually(lambda: not self.leases(), within=30, what="leases released at the end of the test")
+        eventually(lambda: not self.leases(), what="leases released at the end of the test")
         monitor_gone(self.directory / "chronos")
 
 

@@ -56,7 +56,7 @@ class Client:
         )  # fmt: skip
 
     def outcome(self, name: str, phase: str) -> Outcome:
-        self._machine.ok("wait", f"gpujob/{name}", f"--for=condition={phase}", "--timeout=60s")
+        self._machine.ok("wait", f"gpujob/{name}", f"--for=condition={phase}", "--timeout=150s")
         found = Outcome.of_status(self._machine.get("job", name)["status"]["call"])
         assert found is not None
         return found
@@ -95,7 +95,7 @@ def test_calls_through_a_daemon_that_is_killed_and_unpickles_nothing(machine: Ma
     client.submit("raises", raises)
     client.submit("missing", missing, python="3.99")
     client.submit("serves", serves, session=True)
-    eventually(ran.exists, 60)
+    eventually(ran.exists)
     daemon.send_signal(signal.SIGKILL)
     daemon.wait()
     gate.touch()
@@ -118,6 +118,6 @@ def test_calls_through_a_daemon_that_is_killed_and_unpickles_nothing(machine: Ma
     session.close_session()
     session.close()
     assert client.outcome("serves", "Succeeded").outcome == "Returned"
-    machine.ok("delete", "jobs", "--all", "--timeout=60s")
+    machine.ok("delete", "jobs", "--all", "--timeout=150s")
     for log in machine.directory.glob("serve-*.log"):
         assert "UNPICKLED" not in log.read_text()

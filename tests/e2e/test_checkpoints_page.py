@@ -16,6 +16,7 @@ import pytest
 
 from tests import pages
 from tests.e2e.conftest import Machine, manifest
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.daemon
 
@@ -56,7 +57,7 @@ def test_the_example_in_pytorch(tmp_path: Path) -> None:
     program = ROOT / "examples" / "train_pytorch.py"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(program), "1"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout.startswith("starts after step 0\ndone: ")
 
 

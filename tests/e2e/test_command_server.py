@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import SERVED
 from tests.e2e.conftest import Machine, manifest
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.daemon
 
@@ -41,14 +41,14 @@ def ready(machine: Machine) -> None:
 def test_a_job_by_served_commands(machine: Machine) -> None:
     machine.serve()
     ready(machine)
-    assert served(machine, "wait", "node", "--all", "--for=condition=Ready", "--timeout=60s").returncode == 0
+    assert served(machine, "wait", "node", "--all", "--for=condition=Ready", "--timeout=150s").returncode == 0
     applied = served(machine, "apply", "-f", "-", input=json.dumps(manifest("hello", "echo hello")))
     assert (applied.stdout, applied.stderr) == ("gpujob.cumulus.dev/hello created\n", "")
-    waited = served(machine, "wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=60s")
+    waited = served(machine, "wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=150s")
     assert waited.stdout == "gpujob.cumulus.dev/hello condition met\n"
     assert served(machine, "logs", "hello").stdout == "hello\n"
     assert served(machine, "describe", "job", "hello").returncode == 0
-    assert served(machine, "delete", "job", "hello", "--timeout=60s").returncode == 0
+    assert served(machine, "delete", "job", "hello", "--timeout=150s").returncode == 0
     log = (machine.directory / "serve-0.log").read_text().splitlines()
     assert all(line.startswith("{") for line in log), "commands write nothing into the daemon's log"
 
@@ -58,22 +58,22 @@ def test_the_server_ends_with_its_daemon_and_a_wait_goes_on(number: int, machine
     daemon = machine.serve()
     ready(machine)
     machine.apply(manifest("long", "exec sleep 60", memory="10%"))
-    words = [*SERVED, "wait", "gpujob/long", "--for=delete", "--timeout=2m"]
+    words = [*SERVED, "wait", "gpujob/long", "--for=delete", "--timeout=10m"]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, env=machine.env, stdout=pipe, stderr=pipe, text=True) as waiting:
         try:
             assert waiting.stderr is not None
             assert waiting.stderr.readline().startswith("waiting for gpujob/long"), "the wait is served, and has begun"
-            assert len(servers(machine)) == 2
+            eventually(lambda: len(servers(machine)) == 2, what="the server and the wait are left")
             daemon.send_signal(number)
-            daemon.wait(60)
+            daemon.wait(PATIENCE)
             eventually(
                 lambda: served(machine, "version", "--client").returncode != 0, what="no command is taken any more"
             )
             assert waiting.poll() is None
             machine.serve()
-            machine.ok("delete", "job", "long", "--timeout=60s")
-            assert waiting.communicate(timeout=60)[0] == "gpujob.cumulus.dev/long deleted\n"
+            machine.ok("delete", "job", "long", "--timeout=150s")
+            assert waiting.communicate(timeout=PATIENCE)[0] == "gpujob.cumulus.dev/long deleted\n"
             assert waiting.returncode == 0
         finally:
             waiting.kill()

@@ -13,7 +13,7 @@ import pytest
 from cumulus.lib import locks
 from tests.commands import CHRONOS_CLI
 from tests.e2e.conftest import Machine, manifest, serving
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.daemon
 WITH_OTHERS = pytest.mark.xdist_group("e2e-daemon")
@@ -38,15 +38,15 @@ def one_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 def served(one_daemon: Machine) -> Iterator[Machine]:
     """For tests that leave the daemon alone: one is enough for them all. Each finds it without jobs and leases."""
     yield one_daemon
-    one_daemon.ok("delete", "jobs", "--all", "--now", "--timeout=60s")
-    one_daemon.ok("delete", "partitions", "--all", "--timeout=60s")
+    one_daemon.ok("delete", "jobs", "--all", "--now", "--timeout=150s")
+    one_daemon.ok("delete", "partitions", "--all", "--timeout=150s")
     eventually(lambda: not one_daemon.leases(), what="leases released at the end of the test")
 
 
 @WITH_OTHERS
 def test_a_job_succeeds_and_gives_everything_back(served: Machine) -> None:
     assert served.apply(manifest("hello", "echo hello from $CUMULUS_JOB")) == "gpujob.cumulus.dev/hello created\n"
-    served.ok("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=60s")
+    served.ok("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=150s")
     job = served.get("job", "hello")
     assert job["status"]["phase"] == "Succeeded"
     [attempt] = job["status"]["attempts"]
@@ -54,7 +54,7 @@ def test_a_job_succeeds_and_gives_everything_back(served: Machine) -> None:
     assert attempt["node"]
     assert served.ok("logs", "hello") == "hello from hello\n"
     eventually(lambda: not served.leases(), what="lease released")
-    served.ok("delete", "job", "hello", "--timeout=60s")
+    served.ok("delete", "job", "hello", "--timeout=150s")
     assert served.items("jobs") == []
     eventually(lambda: served.items("partitions") == [], what="partitions gone")
 
@@ -63,7 +63,7 @@ def test_a_job_succeeds_and_gives_everything_back(served: Machine) -> None:
 def test_a_failed_job_is_retried_and_wait_gives_up_at_once(served: Machine, tmp_path: Path) -> None:
     log = tmp_path / "starts"
     served.apply(manifest("bad", record(log, "exit 3"), retry={"limit": 2, "backoff": "100ms"}))
-    waited = served.run("wait", "gpujob/bad", "--for=condition=Succeeded", "--timeout=80s")
+    waited = served.run("wait", "gpujob/bad", "--for=condition=Succeeded", "--timeout=150s")
     assert waited.returncode == 1
     assert "Failed" in waited.stderr + waited.stdout
     status = served.get("job", "bad")["status"]
@@ -75,7 +75,7 @@ def test_a_failed_job_is_retried_and_wait_gives_up_at_once(served: Machine, tmp_
 @WITH_OTHERS
 def test_an_overrun_is_ended_at_the_leases_end(served: Machine) -> None:
     served.apply(manifest("late", "exec sleep 60", duration="2s"))
-    served.ok("wait", "gpujob/late", "--for=condition=Failed", "--timeout=60s")
+    served.ok("wait", "gpujob/late", "--for=condition=Failed", "--timeout=150s")
     [attempt] = served.get("job", "late")["status"]["attempts"]
     assert attempt["reason"] == "LeaseExpired"
     eventually(lambda: not served.leases(), what="lease gone")
@@ -93,7 +93,7 @@ def test_a_killed_daemon_goes_on_with_its_running_jobs(machine: Machine, tmp_pat
     gate.touch()  # The jobs end while nobody looks.
     machine.serve()
     for i in range(5):
-        machine.ok("wait", f"gpujob/j{i}", "--for=condition=Succeeded", "--timeout=60s")
+        machine.ok("wait", f"gpujob/j{i}", "--for=condition=Succeeded", "--timeout=150s")
     assert starts(log) == {f"j{i} 1 0": 1 for i in range(5)}
     eventually(lambda: not machine.leases(), what="leases released")
 
@@ -109,7 +109,7 @@ def test_kill_and_restart_again_and_again_amid_work(machine: Machine, tmp_path: 
         daemon.wait()
     machine.serve()
     for i in range(12):
-        machine.ok("wait", f"gpujob/j{i}", "--for=condition=Succeeded", "--timeout=90s")
+        machine.ok("wait", f"gpujob/j{i}", "--for=condition=Succeeded", "--timeout=150s")
     assert starts(log) == {f"j{i} 1 0": 1 for i in range(12)}
     eventually(lambda: not machine.leases(), what="leases released")
 
@@ -142,7 +142,7 @@ def test_a_standby_takes_over_from_a_leader_that_was_stopped_or_killed(machine: 
         assert f"kill -CONT {first.pid}" in checked.stdout
         machine.apply(manifest("two", record(log, "true")))
         for name in ("one", "two"):
-            machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=60s")
+            machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=150s")
         taken_over = token()
         assert taken_over > began
     finally:
@@ -152,10 +152,10 @@ def test_a_standby_takes_over_from_a_leader_that_was_stopped_or_killed(machine: 
     eventually(lambda: "three 1 0" in starts(log), what="running")
     second.send_signal(signal.SIGKILL)
     second.wait()
-    eventually(lambda: token() > taken_over, within=10, what="take-over")
+    eventually(lambda: token() > taken_over, what="take-over")
     machine.apply(manifest("four", record(log, "true")))
     for name in ("three", "four"):
-        machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=60s")
+        machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=150s")
     assert starts(log) == {"one 1 0": 1, "two 1 0": 1, "three 1 0": 1, "four 1 0": 1}
 
 
@@ -179,10 +179,10 @@ def test_a_lease_ends_with_no_daemon_and_no_monitor_of_its_own(machine: Machine,
     def alive() -> list[str]:
         return [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()]
 
-    eventually(lambda: not alive(), within=20, what="processes ended with no controller")
+    eventually(lambda: not alive(), what="processes ended with no controller")
     eventually(lambda: not machine.leases(), what="share given back")
     machine.serve()
-    machine.ok("wait", "gpujob/stubborn", "--for=condition=Failed", "--timeout=60s")
+    machine.ok("wait", "gpujob/stubborn", "--for=condition=Failed", "--timeout=150s")
     assert starts(log) == {"stubborn 1 0": 1}
 
 
@@ -190,14 +190,14 @@ def test_a_lease_ends_with_no_daemon_and_no_monitor_of_its_own(machine: Machine,
 def test_a_gang_is_placed_whole_or_waits_and_why_says_for_whom(served: Machine, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     served.apply(manifest("holder", f"while [ ! -e {gate} ]; do sleep 0.1; done", memory="60%", duration="5m"))
-    served.ok("wait", "gpujob/holder", "--for=condition=Running", "--timeout=60s")
+    served.ok("wait", "gpujob/holder", "--for=condition=Running", "--timeout=150s")
     served.apply(manifest("gang", "true", memory="30%", replicas=2))
     eventually(lambda: served.get("job", "gang").get("status", {}).get("conditions"), what="a reason")
     assert served.get("job", "gang")["status"]["phase"] == "Pending"
     why = served.ok("why", "gang")
     assert "holder" in why
     gate.touch()
-    served.ok("wait", "gpujob/gang", "--for=condition=Succeeded", "--timeout=60s")
+    served.ok("wait", "gpujob/gang", "--for=condition=Succeeded", "--timeout=150s")
 
 
 @WITH_OTHERS
@@ -206,10 +206,10 @@ def test_suspend_and_resume(served: Machine, tmp_path: Path) -> None:
     served.apply(manifest("s", record(log, 'if [ "$CUMULUS_ATTEMPT" = 1 ]; then exec sleep 60; fi')))
     eventually(lambda: starts(log), what="running")
     served.ok("suspend", "job", "s")
-    served.ok("wait", "gpujob/s", "--for=condition=Suspended", "--timeout=60s")
+    served.ok("wait", "gpujob/s", "--for=condition=Suspended", "--timeout=150s")
     eventually(lambda: not served.leases(), what="lease released while suspended")
     served.ok("resume", "job", "s")
-    served.ok("wait", "gpujob/s", "--for=condition=Succeeded", "--timeout=60s")
+    served.ok("wait", "gpujob/s", "--for=condition=Succeeded", "--timeout=150s")
     assert starts(log) == {"s 1 0": 1, "s 2 0": 1}
 
 
@@ -219,7 +219,7 @@ def test_a_deletion_need_not_wait_for_the_jobs_own_grace(served: Machine, tmp_pa
     stubborn = record(log, "trap '' TERM; while :; do sleep 0.1; done")
     served.apply(manifest("stubborn", stubborn, duration="1h", checkpoint={"gracePeriod": "30m"}))
     eventually(lambda: starts(log), what="running")
-    served.ok("delete", "job", "stubborn", "--now", "--timeout=80s")
+    served.ok("delete", "job", "stubborn", "--now", "--timeout=150s")
     assert served.items("jobs") == []
     eventually(lambda: not served.leases(), what="lease released")
 
@@ -229,15 +229,15 @@ def test_sigterm_drains_and_the_jobs_go_on(machine: Machine, tmp_path: Path) -> 
     machine.ready()
     gate = tmp_path / "gate"
     machine.apply(manifest("long", f"while [ ! -e {gate} ]; do sleep 0.1; done"))
-    machine.ok("wait", "gpujob/long", "--for=condition=Running", "--timeout=60s")
+    machine.ok("wait", "gpujob/long", "--for=condition=Running", "--timeout=150s")
     daemon.send_signal(signal.SIGTERM)
-    assert daemon.wait(20) == 0
+    assert daemon.wait(PATIENCE) == 0
     assert machine.leases(), "the job's lease outlives the daemon"
     applied = machine.run("get", "jobs")
     assert applied.returncode == 0
     gate.touch()
     machine.serve()
-    machine.ok("wait", "gpujob/long", "--for=condition=Succeeded", "--timeout=60s")
+    machine.ok("wait", "gpujob/long", "--for=condition=Succeeded", "--timeout=150s")
 
 
 @WITH_OTHERS
@@ -250,11 +250,11 @@ def test_a_partition_alone_and_a_lease_taken_beside_it(served: Machine) -> None:
             "spec": {"memory": "60%", "duration": "1m", "user": "alice"},
         }
     )
-    served.ok("wait", "gpupartition/mine", "--for=condition=Active", "--timeout=30s")
+    served.ok("wait", "gpupartition/mine", "--for=condition=Active", "--timeout=150s")
     refused = subprocess.run(
         [CHRONOS_CLI, "create", "0", "0.5", "60"], env=served.env, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
     assert "memory free" in refused.stderr
-    served.ok("delete", "partition", "mine", "--timeout=30s")
+    served.ok("delete", "partition", "mine", "--timeout=150s")
     assert not served.leases()

@@ -18,7 +18,7 @@ import pytest
 from tests.commands import CUMULUS
 from tests.e2e.conftest import Machine, manifest, serving
 from tests.server.http.kubectl import KUBECTL, MISSING
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("e2e-exec")]
 
@@ -31,7 +31,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One daemon and one job for all of these tests."""
     with serving(Machine(tmp_path_factory.mktemp("exec") / "m")) as made:
         made.apply(manifest("train", "echo begun; exec sleep 600", duration="10m"))
-        made.ok("wait", "job/train", "--for=jsonpath={.status.phase}=Running", "--timeout=60s")
+        made.ok("wait", "job/train", "--for=jsonpath={.status.phase}=Running", "--timeout=150s")
         yield made
 
 
@@ -45,7 +45,7 @@ def ran(machine: Machine, *words: str, given: str | bytes = "", **more: str) -> 
 def typing(machine: Machine, *words: str, **more: str) -> pexpect.spawn:
     """A command at a terminal of its own."""
     made = pexpect.spawn(
-        CUMULUS, list(words), env={**machine.env, "TERM": "xterm", **more}, timeout=60, dimensions=(30, 110)
+        CUMULUS, list(words), env={**machine.env, "TERM": "xterm", **more}, timeout=PATIENCE, dimensions=(30, 110)
     )
     made.delaybeforesend = None
     return made
@@ -96,7 +96,7 @@ def test_a_killed_client_leaves_nothing(machine: Machine) -> None:
         assert process.stdout.readline() == b"up\n"
         assert any("4321" in line for line in children(machine))
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         eventually(lambda: children(machine) == ["sleep 600"], what="only the job's own program is left")
 
 
@@ -225,7 +225,7 @@ def test_from_a_laptop(machine: Machine, tmp_path: Path) -> None:
     taken.close()
 
     def fetched() -> str:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             return str(answer.read().decode())
         return ""
 
@@ -257,14 +257,14 @@ def port(machine: Machine) -> Iterator[int]:
 
 
 def is_answered(port: int, data: bytes) -> bool:
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as made:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as made:
         made.sendall(data)
         made.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: made.recv(65536), b"")) == data[::-1]
 
 
 def is_closed_at_once(port: int) -> bool:
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as made:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as made:
         return made.recv(9) == b""
 
 
@@ -296,7 +296,7 @@ def test_kubectl(machine: Machine, port: int, tmp_path: Path) -> None:
     kubectl = [str(KUBECTL), f"--kubeconfig={file}", f"--cache-dir={tmp_path}"]
 
     def run(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([*kubectl, *words], input=given, capture_output=True, timeout=60, check=False)
+        return subprocess.run([*kubectl, *words], input=given, capture_output=True, timeout=PATIENCE, check=False)
 
     done = run("exec", "-i", "train-0", "--", "sh", "-c", "cat; echo $CUMULUS_JOB >&2; exit 5", given=b"in")
     assert (done.returncode, done.stdout, done.stderr.splitlines()[0]) == (5, b"in", b"train")
@@ -306,7 +306,9 @@ def test_kubectl(machine: Machine, port: int, tmp_path: Path) -> None:
     assert (tmp_path / "back").read_bytes() == data
     done = run("cp", f"train-0:{tmp_path}/back", str(tmp_path / "again"))
     assert (done.returncode, (tmp_path / "again").read_bytes()) == (0, data), done
-    forwarding = pexpect.spawn(kubectl[0], [*kubectl[1:], "port-forward", "pod/train-0", f":{port}", ":1"], timeout=60)
+    forwarding = pexpect.spawn(
+        kubectl[0], [*kubectl[1:], "port-forward", "pod/train-0", f":{port}", ":1"], timeout=PATIENCE
+    )
     forwarding.expect(rb"127.0.0.1:(\d+) -> \d\d")
     local = int(forwarding.match[1])
     forwarding.expect(rb"127.0.0.1:(\d+) -> 1\r")
@@ -316,7 +318,7 @@ def test_kubectl(machine: Machine, port: int, tmp_path: Path) -> None:
     assert is_closed_at_once(refused)
     forwarding.expect("no process of the job listens")
     forwarding.close(force=True)
-    shell = pexpect.spawn(kubectl[0], [*kubectl[1:], "exec", "-it", "train-0", "--", *BASH], timeout=60)
+    shell = pexpect.spawn(kubectl[0], [*kubectl[1:], "exec", "-it", "train-0", "--", *BASH], timeout=PATIENCE)
     shell.expect(PROMPT)
     shell.sendline("tty; exit 4")
     shell.expect("/dev/pts/")

@@ -14,7 +14,7 @@ import pytest
 from cumulus.service.identity import Identity
 from tests.documents import job
 from tests.e2e.conftest import Machine
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 KUBECTL = shutil.which("kubectl")
 pytestmark = [
@@ -32,7 +32,7 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(machine: Machine, tmp_path:
     def run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [KUBECTL or "", "--kubeconfig", str(config), f"--cache-dir={tmp_path}/cache", *words], input=given,
-            capture_output=True, text=True, timeout=100, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            capture_output=True, text=True, timeout=PATIENCE, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
             check=False,
         )  # fmt: skip
 
@@ -48,8 +48,8 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(machine: Machine, tmp_path:
     hello = job("hello", command=["true"], gpu={"memory": "10%"})
     del hello["status"]
     assert kubectl("apply", "-f", "-", given=json.dumps(hello)) == "gpujob.cumulus.dev/hello created\n"
-    assert "condition met" in kubectl("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=90s")
-    assert kubectl("get", "--raw", "/readyz") == "ok"
+    assert "condition met" in kubectl("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=150s")
+    eventually(lambda: run("get", "--raw", "/readyz").stdout == "ok")
     assert kubectl("get", "gpujobs", "-o", "name") == "gpujob.cumulus.dev/hello\n"
     me = Identity.of_this_process().name
     assert json.loads(kubectl("auth", "whoami", "-o", "json"))["status"]["userInfo"]["username"] == me
@@ -63,7 +63,7 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(machine: Machine, tmp_path:
 
     # The daemon starts again: the same kubeconfig is right, since authority and port stay.
     daemon.send_signal(signal.SIGTERM)
-    assert daemon.wait(60) == 0
+    assert daemon.wait(PATIENCE) == 0
     assert "refused" in run("get", "gpujobs").stderr
     machine.serve()
     eventually(lambda: run("delete", "gpujob", "hello").stdout == 'gpujob.cumulus.dev "hello" deleted\n')

@@ -51,7 +51,7 @@ def double(number):
 with CumulusClient(%r, %r, project=".") as client:
     assert client.run(double, 21, gpu_memory=0.1, duration=300) == 42
     call = client.submit(double, 2, gpu_memory=0.1, duration=300)
-    assert client.attach(call.name).result(60) == 4
+    assert client.attach(call.name).result(150) == 4
     with client.session(gpu_memory=0.1, duration=300) as session:
         assert session.run(double, 3) == 6
     assert list(client.map(double, [1, 2], workers=1, gpu_memory=0.1, duration=300)) == [2, 4]
@@ -76,7 +76,7 @@ def laptop(platform: str, script: str, home: Path, **variables: str) -> str:
     """What the script prints there."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "COLUMNS": "160", **variables}
     done = subprocess.run(
-        [sys.executable, LAPTOP, platform], input=script, env=environment, capture_output=True, text=True, timeout=100,
+        [sys.executable, LAPTOP, platform], input=script, env=environment, capture_output=True, text=True, timeout=300,
         cwd=home, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -95,7 +95,7 @@ def test_commands_work_over_tls(server: Server, platform: str, tmp_path: Path) -
         ("auth", "whoami"),
         ("apply", "-f", "job.yaml"),
         ("diff", "-f", "job.yaml"),
-        ("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=90s"),
+        ("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=150s"),
         ("get", "jobs,nodes"),
         ("get", "job", name, "-o", "yaml"),
         ("logs", name),

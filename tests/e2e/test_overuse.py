@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,28 +56,26 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpu]:
 
 
 def test_a_job_over_its_lease_is_ended_and_a_requeue_takes_its_checkpoint(gpu: Gpu) -> None:
-    made = manifest("greedy", "", checkpoint={"gracePeriod": "30s"})
+    made = manifest("greedy", "", checkpoint={"gracePeriod": "5m"})
     made["spec"]["command"] = [sys.executable, "-c", STEPS]
     gpu.machine.apply(made)
     pid = gpu.pid("greedy")
     gpu.nvml.hold(GPU, {pid: 9 * GIB})
-    began = time.monotonic()
+    # Without its grace period, which is longer than this waits.
     eventually(lambda: not Path(f"/proc/{pid}").exists())
-    assert time.monotonic() - began < 2
     gpu.nvml.hold(GPU, {})
-    gpu.machine.ok("wait", "gpujob/greedy", "--for=condition=Succeeded", "--timeout=60s")
+    gpu.machine.ok("wait", "gpujob/greedy", "--for=condition=Succeeded", "--timeout=150s")
     first, *_, last = gpu.job("greedy")["attempts"]
     assert (first["reason"], last["reason"]) == ("Overused", "Completed")
     assert "step 7" in gpu.machine.ok("logs", "greedy")
-    reasons = {event["reason"] for event in gpu.machine.items("events")}
-    assert "Overused" in reasons
+    eventually(lambda: "Overused" in {event["reason"] for event in gpu.machine.items("events")})
 
 
 def test_report_keeps_a_job_and_says_so(gpu: Gpu) -> None:
     gpu.machine.apply(manifest("whole", "echo pid $$; sleep 600", memory="100%"))
     pid = gpu.pid("whole")
     gpu.nvml.hold(GPU, {pid: 90 * GIB})
-    gpu.machine.ok("wait", "gpujob/whole", "--for=condition=Overused", "--timeout=30s")
+    gpu.machine.ok("wait", "gpujob/whole", "--for=condition=Overused", "--timeout=150s")
     assert gpu.job("whole")["phase"] == "Running"
     shares = json.loads(gpu.machine.ok("get", "gpupartitions", "-o", "json"))["items"]
     assert {share["status"]["overuse"] for share in shares if share["status"]["phase"] == "Active"} == {"Report"}

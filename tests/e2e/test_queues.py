@@ -36,7 +36,7 @@ def test_a_promise_is_kept_and_each_lease_is_counted_once(machine: Machine) -> N
         {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": "default"}, "spec": {}},
         manifest("first", script, memory="100%", duration="60s"),
     )
-    machine.ok("wait", "gpujob/first", "--for=condition=Running", "--timeout=60s")
+    machine.ok("wait", "gpujob/first", "--for=condition=Running", "--timeout=150s")
     machine.apply(manifest("second", "true", memory="50%"))
     told = eventually(lambda: machine.get("job", "second")["status"].get("promise"), what="it is promised a start")
     assert "at the latest" in machine.ok("why", "second")
@@ -47,7 +47,7 @@ def test_a_promise_is_kept_and_each_lease_is_counted_once(machine: Machine) -> N
     daemon.kill()
     daemon.wait()
     machine.serve()
-    machine.ok("wait", "gpujob/first", "gpujob/second", "--for=condition=Succeeded", "--timeout=60s")
+    machine.ok("wait", "gpujob/first", "gpujob/second", "--for=condition=Succeeded", "--timeout=150s")
     (attempt,) = machine.get("job", "second")["status"]["attempts"]
     assert parse_timestamp(attempt["startTime"]) <= parse_timestamp(told["startBy"])
     usage = counted(machine)

@@ -104,7 +104,7 @@ def holding(machine: Machine, name: str) -> Iterator[None]:
             "spec": {"memory": "100%", "duration": "10m"},
         }
     )
-    machine.ok("wait", f"gpupartition/{name}", "--for=condition=Active", "--timeout=60s")
+    machine.ok("wait", f"gpupartition/{name}", "--for=condition=Active", "--timeout=150s")
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from tests.backends.process.test_users import ATTACKS
 from tests.e2e.test_readme import commands, manifest
 from tests.system_daemon import GROUP, PYTHON, ROOT, SITE, SystemDaemon, is_like_ours, job, jobs, system_daemon
 from tests.unix_users import User, open_directory
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.users, pytest.mark.daemon, pytest.mark.xdist_group("system-daemon")]
 
@@ -46,7 +46,7 @@ def until(daemon: SystemDaemon, user: User, name: str, phase: str) -> dict[str, 
         seen.update(found(daemon, user, user.name, name))
         return bool(seen["status"].get("phase") == phase)
 
-    eventually(reached, 60, lambda: f"{seen.get('status')}\n{daemon.written()}")
+    eventually(reached, what=lambda: f"{seen.get('status')}\n{daemon.written()}")
     return seen
 
 
@@ -64,7 +64,7 @@ def directory(daemon: SystemDaemon, user: User, of: dict[str, Any]) -> Path:
 def pids(daemon: SystemDaemon, user: User, of: dict[str, Any]) -> tuple[int, int]:
     """Of the supervisor and the program, as they see themselves."""
     work = directory(daemon, user, of)
-    eventually((work / "pids").exists, 30)
+    eventually((work / "pids").exists)
     supervisor, program = (work / "pids").read_text().split()
     return int(supervisor), int(program)
 
@@ -119,7 +119,7 @@ def test_none_reads_ends_changes_or_impersonates_the_others(daemon: SystemDaemon
     assert found(daemon, other, other.name, "theirs")["status"]["phase"] == "Running"
     assert daemon.ask(other, "DELETE", jobs(other.name, "theirs")).status == 200
     work = directory(daemon, other, theirs)
-    eventually(lambda: not work.exists(), 60, daemon.written)
+    eventually(lambda: not work.exists(), what=daemon.written)
 
 
 def grant(namespace: str, name: str) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def test_what_runs_as_root_or_reaches_the_machine_needs_an_admin(
     # Root's own.
     answer = daemon.ask(None, "POST", jobs("default"), job("roots", "sh", "-c", f"id -u > {one.home}/roots"))
     assert answer.status == 201, answer
-    eventually(lambda: found(daemon, None, "default", "roots")["status"]["phase"] == "Succeeded", 60, daemon.written)
+    eventually(lambda: found(daemon, None, "default", "roots")["status"]["phase"] == "Succeeded", what=daemon.written)
     assert (one.home / "roots").read_text().strip() == "0"
 
 
@@ -180,7 +180,7 @@ def server(daemon: SystemDaemon, users: tuple[User, User]) -> Iterator[None]:
     """Answers chronos_cli of users. Only the first may make leases."""
     command = (sys.executable, "-m", "cumulus.chronos", "serve-users", "--may-create", users[0].name)
     with daemon.running(*command):
-        eventually((daemon.seen / "run/chronos/users.sock").is_socket, 30, daemon.written)
+        eventually((daemon.seen / "run/chronos/users.sock").is_socket, what=daemon.written)
         yield
 
 
@@ -189,7 +189,7 @@ import os
 from cumulus.sdk import CumulusClient
 with CumulusClient() as client:
     call = client.submit(os.getuid, gpu_memory="5%", duration="5m")
-    print(call.name, call.result(60))
+    print(call.name, call.result(150))
 """
 STEAL = """
 import sys, grpc
@@ -349,9 +349,9 @@ class TestLeases:
         self.cli(daemon, one, "create", "0", "5%", "10m", "--name", "short", "--grace", "1s")
         command = ("sh", "-c", f": > {one.home}/runs; exec sleep 300")
         with daemon.running(PYTHON, "-m", "cumulus.chronos", "exec", "short", "--", *command, user=one) as process:
-            eventually((one.home / "runs").exists, 30, daemon.written)
+            eventually((one.home / "runs").exists, what=daemon.written)
             assert self.cli(daemon, one, "release", "short", "--wait").returncode == 0
-            assert process.wait(30) != 0
+            assert process.wait(PATIENCE) != 0
 
     def test_who_may_not_make_leases_and_whose_they_are(
         self, daemon: SystemDaemon, users: tuple[User, User], server: None
@@ -400,7 +400,7 @@ for _ in range(40):
     held.append(socket.socket(socket.AF_UNIX))
     held[-1].connect("/run/chronos/users.sock")
 print("held", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
         with daemon.running(PYTHON, "-c", flood, user=one) as process:
             assert process.stdout is not None

@@ -17,6 +17,7 @@ from cumulus.chronos.contract import Device, Lease, LeaseState, variables
 from cumulus.chronos.enforce import cuda_counter, opencl_layer
 from cumulus.chronos.enforce.account import used
 from tests.once import made_once
+from tests.waiting import PATIENCE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -122,7 +123,7 @@ class Job:
 
     def stderr(self) -> str:
         """What it said, once it has ended."""
-        return self.process.communicate(timeout=20)[1]
+        return self.process.communicate(timeout=PATIENCE)[1]
 
     def kill(self) -> None:
         self.process.kill()

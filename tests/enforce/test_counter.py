@@ -23,7 +23,7 @@ from cumulus.chronos.enforce import account
 from cumulus.chronos.enforce.account import Allocates
 from cumulus.chronos.enforce.cuda_counter import CudaCounter
 from cumulus.clock import SystemClock
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 from .conftest import HERE, MIB, compile_c, make_lease
 
@@ -96,7 +96,7 @@ class Job:
         return int(self.do(held=True)["held"])
 
     def stderr(self) -> str:
-        return self.process.communicate(timeout=20)[1]
+        return self.process.communicate(timeout=PATIENCE)[1]
 
     def kill(self) -> None:
         self.process.kill()
@@ -483,7 +483,7 @@ def test_processes_of_a_lease_share_it_and_a_crash_gives_back(leased: Make) -> N
     assert other("cuMemGetInfo_v2", "out", "out") == OK
     assert other.out == [MIB, 4 * MIB]
     os.kill(one.pid, signal.SIGKILL)
-    eventually(lambda: other("cuMemAlloc_v2", "out", 3 * MIB) == OK, within=10, what="it is given back")
+    eventually(lambda: other("cuMemAlloc_v2", "out", 3 * MIB) == OK, what="it is given back")
     assert lease.used() == 3 * MIB
 
 

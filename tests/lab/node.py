@@ -36,7 +36,7 @@ def until(met: Callable[[], object], within: float, what: str) -> None:
         raise LabError(f"not within {within:g} s: {what}")
 
 
-def run(*command: str, check: bool = True, timeout: float = 60) -> str:
+def run(*command: str, check: bool = True, timeout: float = 150) -> str:
     """What the command printed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
     if check and done.returncode != 0:
@@ -174,13 +174,13 @@ class Node:
             self.kill_engine()
         self.start_engine()
 
-    def shell(self, command: str, timeout: float = 60) -> tuple[int, str, str]:
+    def shell(self, command: str, timeout: float = 150) -> tuple[int, str, str]:
         """Exit status, output and errors of a shell command on the node, however it ends."""
         words = [*self._enter(), "sh", "-c", command]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout)
         return done.returncode, done.stdout, done.stderr
 
-    def fed(self, command: str, content: bytes, timeout: float = 60) -> tuple[int, str, str]:
+    def fed(self, command: str, content: bytes, timeout: float = 150) -> tuple[int, str, str]:
         """The same, of one that reads the content."""
         words = [*self._enter(), "sh", "-c", command]
         done = subprocess.run(words, input=content, capture_output=True, check=False, timeout=timeout)
@@ -204,11 +204,11 @@ class Node:
             self._talks.append(subprocess.Popen([*self._enter(), "sh", "-c", command], stdin=far, stdout=far))
         return near
 
-    def inside(self, *command: str, check: bool = True, timeout: float = 60) -> str:
+    def inside(self, *command: str, check: bool = True, timeout: float = 150) -> str:
         """Run a command on the node."""
         return run(*self._enter(), *command, check=check, timeout=timeout)
 
-    def docker(self, *arguments: str, timeout: float = 60) -> str:
+    def docker(self, *arguments: str, timeout: float = 150) -> str:
         """Run the docker client against this node's engine."""
         done = self._docker(*arguments, timeout=timeout)
         if done.returncode != 0:
@@ -243,7 +243,7 @@ class Node:
             "cgroup": self.cgroup,
         }  # fmt: skip
 
-    def _docker(self, *arguments: str, check: bool = False, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def _docker(self, *arguments: str, check: bool = False, timeout: float = 150) -> subprocess.CompletedProcess[str]:
         command = ["docker", "-H", self.socket, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=check, timeout=timeout)
 

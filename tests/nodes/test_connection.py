@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ from cumulus.nodes.session import Ended, Session
 from cumulus.nodes.sockets import open_socket
 from tests.nodes.conftest import Worker, connect
 from tests.nodes.test_leases import request
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.ssh
 
@@ -52,7 +53,7 @@ def connection(worker: Worker, known_hosts: KnownHosts, waits: Waits) -> Iterato
 
 def test_one_connection_serves_all_calls(worker: Worker, connection: NodeConnection) -> None:
     for _ in range(5):
-        assert connection.run("echo hello", 10).output == "hello\n"
+        assert connection.run("echo hello", PATIENCE).output == "hello\n"
     assert (worker.directory / "sshd.log").read_text().count("Accepted publickey") == 1
 
 
@@ -70,32 +71,30 @@ def test_many_calls_at_once_take_turns(connection: NodeConnection) -> None:
 
 
 @pytest.mark.parametrize("waits", [replace(SOON, turn=0.2)], ids=["0.2 s"])
-def test_a_slow_node_does_not_keep_all_threads(connection: NodeConnection) -> None:
-    connection.run("true", 10)
+def test_a_slow_node_does_not_keep_all_threads(connection: NodeConnection, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    connection.run("true", PATIENCE)
     with ThreadPoolExecutor(4) as pool:
-        slow = [pool.submit(connection.run, "sleep 6", 60) for _ in range(4)]
+        slow = [pool.submit(connection.run, f"until [ -e {gate} ]; do sleep 0.1; done", PATIENCE) for _ in range(4)]
         eventually(lambda: connection._turns._value == 0)
-        begun = time.monotonic()
         with pytest.raises(NodeBusy, match="has not yet answered"):
-            connection.run("true", 20)
-        assert time.monotonic() - begun < 5
+            connection.run("true", PATIENCE)
+        gate.touch()
         assert [each.result().status for each in slow] == [0] * 4
-    assert connection.run("true", 10).status == 0
+    assert connection.run("true", PATIENCE).status == 0
 
 
 def test_a_command_that_hangs_is_left_at_the_deadline(connection: NodeConnection) -> None:
-    begun = time.monotonic()
     with pytest.raises(NodeUnreachable, match="did not answer in time"):
-        connection.run("sleep 60", 0.5)
-    assert time.monotonic() - begun < 30
+        connection.run("sleep 600", 0.5)
     eventually(lambda: says_hello(connection))
 
 
 def test_one_that_hangs_takes_no_other_down(worker: Worker, connection: NodeConnection) -> None:
     with ThreadPoolExecutor(2) as pool:
-        long = pool.submit(connection.run, "sleep 5; echo done", 60)
-        hangs = pool.submit(connection.run, "sleep 60", 1.5)
-        connection.run("true", 10)
+        long = pool.submit(connection.run, "sleep 5; echo done", PATIENCE)
+        hangs = pool.submit(connection.run, "sleep 600", 1.5)
+        connection.run("true", PATIENCE)
         with pytest.raises(NodeUnreachable, match="did not answer in time"):
             hangs.result()
         assert long.result().output == "done\n"
@@ -104,16 +103,14 @@ def test_one_that_hangs_takes_no_other_down(worker: Worker, connection: NodeConn
 
 def test_a_frozen_server_is_left_at_the_deadline(worker: Worker, connection: NodeConnection) -> None:
     """The kernel goes on acknowledging: only the deadline helps, also where paramiko has none of its own."""
-    connection.run("true", 10)
+    connection.run("true", PATIENCE)
     pids = worker.sessions()
     assert pids
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        begun = time.monotonic()
         with pytest.raises(NodeUnreachable):
             connection.run("true", 1)
-        assert time.monotonic() - begun < 30
     finally:
         for pid in pids:
             # A session of which two processes were told may be gone with the first that goes on.
@@ -122,35 +119,44 @@ def test_a_frozen_server_is_left_at_the_deadline(worker: Worker, connection: Nod
 
 
 def test_a_restarted_server_is_found_again_within_the_same_call(worker: Worker, connection: NodeConnection) -> None:
-    connection.run("true", 10)
+    connection.run("true", PATIENCE)
     worker.stop()
     worker.start()
-    assert connection.run("echo hello", 10).output == "hello\n"
+    assert connection.run("echo hello", PATIENCE).output == "hello\n"
 
 
 def test_what_must_run_once_is_not_run_again(worker: Worker, connection: NodeConnection, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     with ThreadPoolExecutor(1) as pool:
-        connection.run("true", 10)
+        connection.run("true", PATIENCE)
         answer = pool.submit(connection.run, f"echo x >> {mark}; sleep 30", 20, again=False)
         eventually(mark.exists)
         worker.stop()
         worker.start()
         with pytest.raises(NodeUnreachable):
-            answer.result(60)
+            answer.result(PATIENCE)
     assert mark.read_text() == "x\n"
 
 
-def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(worker: Worker, connection: NodeConnection) -> None:
-    connection.run("true", 10)
+def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(
+    worker: Worker, connection: NodeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.run("true", PATIENCE)
     worker.stop()
     with pytest.raises(NodeUnreachable, match="cannot be reached"):
-        connection.run("true", 10)
+        connection.run("true", PATIENCE)
+    tried: list[float] = []
+
+    def counted(*asked: Any) -> socket.socket:
+        tried.append(time.monotonic())
+        return open_socket(*asked)
+
+    monkeypatch.setattr("cumulus.nodes.connection.open_socket", counted)
     begun = time.monotonic()
     for _ in range(100):
         with pytest.raises(NodeUnreachable):
-            connection.run("true", 10)
-    assert time.monotonic() - begun < 20
+            connection.run("true", PATIENCE)
+    assert len(tried) <= 2 + (time.monotonic() - begun) / SOON.reconnect.first
     worker.start()
     eventually(lambda: says_hello(connection))
 
@@ -161,20 +167,18 @@ def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts) -> None:
         known_hosts.own.write_text(
             f"{address.known_as} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3m2p0ZQ4m1nJQ8l6bTn3mJ1d8o3m0Qy2b1kS3o7x9v\n"
         )
-        begun = time.monotonic()
         with pytest.raises(NodeUnreachable):
-            NodeConnection("mute", address, known_hosts, waits=Waits(connect=1.0)).run("true", 60)
-        assert time.monotonic() - begun < 30
+            NodeConnection("mute", address, known_hosts, waits=Waits(connect=1.0)).run("true", PATIENCE)
 
 
 def test_closing_ends_calls_that_wait(connection: NodeConnection) -> None:
-    connection.run("true", 10)
+    connection.run("true", PATIENCE)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(connection.run, "sleep 30", 60)
         threading.Event().wait(0.3)
         connection.close()
         with pytest.raises(NodeUnreachable):
-            answer.result(20)
+            answer.result(PATIENCE)
     with pytest.raises(NodeUnreachable):
         connection.run("true", 5)
 
@@ -212,13 +216,13 @@ def test_a_key_from_a_secret_lets_in(
     worker.start()
     secret = mine.read_text().strip()  # as SecretStore gives it: without the newline at its end
     connection = NodeConnection("gpu-1", worker.address, known_hosts, lambda: secret, waits=SOON)
-    assert connection.run("echo hello", 10).output == "hello\n"
+    assert connection.run("echo hello", PATIENCE).output == "hello\n"
     connection.close()
 
 
 def says_hello(connection: NodeConnection) -> bool:
     try:
-        return connection.run("echo hello", 10).output == "hello\n"
+        return connection.run("echo hello", PATIENCE).output == "hello\n"
     except NodeUnreachable:
         return False
 

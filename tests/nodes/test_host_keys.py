@@ -10,6 +10,7 @@ import pytest
 
 from cumulus.nodes.host_keys import HostKeyRefused, KnownHosts, fetch, fingerprint
 from tests.nodes.conftest import Worker, connect
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ssh
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.ssh
 def follow(hint: str | None) -> None:
     """Run the command that the hint gives, as a person would."""
     assert hint is not None
-    subprocess.run(["sh", "-c", hint.partition(": ")[2]], check=True, capture_output=True, timeout=20)
+    subprocess.run(["sh", "-c", hint.partition(": ")[2]], check=True, capture_output=True, timeout=PATIENCE)
 
 
 def test_an_unknown_key_is_refused_with_the_command_that_adds_it(worker: Worker, known_hosts: KnownHosts) -> None:

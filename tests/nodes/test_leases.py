@@ -29,6 +29,7 @@ from cumulus.errors import (
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
 from tests.nodes.conftest import Worker, connect, one_by_one
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.ssh
 
@@ -56,9 +57,9 @@ def test_a_lease_from_grant_to_end(leases: RemoteLeases) -> None:
     assert (granted.state, granted.memory_bytes, granted.compute) == (LeaseState.ACTIVE, 2**20 + 1, 333)
     assert (granted.user, granted.owner, granted.name) == ("team/x y", "cumulus:1", "vision/train")
     assert granted.grace == 0.5
-    assert 55 < granted.expires_in <= 60
+    assert 20 < granted.expires_in <= 60
     assert [lease.id for lease in leases.list()] == [asked.id]
-    assert leases.renew(asked.id, 120).expires_in > 110
+    assert leases.renew(asked.id, 120).expires_in > 80
     released = leases.release(asked.id)
     assert released is not None
     assert (released.state, released.end_reason) == (LeaseState.ENDED, EndReason.RELEASED)
@@ -156,7 +157,7 @@ def test_two_controllers_never_hold_one_share(worker: Worker, leases: RemoteLeas
 
     def grab(number: int) -> Lease | None:
         side = (here, there)[number % 2]
-        begin.wait(10)
+        begin.wait(PATIENCE)
         try:
             return side.grant(request(compute=400, owner=f"cumulus:{number % 2}"))
         except InsufficientShare:

@@ -18,7 +18,7 @@ from cumulus.nodes.host_keys import fetch, fingerprint
 from cumulus.nodes.leases import RemoteLeases
 from tests.cli.conftest import Done, Run
 from tests.nodes.conftest import Worker
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.ssh
 
@@ -67,7 +67,7 @@ def test_a_person_is_asked(worker: Worker, home: Path, answer: str, code: int) -
     words = ["node", "add", "gpu-1", "--ssh", address(worker), "--chronos-cli", worker.command]
     process = subprocess.Popen([*CUMULUS, *words], stdin=inner, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     os.write(outer, f"{answer}\n".encode())
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=PATIENCE)
     os.close(outer)
     os.close(inner)
     assert b"Is it the same? [y/N]" in said
@@ -131,11 +131,11 @@ def daemon(home: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "1")
     log = (home.parent / "serve.log").open("w")
     process = subprocess.Popen([*CUMULUS, "serve"], stdout=log, stderr=log)
-    eventually(lambda: "leading" in Path(log.name).read_text(), 30)
+    eventually(lambda: "leading" in Path(log.name).read_text())
     yield
     process.send_signal(signal.SIGTERM)
     try:
-        assert process.wait(40) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         log.close()
@@ -160,7 +160,7 @@ def test_a_worker_from_add_to_remove(
     leases: RemoteLeases,
 ) -> None:
     assert add(run, worker, "--yes").code == 0
-    assert run("wait", "node/gpu-1", "--for=condition=Ready", "--timeout=60s").code == 0
+    assert run("wait", "node/gpu-1", "--for=condition=Ready", "--timeout=150s").code == 0
     status = node(run)["status"]
     assert isinstance(status, dict)
     assert status["devices"]
@@ -170,14 +170,14 @@ def test_a_worker_from_add_to_remove(
     assert "gpu-1" in run("node", "list").out
 
     share(run, home, "mine")
-    assert run("wait", "partition/mine", "--for=condition=Active", "--timeout=30s").code == 0
+    assert run("wait", "partition/mine", "--for=condition=Active", "--timeout=150s").code == 0
     assert len(leases.list()) == 1
     refused = run("node", "remove", "gpu-1")
     assert "gpu-1 holds 1 lease; end them with: cumulus node drain gpu-1 --now" in refused.err
     assert "still holds 1 lease" in run("node", "drain", "gpu-1", "--timeout", "1s").err
     assert node(run)["spec"]["unschedulable"] is True  # type: ignore[index]
 
-    drained = run("node", "drain", "gpu-1", "--now", "--timeout", "30s")
+    drained = run("node", "drain", "gpu-1", "--now", "--timeout", "150s")
     assert (drained.code, drained.out) == (0, "gpunode.cumulus.dev/gpu-1 drained\n")
     assert leases.list() == []
     removed = run("node", "remove", "gpu-1")
@@ -194,9 +194,9 @@ def test_removed_by_force_its_leases_go_on_there(
     leases: RemoteLeases,
 ) -> None:
     assert add(run, worker, "--yes").code == 0
-    assert run("wait", "node/gpu-1", "--for=condition=Ready", "--timeout=60s").code == 0
+    assert run("wait", "node/gpu-1", "--for=condition=Ready", "--timeout=150s").code == 0
     share(run, home, "mine")
-    assert run("wait", "partition/mine", "--for=condition=Active", "--timeout=30s").code == 0
+    assert run("wait", "partition/mine", "--for=condition=Active", "--timeout=150s").code == 0
     removed = run("node", "remove", "gpu-1", "--force")
     assert removed.code == 0
     assert "they go on there until their end" in removed.err
@@ -213,5 +213,5 @@ def test_a_node_that_cannot_be_reached_says_why_at_once(run: Run, worker: Worker
     node = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": "gpu-1"}, "spec": spec}
     manifest.write_text(yaml.safe_dump(node))
     assert run("apply", "-f", str(manifest)).code == 0
-    eventually(lambda: "is not known" in run("describe", "node", "gpu-1").out, 20)
+    eventually(lambda: "is not known" in run("describe", "node", "gpu-1").out)
     assert "ssh-keyscan" in run("describe", "node", "gpu-1").out

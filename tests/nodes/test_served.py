@@ -18,7 +18,7 @@ from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
 from tests.nodes.conftest import Worker, answers, connect
 from tests.nodes.test_leases import request
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.ssh
 
@@ -51,7 +51,7 @@ def test_the_server_ends_with_its_connection(worker: Worker, leases: RemoteLease
     leases.devices()
     assert servers(worker)
     leases.close()
-    eventually(lambda: not servers(worker), 30)
+    eventually(lambda: not servers(worker))
 
 
 def test_a_server_that_was_killed_is_replaced_within_the_same_call(worker: Worker, leases: RemoteLeases) -> None:
@@ -74,7 +74,7 @@ def test_requests_under_way_when_the_server_is_killed_are_asked_again(worker: Wo
         answers = [pool.submit(leases.grant, each) for each in asked]
         time.sleep(0.3)
         os.kill(server, signal.SIGKILL)
-        granted = [answer.result(60) for answer in answers]
+        granted = [answer.result(PATIENCE) for answer in answers]
     assert [lease.id for lease in granted] == [each.id for each in asked]
     assert len(leases.list()) == 4
 
@@ -88,7 +88,7 @@ def test_a_server_that_hangs_is_left_at_the_deadline(worker: Worker, known_hosts
     with pytest.raises(NodeUnreachable, match="did not answer in time"):
         leases.connection.call(f"{worker.command} serve --json", ("list", "--json"), 1)
     try:
-        eventually(lambda: answers(leases), 30)
+        eventually(lambda: answers(leases))
         assert server not in servers(worker)[-1:]
     finally:
         os.kill(server, signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_an_older_chronos_is_asked_by_commands_and_by_a_server_once_it_has_one(
     held = older.grant(request())
     assert servers(worker) == []
     upgraded.touch()
-    eventually(lambda: older.list() and servers(worker), 30)
+    eventually(lambda: older.list() and servers(worker))
     assert [lease.id for lease in older.list()] == [held.id]
     older.close()
 

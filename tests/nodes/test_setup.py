@@ -20,7 +20,7 @@ from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.install import Setup, SetupFailed, install
 from tests.chronos.conftest import end_monitor
 from tests.nodes.conftest import ROOT, Worker
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 SCRIPT = ROOT / "scripts" / "setup-worker.sh"
 
@@ -73,7 +73,10 @@ def test_the_wheel_is_built_from_the_source_tree_by_standard_tools(wheel: Path, 
     (tmp_path / "cumulus").symlink_to(ROOT / "cumulus")
     words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run(
-        [*words, "--wheel-dir", tmp_path, tmp_path / "packaging/chronos"], check=True, capture_output=True, timeout=60
+        [*words, "--wheel-dir", tmp_path, tmp_path / "packaging/chronos"],
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
     )
     (built,) = tmp_path.glob("*.whl")
     assert built.name == wheel.name
@@ -93,7 +96,7 @@ def test_the_wheel_runs_with_the_standard_library_alone(wheel: Path, tmp_path: P
     # What is put on jobs' PYTHONPATH is found there.
     places = [str(tmp_path / "unpacked"), str(tmp_path / "unpacked/cumulus/chronos/enforce/hook")]
     program = f"import sys; sys.path[:0] = {places!r}; [__import__(m) for m in {wanted!r}]"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 
@@ -111,7 +114,7 @@ def test_what_reaches_s3_comes_along(tmp_path: Path) -> None:
         "client = boto3.client('s3', region_name='x', aws_access_key_id='a', aws_secret_access_key='b')\n"
         "print(client.meta.service_model.service_name, boto3.__file__)"
     )
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.startswith(f"s3 {tmp_path}"), done.stderr
 
 
@@ -124,7 +127,7 @@ def test_chronos_cli_works_in_an_environment_that_has_nothing_else(wheel: Path, 
     fresh, tools, home = tmp_path / "fresh", tmp_path / "tools", tmp_path / "home"
     venv.create(fresh)
     words = [sys.executable, "-m", "pip", "--python", fresh / "bin/python", "install", "--quiet"]
-    subprocess.run([*words, "--no-deps", "--no-index", wheel], check=True, capture_output=True, timeout=60)
+    subprocess.run([*words, "--no-deps", "--no-index", wheel], check=True, capture_output=True, timeout=PATIENCE)
     tools.mkdir()
     (tools / "nvidia-smi").write_text(_SMI)
     (tools / "nvidia-smi").chmod(0o755)
@@ -133,7 +136,7 @@ def test_chronos_cli_works_in_an_environment_that_has_nothing_else(wheel: Path, 
     def chronos(*arguments: str) -> str:
         done = subprocess.run(
             [fresh / "bin/chronos_cli", *arguments],
-            capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path,
+            capture_output=True, text=True, timeout=PATIENCE, env=environment, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -152,7 +155,7 @@ def test_chronos_cli_works_in_an_environment_that_has_nothing_else(wheel: Path, 
         )
         done = subprocess.run(
             [fresh / "bin/python", "-I", "-c", program],
-            capture_output=True, text=True, timeout=60, env=environment,
+            capture_output=True, text=True, timeout=PATIENCE, env=environment,
         )  # fmt: skip
         assert done.stderr.splitlines()[-1] == "[0, 0, 0, 0] []", done.stderr
     finally:
@@ -167,9 +170,11 @@ def test_the_script_says_what_it_will_do_and_does_it_once(prefix: Path) -> None:
     assert "Chronos is ready." in set_up("--prefix", str(prefix), "--yes")
     assert "nothing is to be changed" in set_up("--prefix", str(prefix), "--yes")
     chronos = [str(prefix / "bin/chronos_cli")]
-    granted = subprocess.run([*chronos, "create", "0", "10%", "60", "-q"], capture_output=True, text=True, timeout=30)
+    granted = subprocess.run(
+        [*chronos, "create", "0", "10%", "60", "-q"], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert granted.returncode == 0, granted.stderr
-    listed = subprocess.run([*chronos, "list"], capture_output=True, text=True, timeout=30, cwd="/")
+    listed = subprocess.run([*chronos, "list"], capture_output=True, text=True, timeout=PATIENCE, cwd="/")
     assert granted.stdout.strip() in listed.stdout
 
 
@@ -194,7 +199,7 @@ def test_nothing_of_the_caller_decides_what_runs(prefix: Path, tmp_path: Path) -
     trap.mkdir(parents=True)
     (trap / "__init__.py").write_text("raise SystemExit('trapped')")
     done = subprocess.run(
-        [str(prefix / "bin/chronos_cli"), "list"], capture_output=True, text=True, timeout=30,
+        [str(prefix / "bin/chronos_cli"), "list"], capture_output=True, text=True, timeout=PATIENCE,
         cwd=trap.parent, env={**os.environ, "PYTHONPATH": str(trap.parent)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -230,7 +235,7 @@ def test_chronos_is_carried_over_and_answers(worker: Worker, known_hosts: KnownH
     assert '"leases": []' in connection.run(f"{prefix}/bin/chronos_cli list --json", 15).output
     # Other tests' set-ups come and go meanwhile.
     look = "ls /tmp/tmp.*/setup-worker.sh 2>/dev/null; true"
-    eventually(lambda: "setup-worker.sh" not in connection.run(look, 15).output, 60, "what was carried over is gone")
+    eventually(lambda: "setup-worker.sh" not in connection.run(look, 15).output, what="what was carried over is gone")
     connection.close()
 
 

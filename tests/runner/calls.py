@@ -23,7 +23,7 @@ from cumulus.calls.envelope import Envelope
 from cumulus.calls.outcome import OF_RUNNER, Outcome, verify
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.runner.build import ensure_runner
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 KEY = bytes(range(envelope.KEY_BYTES))
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -117,7 +117,7 @@ def run(
     arguments = prepare(directory, payload, python=python, archive=archive)
     done = subprocess.run(
         [interpreter, *arguments], cwd=directory.parent, env={"PATH": os.defpath, **(environment or {})},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
         preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_DFL),
     )  # fmt: skip
     return Ran(directory, hashlib.sha256(payload).hexdigest(), done.returncode, done.stdout, done.stderr)

@@ -25,7 +25,7 @@ from cumulus.calls.outcome import NOT_PICKLABLE, RAISED, RETURNED, Outcome, veri
 from cumulus.calls.session import SessionConnection, SessionEnded, connect
 from cumulus.lib import unix_socket
 from tests.runner.calls import KEY, payload_of, prepare
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -117,7 +117,7 @@ def test_calls_run_one_after_another_in_one_process_that_keeps_its_state(served:
     assert sorted(len(kept) for _, kept in answers) == list(range(3, 11))
     assert not (served.directory / envelope.OUTCOME).exists()
     first.close_session()
-    assert served.process.wait(60) == 0
+    assert served.process.wait(PATIENCE) == 0
     assert (served.outcome().outcome, pickle.loads((served.directory / envelope.RESULT).read_bytes())) == (
         RETURNED,
         "begun",
@@ -182,7 +182,7 @@ def test_a_first_call_that_raises_ends_the_session(tmp_path: Path) -> None:
 def test_a_session_that_is_ended_leaves_no_outcome(served: Served) -> None:
     session = served.connect()
     served.process.send_signal(signal.SIGTERM)
-    served.process.wait(60)
+    served.process.wait(PATIENCE)
     with pytest.raises(SessionEnded):
         ask(session, keep, 1)
     session.close()

@@ -45,7 +45,7 @@ class Bed(DaemonBed):
 
     def up(self) -> None:
         self.serve()
-        self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")
+        self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=150s")
 
     def down(self) -> None:
         self.run("delete", "jobs", "--all")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.sdk.bed import Bed
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("sdk-daemon")]
 
@@ -153,7 +153,7 @@ def test_the_servers_are_killed_during_a_run(bed: Bed, tmp_path: Path) -> None:
     daemon.wait()
     bed.up()
     gate.touch()
-    out, err = program.communicate(timeout=90)
+    out, err = program.communicate(timeout=PATIENCE)
     assert out == "ended\ndone\n", err
     assert program.returncode == 0, err
 
@@ -192,7 +192,7 @@ def test_map_goes_on_while_the_server_is_killed(bed: Bed, tmp_path: Path) -> Non
         assert program.stdout.readline() == f"{count}\n", program.communicate()
         for pid in _grpc_servers(bed.daemons[-1].pid):
             os.kill(pid, signal.SIGKILL)
-    out, err = program.communicate(timeout=90)
+    out, err = program.communicate(timeout=PATIENCE)
     assert program.returncode == 0, err
     assert out == "1000\n", "each item was begun once"
     assert sorted(map(int, notes.read_text().split())) == list(range(1000)), "each item ran once"
@@ -223,7 +223,7 @@ def test_ctrl_c_cancels_and_a_dead_client_is_noticed(bed: Bed) -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "begun\n"
         program.send_signal(sent)
-        _, err = program.communicate(timeout=60)
+        _, err = program.communicate(timeout=PATIENCE)
         assert program.returncode == -sent, err
         eventually(lambda: not [job for job in bed.items("gpujobs") if job["metadata"]["name"].startswith("sleeps-")])
 
@@ -294,7 +294,7 @@ def test_who_waits_learns_why(bed: Bed) -> None:
     assert program.stderr is not None
     line = program.stderr.readline()
     program.send_signal(signal.SIGINT)
-    program.communicate(timeout=60)
+    program.communicate(timeout=PATIENCE)
     assert line.startswith("len-")
     assert " waits: no node could ever hold it (TooLarge: " in line
     assert "(more: cumulus why len-" in line

@@ -198,11 +198,8 @@ def test_who_stops_waiting_for_a_map_is_not_held(client: CumulusClient, state: A
     async def wait_shortly(results: Any) -> None:
         await asyncio.wait_for(anext(results), 0.2)
 
-    with client.map(state.slow, [20], workers=1) as results:
-        began = time.monotonic()
-        with pytest.raises(TimeoutError):
-            asyncio.run(wait_shortly(results))
-        assert time.monotonic() - began < 15
+    with client.map(state.slow, [600], workers=1) as results, pytest.raises(TimeoutError):
+        asyncio.run(wait_shortly(results))
 
 
 def test_a_result_of_map_that_nobody_waited_for_is_not_lost(client: CumulusClient, state: Any) -> None:

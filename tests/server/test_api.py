@@ -17,6 +17,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW
+from tests.waiting import PATIENCE
 
 ANN, BOB = Identity("ann", 1001), Identity("bob", 1002)
 
@@ -29,7 +30,7 @@ def test_who_stops_waiting_has_the_threads_until_they_are_free(tmp_path: Path) -
 
     def stuck() -> None:
         begun.append(1)
-        goes_on.wait(30)
+        goes_on.wait(PATIENCE)
 
     async def asked() -> None:
         waiting = [asyncio.create_task(api.reach(ANN, stuck)) for _ in range(OF_ONE_USER)]

@@ -16,6 +16,7 @@ from cumulus.lib import unix_socket
 from cumulus.server.api_server import ApiServer
 from cumulus.service.accounts import Accounts
 from cumulus.store.memory import MemoryStore
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def home() -> Iterator[Path]:
 def server(home: Path) -> Iterator[ApiServer]:
     made = ApiServer(home, MemoryStore(), retry_seconds=0.02)
     made.start()
-    assert made.listens.wait(30)
+    assert made.listens.wait(PATIENCE)
     yield made
     made.close()
 
@@ -88,7 +89,7 @@ def test_the_next_daemon_listens_once_the_first_has_ended(home: Path) -> None:
         assert not second.listens.wait(0.2)
         first.kill()
         first.wait()
-        assert second.listens.wait(30)
+        assert second.listens.wait(PATIENCE)
         assert ask(home).startswith(b"HTTP/1.1 200")
     finally:
         first.kill()

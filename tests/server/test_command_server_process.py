@@ -10,7 +10,7 @@ import pytest
 from cumulus.server.child_process import ChildProcess
 from cumulus.server.command_server_process import command_server_process
 from tests.cli.conftest import listens
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChildProcess
     yield made
     made.close()
     made.start()
-    assert made.join(60)
+    assert made.join(PATIENCE)
 
 
 def test_a_server_that_was_killed_is_started_again_until_it_is_closed(server: ChildProcess, home: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_server_that_was_killed_is_started_again_until_it_is_closed(server: Ch
     eventually(lambda: server.pid != first and listens(home), what="another one listens")
     server.close()
     eventually(lambda: not listens(home), what="the last one has ended")
-    assert server.join(60)
+    assert server.join(PATIENCE)
 
 
 def test_a_server_carries_no_marks_and_no_terminal(server: ChildProcess, home: Path) -> None:
@@ -49,5 +49,5 @@ def test_a_server_carries_no_marks_and_no_terminal(server: ChildProcess, home: P
 def test_closing_before_the_start_keeps_it_from_starting(server: ChildProcess, home: Path) -> None:
     server.close()
     server.start()
-    assert server.join(60)
+    assert server.join(PATIENCE)
     assert server.pid is None

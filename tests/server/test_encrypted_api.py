@@ -30,6 +30,7 @@ from cumulus.service.addresses import api_address
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("encrypted-api")
 
@@ -64,7 +65,7 @@ class Encrypted:
     ) -> tuple[int, Any]:
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
-        connection = http.client.HTTPSConnection(host, self.port, timeout=20, context=self.context(certificate))
+        connection = http.client.HTTPSConnection(host, self.port, timeout=PATIENCE, context=self.context(certificate))
         try:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
@@ -77,7 +78,7 @@ class Encrypted:
 def start(home: Path, store: MemoryStore, settings: ApiSettings = ApiSettings()) -> ApiServer:
     made = ApiServer(home, store, settings, retry_seconds=0.02)
     made.start()
-    assert made.listens_encrypted.wait(60)
+    assert made.listens_encrypted.wait(PATIENCE)
     return made
 
 
@@ -170,7 +171,7 @@ def test_a_certificate_that_was_revoked_opens_nothing_any_more(encrypted: Encryp
         ["openssl", "x509", "-noout", "-serial", "-in", certificate], capture_output=True, text=True, check=True
     ).stdout
     connection = http.client.HTTPSConnection(
-        "localhost", encrypted.port, timeout=20, context=encrypted.context(certificate)
+        "localhost", encrypted.port, timeout=PATIENCE, context=encrypted.context(certificate)
     )
 
     def asked(path: str = "/livez", body: str | None = None) -> tuple[int, Any]:
@@ -202,7 +203,7 @@ def test_what_it_keeps_is_its_own(encrypted: Encrypted) -> None:
 def test_who_does_not_trust_it_yet_is_shown_the_authority_with_its_fingerprint(encrypted: Encrypted) -> None:
     shown = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{encrypted.port}", "-showcerts"], input="", capture_output=True,
-        text=True, timeout=20, check=False,
+        text=True, timeout=PATIENCE, check=False,
     ).stdout  # fmt: skip
     found = api_address.read(encrypted.home)
     assert found is not None
@@ -236,7 +237,7 @@ def test_an_address_that_is_taken_is_waited_for_and_the_socket_serves_meanwhile(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = ApiServer(tmp_path, MemoryStore(), ApiSettings(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
         server.start()
-        assert server.listens.wait(60)
+        assert server.listens.wait(PATIENCE)
         assert not server.listens_encrypted.wait(0.3)
         server.close()
 

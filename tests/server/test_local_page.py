@@ -23,6 +23,7 @@ from cumulus.service.service import Service
 from cumulus.service.sessions import Sessions
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW
+from tests.waiting import PATIENCE
 
 ME = Identity.of_this_process()
 OTHER = ME._replace(uid=(ME.uid or 12344) + 1)
@@ -39,7 +40,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 
 def ask(port: int, path: str, cookie: str = "") -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", path, headers={"cookie": cookie} if cookie else {})
     answer = connection.getresponse()
     answer.read()

@@ -12,6 +12,7 @@ import pytest
 
 from cumulus.errors import NoLog, StoreUnavailable, TooManyRequests
 from cumulus.server.stream_threads import BUFFER, StreamThreads
+from tests.waiting import PATIENCE
 
 
 class Endless:
@@ -64,7 +65,7 @@ def test_a_slow_reader_holds_the_iterator_up_and_closing_ends_it() -> None:
             assert source.given <= 3 * BUFFER
 
     asyncio.run(read())
-    assert source.closed.wait(10)
+    assert source.closed.wait(PATIENCE)
 
 
 def test_a_silent_iterator_ends_with_its_reader() -> None:
@@ -79,7 +80,7 @@ def test_a_silent_iterator_ends_with_its_reader() -> None:
             await reading
 
     asyncio.run(read())
-    assert source.closed.wait(10)
+    assert source.closed.wait(PATIENCE)
 
 
 def test_no_more_than_so_many_at_once() -> None:
@@ -112,4 +113,4 @@ def test_closing_ends_all_and_starts_no_more() -> None:
         return seen
 
     assert asyncio.run(read()) == []
-    assert source.closed.wait(10)
+    assert source.closed.wait(PATIENCE)

@@ -18,6 +18,7 @@ from cumulus.server.watches import WatchBridge, Watcher
 from cumulus.store.base import Event, Retention, Store
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -59,7 +60,7 @@ async def take(watcher: Watcher, count: int) -> list[Event]:
     """Exactly that many, or the test fails."""
     found: list[Event] = []
     while len(found) < count:
-        events = await watcher.next(timeout=30)
+        events = await watcher.next(timeout=PATIENCE)
         assert events, f"{len(found)} of {count}"
         found += events
     assert len(found) == count
@@ -142,11 +143,11 @@ def test_a_slow_watcher_whose_history_is_gone_is_told(bridge: WatchBridge, store
             await reading
             store.compact(90)
             with pytest.raises(Expired):
-                await slow.next(timeout=30)
+                await slow.next(timeout=PATIENCE)
             async with bridge.watch(since=95) as resumed:
                 assert revisions(await take(resumed, 5)) == list(range(96, 101))
             with pytest.raises(Expired):
-                await bridge.watch(since=3).next(timeout=30)
+                await bridge.watch(since=3).next(timeout=PATIENCE)
 
     asyncio.run(body())
 
@@ -169,7 +170,7 @@ def test_a_loop_that_stands_still_loses_nothing(
 
 
 def test_two_event_loops(bridge: WatchBridge, store: Store) -> None:
-    ready = threading.Barrier(3, timeout=30)
+    ready = threading.Barrier(3, timeout=PATIENCE)
     seen: dict[int, list[int]] = {}
 
     async def body(number: int) -> None:
@@ -184,7 +185,7 @@ def test_two_event_loops(bridge: WatchBridge, store: Store) -> None:
     ready.wait()
     create(store, 200)
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert seen == {0: list(range(1, 201)), 1: list(range(1, 201))}
 
     async def later() -> None:
@@ -259,6 +260,6 @@ def test_a_store_that_closes_ends_the_watchers_with_its_error(bridge: WatchBridg
         with pytest.raises(StoreUnavailable):
             await task
         with pytest.raises(StoreUnavailable):
-            await bridge.watch(since=0).next(timeout=30)
+            await bridge.watch(since=0).next(timeout=PATIENCE)
 
     asyncio.run(body())

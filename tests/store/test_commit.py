@@ -11,6 +11,7 @@ from cumulus.errors import Conflict
 from cumulus.store import commit
 from cumulus.store.base import Key, Write
 from cumulus.store.commit import GroupCommit, Job
+from tests.waiting import PATIENCE
 
 
 class Disk:
@@ -25,7 +26,7 @@ class Disk:
     def commit(self, jobs: list[Job]) -> None:
         self.batches.append([name(job) for job in jobs])
         self.started.release()
-        assert self.permitted.acquire(timeout=20)
+        assert self.permitted.acquire(timeout=PATIENCE)
         if self.fail is not None:
             raise self.fail
         for job in jobs:
@@ -69,7 +70,7 @@ class Writers:
 
     def join(self) -> None:
         for thread in self.threads:
-            thread.join(20)
+            thread.join(PATIENCE)
             assert not thread.is_alive(), "a writer was left waiting"
 
 
@@ -101,8 +102,8 @@ def test_nobody_returns_before_the_commit_did(disk: Disk) -> None:
     assert writers.outcomes == {}
     disk.permitted.release()
     for _ in range(2):
-        assert disk.started.acquire(timeout=20)
-    writers.threads[0].join(20)
+        assert disk.started.acquire(timeout=PATIENCE)
+    writers.threads[0].join(PATIENCE)
     assert list(writers.outcomes) == ["first"]
     disk.permitted.release()
     writers.join()
@@ -126,8 +127,8 @@ def test_a_leader_that_is_interrupted_tells_the_others(disk: Disk) -> None:
     group = GroupCommit(disk.commit)
     writers = queue_up(disk, group, "a", "b", "c")
     disk.permitted.release()
-    assert disk.started.acquire(timeout=20)
-    assert disk.started.acquire(timeout=20)
+    assert disk.started.acquire(timeout=PATIENCE)
+    assert disk.started.acquire(timeout=PATIENCE)
     disk.fail = KeyboardInterrupt()
     disk.permitted.release()
     writers.join()
@@ -170,7 +171,7 @@ def test_an_interrupted_writer_leaves_the_queue(disk: Disk, others: tuple[str, .
     group._withdraw(job)
     disk.permitted.release(2)
     for thread in (writers.threads[0], *writers.threads[2:]):
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert [text for batch in disk.batches for text in batch] == ["first", *others]
     job.finished, job.answers = True, []

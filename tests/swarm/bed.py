@@ -140,7 +140,7 @@ class SwarmBed(Bed):
         for service in engine.services([f"cumulus.dev/instance={self.instance}"]):
             engine.remove_service(service["ID"])
         for network in engine.networks([f"cumulus.dev/instance={self.instance}"]):
-            eventually(lambda id=network["Id"]: engine.remove_network(id) or True, within=20)  # type: ignore[misc]
+            eventually(lambda id=network["Id"]: engine.remove_network(id) or True)  # type: ignore[misc]
         for config in engine.configs([f"cumulus.dev/instance={self.instance}", "cumulus.dev/attempt"]):
             engine.remove_config(config["ID"])
         for mark in self.lab.manager.docker(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.processes import die_with_parent
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "cumulus-base:local"
@@ -77,11 +77,11 @@ def builder() -> Iterator[Builder]:
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent, start_new_session=True,
         )  # fmt: skip
     try:
-        eventually(lambda: "Server Version" in made.docker("info", code=None), 60, "the engine answers")
+        eventually(lambda: "Server Version" in made.docker("info", code=None), what="the engine answers")
         yield made
     finally:
         engine.kill()
         engine.wait()
         assert sweeper.stdin is not None
         sweeper.stdin.close()
-        sweeper.wait(60)
+        sweeper.wait(PATIENCE)

@@ -63,7 +63,7 @@ def registry(lab: Lab, directory: Path) -> Iterator[Registry]:
         process = subprocess.Popen(["docker-registry", "serve", str(directory / "config.yml")], stdout=log, stderr=log)
     try:
         host, _, port = made.address.partition(":")
-        eventually(lambda: _listens(host, int(port)), 30, "the registry listens")
+        eventually(lambda: _listens(host, int(port)), what="the registry listens")
         yield made
     finally:
         process.terminate()

@@ -16,7 +16,7 @@ from tests.lab.lab import Lab
 from tests.lab.node import LabError, Node
 from tests.swarm.control import Control, job
 from tests.swarm.test_faults import settled
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -79,7 +79,7 @@ def test_jobs_through_one_kill_of_each_kind(control: Control, whole: Lab, tmp_pa
     chaos.kill_daemon(signal.SIGTERM)
     chaos.kill_container()
     # Long enough for the manager to take it for down.
-    eventually(lambda: one.name not in whole.ready(), 60, f"Swarm takes {one.name} for down")
+    eventually(lambda: one.name not in whole.ready(), what=f"Swarm takes {one.name} for down")
     one.heal()
     chaos.kill_engine(one, 0.0)
     chaos.counts()
@@ -133,7 +133,7 @@ class Chaos:
 
     def kill_daemon(self, how: signal.Signals) -> None:
         self._control.daemons[-1].send_signal(how)
-        self._control.daemons[-1].wait(60)
+        self._control.daemons[-1].wait(PATIENCE)
         self._control.serve()
 
     def kill_engine(self, node: Node, seconds: float) -> None:

@@ -190,14 +190,13 @@ def test_a_container_is_asked_for_a_checkpoint_and_the_job_goes_on_on_another_no
         'n=$(cat /ckpt/state 2>/dev/null || echo 0); echo "from $n"; '
         'while [ "$n" -lt 1000000 ]; do n=$((n+1)); echo "$n" > /ckpt/now; [ -e /ckpt/last ] && exit 0; sleep 0.1; done'
     )
-    checkpoint = {"path": "/ckpt/c", "gracePeriod": "60s"}
+    checkpoint = {"path": "/ckpt/c", "gracePeriod": "5m"}
     control.apply(job("asked", script, duration="10m", mounts=[mount], checkpoint=checkpoint))
     eventually(lambda: (kept / "now").exists() and int((kept / "now").read_text() or 0) > 5, 150, "steps")
     first = control.attempts("asked")[0]["node"]
-    since = time.monotonic()
     control.ok("suspend", "job", "asked")
-    control.ok("wait", "gpujob/asked", "--for=condition=Suspended", "--timeout=100s")
-    assert time.monotonic() - since < 40
+    # It is not kept for its grace period.
+    control.ok("wait", "gpujob/asked", "--for=condition=Suspended", "--timeout=200s")
     assert (kept / "reason").read_text() == "Suspended\n"
     left = float((kept / "deadline").read_text()) - float((kept / "uptime").read_text())
     assert 500 < left < 610

@@ -19,6 +19,7 @@ from cumulus.clock import FakeClock
 from cumulus.errors import BackendError, NotOurs, UsageError
 from cumulus.infrastructure import swarm as named_swarm
 from cumulus.lib import state_id
+from tests.waiting import PATIENCE
 
 
 @dataclass
@@ -111,7 +112,7 @@ def test_the_first_marks_the_swarm_and_the_second_is_told_whose_it_is(
 
 def test_of_two_that_start_at_the_same_moment_one_owns_it(swarm: FakeSwarm, tmp_path: Path) -> None:
     """Both have seen that it is nobody's before either marks it."""
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=PATIENCE)
     mutex = threading.Lock()
     planes = [Plane(swarm, tmp_path / store / "swarm", store) for store in ("store-a", "store-b")]
     answers: dict[str, str] = {}
@@ -136,7 +137,7 @@ def test_of_two_that_start_at_the_same_moment_one_owns_it(swarm: FakeSwarm, tmp_
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert sorted(answers) == ["store-a", "store-b"]
     [winner] = [store for store, answer in answers.items() if answer == store]
     assert [answer for store, answer in answers.items() if store != winner] == ["NotOurs"]

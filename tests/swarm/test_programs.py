@@ -298,7 +298,7 @@ def test_what_it_saves_is_copied_and_read_as_its_user(bed: SwarmBed, ann: User) 
     script = f'mkdir -p "$CUMULUS_CHECKPOINT_PATH" && cp -r /mnt/{ready.name}/step-* "$CUMULUS_CHECKPOINT_PATH"'
     asked = Checkpointing(uri=f"file:///mnt/{beyond.name}")
     said(bed, program(bed, ann, script, checkpoint_path="saved", checkpointing=asked))
-    eventually(lambda: [one.name.step for one in catalog.committed(DirectoryPlace(str(beyond)))] == [5], 60)
+    eventually(lambda: [one.name.step for one in catalog.committed(DirectoryPlace(str(beyond)))] == [5])
     assert {path.stat().st_uid for path in beyond.rglob("*")} == {ann.uid}
     node, path, user = bed.backend.checkpoint_place("uid-job") or ("", "", None)
     assert (node, path) == ("worker1", f"/var/lib/chronos/programs/{ann.uid}/uid-job/checkpoint/saved")
@@ -352,7 +352,7 @@ def test_a_node_says_whom_it_runs_programs_of(bed: SwarmBed, ann: User) -> None:
 
 def without_host_image(node: Node) -> None:
     """Containers of it that have ended go with their services, a moment later."""
-    eventually(lambda: node.shell(f"docker rmi {host_image.TAG}")[0] == 0, 60, "no container needs the host image")
+    eventually(lambda: node.shell(f"docker rmi {host_image.TAG}")[0] == 0, what="no container needs the host image")
 
 
 def without_image(name: str, script: str, node: str, **spec: Any) -> dict[str, Any]:
@@ -373,7 +373,7 @@ def test_a_job_without_an_image_goes_to_a_worker(swarm: Lab, tmp_path: Path) -> 
         control.apply(
             without_image("later", "exit 3", "worker1"), without_image("lost", "pwd", "worker2", workingDir="/srv")
         )
-        eventually(lambda: "lacks the host image" in control.ok("why", "gpujob/later"), 60, "why says what is missing")
+        eventually(lambda: "lacks the host image" in control.ok("why", "gpujob/later"), what="why says what is missing")
         assert "the directory /srv is not known to be the same there" in control.ok("why", "gpujob/lost")
         pushed = control.ok("cluster", "image", "push", "cumulus-host", "--node", "worker1", "--node", "worker2")
         assert sorted(pushed.splitlines()) == [
@@ -383,7 +383,7 @@ def test_a_job_without_an_image_goes_to_a_worker(swarm: Lab, tmp_path: Path) -> 
         assert control.attempts("later")[0]["exitCode"] == 3
         control.ok("delete", "job", "there", "later", "lost", "--yes")
         files = swarm.nodes["worker2"].chronos_home / "programs" / "0"
-        eventually(lambda: not os.listdir(files), 30, "its directories are gone")
+        eventually(lambda: not os.listdir(files), what="its directories are gone")
 
 
 def test_run_finds_out_where_its_directory_is_the_same(control: Control, tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_run_finds_out_where_its_directory_is_the_same(control: Control, tmp_pat
         return all((control.get("node", name)["status"].get("hostJobs") or {}).get("offered") for name in offered)
 
     try:
-        eventually(ready, 60, "all nodes run jobs without an image")
+        eventually(ready, what="all nodes run jobs without an image")
         name = control.run("run", "--gpu", "10%", "--for", "1m", "-d", "--", "true", cwd=same).stdout.strip()
         assert control.get("job", name)["metadata"]["annotations"]["cumulus.dev/same-directory"] == ",".join(offered)
         done = control.run("run", "--gpu", "10%", "--for", "1m", "-d", "--", "true", cwd=here)
@@ -443,11 +443,11 @@ def test_two_users_of_a_system_daemon(
             eventually(lambda: phase(ann) == "Succeeded", 100, daemon.written)
             assert written.read_text().split() == [ann.name, "worker1"]
             assert written.stat().st_uid == ann.uid
-            eventually(lambda: "has the number 4100001 on this node" in why(), 60, why)
+            eventually(lambda: "has the number 4100001 on this node" in why(), what=why)
             assert phase(bob) == "Pending"
             for user in (ann, bob):
                 daemon.ask(user, "DELETE", jobs(user.name, "mine"))
-            eventually(lambda: not swarm.manager.docker("service", "ls", "-q", "--filter", label), 60, daemon.written)
+            eventually(lambda: not swarm.manager.docker("service", "ls", "-q", "--filter", label), what=daemon.written)
     finally:
         worker1.remove_user(bob.name)
         for kind, remove in (("service", "rm"), ("config", "rm")):

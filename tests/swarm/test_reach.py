@@ -120,12 +120,12 @@ def test_a_shell_beside_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     # What it started ends with it, and with who lets go of it.
     code, _ = ended(start(bed, work, "sleep 4711 >/dev/null 2>&1 & setsid sleep 4712 & echo"))
     assert code == 0
-    eventually(lambda: not sleeps(node, 4711)() and not sleeps(node, 4712)(), 20)
+    eventually(lambda: not sleeps(node, 4711)() and not sleeps(node, 4712)())
     made = start(bed, work, "trap '' HUP; sleep 4713 & setsid sleep 4714 & echo up; while :; do sleep 0.1; done")
     read(made, b"up")
-    eventually(lambda: sleeps(node, 4713)() and sleeps(node, 4714)(), 20)
+    eventually(lambda: sleeps(node, 4713)() and sleeps(node, 4714)())
     made.close()
-    eventually(lambda: not sleeps(node, 4713)() and not sleeps(node, 4714)(), 30)
+    eventually(lambda: not sleeps(node, 4713)() and not sleeps(node, 4714)())
     assert bed.seen(work).state is State.RUNNING
     # And with the job.
     made = start(bed, work, "trap '' HUP TERM; echo up; while :; do sleep 0.1; done")
@@ -170,7 +170,7 @@ def test_what_its_controller_left_behind_ends(bed: SwarmBed, user: User) -> None
     node = bed.lab.nodes["worker1"]
     made = start(bed, work, "trap '' HUP; echo up; sleep 4720 & while :; do sleep 0.1; done", stdin=True)
     read(made, b"up")
-    eventually(sleeps(node, 4720), 20)
+    eventually(sleeps(node, 4720))
     node.inside("pkill", "-f", "cumulus.chronos channel$", check=False)
     with contextlib.suppress(BrokenPipeError):
         os.write(made.stdin, b"x")
@@ -179,7 +179,7 @@ def test_what_its_controller_left_behind_ends(bed: SwarmBed, user: User) -> None
     made.close()
     again = start(bed, work, "true")
     assert ended(again)[0] == 0
-    eventually(lambda: not sleeps(node, 4720)(), 20)
+    eventually(lambda: not sleeps(node, 4720)())
 
 
 @pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
@@ -192,7 +192,7 @@ def test_the_terminal_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     made = bed.backend.reach(work.job_uid, 1, 0).attach(stdin=True)
     read(made, b"up")
     made.resize(90, 30)
-    eventually(lambda: b"30 90" in typed(made, b"one\n", b"got one"), 20)
+    eventually(lambda: b"30 90" in typed(made, b"one\n", b"got one"))
     # Who leaves it by the keys leaves it alone.
     os.write(made.stdin, b"\x10\x11")
     assert select.select([made.done], [], [], 30)[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.sweep import traces
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -104,7 +104,7 @@ def test_the_tour_the_playground_and_the_end(environment: dict[str, str], tmp_pa
 
         def lab(*words: str, code: int = 0) -> str:
             done = subprocess.run(
-                [str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+                [str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
             )
             assert done.returncode == code, done.stderr
             return done.stdout + done.stderr
@@ -140,10 +140,10 @@ def test_nothing_is_left(environment: dict[str, str], tmp_path: Path, how: str) 
             (sweeper,) = of_lab(directory, "tests.lab.sweep")
             if "sweeper" in how:
                 os.kill(sweeper, signal.SIGKILL)
-                eventually(lambda: of_lab(directory, "tests.lab.sweep") not in ([], [sweeper]), 60, "another sweeper")
+                eventually(lambda: of_lab(directory, "tests.lab.sweep") not in ([], [sweeper]), what="another sweeper")
             os.kill(lab, signal.SIGKILL)
         traces.are_gone()
-        assert script.wait(60) != 0
+        assert script.wait(PATIENCE) != 0
 
 
 def test_a_reader_that_goes_away_ends_it(environment: dict[str, str]) -> None:

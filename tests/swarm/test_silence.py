@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable
+from tests.waiting import PATIENCE
 
 VERSION = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 21\r\n\r\n{"ApiVersion":"1.41"}'
 
@@ -37,7 +38,7 @@ def silent(path: Path) -> Iterator[str]:
         thread.start()
         yield f"unix://{path}"
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(PATIENCE)
     for connection in taken:
         connection.close()
 

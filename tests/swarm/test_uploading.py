@@ -72,7 +72,7 @@ def test_what_a_container_saves_is_copied_and_fetched_on_the_next_node(jobs: Job
     jobs.bed.backend.start(first := jobs.work(f"{SAVE}; while [ ! -e /data/go ]; do sleep 0.1; done"))
     # While it runs, and the node tells how far it is.
     jobs.bed.running(first)
-    eventually(lambda: jobs.steps() == [Name(1, 5)], 60)
+    eventually(lambda: jobs.steps() == [Name(1, 5)])
     jobs.bed.lab.nodes["worker1"].inside("touch", f"{jobs.place}/go")
     found = jobs.bed.finish(first).checkpoint
     assert found is not None
@@ -105,7 +105,7 @@ def test_a_node_that_cannot_copy_them_says_so_before_the_start(jobs: Jobs) -> No
 def test_a_place_of_another_job_is_refused(jobs: Jobs) -> None:
     jobs.saved(3, 1)
     jobs.run(jobs.work(SAVE))
-    eventually(lambda: jobs.steps() == [Name(1, 3)], 60)
+    eventually(lambda: jobs.steps() == [Name(1, 3)])
     with pytest.raises(BackendRefused, match="has checkpoints of another job already, the last of step 3"):
         jobs.bed.backend.start(jobs.work("true", job="other"))
 
@@ -158,7 +158,7 @@ def test_the_whole_way_through_the_daemon(control: Control, tmp_path: Path) -> N
     found = control.get("job", "whole")["status"]["checkpoint"]
     assert (found["step"], found["uri"]) == (5, f"file://{tmp_path}/shared")
     shared = DirectoryPlace(str(tmp_path / "shared"))
-    eventually(lambda: [one.name for one in catalog.committed(shared)] == [Name(1, 5)], 60)
+    eventually(lambda: [one.name for one in catalog.committed(shared)] == [Name(1, 5)])
     listed = control.ok("checkpoints", "whole")
     assert listed.splitlines()[1].split()[0] == "5"
     control.ok("checkpoints", "fetch", "whole", "--to", str(tmp_path / "got"))

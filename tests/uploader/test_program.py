@@ -36,7 +36,7 @@ from cumulus.uploader.s3_place import S3Place
 from tests.s3 import KEYS, Server
 from tests.unix_users import User
 from tests.uploader.saves import contents, loaded, save
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 PROGRAM = [sys.executable, "-I", program.__file__]
 
@@ -60,7 +60,7 @@ def test_run_restore_list_and_verify(tmp_path: Path) -> None:
     save(tmp_path / "a", 3)
     assert process.poll() is None
     process.stdin.close()
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     answer = ask(config, "list", "-")
     assert [(one["step"], one["latest"]) for one in answer["checkpoints"]] == [(3, True), (2, False)]
     assert ask(config, "verify", str(tmp_path), "3")["files"] == 3
@@ -226,7 +226,7 @@ def test_it_is_the_users_and_hides_its_keys_from_them(users: tuple[User, User], 
         command_line = Path(f"/proc/{process.pid}/cmdline").read_text()
         assert KEYS.secret_key not in command_line
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         with suppress(ProcessLookupError):
             process.kill()
@@ -289,7 +289,7 @@ class TestFiles:
 
     def ask(self, given: bytes, *words: str, code: int = 0) -> bytes:
         program = [sys.executable, "-I", "-S", files.__file__]
-        done = subprocess.run([*program, *words], input=given, capture_output=True, check=False, timeout=60)
+        done = subprocess.run([*program, *words], input=given, capture_output=True, check=False, timeout=PATIENCE)
         assert done.returncode == code, done.stderr.decode()
         return done.stdout
 
@@ -339,7 +339,7 @@ class TestBeyond:
         config = Config(f"file://{tmp_path}/shared", keep=9)
         for step in (1, 2, 3):
             save(tmp_path / "a", step)
-            subprocess.run([*PROGRAM, "run", str(tmp_path / "a")], input=config.encode(), check=True, timeout=60)
+            subprocess.run([*PROGRAM, "run", str(tmp_path / "a")], input=config.encode(), check=True, timeout=PATIENCE)
         return CheckpointsBeyond(config, {})
 
     def test_it_is_listed_verified_fetched_and_pruned(self, beyond: CheckpointsBeyond, tmp_path: Path) -> None:

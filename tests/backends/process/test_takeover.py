@@ -13,6 +13,7 @@ import pytest
 from cumulus.backends.process import takeover
 from cumulus.checkpoint import Checkpointer, Settings, layout
 from cumulus.lib import locks
+from tests.waiting import PATIENCE
 
 
 def test_a_replica_leaves_what_another_took_over_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,10 +32,10 @@ def test_a_replica_leaves_what_another_took_over_meanwhile(tmp_path: Path, monke
     fcntl.flock(first, fcntl.LOCK_EX)
     second = threading.Thread(target=takeover.take_over, args=(str(source), str(path)))
     second.start()
-    assert waits.wait(30)
+    assert waits.wait(PATIENCE)
     shutil.copytree(layout.directory(str(source), 7), layout.directory(str(path), 7))
     made = os.stat(layout.directory(str(path), 7))
     os.close(first)
-    second.join(30)
+    second.join(PATIENCE)
     assert os.stat(layout.directory(str(path), 7)).st_ino == made.st_ino
     assert os.listdir(path) == [layout.step_name(7)]

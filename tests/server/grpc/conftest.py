@@ -37,6 +37,7 @@ from cumulus.store.memory import MemoryStore
 from tests.documents import NOW
 from tests.service.conftest import ME, FakeInfrastructure
 from tests.service.test_access import binding
+from tests.waiting import PATIENCE
 
 ANN, BOB, EVE = Identity("ann", 1001), Identity("bob", 1002), Identity("eve", 1003)
 """Ann and Bob have the role user in `team`, Eve none."""
@@ -63,14 +64,14 @@ class Server:
         self.run(self._open(path))
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def close(self) -> None:
         self.api.bridge.close()
         self.api.streams.close()
         self.run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
+        self._thread.join(PATIENCE)
         self._loop.close()
         self.api.close()
 

@@ -13,7 +13,7 @@ from grpc import StatusCode
 from cumulus.rpc import orchestrator_pb2 as pb
 from tests.server.grpc.conftest import ANN, BOB, EVE, Caller, Served, code_of, error_of
 from tests.server.grpc.test_jobs import job
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -56,7 +56,7 @@ def test_an_upload_that_broke_off_goes_on(served: Served) -> None:
 
     def broken() -> Iterator[pb.PutBlobRequest]:
         yield from list(parts())[:3]
-        go_on.wait(30)
+        go_on.wait(PATIENCE)
 
     call = ann.PutBlob.future(broken())  # type: ignore[attr-defined]
     eventually(lambda: served.server.api.service.blobs is not None)

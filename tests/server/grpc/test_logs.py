@@ -14,6 +14,7 @@ from cumulus.rpc import orchestrator_pb2 as pb
 from tests.documents import ago
 from tests.server.grpc.conftest import ANN, BOB, EVE, Served, code_of
 from tests.server.grpc.test_jobs import job, ref
+from tests.waiting import PATIENCE
 
 BEGUN = {"startTime": ago(minutes=5), "node": "n"}
 OVER = {**BEGUN, "endTime": ago(minutes=4), "reason": "Error", "exitCode": 1}
@@ -55,7 +56,7 @@ def test_the_last_attempt_is_shown_unless_another_is_asked_for(written: Served) 
 
 
 def test_a_log_that_the_servers_end_cuts_off_does_not_look_whole(written: Served) -> None:
-    written.outside.logs.ended = lambda _: go_on.wait(30)
+    written.outside.logs.ended = lambda _: go_on.wait(PATIENCE)
     go_on = threading.Event()
     chunks = written.by(ANN).Logs(pb.LogsRequest(job=ref(), position="1.0", follow=True))
     next(chunks)

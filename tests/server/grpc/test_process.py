@@ -34,7 +34,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.readiness import grpc_check
 from cumulus.store.base import Store
 from tests.server.grpc.conftest import code_of
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 ME = Identity.of_this_process()
 
@@ -68,7 +68,7 @@ class Beside:
         for process in self.processes:
             process.close()
         for process in self.processes:
-            assert process.join(60)
+            assert process.join(PATIENCE)
         self.store.close()
         self.lock.close()
 
@@ -110,7 +110,7 @@ def test_killed_and_started_again_it_makes_one_job(beside: Beside) -> None:
     assert len(uids) == len(beside.store.list(Query("GPUJob")).items) == 1
     assert grpc_check(beside.home).problem == ""
     server.close()
-    assert server.join(60)
+    assert server.join(PATIENCE)
     assert unix_socket.answers(str(beside.home / "grpc.sock")) is None, "a socket that stays says that its server died"
     assert "does not answer" in grpc_check(beside.home).problem
 

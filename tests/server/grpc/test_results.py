@@ -19,6 +19,7 @@ from cumulus.rpc import orchestrator_pb2 as pb
 from tests.server.grpc.conftest import ANN, BOB, ROOT, Served, code_of
 from tests.server.grpc.test_blobs import parts
 from tests.server.grpc.test_jobs import CALL, job, ref
+from tests.waiting import PATIENCE
 
 RESULT = b"a pickle" * 2**17
 SHA256 = hashlib.sha256(RESULT).hexdigest()
@@ -44,7 +45,7 @@ def test_the_result_comes_when_the_call_is_over(served: Served, call: Document) 
     asking = threading.Thread(target=lambda: chunks.extend(served.by(ANN).Result(pb.ResultRequest(job=ref()))))
     asking.start()
     end(served, outcome="Returned", result=SHA256, resultSize=len(RESULT), signature="0" * 64)
-    asking.join(30)
+    asking.join(PATIENCE)
     header, *rest = chunks
     outcome = Outcome.read(header.header.outcome, OUTCOMES)
     assert (outcome.outcome, outcome.result, outcome.signature) == ("Returned", SHA256, "0" * 64)

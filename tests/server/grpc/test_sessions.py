@@ -22,6 +22,7 @@ from tests.documents import ago
 from tests.server.grpc.conftest import ANN, BOB, Served, code_of
 from tests.server.grpc.test_blobs import parts
 from tests.server.grpc.test_jobs import job, ref
+from tests.waiting import PATIENCE
 
 PAYLOAD = hashlib.sha256(b"payload").hexdigest()
 
@@ -39,7 +40,7 @@ class Running:
     def _answer(self, payload: BinaryIO, digest: str, result: BinaryIO) -> Outcome:
         asked = payload.read()
         if asked.startswith(b"wait"):
-            self.go.wait(30)
+            self.go.wait(PATIENCE)
         self.answered.append(asked)
         said = asked.upper()
         result.write(said)

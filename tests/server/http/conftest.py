@@ -26,6 +26,7 @@ from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW
 from tests.service.conftest import ME, FakeInfrastructure
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=PATIENCE)
         self._path = str(path)
 
     def connect(self) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from tests.waiting import PATIENCE
+
 KUBECTL = shutil.which("kubectl")
 MISSING = "THE SESSIONS OF KUBECTL ARE LEFT OUT: it is not installed"
 
@@ -63,6 +65,6 @@ class Kubectl:
 
     def _run(self, words: tuple[str, ...], given: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self._command, *words], input=given, capture_output=True, text=True, timeout=60,
+            [*self._command, *words], input=given, capture_output=True, text=True, timeout=PATIENCE,
             env={**self._environment, **variables},
         )  # fmt: skip
