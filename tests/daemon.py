@@ -8,11 +8,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from cumulus import environment
+from tests import command_server
 from tests.commands import CUMULUS
 
 
 class DaemonBed:
-    """`cumulus` with CUMULUS_HOME, CHRONOS_HOME and the daemons' logs below `directory`; `env` is for all of them."""
+    """`cumulus` with CUMULUS_HOME, CHRONOS_HOME and the daemons' logs below `directory`; `env` is for all of them.
+
+    Its daemons start what its tests ask for: a gRPC server where `grpc`, and a command server of their own where
+    `own_commands`, else commands are run by the one that all share."""
+
+    grpc = False
+    own_commands = False
 
     timeout = 200.0
     """Seconds for a command."""
@@ -55,8 +63,17 @@ class DaemonBed:
         return found
 
     def serve(self) -> subprocess.Popen[bytes]:
+        return self.started(CUMULUS, "serve")
+
+    def started(self, *command: str, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+        """A daemon by this command."""
         self.directory.mkdir(exist_ok=True)
+        env = self.env
+        if not self.own_commands and command_server.serves(env):
+            command_server.share(Path(env["CUMULUS_HOME"]))
+            env = env | {environment.NO_COMMAND_SERVER: "1"}
+        words = [*command, *(() if self.grpc else ("--grpc-listen", "off"))]
         with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
-            daemon = subprocess.Popen([CUMULUS, "serve"], env=self.env, stdout=log, stderr=subprocess.STDOUT)
+            daemon = subprocess.Popen(words, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
         self.daemons.append(daemon)
         return daemon

@@ -39,14 +39,12 @@ logs: {first: 1Mi, last: 4Mi}
 class Orchestrator(Machine):
     """A machine whose daemon is started by the program's first name, and a client of it elsewhere."""
 
+    grpc = True
+
     def serve(self) -> subprocess.Popen[bytes]:
         self.directory.mkdir(exist_ok=True)
         (self.directory / "config.yaml").write_text(CONFIG)
-        with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
-            command = [installed("cumulus-orchestrator"), "--config", "config.yaml"]
-            daemon = subprocess.Popen(command, env=self.env, cwd=self.directory, stdout=log, stderr=subprocess.STDOUT)
-        self.daemons.append(daemon)
-        return daemon
+        return self.started(installed("cumulus-orchestrator"), "--config", "config.yaml", cwd=self.directory)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from cumulus.resources.columns import age
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import format_bytes
 from cumulus.service import diagnose, readiness
-from cumulus.service.addresses import grpc_address
+from cumulus.service.addresses import NO_GRPC, grpc_address
 
 
 def state(home: Path) -> Iterator[Finding]:
@@ -105,6 +105,8 @@ def grpc(home: Path) -> Iterator[Finding]:
     """The gRPC server beside a daemon that runs."""
     if daemon_lock.daemon_pid(home) is None:
         yield Finding("OK", "grpc", "runs with the daemon")
+    elif grpc_address.read(home) == NO_GRPC:
+        yield Finding("OK", "grpc", "is off, as the daemon's settings say")
     elif problem := readiness.grpc_problem(home):
         yield Finding("WARN", "grpc", problem, "if it stays so, restart the daemon: jobs go on meanwhile")
     else:

@@ -123,6 +123,7 @@ class ApiServer:
         from cumulus.server.encrypted_api import EncryptedApi
         from cumulus.server.local_page import LocalPage
         from cumulus.server.watches import WatchBridge
+        from cumulus.service.addresses import NO_GRPC, grpc_address
         from cumulus.service.service import Service
 
         service = Service.of_daemon(
@@ -136,6 +137,9 @@ class ApiServer:
         encrypted = EncryptedApi(self._home, api, self._settings, hosts)
         page = LocalPage(self._home, api, self._settings.page)
         listener = _listener(api, self._sockets)
+        if self._grpc is None:
+            # Whoever asks for it is told, and not sent to where it once was.
+            grpc_address.write(self._home, NO_GRPC)
         try:
             # Before anybody can ask for a link to it.
             page.open()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cumulus import __version__, job_limit, paths, stores
+from cumulus import __version__, environment, job_limit, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.programs import ProgramBackend
@@ -82,7 +82,7 @@ def run(settings: Settings) -> int:
             socket=paths.SYSTEM_SOCKET,
         )
     store, lock = _open(home)
-    command_server = command_server_process(home, settings.environment)
+    command_server = _command_server(settings)
     metrics = DaemonMetrics(store, SystemClock())
     blobs = open_blobs(home, settings.blobs.directory, settings.blobs.limits, settings.bucket)
     api_server = ApiServer(
@@ -92,8 +92,8 @@ def run(settings: Settings) -> int:
         mounts=settings.containers.mounts,
         metrics=metrics,
         system=settings.system,
-        grpc=grpc_process(_grpc_launch(settings), settings.environment, metrics.grpc),
-        grpc_host=addresses.split(settings.grpc_listen)[0],
+        grpc=_grpc(settings, metrics),
+        grpc_host=addresses.split(settings.grpc_listen)[0] if settings.grpc_listen else "",
         blobs=blobs,
     )
     try:
@@ -136,17 +136,27 @@ def run(settings: Settings) -> int:
         return 0
     finally:
         api_server.close()
-        command_server.close()
+        if command_server is not None:
+            command_server.close()
         store.close()
         lock.close()
 
 
-def _grpc_launch(settings: Settings) -> Launch:
-    return Launch(
+def _command_server(settings: Settings) -> ChildProcess | None:
+    if environment.NO_COMMAND_SERVER in settings.environment:
+        return None
+    return command_server_process(settings.home, settings.environment)
+
+
+def _grpc(settings: Settings, metrics: DaemonMetrics) -> ChildProcess | None:
+    if not settings.grpc_listen:
+        return None
+    launch = Launch(
         str(settings.home), settings.grpc_listen, settings.api.names, settings.api.tlsCert, settings.api.tlsKey,
         settings.system, settings.containers.mounts, settings.blobs.directory, settings.blobs.limits, settings.bucket,
         log_level(), settings.jobs.env.get("PATH", ""),
     )  # fmt: skip
+    return grpc_process(launch, settings.environment, metrics.grpc)
 
 
 def _make_system_directories(home: Path) -> None:
@@ -283,7 +293,7 @@ def _measure(ledger: Ledger) -> None:
 
 
 def _ready(
-    settings: Settings, store: Store, command_server: ChildProcess, api_server: ApiServer
+    settings: Settings, store: Store, command_server: ChildProcess | None, api_server: ApiServer
 ) -> Callable[[Role], None]:
     home = settings.home
 
@@ -298,7 +308,8 @@ def _ready(
             except OSError as error:
                 _log.warning("`why` is not told how many jobs may run", error=str(error))
             notify(READY="1", STATUS=f"leads on {home}")
-            command_server.start()
+            if command_server is not None:
+                command_server.start()
         else:
             if leader:
                 _log.info("standing by: takes over when the leader stops", leader=leader)

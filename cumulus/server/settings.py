@@ -26,7 +26,7 @@ has few keys. Each is checked, and an unknown one is an error at its line:
       clientCA: /etc/ssl/u.pem # signs the certificates of users; the own authority if left out
       page: 127.0.0.1:8265     # the page for browsers of this machine, without TLS; a free port if left out; off
     grpc:                      # for the SDK, over TLS with the API's certificate, and at CUMULUS_HOME/grpc.sock
-      listen: 0.0.0.0:50051    # HOST:PORT; 127.0.0.1:50051 if left out
+      listen: 0.0.0.0:50051    # HOST:PORT; 127.0.0.1:50051 if left out; off: no gRPC, at the socket neither
     blobs:                     # arguments, code and results of calls
       directory: /srv/blobs    # the bucket of CUMULUS_S3_BUCKET, else CUMULUS_HOME/blobs, if left out
       largest: 16Gi            # one blob
@@ -72,6 +72,8 @@ LEAST_BLOB_RETENTION = 600.0
 """Seconds. Whoever found a blob has this long to name it in a job."""
 LEAST_HISTORY, LEAST_SAMPLE_INTERVAL = 3600.0, 10.0
 """Seconds."""
+_OFF = "off"
+"""YAML takes the word for false, where it is not in quotes."""
 N = TypeVar("N")
 _HOST = re.compile(r"[A-Za-z0-9*][A-Za-z0-9.:_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -202,8 +204,12 @@ def _address(value: Any) -> str:
     return addresses.join(*addresses.split(value))
 
 
+def _grpc_address(value: Any) -> str:
+    return "" if value in (False, _OFF) else _address(value)
+
+
 def _page_address(value: Any) -> str:
-    if value in (False, "off"):
+    if value in (False, _OFF):
         return ""
     found = _address(value)
     if not addresses.split(found)[0].startswith("127."):
@@ -304,9 +310,9 @@ class ApiSettings(_Section):
 
 
 class GrpcSettings(_Section):
-    """Where the gRPC server listens over TLS."""
+    """Where the gRPC server listens over TLS; "": there is none."""
 
-    listen: Annotated[str, BeforeValidator(_address)] = "127.0.0.1:50051"
+    listen: Annotated[str, BeforeValidator(_grpc_address)] = "127.0.0.1:50051"
 
 
 class Configuration(_Section):
@@ -353,7 +359,9 @@ class Settings(Configuration, BaseSettings):
 
     @property
     def grpc_listen(self) -> str:
-        """HOST:PORT"""
+        """HOST:PORT; "" where no gRPC server is to run."""
+        if not self.grpc.listen:
+            return ""
         host, port = addresses.split(self.grpc.listen)
         return addresses.join(host, port if self.grpc_port is None else self.grpc_port)
 
@@ -438,7 +446,9 @@ def read(
     api = {"listen": listen, "tlsCert": tls_cert, "tlsKey": tls_key, "clientCA": client_ca}
     if given := {name: text for name, text in api.items() if text}:
         flags["api"] = given
-    if grpc_listen:
+    if grpc_listen == _OFF:
+        flags["grpc"] = {"listen": _OFF}
+    elif grpc_listen:
         grpc_listen = _given_address("--grpc-listen", grpc_listen)
         # It wins over the variable too.
         flags |= {"grpc": {"listen": grpc_listen}, environment.ORCHESTRATOR_PORT: addresses.split(grpc_listen)[1]}

@@ -63,6 +63,8 @@ class AddressFile(Generic[A]):
 api_address = AddressFile(paths.api_address, ApiAddress)
 """Where the API listens for other users and machines."""
 grpc_address = AddressFile(paths.grpc_address, GrpcAddress)
+NO_GRPC = GrpcAddress("", "", "")
+"""What is told where the daemon was asked to serve none."""
 """Where the gRPC server listens."""
 page_address = AddressFile(paths.page_address, PageAddress)
 """Where the page for browsers listens on this machine."""

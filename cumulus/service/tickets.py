@@ -25,7 +25,7 @@ from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import CumulusError, NotFound, Unauthenticated
 from cumulus.lib.files import write_once
 from cumulus.service.accounts import Accounts
-from cumulus.service.addresses import grpc_address
+from cumulus.service.addresses import NO_GRPC, grpc_address
 from cumulus.service.identity import Identity
 from cumulus.service.tokens import Tokens
 
@@ -52,6 +52,11 @@ class Tickets:
         server = grpc_address.wait(self._home, self._clock)
         if server is None:
             raise NotFound("the daemon does not answer over gRPC", hint="its log says why")
+        if server == NO_GRPC:
+            raise NotFound(
+                "the daemon serves no gRPC",
+                hint="start it without --grpc-listen off, also as grpc.listen in its settings",
+            )
         expires = timestamp(self._clock.now() + timedelta(seconds=SECONDS))
         # An account's groups are looked up again, so that the ticket stays short and they are right.
         groups = identity.groups if identity.uid is None else ()

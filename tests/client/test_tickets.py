@@ -10,7 +10,7 @@ from cumulus.client.base import Client
 from cumulus.clock import FakeClock
 from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import NotFound
-from cumulus.service.addresses import GrpcAddress, grpc_address
+from cumulus.service.addresses import NO_GRPC, GrpcAddress, grpc_address
 from tests.documents import ahead
 
 
@@ -24,6 +24,9 @@ def test_a_ticket_says_where_and_until_when(client: Client, home: Path, clock: F
         assert ticket[2:] == ("/a/grpc.sock", "gpu.example.org:50051", "PEM")
         assert ticket.expires == ahead(minutes=5)
         assert client.grpc_ticket().ticket == ticket.ticket, "it is made of what it says alone"
+        grpc_address.write(home, NO_GRPC)
+        with pytest.raises(NotFound, match="serves no gRPC"):
+            client.grpc_ticket()
         (home / "grpc.json").write_text("{")
         with pytest.raises(NotFound, match="does not answer over gRPC"):
             client.grpc_ticket()

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from cumulus.chronos import monitor_control
+from cumulus.chronos.contract import wire
+from cumulus.chronos.ledger import Ledger
 from cumulus.client import contexts
 from cumulus.client.contexts import Context
 from cumulus.service.addresses import grpc_address
@@ -43,10 +45,12 @@ class Machine(DaemonBed):
         super().__init__(directory, COLUMNS="160")
 
     def leases(self) -> list[dict[str, Any]]:
-        """Live leases, as chronos_cli lists them."""
-        done = subprocess.run([CHRONOS_CLI, "list", "--json"], env=self.env, capture_output=True, text=True, check=True)
-        found: list[dict[str, Any]] = json.loads(done.stdout)["leases"]
-        return found
+        """Live leases, as chronos_cli lists them. In this process, since tests ask again and again."""
+        ledger = Ledger(Path(self.env["CHRONOS_HOME"]), start_monitor=False)
+        try:
+            return [wire.lease_json(lease) for lease in ledger.list()]
+        finally:
+            ledger.close()
 
     def ready(self) -> None:
         self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=150s")

@@ -17,6 +17,12 @@ from tests.waiting import PATIENCE, eventually
 pytestmark = pytest.mark.daemon
 
 
+@pytest.fixture
+def machine(machine: Machine) -> Machine:
+    machine.own_commands = True
+    return machine
+
+
 def served(machine: Machine, *words: str, input: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([*SERVED, *words], env=machine.env, input=input, capture_output=True, text=True, check=False)
 

@@ -67,7 +67,9 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(Machine(tmp_path_factory.mktemp("server"))) as machine:
+    made = Machine(tmp_path_factory.mktemp("server"))
+    made.grpc = True
+    with serving(made) as machine:
         found = machine.context()
         yield Server(found.server, machine.grpc(), found.ca, found.token)
 

@@ -91,6 +91,10 @@ def test_where_grpc_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.read().grpc_listen == "127.0.0.1:7000"
     assert settings.read(config_file=file).grpc_listen == "[::]:7000"
     assert settings.read(config_file=file, grpc_listen="0.0.0.0:8000").grpc_listen == "0.0.0.0:8000"
+    (tmp_path / "config.yaml").write_text("grpc: {listen: off}")
+    assert settings.read(config_file=file).grpc_listen == ""
+    assert settings.read(config_file=file, grpc_listen="0.0.0.0:8000").grpc_listen == "0.0.0.0:8000"
+    assert settings.read(grpc_listen="off").grpc_listen == ""
     with pytest.raises(UsageError, match="--grpc-listen 'nowhere': must be HOST:PORT"):
         settings.read(grpc_listen="nowhere")
     for wrong in ("x", "-1", "65536", "١"):

@@ -56,9 +56,10 @@ def serve(
     grpc_listen: Annotated[
         str,
         typer.Option(
-            metavar="HOST:PORT",
+            metavar="HOST:PORT|off",
             show_default=False,
-            help="Where gRPC, for the SDK, listens over TLS. If left out, 127.0.0.1 and $ORCHESTRATOR_PORT or 50051.",
+            help="Where gRPC, for the SDK, listens over TLS. If left out, 127.0.0.1 and $ORCHESTRATOR_PORT or 50051. "
+            "off: there is no gRPC, at the socket neither.",
         ),
     ] = "",
     system: Annotated[

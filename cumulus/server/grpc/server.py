@@ -30,7 +30,7 @@ from cumulus.server.grpc.tls import Certificate
 from cumulus.server.host_names import called
 from cumulus.server.http.certificates import trusted_by_files
 from cumulus.server.watches import WatchBridge
-from cumulus.service.addresses import GrpcAddress, grpc_address
+from cumulus.service.addresses import NO_GRPC, GrpcAddress, grpc_address
 from cumulus.service.service import Service
 
 _log = structlog.get_logger("cumulus.grpc")
@@ -114,7 +114,7 @@ class _Servers:
                 _listen(server, path, mode, held)
             await server.start()
         self._running.append(server)
-        if grpc_address.read(self._home) is None:
+        if grpc_address.read(self._home) in (None, NO_GRPC):
             self._tell("", "")
         _log.info("gRPC is served", sockets=" ".join(self._sockets))
 
