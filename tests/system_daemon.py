@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cumulus import environment
 from cumulus.lib import cgroup
 from tests.commands import CUMULUS
 from tests.processes import cgroups_of
@@ -52,13 +53,13 @@ class SystemDaemon:
         empty = "mount -t tmpfs tmpfs /var/lib && mount -t tmpfs tmpfs /run"
         # Its own processes too: what it leaves ends with them, and no other test finds a monitor of /var/lib/chronos.
         inside = f"{empty} && {{ {shlex.quote(CUMULUS)} serve --system & wait; }}"
-        kept = {"CHRONOS_OFFER_CPU": "1", "CHRONOS_MONITOR_IDLE": "1"}
+        kept = {"CHRONOS_OFFER_CPU": "1", "CHRONOS_MONITOR_IDLE": "1", environment.NO_COMMAND_SERVER: "1"}
         dropped = ("CUMULUS_HOME", "CHRONOS_HOME", "XDG_STATE_HOME")
-        environment = {name: value for name, value in os.environ.items() if name not in dropped} | kept
+        variables = {name: value for name, value in os.environ.items() if name not in dropped} | kept
         with open(log, "wb") as output:
             self._unshare = subprocess.Popen(
                 ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside],
-                env=environment, stdout=output, stderr=output,
+                env=variables, stdout=output, stderr=output,
             )  # fmt: skip
         eventually(lambda: "the API is served" in self.written(), what=self.written)
         [self._init] = children(self._unshare.pid)
@@ -70,19 +71,19 @@ class SystemDaemon:
 
     def run(self, user: User | None, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """In the daemon's namespaces, as the user; None: as root."""
-        enter, environment = self._entered(user)
+        enter, its = self._entered(user)
         return subprocess.run(
-            [*enter, *command], env=environment | variables, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
+            [*enter, *command], env=its | variables, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
 
     @contextmanager
     def running(self, *command: str, user: User | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """The same, while the block runs. What it writes as errors is in the log."""
-        enter, environment = self._entered(user)
+        enter, its = self._entered(user)
         with open(self._log, "ab") as errors:
             process = subprocess.Popen(
-                [*enter, *command], env=environment | {"PYTHONPATH": str(ROOT)}, cwd="/", stdin=subprocess.DEVNULL,
+                [*enter, *command], env=its | {"PYTHONPATH": str(ROOT)}, cwd="/", stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=errors,
             )  # fmt: skip
         try:

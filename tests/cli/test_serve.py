@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cumulus import paths
+from cumulus import environment, paths
 from cumulus.chronos import monitor_control
 from cumulus.chronos.ledger import Ledger
 from cumulus.daemon_lock import DaemonLock, daemon_pid
@@ -41,9 +41,11 @@ class Daemon:
         self.log = directory / "log"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(directory / "notify"))
-        env = {**os.environ, "NOTIFY_SOCKET": str(directory / "notify")}
+        env = {**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), environment.NO_COMMAND_SERVER: "1"}
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*COMMAND, "serve", *arguments], env=env, stderr=log, cwd=directory)
+            self.process = subprocess.Popen(
+                [*COMMAND, "serve", "--grpc-listen", "off", *arguments], env=env, stderr=log, cwd=directory
+            )
 
     def told(self, word: str, seconds: float = PATIENCE) -> str:
         """The first message to the service manager that holds `word`."""
@@ -89,14 +91,14 @@ def test_from_apply_to_the_log_and_a_clean_end(daemons: Any, run: Run, home: Pat
     leader = daemons("--log-format", "json", "--workers", "2")
     assert "leads on" in leader.told("leads on")
     assert daemon_pid(home) == leader.process.pid
-    assert run("wait", "node", "--all", "--for=condition=Ready", "--timeout=30s").code == 0
+    assert run("wait", "node", "--all", "--for=condition=Ready", "--timeout=150s").code == 0
     manifest = home / "job.json"
     hello = job("hello", command=["sh", "-c", "echo hello; echo world"], gpu={"memory": "10%"})
     del hello["status"]
     manifest.write_text(json.dumps(hello))
     applied = run("apply", "-f", str(manifest))
     assert (applied.out, applied.err) == ("gpujob.cumulus.dev/hello created\n", "")
-    assert run("wait", "job/hello", "--for=condition=Succeeded", "--timeout=30s").code == 0
+    assert run("wait", "job/hello", "--for=condition=Succeeded", "--timeout=150s").code == 0
     shown = subprocess.run([*COMMAND, "logs", "hello", "-f", "--tail=1"], capture_output=True, text=True, check=True)
     assert shown.stdout == "world\n"
     eventually(lambda: "Started" in run("events", "--for", "job/hello").out)
@@ -113,7 +115,7 @@ def test_from_apply_to_the_log_and_a_clean_end(daemons: Any, run: Run, home: Pat
     assert leader.process.wait(PATIENCE) == 0
     assert leader.lines()[-1]["event"] == "stopped"
     assert "leads on" in standby.told("leads on")
-    assert run("delete", "job", "hello", "--timeout=30s").out == "gpujob.cumulus.dev/hello deleted\n"
+    assert run("delete", "job", "hello", "--timeout=150s").out == "gpujob.cumulus.dev/hello deleted\n"
     standby.process.send_signal(signal.SIGINT)
     assert standby.process.wait(PATIENCE) == 0
     assert daemon_pid(home) is None

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cumulus import environment
 from cumulus.nodes.host_keys import fetch, fingerprint
 from cumulus.nodes.leases import RemoteLeases
 from tests.cli.conftest import Done, Run
@@ -129,8 +130,9 @@ def test_what_is_wrong_is_said_in_one_line(run: Run, worker: Worker) -> None:
 def daemon(home: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A daemon whose own ledger is idle, and that reaches the worker by what its GPUNode says."""
     monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "1")
+    monkeypatch.setenv(environment.NO_COMMAND_SERVER, "1")
     log = (home.parent / "serve.log").open("w")
-    process = subprocess.Popen([*CUMULUS, "serve"], stdout=log, stderr=log)
+    process = subprocess.Popen([*CUMULUS, "serve", "--grpc-listen", "off"], stdout=log, stderr=log)
     eventually(lambda: "leading" in Path(log.name).read_text())
     yield
     process.send_signal(signal.SIGTERM)

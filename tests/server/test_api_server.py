@@ -15,6 +15,7 @@ import pytest
 from cumulus.lib import unix_socket
 from cumulus.server.api_server import ApiServer
 from cumulus.service.accounts import Accounts
+from cumulus.service.addresses import NO_GRPC, grpc_address
 from cumulus.store.memory import MemoryStore
 from tests.waiting import PATIENCE
 
@@ -38,7 +39,7 @@ def server(home: Path) -> Iterator[ApiServer]:
 
 
 def ask(home: Path, request: bytes = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n") -> bytes:
-    with unix_socket.connect(str(home / "api.sock"), 10) as connection:
+    with unix_socket.connect(str(home / "api.sock"), PATIENCE) as connection:
         connection.sendall(request)
         answer = b""
         while more := connection.recv(65536):
@@ -48,6 +49,7 @@ def ask(home: Path, request: bytes = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnect
 
 def test_its_user_is_answered_and_the_socket_is_theirs_alone(home: Path, server: ApiServer) -> None:
     assert ask(home).startswith(b"HTTP/1.1 200")
+    assert grpc_address.read(home) == NO_GRPC, "it has none beside it, and says so"
     assert (home / "api.sock").stat().st_mode & 0o777 == 0o600
 
 
@@ -103,7 +105,7 @@ def test_headers_that_never_end_are_refused(home: Path, server: ApiServer) -> No
 
 
 def test_a_half_closed_connection_goes(home: Path, server: ApiServer) -> None:
-    with unix_socket.connect(str(home / "api.sock"), 10) as connection:
+    with unix_socket.connect(str(home / "api.sock"), PATIENCE) as connection:
         connection.sendall(b"GET / HT")
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(100) == b""
