@@ -25,7 +25,7 @@ from cumulus.store.sqlite import SqliteStore
 from tests.commands import CHRONOS_CLI
 from tests.crash.jobs import Record, read_records
 from tests.crash.world import World, kill
-from tests.waiting import poll
+from tests.waiting import PATIENCE, poll
 
 if TYPE_CHECKING:
     from tests.crash.loop import Round, Wish
@@ -161,7 +161,7 @@ def read_audit(world: World) -> tuple[dict[str, Audit], list[str]]:
         with sqlite3.connect(world.chronos / "ledger.db") as db:
             return not db.execute("SELECT EXISTS (SELECT 1 FROM audit WHERE event <> '')").fetchone()[0]
 
-    found = [] if poll(flushed, 10) else ["audit: lines wait in the ledger without end"]
+    found = [] if poll(flushed, PATIENCE) else ["audit: lines wait in the ledger without end"]
     if [line["seq"] for line in lines] != list(range(1, len(lines) + 1)):
         found.append(f"audit: lines are missing or doubled among {len(lines)}")
     leases: dict[str, Audit] = {}
@@ -278,7 +278,7 @@ def nothing_left(world: World) -> list[str]:
     left = {pid: command for pid, command in world.processes().items() if pid != monitor}
     if left:
         found.append(f"left running: {left}")
-    if monitor and kill(monitor, 15) and not poll(lambda: not world.processes(), 10):
+    if monitor and kill(monitor, 15) and not poll(lambda: not world.processes(), PATIENCE):
         found.append(f"the monitor does not end on SIGTERM: {world.processes()}")
     return found
 

@@ -29,7 +29,7 @@ from tests.commands import CHRONOS_CLI, CUMULUS
 from tests.crash import account
 from tests.crash.jobs import SCRIPTS, Script, manifest, partition
 from tests.crash.world import World, kill
-from tests.waiting import poll
+from tests.waiting import PATIENCE, poll
 
 _SUPERVISES = "fork_server.py"
 """In the command line of a supervisor, and of what it was forked from."""
@@ -90,7 +90,7 @@ class Round:
         if not settled:
             self.failures += account.check(self)
             self._clear()
-        if kill(daemon.pid, signal.SIGTERM) and daemon.wait(60):
+        if kill(daemon.pid, signal.SIGTERM) and daemon.wait(PATIENCE):
             self.failures.append(f"the quiet daemon exited with {daemon.returncode} on SIGTERM")
         if not settled:
             self.failures += account.nothing_left(self.world)
@@ -306,8 +306,8 @@ class Round:
         return [f"not settled within {time.monotonic() - started:.0f} s: {line}" for line in left]
 
     def _clear(self) -> None:
-        self.world.ok(CUMULUS, "delete", "jobs", "--all", "--timeout=60s")
-        self.world.ok(CUMULUS, "delete", "partitions", "--all", "--timeout=60s")
+        self.world.ok(CUMULUS, "delete", "jobs", "--all", "--timeout=300s")
+        self.world.ok(CUMULUS, "delete", "partitions", "--all", "--timeout=300s")
 
 
 def _identity(pid: int) -> Identity | None:

@@ -14,7 +14,7 @@ import pytest
 from tests.commands import CHRONOS_CLI, CUMULUS
 from tests.crash.jobs import API, read_records
 from tests.crash.world import World, world
-from tests.waiting import poll
+from tests.waiting import PATIENCE, poll
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def job(world: World, name: str, script: str, seconds: str = "10m") -> str:
 
 
 @pytest.mark.daemon
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) -> None:
     gate = small.records.with_name("gate")
     wait = f"while [ ! -e {gate} ]; do sleep 0.1; done"
@@ -54,7 +54,7 @@ def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) ->
     for name, script, seconds in (("long", wait, "10m"), ("late", "sleep 100", "6s"), ("short", "true", "10m")):
         small.ok(CUMULUS, "apply", "-f", "-", input=job(small, name, script, seconds))
         acknowledged.append(name)
-    assert poll(lambda: {"long", "late"} <= {r.job for r in read_records(small.records)}, 30)
+    assert poll(lambda: {"long", "late"} <= {r.job for r in read_records(small.records)}, PATIENCE)
 
     ballast = small.directory / "ballast"
     fill(ballast)
@@ -76,9 +76,9 @@ def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) ->
     # The lease ends and the gate opens while there is no room to write either down.
 
     late, long = b"CUMULUS_JOB=late", b"CUMULUS_JOB=long"
-    assert poll(lambda: not living(late), 20), "the lease was not ended on a full disk"
+    assert poll(lambda: not living(late), PATIENCE), "the lease was not ended on a full disk"
     gate.touch()
-    assert poll(lambda: not living(long), 20)
+    assert poll(lambda: not living(long), PATIENCE)
     fill(ballast)
 
     ballast.unlink()
@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) ->
     starts = Counter((r.job, r.attempt) for r in read_records(small.records) if r.what == "start")
     assert set(starts.values()) == {1}, starts
     assert {name for name, _ in starts} >= ends.keys()
-    assert poll(lambda: not json.loads(small.ok(CHRONOS_CLI, "list", "--json"))["leases"], 20)
+    assert poll(lambda: not json.loads(small.ok(CHRONOS_CLI, "list", "--json"))["leases"], PATIENCE)
 
 
 def fill(ballast: Path) -> None:

@@ -9,7 +9,7 @@ from tests.crash.world import world
 
 
 @pytest.mark.daemon
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_round_of_kills_breaks_no_promise() -> None:
     with world() as here:
         round = Round(here, seed=1)

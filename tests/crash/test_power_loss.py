@@ -23,7 +23,7 @@ from cumulus.store.sqlite import SqliteStore
 from tests.chronos.conftest import CPU, GPUS, request
 from tests.crash import powerloss
 from tests.store.conftest import thing
-from tests.waiting import poll
+from tests.waiting import PATIENCE, poll
 
 SAMPLES = int(os.environ.get("CUMULUS_POWER_CUTS", "250"))
 """Cuts tried of each recording."""
@@ -200,7 +200,7 @@ def test_a_run_of_the_process_backend(place: Path) -> None:
         for name in ("kept", "purged"):
             made.start(workload(root, name))
             print("started", name, flush=True)
-            assert poll(lambda: made.get(name).state.finished, 30), made.get(name)
+            assert poll(lambda: made.get(name).state.finished, PATIENCE), made.get(name)
             print("ended", name, flush=True)
         made.remove("purged")
         made.purge("uid-purged")
@@ -227,7 +227,7 @@ def test_a_run_of_the_process_backend(place: Path) -> None:
                 if name == "kept" and "ended kept" in said:
                     assert made.get(name).state is State.SUCCEEDED  # type: ignore[union-attr]
                 made.start(workload(root, name))
-                assert poll(lambda: (o := made.get(name)) is None or o.state.finished, 30)  # noqa: B023
+                assert poll(lambda: (o := made.get(name)) is None or o.state.finished, PATIENCE)  # noqa: B023
                 if f"ran {name}" in said:
                     assert not (root / f"ran-{name}").exists(), f"{name} ran again"
         finally:

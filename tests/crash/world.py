@@ -42,7 +42,7 @@ class World:
             command, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
-            out, err = process.communicate(input, timeout=kill_after or 120)
+            out, err = process.communicate(input, timeout=kill_after or 300)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()

@@ -33,7 +33,7 @@ def done(machine: Machine, name: str) -> str:
     return line
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_it_reaches_the_weights_of_a_training_in_one_lease(
     machine: Machine, tmp_path: Path, measured: Measured
 ) -> None:

@@ -12,7 +12,7 @@ from tests.lab.node import LabError, Node
 from tests.swarm.control import Control, job
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,7 +126,7 @@ def _why(control: Control, name: str) -> str:
 def test_a_second_control_plane_touches_nothing_until_it_adopts(control: Control, tmp_path: Path) -> None:
     """A daemon from a fresh state directory, named as the one that is there; its own jobs are never in doubt."""
     control.apply(job("first", "sleep 600", duration="300s"))
-    control.ok("wait", "gpujob/first", "--for=condition=Running", "--timeout=100s")
+    control.ok("wait", "gpujob/first", "--for=condition=Running", "--timeout=200s")
     second = Control(control.lab, tmp_path / "second")
     second.env["SWARM_INSTANCE"] = control.env["SWARM_INSTANCE"]
     try:
@@ -143,7 +143,7 @@ def test_a_second_control_plane_touches_nothing_until_it_adopts(control: Control
         assert second.phase("second") == "Pending"
         adopted = second.run("cluster", "adopt", "--yes")
         assert "1 of its services are not jobs of this store and will be ended: default-first-" in adopted.stderr
-        second.ok("wait", "gpujob/second", "--for=condition=Succeeded", "--timeout=100s")
+        second.ok("wait", "gpujob/second", "--for=condition=Succeeded", "--timeout=200s")
         eventually(lambda: "the Swarm is not ours" in (control.directory / "serve-0.log").read_text(), 100)
         eventually(lambda: _why(control, "worker1") == "NotOurs", 100, "the first one says so at its nodes")
         control.ok("cluster", "adopt", "--yes")

@@ -18,7 +18,7 @@ from tests.lab.lab import Lab
 from tests.lab.node import TLS_PORT
 from tests.swarm.bed import SwarmBed
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -366,7 +366,7 @@ def test_a_job_without_an_image_goes_to_a_worker(swarm: Lab, tmp_path: Path) -> 
     without_host_image(swarm.workers[0])
     with controlled(swarm, tmp_path) as control:
         control.apply(without_image("there", "hostname; id -u; echo $CHRONOS_MEMORY_BYTES", "worker2"))
-        control.ok("wait", "gpujob/there", "--for=condition=Succeeded", "--timeout=100s")
+        control.ok("wait", "gpujob/there", "--for=condition=Succeeded", "--timeout=200s")
         lines = control.ok("logs", "there").splitlines()
         assert lines[:2] == ["worker2", "0"]
         assert int(lines[2]) > 0
@@ -379,7 +379,7 @@ def test_a_job_without_an_image_goes_to_a_worker(swarm: Lab, tmp_path: Path) -> 
         assert sorted(pushed.splitlines()) == [
             f"worker1: loaded {host_image.TAG}", f"worker2: has {host_image.TAG} already"
         ]  # fmt: skip
-        control.ok("wait", "gpujob/later", "--for=condition=Failed", "--timeout=100s")
+        control.ok("wait", "gpujob/later", "--for=condition=Failed", "--timeout=200s")
         assert control.attempts("later")[0]["exitCode"] == 3
         control.ok("delete", "job", "there", "later", "lost", "--yes")
         files = swarm.nodes["worker2"].chronos_home / "programs" / "0"

@@ -20,7 +20,7 @@ from tests.swarm.control import Control, job
 from tests.uploader.saves import loaded, save
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 SMALL = {"weights": b"w" * 100_000, "optimizer/state": b"o"}
 
 

@@ -82,7 +82,7 @@ def test_a_session(kubectl: Kubectl, store: MemoryStore, tmp_path: Path) -> None
     editor.chmod(0o755)
     assert "edited" in kubectl("edit", "gj", "train", EDITOR=str(editor))
     assert kubectl("get", "gj", "train", "-o", "jsonpath={.metadata.annotations.note}") == "edited"
-    assert "condition met" in kubectl("wait", "gj/train", "--for=jsonpath={.spec.suspend}=true", "--timeout=10s")
+    assert "condition met" in kubectl("wait", "gj/train", "--for=jsonpath={.spec.suspend}=true", "--timeout=150s")
 
     assert kubectl("delete", "gj", "train") == 'gpujob.cumulus.dev "train" deleted\n'
     assert kubectl("delete", "gj", "--all").startswith('gpujob.cumulus.dev "busy" deleted')

@@ -74,7 +74,7 @@ def test_pods_nodes_events_and_namespaces(kubectl: Kubectl, bed: Bed) -> None:
     assert [row[:3] for row in everywhere if row[0] == "team"] == [["team", "gang-0", "0/1"], ["team", "gang-1", "0/1"]]
     assert next(row for row in everywhere if row[1] == "train-0")[-4:] == ["gpu-1", "50%", "for", "1h"]
     assert kubectl("get", "pod", "train-0", "-o", "jsonpath={.status.phase} {.spec.nodeName}") == "Running gpu-1"
-    assert "condition met" in kubectl("wait", "--for=condition=Ready", "pod/train-0", "--timeout=10s")
+    assert "condition met" in kubectl("wait", "--for=condition=Ready", "pod/train-0", "--timeout=150s")
     assert [row[:2] for row in table(kubectl("get", "all", "--no-headers")) if row] == [
         ["gpujob.cumulus.dev/bad", "Failed"], ["gpujob.cumulus.dev/train", "Running"],
     ]  # fmt: skip
