@@ -71,7 +71,7 @@ def test_a_lease_ends_its_container_and_the_job_goes_on_elsewhere(control: Contr
 
 
 def test_a_lease_ends_its_container_with_no_daemon(control: Control) -> None:
-    control.apply(job("alone", LOOP, duration="15s", gpu=on("worker1")))
+    control.apply(job("alone", LOOP, duration="30s", gpu=on("worker1")))
     running(control, "alone")
     counting(control)
     control.daemons[0].send_signal(signal.SIGKILL)
@@ -103,7 +103,7 @@ def test_a_gang_of_three_over_two_workers(control: Control) -> None:
 
 def test_a_worker_that_was_cut_off_keeps_its_job_until_its_lease_is_over(control: Control, whole: Lab) -> None:
     worker = whole.nodes["worker1"]
-    control.apply(job("cut", LOOP, duration="30s", gpu=on("worker1"), retry={"limit": 0}))
+    control.apply(job("cut", LOOP, duration="60s", gpu=on("worker1"), retry={"limit": 0}))
     running(control, "cut")
     counting(control)
     worker.cut()
@@ -119,7 +119,7 @@ def test_a_worker_that_was_cut_off_keeps_its_job_until_its_lease_is_over(control
 
 def test_a_worker_that_comes_back_in_time_is_never_leased_twice(control: Control, whole: Lab) -> None:
     worker = whole.nodes["worker1"]
-    control.apply(job("back", LOOP, duration="100s", gpu=on("worker1")))
+    control.apply(job("back", LOOP, duration="300s", gpu=on("worker1")))
     running(control, "back")
     worker.cut()
     eventually(lambda: "worker1" not in whole.ready(), 150, "Swarm takes the worker for down")
@@ -153,19 +153,19 @@ def test_a_worker_that_lost_its_power_fails_nobody(control: Control, whole: Lab)
 def test_an_engine_that_ends_fails_nobody(control: Control, whole: Lab, how: signal.Signals) -> None:
     worker = whole.nodes["worker1"]
     script = f"echo attempt $CUMULUS_ATTEMPT; [ $CUMULUS_ATTEMPT != 1 ] || {{ {LOOP}; }}"
-    control.apply(job("engine", script, duration="100s", gpu=on("worker1"), retry={"limit": 0}))
+    control.apply(job("engine", script, duration="300s", gpu=on("worker1"), retry={"limit": 0}))
     running(control, "engine")
     worker.kill_engine(how)
     worker.start_engine()
     control.ok("wait", "gpujob/engine", "--for=condition=Succeeded", "--timeout=200s")
     assert [a["reason"] for a in control.attempts("engine")] == ["Lost", "Completed"]
-    assert "Lost" in control.reasons()
+    eventually(lambda: "Lost" in control.reasons())
     assert control.ok("logs", "engine", "--attempt", "1").startswith("attempt 1\nup\n")
     settled(control)
 
 
 def test_the_managers_engine_may_be_restarted(control: Control, whole: Lab) -> None:
-    control.apply(job("manager", "sleep 10; echo done", duration="100s", gpu=on("worker1")))
+    control.apply(job("manager", "sleep 10; echo done", duration="300s", gpu=on("worker1")))
     running(control, "manager")
     whole.manager.kill_engine(signal.SIGTERM)
     time.sleep(2)
