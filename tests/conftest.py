@@ -4,6 +4,7 @@ other."""
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import random
 import re
@@ -18,6 +19,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from cumulus.lib import collector
 from tests import unix_users
 from tests.disks import small_disk  # noqa: F401
 from tests.s3 import moto, proxy, seaweedfs  # noqa: F401
@@ -67,6 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """One seed for all properties of a run. First, since hypothesis reads the option in a hook of its own, and xdist
     hands the options on to its workers."""
     _give_children_the_default_signals()
+    # Each process of a run loads all modules and makes thousands of tests, which live as long as it does.
+    collector.begin()
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
 
@@ -77,6 +81,12 @@ def _give_children_the_default_signals() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda _number, _frame: None)
+
+
+def pytest_collection_finish() -> None:
+    """What there is by now stays: nobody looks through it again and again while the tests run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from cumulus.lib import printable, table
 from cumulus.lib.table import Heading, Table
 from cumulus.store.sqlite import SqliteStore
+from tests import command_server
+from tests.commands import CUMULUS
 from tests.documents import active, event, running
 from tests.waiting import PATIENCE
 
@@ -95,9 +97,9 @@ def on_terminal(columns: int, *arguments: str, **environment: str) -> str:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-    command = [sys.executable, "-m", "cumulus.cli.main", *arguments]
+    command_server.share(Path(os.environ["CUMULUS_HOME"]))
     with subprocess.Popen(
-        command, stdout=theirs, stderr=theirs, stdin=theirs, env={**env, "TERM": "xterm", **environment}
+        [CUMULUS, *arguments], stdout=theirs, stderr=theirs, stdin=theirs, env={**env, "TERM": "xterm", **environment}
     ) as process:
         os.close(theirs)
         chunks = []

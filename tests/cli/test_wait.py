@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +24,9 @@ from cumulus.service.service import Service
 from cumulus.service.wait_conditions import Deleted, HasCondition, HasValue, parse_condition
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
+from tests import command_server
 from tests.cli.conftest import Run
+from tests.commands import CUMULUS
 from tests.documents import active, condition, failed, job, lease, node, partition, running
 from tests.waiting import PATIENCE
 
@@ -34,8 +36,8 @@ JOB = Key("GPUJob", "default", "train")
 @contextmanager
 def waiting(*arguments: str) -> Iterator[Callable[[], tuple[int, str, str]]]:
     """`cumulus wait` in another process; calling gives its exit code and output."""
-    command = [sys.executable, "-m", "cumulus.cli.main", "wait", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command_server.share(Path(os.environ["CUMULUS_HOME"]))
+    process = subprocess.Popen([CUMULUS, "wait", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     seen: list[str] = []
     assert process.stderr is not None
     reader = threading.Thread(target=lambda: seen.extend(iter(process.stderr.readline, "")))  # type: ignore[union-attr]
