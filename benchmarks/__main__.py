@@ -24,7 +24,7 @@ from benchmarks.harness import Failed, LeftOut, Result, written
 
 NAMES = (
     "store", "history", "watches", "http_watches", "http_objects", "jobs", "idle", "command", "run", "lease",
-    "placement", "checkpoint", "handover", "storage", "sdk", "swarm", "gitops", "page",
+    "placement", "checkpoint", "handover", "storage", "sdk", "swarm", "gitops", "page", "arrays",
 )  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs"
 LONGEST_SECONDS = 300.0

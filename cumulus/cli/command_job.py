@@ -10,14 +10,18 @@ from typing import NamedTuple
 
 from cumulus.errors import UsageError
 from cumulus.resources import index_ranges, quantity
+from cumulus.resources.index_ranges import MOST_AT_ONCE
 from cumulus.resources.key import API_VERSION, NAME_LETTERS, Document
 from cumulus.resources.kinds.gpujob import KIND
 from cumulus.resources.kinds.gpujobarray import KIND as ARRAY
+from cumulus.resources.preemption import Preemptible
 
 _WHOLE_DEVICE, _AN_HOUR = "100%", "1h"
 """The share and the lease of a command that names none."""
 
 _USUAL_UMASK = 0o022
+_DIGITS = 9
+"""Of a number that is looked at: Python refuses thousands of them."""
 
 _EXPORTED = frozenset((
     "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CUDA_HOME",
@@ -67,6 +71,17 @@ class Wanted(NamedTuple):
     tty: bool = False
     after: Sequence[str] = ()
     idle: str = ""
+    preemptible: str = ""
+
+
+class Indexes(NamedTuple):
+    """What an array is asked for over, as it was typed; empty is not given."""
+
+    indexes: str = ""
+    """INDEXES or INDEXES%AT-ONCE."""
+    values: str = ""
+    matrix: Sequence[str] = ()
+    parallelism: str = ""
 
 
 class Made(NamedTuple):
@@ -108,6 +123,8 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
         if spec["idle"]["action"] == "Park":
             # A client of MPS can't be parked.
             gpu["sharing"] = "Parkable"
+    if wanted.preemptible:
+        spec["preemptible"] = _preemptible(wanted.preemptible)
     if wanted.queue:
         spec["queue"] = wanted.queue
     if wanted.after:
@@ -135,21 +152,70 @@ def _idle(text: str) -> Document:
     return {"after": after, "action": word}
 
 
-def array_of(job: Document, text: str) -> Document:
-    """The array of such jobs for INDEXES or INDEXES%AT-ONCE. Raises UsageError."""
-    indexes, percent, at_once = text.partition("%")
+def _preemptible(text: str) -> str:
+    """In the words of the spec. Raises UsageError."""
+    for word in Preemptible:
+        if text.lower() == word.lower():
+            return word.value
+    raise UsageError(f"--preemptible: {text[:40]!r} is neither Kill nor Checkpoint", hint="write --preemptible Kill")
+
+
+def array_of(job: Document, wanted: Indexes) -> Document:
+    """The array of such jobs. Raises UsageError."""
+    spec = {**_indexes(wanted), **_at_once(wanted)}
+    metadata = {name: value for name, value in job["metadata"].items() if name != "annotations"}
+    annotations = job["metadata"].get("annotations")
+    template: Document = {"metadata": {"annotations": annotations}} if annotations else {}
+    spec |= {"jobTemplate": {**template, "spec": job["spec"]}}
+    return {**job, "kind": ARRAY.name, "metadata": metadata, "spec": spec}
+
+
+def _indexes(wanted: Indexes) -> Document:
+    """The field of the spec that says what the indexes are. Raises UsageError."""
+    indexes = wanted.indexes.partition("%")[0]
+    given = {"--array": indexes, "--values": wanted.values, "--matrix": wanted.matrix}
+    named = [option for option, value in given.items() if value]
+    if len(named) != 1:
+        if named:
+            raise UsageError(f"{named[1]} cannot be given together with {named[0]}", hint="keep one of them")
+        raise UsageError("say what the indexes are", hint="write --array 0-99, --values a,b or --matrix lr=0.1,0.01")
+    if wanted.values:
+        return {"values": wanted.values.split(",")}
+    if wanted.matrix:
+        return {"matrix": _matrix(wanted.matrix)}
     try:
         index_ranges.check(indexes)
     except ValueError as error:
         raise UsageError(f"--array: {error}") from None
-    if percent and not (at_once.isascii() and at_once.isdecimal() and int(at_once) > 0):
-        raise UsageError(f"--array: {at_once!r} is no number of jobs at once", hint="write 0-99%8")
-    metadata = {name: value for name, value in job["metadata"].items() if name != "annotations"}
-    annotations = job["metadata"].get("annotations")
-    template: Document = {"metadata": {"annotations": annotations}} if annotations else {}
-    spec = {"indexes": indexes, **({"parallelism": int(at_once)} if percent else {})}
-    spec |= {"jobTemplate": {**template, "spec": job["spec"]}}
-    return {**job, "kind": ARRAY.name, "metadata": metadata, "spec": spec}
+    return {"indexes": indexes}
+
+
+def _matrix(given: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, values = text.partition("=")
+        if not equals or not _NAME.fullmatch(name) or not values:
+            raise UsageError(f"--matrix: {text[:40]!r} is not NAME=VALUE,VALUE", hint="write --matrix lr=0.1,0.01")
+        if name in found:
+            raise UsageError(f"--matrix: {name} is given a second time", hint=f"write --matrix {name}=VALUE,VALUE once")
+        found[name] = values.split(",")
+    return found
+
+
+def _at_once(wanted: Indexes) -> Document:
+    """Raises UsageError."""
+    _, percent, number = wanted.indexes.partition("%")
+    if percent and wanted.parallelism:
+        raise UsageError(f"--parallelism says again what --array {wanted.indexes[:40]} does", hint="keep one of them")
+    option, number = ("--array", number) if percent else ("--parallelism", wanted.parallelism)
+    if not percent and not number:
+        return {}
+    example = "write 0-99%8" if percent else "write --parallelism 8"
+    if not (number.isascii() and number.isdecimal() and len(number) <= _DIGITS and int(number) > 0):
+        raise UsageError(f"{option}: {number[:40]!r} is no number of jobs at once", hint=example)
+    if int(number) > MOST_AT_ONCE:
+        raise UsageError(f"{option}: at most {MOST_AT_ONCE} jobs at once, not {number}", hint=example)
+    return {"parallelism": int(number)}
 
 
 def name_of(words: Sequence[str]) -> str:

@@ -22,8 +22,12 @@ _SCALARS = {
     "--replicas": "replicas", "--image": "image", "--export": "export", "--retry": "retry",
     "--checkpoint": "checkpoint", "--queue": "queue", "--cpus": "cpus", "--memory": "memory",
     "--after": "after", "--array": "array", "--idle": "idle",
+    "--values": "values", "--parallelism": "parallelism", "--preemptible": "preemptible",
 }  # fmt: skip
-_LISTS = {"--env": "env", "-e": "env", "--env-file": "env_file", "--secret-env": "secret_env"}
+_LISTS = {
+    "--env": "env", "-e": "env", "--env-file": "env_file", "--secret-env": "secret_env",
+    "--matrix": "matrix",
+}  # fmt: skip
 _MOST_BYTES = 1 << 20
 _OURS, _SLURMS = "#CUMULUS", "#SBATCH"
 _SHORT = {

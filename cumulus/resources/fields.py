@@ -241,6 +241,12 @@ def check_secret_name(value: str) -> str:
     return value
 
 
+def _scalar(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(value)
+
+
 def check_time_zone(value: str) -> str:
     """Raises ValueError."""
     from zoneinfo import ZoneInfo
@@ -253,6 +259,13 @@ def check_time_zone(value: str) -> str:
 
 
 Text = Annotated[str, on_write(check_text)]
+Scalar = Annotated[
+    str,
+    BeforeValidator(_scalar),
+    on_write(check_text),
+    Field(json_schema_extra={"format": "scalar"}, examples=["0.1", "small"]),
+]
+"""A short text, or a number, which is kept as text."""
 TimeZone = Annotated[str, on_write(check_time_zone)]
 Argument = Annotated[str, on_write(check_argument)]
 NodePath = Annotated[str, on_write(check_path)]

@@ -14,7 +14,7 @@ from cumulus.resources.registry import KINDS
 
 Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-07/schema#"
-_NUMBERS_TOO = frozenset({"duration", "share", "percentage", "bytes", "cpus"})
+_NUMBERS_TOO = frozenset({"duration", "share", "percentage", "bytes", "cpus", "scalar"})
 """Formats of texts that may also be written as numbers. Checkers know another format `duration`."""
 
 

@@ -26,6 +26,7 @@ _QUANTITIES = {
     "percentage": ("Percentage", "A part of a device's compute: a percentage such as 25%, or a fraction."),
     "bytes": ("Bytes", "An amount of memory such as 20Gi, or a number of bytes."),
     "cpus": ("Cpus", "A number of CPUs: 2, 0.5 or 500m."),
+    "scalar": ("Scalar", "A short text, or a number, which is kept as text."),
 }
 """Pydantic's formats for text that may also be written as a number -> name and description of the definition."""
 _GENERATE_NAME = {

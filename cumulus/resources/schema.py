@@ -100,4 +100,6 @@ def _bounds(node: Mapping[str, Any]) -> str:
 def _type_word(node: Mapping[str, Any]) -> str:
     if "properties" in node:
         return str(node["title"])
+    if node.get("type") == "array":
+        return f"[]{_type_word(node['items'])}"
     return str(node.get("format") or node.get("type") or "string")

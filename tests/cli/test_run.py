@@ -108,6 +108,37 @@ def test_an_array_is_made_of_the_job(run: Run, directory: Path) -> None:
     assert (wrong.code, wrong.err.splitlines()[-1]) == (2, "error: --array: '9-0' ends before it begins")
 
 
+def test_an_array_over_values(run: Run, directory: Path) -> None:
+    words = ("--values", "small,large", "--parallelism", "2", "--preemptible", "kill")
+    spec = json.loads(run("run", "--dry-run", "-o", "json", *words, "tune", "$(CUMULUS_ARRAY_VALUE)").out)["spec"]
+    assert (spec["values"], spec["parallelism"]) == (["small", "large"], 2)
+    assert spec["jobTemplate"]["spec"]["command"] == ["tune", "$(CUMULUS_ARRAY_VALUE)"]
+    assert spec["jobTemplate"]["spec"]["preemptible"] == "Kill"
+    words = ("--matrix", "lr=0.1,0.01", "--matrix", "seed=1,2", "--array", "%8")
+    spec = json.loads(run("run", "--dry-run", "-o", "json", *words, "tune").out)["spec"]
+    assert (spec["matrix"], spec["parallelism"]) == ({"lr": ["0.1", "0.01"], "seed": ["1", "2"]}, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--array 0-99%2000", "--array: at most 1000 jobs at once, not 2000; write 0-99%8"),
+        (f"--array 0-9%{'9' * 5000}", f"--array: '{'9' * 40}' is no number of jobs at once; write 0-99%8"),
+        ("--array 0-9 --parallelism %2000", "--parallelism: '%2000' is no number of jobs at once"),
+        ("--array 0-9%2 --parallelism 3", "--parallelism says again what --array 0-9%2 does; keep one of them"),
+        ("--array 0-9 --values a,b", "--values cannot be given together with --array; keep one of them"),
+        ("--parallelism 8", "say what the indexes are; write --array 0-99, --values a,b or --matrix lr=0.1,0.01"),
+        ("--matrix lr", "--matrix: 'lr' is not NAME=VALUE,VALUE; write --matrix lr=0.1,0.01"),
+        ("--matrix a=1 --matrix a=2", "--matrix: a is given a second time; write --matrix a=VALUE,VALUE once"),
+        ("--preemptible Maybe", "--preemptible: 'Maybe' is neither Kill nor Checkpoint; write --preemptible Kill"),
+    ],
+)
+def test_what_is_wrong_with_an_array(run: Run, directory: Path, words: str, said: str) -> None:
+    done = run("run", "--dry-run", *words.split(), "tune")
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith(f"error: {said}")
+
+
 def test_a_program_is_found_as_the_job_will_find_it(run: Run, directory: Path, tmp_path: Path) -> None:
     none = run("run", "--dry-run", "-o", "json", "--gpu", "1%", "--export", "NONE", "tune")
     assert json.loads(none.out)["spec"]["command"] == [f"{directory}/bin/tune"]

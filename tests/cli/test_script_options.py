@@ -32,6 +32,7 @@ def script(place: Path, *lines: str, executable: bool = True) -> str:
         ("#SBATCH --nodes=2 --ntasks=8", {"replicas": "8"}),
         ("#SBATCH -d afterok:prepare:fetch", {"after": "prepare,fetch"}),
         ("#SBATCH --array=0-15%4", {"array": "0-15%4"}),
+        ("#CUMULUS --values a,b --preemptible Kill", {"values": "a,b", "preemptible": "Kill"}),
         ("#SBATCH --gpus-per-node=1  # one", {"gpus": "1"}),
         ("#SBATCHED --time=1", None),
         ("# SBATCH --time=1", None),

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cumulus.controllers.array.plan import plan
-from cumulus.resources import index_ranges
+from cumulus.errors import InvalidObject
+from cumulus.resources import array_values, index_ranges
 from cumulus.resources.cron_job import JobTemplate
 from cumulus.resources.event import Event
-from cumulus.resources.job import GPUJob, GPUJobStatus
+from cumulus.resources.index_ranges import Indexes
+from cumulus.resources.job import Env, GPUJob, GPUJobStatus
 from cumulus.resources.job_array import ArrayPhase, GPUJobArray, GPUJobArraySpec, GPUJobArrayStatus
+from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import API_VERSION, Document, Key
 from cumulus.resources.meta import ObjectMeta
@@ -30,7 +33,7 @@ from tests.gitops.cluster import Cluster
 ROOT = Identity("root", 0)
 
 
-def an_array(indexes: str = "0-9", *, status: dict[str, Any] | None = None, **spec: Any) -> GPUJobArray:
+def an_array(indexes: str | None = "0-9", *, status: dict[str, Any] | None = None, **spec: Any) -> GPUJobArray:
     template = JobTemplate(spec=a_job(memory="0.1", image="busybox").spec)
     return GPUJobArray(
         metadata=ObjectMeta(name="sweep", namespace="default", uid="u"),
@@ -78,22 +81,31 @@ def test_only_jobs_whose_end_is_recorded_go_the_oldest_first() -> None:
     assert [job.metadata.name for job in plan(array, jobs, at("20:00")).forget] == ["sweep-0", "sweep-1"]
 
 
-@given(st.sets(st.integers(0, index_ranges.HIGHEST), max_size=50))
-def test_ranges_say_what_they_are_of(indexes: set[int]) -> None:
-    assert index_ranges.parse(index_ranges.words(indexes)) == indexes
+SETS = st.sets(st.integers(0, 40) | st.integers(0, index_ranges.HIGHEST), max_size=20)
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-1", "0-9:0", "0-999999", "1,,2", "-1"])
+@given(SETS, SETS)
+def test_ranges_are_what_sets_are(one: set[int], other: set[int]) -> None:
+    a, b = Indexes.of(one), Indexes.of(other)
+    assert list(index_ranges.parse(str(a))) == list(a) == sorted(one)
+    assert (len(a), bool(a), a == b) == (len(one), bool(one), one == other)
+    assert a | b == Indexes.of(one | other)
+    assert a - b == Indexes.of(one - other)
+    assert {index for index in one | other if index in a} == one
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "0-9:0", "0-999999", "0-999999:2", "1,,2", "-1", "0-9%2000"])
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"index|begins"):
         index_ranges.check(text)
 
 
-def manifest(indexes: str = "0-5", **spec: Any) -> Document:
+def manifest(indexes: str | None = "0-5", **spec: Any) -> Document:
+    named = {} if indexes is None else {"indexes": indexes}
     job = {"command": ["train"], "gpu": {"memory": "10%", "duration": "1h"}}
     return {
         "apiVersion": API_VERSION, "kind": "GPUJobArray", "metadata": {"name": "sweep", "namespace": "default"},
-        "spec": {"indexes": indexes, "jobTemplate": {"spec": job}, **spec},
+        "spec": {**named, "jobTemplate": {"spec": job}, **spec},
     }  # fmt: skip
 
 
@@ -127,6 +139,105 @@ def test_each_index_is_one_job_so_many_at_once_as_the_submitter(tmp_path: Path) 
     cluster.world.client.delete(array(cluster))
     settle(cluster.world, cluster.daemon, seconds=60)
     assert cluster.world.client.list(GPUJob) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "index", "found", "said"),
+    [
+        ({"values": ["small", 0.5, 3]}, 1, {"CUMULUS_ARRAY_VALUE": "0.5"}, "0.5"),
+        ({"matrix": {"seed": [1, 2, 3], "lr": [0.1, "1e-3"]}}, 4,
+         {"CUMULUS_MATRIX_LR": "1e-3", "CUMULUS_MATRIX_SEED": "2"}, "lr=1e-3, seed=2"),
+    ],
+)  # fmt: skip
+def test_an_index_has_its_values(spec: dict[str, Any], index: int, found: dict[str, str], said: str) -> None:
+    array = an_array(None, **spec)
+    count = {"CUMULUS_ARRAY_INDEX": str(index), "CUMULUS_ARRAY_COUNT": str(len(array.spec.wanted))}
+    job = array.job(index)
+    assert {each.name: each.value for each in job.spec.env} == count | found
+    assert array_values.of_array(array.to_json(), index) == said
+    assert array_values.of_job(job.to_json()) == said
+
+
+def test_every_combination_comes_once() -> None:
+    array = an_array(None, matrix={"a": [0, 1, 2], "b": ["x", "y"], "c": [7, 8]})
+    found = [tuple(array_values.at((), array.spec.matrix, index).values()) for index in array.spec.wanted]
+    assert found == [(a, b, c) for a in "012" for b in "xy" for c in "78"]
+
+
+def test_values_are_filled_in() -> None:
+    array = GPUJobArray.model_validate(manifest(None, values=["a b", "$(CUMULUS_ARRAY_INDEX)"]))
+    spec = array.spec.job_template.spec.model_copy(update={
+        "command": ("train", "--in=$(CUMULUS_ARRAY_VALUE)", "$$(CUMULUS_ARRAY_VALUE)", "$(date) $CUMULUS_ARRAY_INDEX"),
+        "args": ("$(CUMULUS_ARRAY_INDEX)",), "env": (Env(name="OUT", value="out/$(CUMULUS_ARRAY_INDEX)"),),
+        "working_dir": "/data/$(CUMULUS_ARRAY_INDEX)", "checkpoint": Checkpoint(path="saves/$(CUMULUS_ARRAY_INDEX)"),
+    })  # fmt: skip
+    made = array.replace(spec=array.spec.model_copy(update={"job_template": JobTemplate(spec=spec)}))
+    job = made.job(0).spec
+    assert job.command == ("train", "--in=a b", "$(CUMULUS_ARRAY_VALUE)", "$(date) $CUMULUS_ARRAY_INDEX")
+    assert (job.args, job.env[0].value, job.working_dir) == (("0",), "out/0", "/data/0")
+    assert job.checkpoint is not None
+    assert job.checkpoint.path == "saves/0"
+    # What a value says is no place for another.
+    assert made.job(1).spec.command[1] == "--in=$(CUMULUS_ARRAY_INDEX)"
+
+
+def test_a_matrix_runs(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, nodes=("node-1",))
+    cluster.service.objects.create(ROOT, manifest(None, matrix={"lr": [0.1, 0.01], "seed": [1, 2]}, parallelism=3))
+    settle(cluster.world, cluster.daemon, seconds=300)
+    found = array(cluster).status
+    assert (found.phase, found.succeeded, found.waiting) == (ArrayPhase.SUCCEEDED, "0-3", 0)
+    jobs = [job.to_json() for job in cluster.world.client.list(GPUJob)]
+    assert [array_values.of_job(job) for job in jobs] == [
+        f"lr={lr}, seed={seed}" for lr in (0.1, 0.01) for seed in (1, 2)
+    ]
+
+
+def test_a_job_goes_after_an_array_and_after_an_index_that_is_gone(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, nodes=("node-1",))
+    cluster.job_seconds = 30
+    job = manifest()["spec"]["jobTemplate"]["spec"]
+
+    def make(name: str, *others: str) -> None:
+        metadata = {"name": name, "namespace": "default"}
+        spec = {**job, "after": {"succeeded": list(others)}}
+        document = {"apiVersion": API_VERSION, "kind": "GPUJob", "metadata": metadata, "spec": spec}
+        cluster.service.objects.create(ROOT, document)
+
+    def phase(name: str) -> JobPhase:
+        return cluster.world.client.get(GPUJob, "default", name).status.phase
+
+    make("sum", "array/sweep")
+    settle(cluster.world, cluster.daemon, seconds=5)
+    said = cluster.service.explanations.why(ROOT, Key("GPUJob", "default", "sum")).lines[0]
+    assert "for array/sweep to succeed (there is no such array yet)" in said
+    cluster.service.objects.create(ROOT, manifest("0-3", parallelism=2, successfulJobsHistoryLimit=1))
+    settle(cluster.world, cluster.daemon, seconds=20)
+    assert phase("sum") is JobPhase.PENDING
+    settle(cluster.world, cluster.daemon, seconds=300)
+    assert phase("sum") is JobPhase.SUCCEEDED
+    make("second", "sweep-0", "array/sweep")
+    make("vain", "sweep-9")
+    settle(cluster.world, cluster.daemon, seconds=60)
+    assert phase("second") is JobPhase.SUCCEEDED
+    assert phase("vain") is JobPhase.PENDING
+
+
+def test_no_array_waits_for_itself(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, nodes=("node-1",))
+    wanted = manifest("0-3")
+    template = wanted["spec"]["jobTemplate"]["spec"]
+    job: Document = {
+        "apiVersion": API_VERSION, "kind": "GPUJob", "metadata": {"name": "sum", "namespace": "default"},
+        "spec": {**template, "after": {"finished": ["sweep-2"]}},
+    }  # fmt: skip
+    cluster.service.objects.create(ROOT, job)
+    wanted["spec"]["jobTemplate"]["spec"] = {**template, "after": {"succeeded": ["sum"]}}
+    with pytest.raises(InvalidObject, match="array/sweep after sum after sweep-2 after array/sweep"):
+        cluster.service.objects.create(ROOT, wanted)
+    wanted["spec"]["jobTemplate"]["spec"] = {**template, "after": {"succeeded": ["sweep-1"]}}
+    with pytest.raises(InvalidObject, match="is a part of the array itself"):
+        cluster.service.objects.create(ROOT, wanted)
 
 
 def test_an_index_whose_name_another_job_has_waits_and_the_others_go_on(tmp_path: Path) -> None:

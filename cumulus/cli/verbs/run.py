@@ -25,7 +25,7 @@ from cumulus.cli import (
     targets,
     terminal,
 )
-from cumulus.cli.command_job import Shell, Wanted
+from cumulus.cli.command_job import Indexes, Shell, Wanted
 from cumulus.cli.verbs import port_forward
 from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.lib import safe_output
@@ -152,6 +152,39 @@ def run(
             help="A job for each index, as 0-99; 0-99%8: eight at once. It is in CUMULUS_ARRAY_INDEX.",
         ),
     ] = "",
+    values: Annotated[
+        str,
+        typer.Option(
+            "--values",
+            metavar="V,V",
+            show_default=False,
+            help="A job for each value, which is in CUMULUS_ARRAY_VALUE.",
+        ),
+    ] = "",
+    matrix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--matrix",
+            metavar="NAME=V,V",
+            show_default=False,
+            help="A job for each combination of values: lr is in CUMULUS_MATRIX_LR. May be given several times.",
+        ),
+    ] = None,
+    parallelism: Annotated[
+        str,
+        typer.Option("--parallelism", metavar="N", show_default=False, help="So many jobs of an array at once; 10."),
+    ] = "",
+    preemptible: Annotated[
+        str,
+        typer.Option(
+            "--preemptible",
+            autocompletion=completion.one_of("Kill", "Checkpoint"),
+            metavar="Kill|Checkpoint",
+            show_default=False,
+            help="How it gives up a share that another queue needs: Kill ends it, and it begins anew later. If left "
+            "out, Checkpoint: only a job that keeps checkpoints gives it up.",
+        ),
+    ] = "",
     secret_env: Annotated[
         list[str] | None,
         typer.Option(
@@ -206,6 +239,8 @@ def run(
       cumulus run -e HF_HOME=/data/hf --env-file job.env -- python train.py
       cumulus run --secret-env HF_TOKEN=hub/token -- python train.py
       cumulus run train.sh
+      cumulus run --array 0-99%8 -- sh -c 'python train.py --seed $CUMULUS_ARRAY_INDEX'
+      cumulus run --matrix lr=0.1,0.01 --matrix seed=0,1 -- python train.py --lr '$(CUMULUS_MATRIX_LR)'
       cumulus run --export ALL --checkpoint saves --retry 3 -- python train.py
       cumulus run -it --gpu 10% --for 1h -- bash
       cumulus run --port 8888 --idle 20m -- jupyter lab --no-browser
@@ -229,8 +264,9 @@ def run(
         "gpu": gpu, "compute": compute, "gpus": gpus, "duration": duration, "name": name, "replicas": replicas,
         "image": image, "export": export, "retry": retry, "checkpoint": checkpoint, "queue": queue, "cpus": cpus,
         "memory": memory, "after": after, "array": array, "idle": idle,
+        "values": values, "parallelism": parallelism, "preemptible": preemptible,
     }  # fmt: skip
-    lists = {"env": env or [], "env_file": env_file or [], "secret_env": secret_env or []}
+    lists = {"env": env or [], "env_file": env_file or [], "secret_env": secret_env or [], "matrix": matrix or []}
     script = (
         None if image else script_options.of_script(words or (), shell.directory, os.environ.get("PATH", os.defpath))
     )
@@ -250,7 +286,7 @@ def run(
         tuple(_variables(many["env"], many["env_file"])), given["export"], _count(given["retry"], "--retry", 0),
         given["checkpoint"], given["queue"], tuple(map(script_options.secret_env, many["secret_env"])), given["cpus"],
         given["memory"], tty, tuple(name for name in given["after"].split(",") if name),
-        given["idle"],
+        given["idle"], given["preemptible"],
     )  # fmt: skip
     image = given["image"]
     made = command_job.job_of(wanted, shell, context.namespace(namespace), ending)
@@ -258,8 +294,9 @@ def run(
     remote = context.endpoint().kind == "https"
     if not image and not remote:
         job["spec"]["command"][0] = _program(wanted, job, shell)
-    if given["array"]:
-        _run_array(wanted, made, given["array"], shell, [*ports], dry_run=dry_run, output=output)
+    indexes = Indexes(given["array"], given["values"], many["matrix"], given["parallelism"])
+    if any(indexes):
+        _run_array(wanted, made, indexes, shell, [*ports], dry_run=dry_run, output=output)
         return None
     if dry_run:
         _tell(wanted, made.secret)
@@ -279,12 +316,12 @@ def run(
 
 
 def _run_array(
-    wanted: Wanted, made: command_job.Made, indexes: str, shell: Shell, ports: Sequence[int], *, dry_run: bool,
+    wanted: Wanted, made: command_job.Made, indexes: Indexes, shell: Shell, ports: Sequence[int], *, dry_run: bool,
     output: str,
 ) -> None:  # fmt: skip
     """A job for each index, of which none is followed."""
     if wanted.tty or ports:
-        raise UsageError("--array makes many jobs, of which none is joined", hint="leave -it and --port out")
+        raise UsageError("an array makes many jobs, of which none is joined", hint="leave -it and --port out")
     array = command_job.array_of(made.job, indexes)
     if not dry_run:
         _submit(made.job, None if wanted.image else shell.directory, lambda job: command_job.array_of(job, indexes))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
 from cumulus.clock import Clock
 from cumulus.controllers.array.plan import ArrayPlan, plan
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
 from cumulus.gitops.room import Submitters
-from cumulus.machinery.cache import Index, Reader, all_owned, readable
+from cumulus.machinery.cache import Index, Reader, all_owned
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import write_status
@@ -59,7 +59,8 @@ class ArrayReconciler:
         array = self._reader.get(GPUJobArray, *request)
         if array is None or array.deleting:
             return Done()
-        jobs, taken = self._jobs(array), frozenset(self._taken(array))
+        jobs = self._jobs(array)
+        taken = frozenset(self._taken(array, jobs))
         wanted = plan(array, jobs, self._clock.now(), taken)
         for job in wanted.forget:
             with suppress(NotFound):
@@ -90,14 +91,11 @@ class ArrayReconciler:
             return
         self._recorder.record(array, "Warning", EventReason.FAILED_CREATE, said.message, component=NAME)
 
-    def _taken(self, array: GPUJobArray) -> Iterator[int]:
-        """Indexes after which jobs are named that are not its own."""
+    def _taken(self, array: GPUJobArray, own: Collection[int]) -> Iterator[int]:
+        """Indexes after which jobs are named that are not its own, or not to be read."""
         stem = f"{array.metadata.namespace}/{array.metadata.name}"
-        for key in self._reader.indexed(BY_STEM, stem):
-            index = int(key.name.rpartition("-")[2])
-            job = readable(self._reader, GPUJob, key.namespace, key.name)
-            if job is None or not job.is_owned_by(array.uid):
-                yield index
+        named = (int(key.name.rpartition("-")[2]) for key in self._reader.indexed(BY_STEM, stem))
+        return (index for index in named if index not in own)
 
     def _jobs(self, array: GPUJobArray) -> dict[int, GPUJob]:
         """All that it owns, by index."""
@@ -108,8 +106,7 @@ class ArrayReconciler:
 
     def _make(self, array: GPUJobArray, wanted: ArrayPlan) -> None:
         """The jobs and the status, all or nothing."""
-        count = len(index_ranges.parse(array.spec.indexes))
-        writes = [Write("create", array.job(index, count).to_json()) for index in wanted.create]
+        writes = [Write("create", array.job(index).to_json()) for index in wanted.create]
         own = Write("status", array.replace(status=wanted.status).to_json())
         self._submitters.commit(
             Submitter.of(array.metadata.annotations), writes, [own], fence=self._client.fence,

@@ -15,6 +15,7 @@ from cumulus.clock import timestamp
 from cumulus.resources import index_ranges
 from cumulus.resources.condition_types import ArrayCondition
 from cumulus.resources.conditions import condition_set
+from cumulus.resources.index_ranges import Indexes
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_array import ArrayPhase, GPUJobArray, GPUJobArrayStatus
 from cumulus.resources.job_phase import JobPhase
@@ -44,30 +45,31 @@ def plan(
 ) -> ArrayPlan:  # fmt: skip
     """The next step of an array that is not being deleted. `jobs`: all that it owns, by index. `taken`: indexes after
     which jobs of others are named: they wait until the name is free. `refused`: why no job can be made now."""
+    # Ranges, never one index at a time: there may be 100,000.
     spec, old = array.spec, array.status
-    wanted = index_ranges.parse(spec.indexes)
     recorded = index_ranges.parse(old.succeeded), index_ranges.parse(old.failed)
-    succeeded, failed = map(set, recorded)
+    there = Indexes.of(jobs)
     # What was made and is not there any more was deleted before it was seen to end.
-    failed |= index_ranges.parse(old.active) - jobs.keys()
-    active: set[int] = set()
+    gone = index_ranges.parse(old.active) - there
+    how: dict[JobPhase | None, list[int]] = {JobPhase.SUCCEEDED: [], JobPhase.FAILED: [], None: []}
     for index, job in jobs.items():
-        succeeded.discard(index)
-        failed.discard(index)
-        how = job.status.phase
-        (succeeded if how is JobPhase.SUCCEEDED else failed if how.finished else active).add(index)
-    waiting = sorted(wanted - succeeded - failed - active)
+        phase = job.status.phase
+        how[None if not phase.finished else phase if phase is JobPhase.SUCCEEDED else JobPhase.FAILED].append(index)
+    succeeded = (recorded[0] - there) | Indexes.of(how[JobPhase.SUCCEEDED])
+    failed = (recorded[1] - there) | gone | Indexes.of(how[JobPhase.FAILED])
+    active = Indexes.of(how[None])
+    waiting = spec.wanted - (succeeded | failed | active)
     free = max(0, min(AT_ONCE, spec.parallelism - len(active)))
     stays = spec.suspend or refused is not None
     create = () if stays else tuple(islice((index for index in waiting if index not in taken), free))
-    blocked = [] if spec.suspend else [index for index in waiting if index in taken]
+    blocked = [] if spec.suspend else [index for index in sorted(taken) if index in waiting]
     over = not waiting and not active
-    phase = ArrayPhase.SUSPENDED if spec.suspend else ArrayPhase.RUNNING
+    state = ArrayPhase.SUSPENDED if spec.suspend else ArrayPhase.RUNNING
     if over:
-        phase = ArrayPhase.FAILED if failed else ArrayPhase.SUCCEEDED
+        state = ArrayPhase.FAILED if failed else ArrayPhase.SUCCEEDED
     status = GPUJobArrayStatus(
-        phase=phase, waiting=len(waiting) - len(create), active=index_ranges.words({*active, *create}),
-        succeeded=index_ranges.words(succeeded), failed=index_ranges.words(failed),
+        phase=state, waiting=len(waiting) - len(create), active=str(active | Indexes.of(create)),
+        succeeded=str(succeeded), failed=str(failed),
         completion_time=(old.completion_time or timestamp(now)) if over else None,
         conditions=_conditions(array, now, blocked, refused, made=bool(create) or over),
     )  # fmt: skip
@@ -96,7 +98,7 @@ def _conditions(
     return old
 
 
-def _too_many(jobs: Mapping[int, GPUJob], recorded: frozenset[int], phase: JobPhase, limit: int) -> tuple[GPUJob, ...]:
+def _too_many(jobs: Mapping[int, GPUJob], recorded: Indexes, phase: JobPhase, limit: int) -> tuple[GPUJob, ...]:
     """Those that ended first, of those in that phase that are recorded as such, beyond the limit."""
     over = [job for index, job in jobs.items() if index in recorded and job.status.phase is phase and not job.deleting]
     over.sort(key=lambda job: (job.status.completion_time or "", job.metadata.name))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from cumulus.calls.envelope import RUNNER
 from cumulus.clock import parse_timestamp, timestamp, to_the_second
-from cumulus.resources import reruns
+from cumulus.resources import array_values, reruns
 from cumulus.resources.columns import NOTHING, age, until
 from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
@@ -131,6 +131,7 @@ def sections(job: Document, around: Surroundings) -> Iterator[Section]:
 def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
     status = job.get("status") or {}
     yield "Phase", status.get("phase", "Pending")
+    yield "Values", array_values.of_job(job)
     yield "Run", str(status["run"]) if status.get("run", 1) > 1 else ""
     yield "Started", moment(status.get("startTime"), now)
     yield "Completed", moment(status.get("completionTime"), now)
@@ -289,6 +290,7 @@ KIND = Kind(
         Column("LEASE ENDS", cell=job_lease, wide=True, fit="whole", yields=1),
         Column("CHECKPOINT", cell=job_checkpoint, wide=True, yields=4),
         Column("IMAGE", "spec.image", wide=True, yields=6),
+        Column("VALUES", cell=lambda job, _: array_values.of_job(job), wide=True, yields=7),
         Column("REASON", cell=lambda job, _: job_reason(job), wide=True, fit="whole", yields=0),
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=3),
     ),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 
-from cumulus.resources import index_ranges
+from cumulus.resources import array_values, index_ranges
 from cumulus.resources.condition_types import ArrayCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, Related, View
 from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
-from cumulus.resources.sections import Fields, Section, Surroundings, flat, moment
+from cumulus.resources.sections import Fields, Rows, Section, Surroundings, flat, moment
 
 _JOB = "GPUJob"
+_SHOWN = 20
+"""Indexes of one state of which `describe` shows the values."""
 
 
 def _count(name: str) -> Column:
@@ -22,6 +25,16 @@ def _count(name: str) -> Column:
         return str(len(index_ranges.parse(lookup(array, f"status.{name}") or "")))
 
     return Column(name.upper(), cell=cell, fit="whole", yields=0)
+
+
+def indexes(array: Document) -> str:
+    """0-99; of values, 0-11 (lr, seed)."""
+    values, matrix = lookup(array, "spec.values") or (), lookup(array, "spec.matrix") or {}
+    number = array_values.number(values, matrix)
+    if not number:
+        return str(lookup(array, "spec.indexes") or "")
+    names = f" ({', '.join(sorted(matrix))})" if matrix else ""
+    return f"{index_ranges.Indexes([(0, number)])}{names}"
 
 
 def state(array: Document, now: datetime) -> str:
@@ -42,7 +55,22 @@ def sections(array: Document, around: Surroundings) -> Iterator[Section]:
             ("Completed", moment(status.get("completionTime"), around.now)),
         ]
     )
+    if rows := list(_values(array)):
+        yield Rows("Values", ("INDEX", "STATE", "VALUES"), rows)
     yield Fields(flat(array.get("spec") or {}), "Spec")
+
+
+def _values(array: Document) -> Iterator[list[str]]:
+    """What the indexes stand for that have a job or had one: those that may be looked for first."""
+    for name in ("failed", "active", "succeeded"):
+        found = index_ranges.parse(lookup(array, f"status.{name}") or "")
+        for index in islice(found, _SHOWN):
+            if said := array_values.of_array(array, index):
+                yield [str(index), name, said]
+            else:
+                return
+        if len(found) > _SHOWN:
+            yield ["…", name, f"and {len(found) - _SHOWN} more: cumulus get jobs -o wide"]
 
 
 KIND = Kind(
@@ -53,7 +81,7 @@ KIND = Kind(
     "cumulus.resources.job_array",
     (
         Column("PHASE", "status.phase", fit="whole", yields=0),
-        Column("INDEXES", "spec.indexes", yields=3),
+        Column("INDEXES", cell=lambda array, _: indexes(array), yields=3),
         Column("WAITING", "status.waiting", fit="whole", yields=0),
         _count("active"),
         _count("succeeded"),
