@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from cumulus.errors import InvalidObject
 from cumulus.machinery.cache import Cache, Index, Reader, StoreReader, readable
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
-from cumulus.resources.awaited_jobs import awaited_jobs
+from cumulus.resources.awaited_jobs import awaited_jobs, index_of, key_of_awaited, name_of_awaited, phase_of_index
 from cumulus.resources.documents import lookup
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_after import DependencyState
+from cumulus.resources.job_array import GPUJobArray
 from cumulus.resources.job_phase import JobPhase
-from cumulus.resources.key import Document
+from cumulus.resources.key import Document, Key
+from cumulus.resources.meta import Resource
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Store
+
+R = TypeVar("R", bound=Resource)
 
 
 def _waits_for(document: Document) -> Iterable[str]:
@@ -29,12 +34,13 @@ def _waits_for(document: Document) -> Iterable[str]:
 
 
 WAITS_FOR = Index(GPUJob.KIND, _waits_for)
-"""Jobs that have not begun, under namespace/name of each job that they wait for."""
+"""Jobs that have not begun, under namespace/name of each job, and namespace/array/name of each array, that they wait
+for."""
 
 
 def dependents(change: Change, cache: Cache) -> Iterable[Request]:
-    """The jobs that wait for the one that changed."""
-    found = cache.indexed(WAITS_FOR, f"{change.key.namespace}/{change.key.name}")
+    """The jobs that wait for the job or array that changed."""
+    found = cache.indexed(WAITS_FOR, f"{change.key.namespace}/{name_of_awaited(change.key)}")
     return [Request(key.namespace, key.name) for key in sorted(found)]
 
 
@@ -46,21 +52,37 @@ def came_ended_or_went(change: Change) -> bool:
 
 
 def phases(job: GPUJob, reader: Reader, store: Store) -> dict[str, str]:
-    """The phase of each job that is there of those that this one waits for. Absence is never believed of a cache."""
+    """The phase of each job and array that is there of those that this one waits for. Absence is never believed of a
+    cache."""
     found: dict[str, str] = {}
-    own = StoreReader(store)
     namespace = job.metadata.namespace or ""
     met = {each.name for each in job.status.after or () if each.state is DependencyState.MET}
     for name in {name for name, _ in job.spec.after.jobs} - met if job.spec.after is not None else ():
         try:
-            other = reader.get(GPUJob, namespace, name) or own.get(GPUJob, namespace, name)
+            phase = _phase(key_of_awaited(namespace, name), reader, store)
         except InvalidObject:
             # It is there, and nobody can say how it ends.
-            found[name] = JobPhase.PENDING
-            continue
-        if other is not None:
-            found[name] = other.status.phase
+            phase = JobPhase.PENDING
+        if phase is not None:
+            found[name] = phase
     return found
+
+
+def _phase(key: Key, reader: Reader, store: Store) -> str | None:
+    """None where it is not there. Raises InvalidObject."""
+    if key.kind == GPUJobArray.KIND:
+        whole = _there(GPUJobArray, key, reader, store)
+        return None if whole is None else whole.status.phase
+    if (job := _there(GPUJob, key, reader, store)) is not None:
+        return job.status.phase
+    # The jobs of an array go when more have ended than it keeps.
+    if (made := index_of(key)) is None or (array := _there(GPUJobArray, made[0], reader, store)) is None:
+        return None
+    return phase_of_index(array.status.succeeded, array.status.failed, made[1])
+
+
+def _there(model: type[R], key: Key, reader: Reader, store: Store) -> R | None:
+    return reader.get(model, key.namespace, key.name) or StoreReader(store).get(model, key.namespace, key.name)
 
 
 def awaited(reader: Reader, job: GPUJob) -> bool:

@@ -6,20 +6,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from cumulus.resources.awaited_jobs import FIELDS
-from cumulus.resources.fields import FieldError, Model, Name, rule
+from cumulus.resources.awaited_jobs import ARRAY, FIELDS
+from cumulus.resources.fields import FieldError, Model, check_name, rule
 from cumulus.resources.job_phase import FINAL_PHASES
 
 MOST = 100
 """Jobs in one list."""
 
-_Jobs = Annotated[tuple[Name, ...], Field(max_length=MOST)]
+
+def _check(name: object) -> object:
+    """Raises ValueError."""
+    if isinstance(name, str):
+        check_name(name.removeprefix(ARRAY))
+    return name
+
+
+_Jobs = Annotated[tuple[Annotated[str, BeforeValidator(_check)], ...], Field(max_length=MOST)]
 
 
 class After(Model):
-    """Jobs of the same namespace that a job waits for. It waits for all that are named."""
+    """Jobs of the same namespace that a job waits for, and arrays as array/NAME. It waits for all that are named."""
 
     succeeded: _Jobs = Field((), description="Jobs that must have succeeded. If one of them fails, this job fails.")
     finished: _Jobs = Field((), description="Jobs that must be over, whatever came of them.")
@@ -55,9 +63,9 @@ class DependencyState(StrEnum):
 
 
 class Dependency(Model):
-    """One job that a job waits for."""
+    """One job or array that a job waits for."""
 
-    name: str = Field(description="The job's name.")
+    name: str = Field(description="The job's name, or array/NAME.")
     wants: str = Field(description="How it must end: Succeeded, Failed, or Finished for either.")
     state: DependencyState = Field(description="Missing, Unfinished, Met, Unmet or Deleted.")
 
@@ -74,7 +82,7 @@ def progress(after: After, known: Sequence[Dependency] | None, phases: Mapping[s
 def waiting_words(found: Sequence[Dependency] | None) -> str:
     """`for prepare to succeed, for eval to end (there is no such job yet)`; "" where it waits for nobody."""
     return _listed(
-        f"for {each.name} to {_TO[each.wants]}{' (there is no such job yet)' if each.state in _ABSENT else ''}"
+        f"for {each.name} to {_TO[each.wants]}{_absent(each)}"
         for each in found or () if each.state is not DependencyState.MET
     )  # fmt: skip
 
@@ -87,6 +95,12 @@ def broken_words(found: Sequence[Dependency] | None) -> str:
         else f"{each.name} {'failed' if each.wants == 'Succeeded' else 'succeeded'}, and had to {_TO[each.wants]}"
         for each in found or () if each.state in (DependencyState.UNMET, DependencyState.DELETED)
     )  # fmt: skip
+
+
+def _absent(each: Dependency) -> str:
+    if each.state not in _ABSENT:
+        return ""
+    return f" (there is no such {'array' if each.name.startswith(ARRAY) else 'job'} yet)"
 
 
 _TO = {"Succeeded": "succeed", "Finished": "end", "Failed": "fail"}

@@ -18,6 +18,7 @@ from cumulus.answers.queue import Line
 from cumulus.clock import Clock, to_the_second
 from cumulus.errors import InvalidObject, NotFound, UsageError
 from cumulus.resources import job_partitions, reclaim, reruns, retries
+from cumulus.resources.awaited_jobs import index_of, key_of_awaited, phase_of_index
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import GPUJob
@@ -154,16 +155,25 @@ class _Reading:
         other job is in its way."""
         if job.spec.after is None or job.status.attempt_count:
             return ""
-        phases = {}
+        phases: dict[str, str] = {}
         for name, _ in job.spec.after.jobs:
-            with suppress(NotFound):
-                other = self._store.get(Key(GPUJob.KIND, job.metadata.namespace or "", name))
-                phases[name] = str(lookup(other, "status.phase") or JobPhase.PENDING)
+            phase = self._phase(key_of_awaited(job.metadata.namespace or "", name))
+            phases |= {name: phase} if phase is not None else {}
         found = progress(job.spec.after, job.status.after, phases)
         if broken := broken_words(found):
             return f"in vain: {broken}."
         waits = waiting_words(found)
         return f"{waits}. It joins the queue after that." if waits else ""
+
+    def _phase(self, key: Key) -> str | None:
+        """Of a job or an array; of an index whose job is gone, how it ended."""
+        with suppress(NotFound):
+            return str(lookup(self._store.get(key), "status.phase") or JobPhase.PENDING)
+        if (made := index_of(key)) is not None:
+            with suppress(NotFound):
+                status = self._store.get(made[0]).get("status") or {}
+                return phase_of_index(status.get("succeeded", ""), status.get("failed", ""), made[1])
+        return None
 
     def policies(self, snapshot: Snapshot) -> Policies:
         """Those of the daemon that places."""

@@ -16,6 +16,7 @@ from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.documents import owners
 from cumulus.resources.job import GPUJob
+from cumulus.resources.job_array import GPUJobArray
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 
@@ -71,6 +72,7 @@ CONTROLLERS = (
         watches=(
             Watch(GPUJob.KIND, itself, when=exists),
             Watch(GPUJob.KIND, dependents, when=came_ended_or_went),
+            Watch(GPUJobArray.KIND, dependents, when=came_ended_or_went),
             Watch(GPUPartition.KIND, owner(GPUJob.KIND), when=is_not_bound),
             Watch(GPUPartition.KIND, owner(GPUJob.KIND), when=is_bound, after=BOUND_SETTLE_SECONDS),
             Watch(GPUNode.KIND, owners_on_node, when=matters_to_others),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cumulus.errors import NotFound
-from cumulus.resources.awaited_jobs import awaited_jobs
+from cumulus.resources.awaited_jobs import awaited_jobs, index_of, key_of_awaited, makes, name_of_awaited
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
@@ -29,14 +29,19 @@ def cycle_problem(store: Store, job: Document, made: Mapping[Key, Document]) -> 
     while waiting and len(seen) < MOST:
         at, way = waiting.pop()
         if at == key:
-            chain = [at.name, *_names(way)]
-            first = Key(key.kind, key.namespace, chain[-1])
-            return _problem(fields[first], [*chain, at.name])
+            chain = [name_of_awaited(at), *_names(way)]
+            return _problem(fields[key_of_awaited(key.namespace, chain[-1])], [*chain, name_of_awaited(at)])
         if at in seen:
             continue
         seen.add(at)
-        found = made.get(at) or _waiting(store, at)
-        waiting += [(other, (at, way)) for other, _ in _named(found)] if found is not None else []
+        found = made.get(at) or _stored(store, at)
+        if found is not None:
+            waiting += [(other, (at, way)) for other, _ in _named(found)] if _waits(found) else []
+        elif (index := index_of(at)) is not None:
+            # Its array may have yet to make it.
+            array = made.get(index[0]) or _stored(store, index[0])
+            if array is not None and makes(array, index[1]):
+                waiting.append((index[0], (at, way)))
     return None
 
 
@@ -49,24 +54,25 @@ def _problem(path: tuple[str | int, ...], chain: list[str]) -> FieldProblem:
     return FieldProblem(path, f"makes the job wait for itself: {' after '.join(shown)}")
 
 
-def _named(job: Document) -> Iterator[tuple[Key, tuple[str | int, ...]]]:
-    """The jobs that a job names, each with the path of the field."""
-    key = key_of(job)
-    for name, path in awaited_jobs(job):
-        yield Key(key.kind, key.namespace, name), path
+def _named(document: Document) -> Iterator[tuple[Key, tuple[str | int, ...]]]:
+    """What a job, or an array for its jobs, names, each with the path of the field."""
+    for name, path in awaited_jobs(document):
+        yield key_of_awaited(key_of(document).namespace, name), path
 
 
-def _waiting(store: Store, key: Key) -> Document | None:
-    """The job, where it still waits for others."""
+def _stored(store: Store, key: Key) -> Document | None:
     try:
-        found = store.get(key)
+        return store.get(key)
     except NotFound:
         return None
-    over = BY_NAME[found["kind"]].over(found) or lookup(found, "status.attemptCount")
-    return None if over else found
+
+
+def _waits(found: Document) -> bool:
+    """Whether it may still wait for others."""
+    return not (BY_NAME[found["kind"]].over(found) or lookup(found, "status.attemptCount"))
 
 
 def _names(way: Any) -> Iterator[str]:
     while way is not None:
-        yield way[0].name
+        yield name_of_awaited(way[0])
         way = way[1]
