@@ -226,6 +226,14 @@ class HostJobs(Model):
         return any(directory == place or directory.startswith(f"{place.rstrip('/')}/") for place in self.shared)
 
 
+class NodeDrain(Model):
+    """A time in which a Reservation holds all devices of the node for nobody."""
+
+    reservation: str = Field(description="The Reservation's name.")
+    start: Time = Field(description="When it begins.")
+    end: Time = Field(description="When it is over.")
+
+
 class GPUNodeStatus(Model):
     """What discovery and heartbeats found."""
 
@@ -245,6 +253,9 @@ class GPUNodeStatus(Model):
     )
     devices: tuple[DeviceStatus, ...] = Field((), description="The devices, and what of each is free.")
     parking: NodeParking | None = Field(None, description="Of a node that can park programs.")
+    drain: NodeDrain | None = Field(
+        None, description="The next time, or the one now, in which the node is held for nobody: `cumulus drain --at`."
+    )
     heartbeat_time: Time | None = Field(None, description="When the node last answered.")
     term: int = Field(
         0,

@@ -95,3 +95,9 @@ class Reservation(Resource):
     status: ReservationStatus = Field(
         default_factory=ReservationStatus, description="What the scheduler chose. A manifest cannot set it."
     )
+
+    @property
+    def drains(self) -> bool:
+        """Whether it holds all devices of the nodes that it names for nobody."""
+        spec = self.spec
+        return spec.devices is None and spec.device == "*" and not (spec.for_.users or spec.for_.queues)

@@ -17,9 +17,11 @@ from cumulus.resources.enforcement import Overuse
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_phase import JobPhase
+from cumulus.resources.kinds.gpunode import node_status
 from cumulus.resources.meta import ObjectMeta, condition, is_true
 from cumulus.resources.node import GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartition
+from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.testing.backend import Script
 from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.driver import Daemon, World, drive, settle
@@ -50,6 +52,31 @@ HEARD = GPUNodeStatus(heartbeat_time=timestamp(NOW), hostname="h", clock_skew_se
 )
 def test_what_is_worth_a_write(old: GPUNodeStatus, new: GPUNodeStatus, worth: bool) -> None:
     assert controller.worth_writing(old, new) is worth
+
+
+def test_a_node_says_when_it_is_held_for_nobody() -> None:
+    world = World()
+    daemon = Daemon(world)
+    settle(world, daemon, seconds=1)
+    name = world.node().metadata.name
+    start = world.clock.now() + timedelta(seconds=60)
+    spec = {"nodes": [name], "start": timestamp(start), "duration": "60s"}
+    for reservation, more in (("course", {"for": {"users": ["eve"]}}), ("one", {"device": "other*"}), ("service", {})):
+        given = ReservationSpec.model_validate({**spec, **more})
+        world.client.create(Reservation(metadata=ObjectMeta(name=reservation), spec=given))
+
+    def shown() -> str:
+        return node_status(world.node().to_json(), world.clock.now())
+
+    settle(world, daemon, seconds=5)
+    drain = world.node().status.drain
+    assert drain is not None
+    assert drain.reservation == "service"
+    assert shown() == "Ready,Drain(in 55s)"
+    settle(world, daemon, seconds=70)
+    assert shown() == "Ready,Drain(45s more)"
+    settle(world, daemon, seconds=60)
+    assert (shown(), world.node().status.drain) == ("Ready", None)
 
 
 def test_own_and_foreign_leases_are_told_apart_and_both_are_taken() -> None:

@@ -224,6 +224,34 @@ def test_a_deletion_need_not_wait_for_the_jobs_own_grace(served: Machine, tmp_pa
     eventually(lambda: not served.leases(), what="lease released")
 
 
+@WITH_OTHERS
+def test_a_matrix_runs_and_a_job_after_it(served: Machine) -> None:
+    script = "echo lr=$(CUMULUS_MATRIX_LR) seed=$CUMULUS_MATRIX_SEED"
+    axes = ("--matrix", "lr=0.1,0.01", "--matrix", "seed=1,2", "--parallelism", "2")
+    served.ok("run", *axes, "--gpu", "10%", "--for", "60s", "--name", "sweep", "--", "sh", "-c", script)
+    served.apply(manifest("sum", "true", after={"succeeded": ["array/sweep"]}))
+    served.ok("wait", "job/sum", "--for=condition=Succeeded", "--timeout=80s")
+    assert served.ok("logs", "sweep-2") == "lr=0.01 seed=1\n"
+    assert served.get("array", "sweep")["status"]["succeeded"] == "0-3"
+    served.ok("delete", "array", "sweep")
+
+
+@WITH_OTHERS
+def test_a_node_is_kept_empty_for_a_time_to_come(served: Machine) -> None:
+    (node,) = (each["metadata"]["name"] for each in served.items("nodes"))
+    served.ok("drain", node, "--at", "1h", "--for", "30m")
+    try:
+        eventually(lambda: "Ready,Drain(in " in served.ok("get", "nodes"), what="the node shows it")
+        served.apply(manifest("long", "sleep 600", duration="2h"), manifest("short", "true"))
+        served.ok("wait", "job/short", "--for=condition=Succeeded", "--timeout=60s")
+        assert served.get("job", "long")["status"]["phase"] == "Pending"
+        assert f"drain-{node}" in served.ok("why", "long")
+    finally:
+        served.ok("drain", node, "--cancel")
+    served.ok("wait", "job/long", "--for=condition=Running", "--timeout=60s")
+    served.ok("delete", "job", "long", "--now")
+
+
 def test_sigterm_drains_and_the_jobs_go_on(machine: Machine, tmp_path: Path) -> None:
     daemon = machine.serve()
     machine.ready()

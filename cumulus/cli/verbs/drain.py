@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from cumulus.cli.verbs import node
 
 
 def drain(
     name: node.Name,
-    now: Annotated[bool, typer.Option("--now", help="End the leases now instead of waiting for their end.")] = False,
-    timeout: Annotated[
-        str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; without a limit if left out.")
-    ] = "",
+    now: node.DrainNow = False,
+    timeout: node.DrainTimeout = "",
+    at: node.DrainAt = "",
+    duration: node.DrainFor = "",
+    cancel: node.DrainCancel = False,
 ) -> int:
     """Stop placing jobs on a node, and wait until it is empty: the same as `cumulus node drain`.
 
@@ -22,5 +19,6 @@ def drain(
     Examples:
       cumulus drain gpu-3
       cumulus drain gpu-3 --now --timeout 5m
+      cumulus drain gpu-3 --at 22:00 --for 2h
     """
-    return node.drain(name, now=now, timeout=timeout)
+    return node.drain(name, now=now, timeout=timeout, at=at, duration=duration, cancel=cancel)

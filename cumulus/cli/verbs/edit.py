@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cumulus.cli import completion, context, options, targets, terminal
+from cumulus.cli import completion, context, drains, options, targets, terminal
 from cumulus.cli.targets import Selection, Target
 from cumulus.errors import (
     AlreadySet,
@@ -140,7 +140,7 @@ def cordon(words: SomeNodes = None, selector: options.Labels = "", all: All = Fa
 
 
 def uncordon(words: SomeNodes = None, selector: options.Labels = "", all: All = False) -> int:
-    """Place jobs on nodes again.
+    """Place jobs on nodes again. A drain (`cumulus drain NODE --at`) that has begun is over with it.
 
     \b
     Examples:
@@ -234,8 +234,13 @@ def _cordon(words: Sequence[str], selector: str, all: bool, *, unschedulable: bo
     with context.client() as client:
         return _each(
             client, found, Selection(None, selector), done, f"already {done}",
-            lambda key: client.cordon(key.name, unschedulable=unschedulable),
+            lambda key: _cordoned(client, key.name, unschedulable),
         )[0]  # fmt: skip
+
+
+def _cordoned(client: Client, node: str, unschedulable: bool) -> bool:
+    changed = client.cordon(node, unschedulable=unschedulable)
+    return (not unschedulable and drains.ended_by_uncordon(client, node)) or changed
 
 
 def _each(

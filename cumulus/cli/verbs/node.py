@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cumulus.answers.nodes import Cordoned, LeasesForgotten, NodeHolds, WorkerAddress, WorkerSaid
-from cumulus.cli import completion, confirm, context, options, terminal
+from cumulus.cli import completion, confirm, context, drains, options, terminal
 from cumulus.cli.left_out import LeftOut
 from cumulus.cli.subcommands import subcommands
 from cumulus.errors import ChronosError, CumulusError
@@ -25,6 +25,18 @@ app = subcommands(
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="The node.", autocompletion=completion.nodes, show_default=False)
 ]
+DrainNow = Annotated[bool, typer.Option("--now", help="End the leases now instead of waiting for their end.")]
+DrainTimeout = Annotated[
+    str, typer.Option("--timeout", metavar="DURATION", show_default=False, help="How long to wait; if left out, ever.")
+]
+DrainAt = Annotated[
+    str,
+    typer.Option("--at", metavar="TIME", show_default=False, help="Drain it then: 2030-01-31T09:00:00Z, 22:00, or 2h."),
+]
+DrainFor = Annotated[
+    str, typer.Option("--for", metavar="DURATION", show_default=False, help="With --at: so long; or until uncordoned.")
+]
+DrainCancel = Annotated[bool, typer.Option("--cancel", help="Take back what --at said.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -115,21 +127,30 @@ def setup(
 @app.command()
 def drain(
     name: Name,
-    now: Annotated[bool, typer.Option("--now", help="End the leases now instead of waiting for their end.")] = False,
-    timeout: Annotated[
-        str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; without a limit if left out.")
-    ] = "",
+    now: DrainNow = False,
+    timeout: DrainTimeout = "",
+    at: DrainAt = "",
+    duration: DrainFor = "",
+    cancel: DrainCancel = False,
 ) -> int:
     """Stop placing jobs on a node, and wait until it is empty. It is empty when its last lease has ended.
 
     With --now the partitions there are deleted: jobs are asked for a checkpoint, get SIGTERM and at most their grace
     period, and are placed on other nodes.
 
+    With --at it is drained later: jobs that would still run then do not start there, and from then on none does. Jobs
+    that run already go on to the end of their leases. This is the Reservation drain-NAME; --cancel takes it back, and
+    so does `cumulus uncordon NAME` once it has begun.
+
     \b
     Examples:
       cumulus node drain gpu-3
       cumulus node drain gpu-3 --now --timeout 5m
+      cumulus node drain gpu-3 --at 22:00 --for 2h
+      cumulus node drain gpu-3 --at 2030-01-31T09:00:00Z
     """
+    if at or duration or cancel:
+        return drains.later(name, at, duration, cancel=cancel, also=now or bool(timeout))
     seconds = options.seconds_of(timeout, "--timeout") if timeout else None
     with context.client() as client:
         held = -1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
@@ -44,6 +44,7 @@ from cumulus.resources.node import (
     GPUNode,
     GPUNodeStatus,
     HostJobs,
+    NodeDrain,
     NodeParking,
     ParkingProof,
     UnleasedProcess,
@@ -51,6 +52,7 @@ from cumulus.resources.node import (
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import format_bytes, parse_bytes
 from cumulus.resources.reasons import EnforcementReason, EventReason, NodeCondition, ReadyReason
+from cumulus.resources.reservation import Reservation
 from cumulus.store.base import Write
 from cumulus.store.client import Client, decode
 
@@ -159,7 +161,8 @@ class NodeReconciler:
         host_jobs = self._jobs_of_host(node, agent, offered)
         programs = ("process",) if host_jobs is not None and host_jobs.offered and "container" in offered else ()
         runtimes = tuple(dict.fromkeys((*agent.runtimes, *programs, *(r for r in offered if r != "process"))))
-        update = {"runtimes": runtimes, "host_jobs": host_jobs, "term": self._term}
+        drain = next_drain(self._reader.all(Reservation), agent.name, self._clock.now())
+        update = {"runtimes": runtimes, "host_jobs": host_jobs, "term": self._term, "drain": drain}
         self._write(node, status.model_copy(update=update), agent)
         self._tell_of_problems(node, status)
         self._tell_of_sizes(node, status)
@@ -380,6 +383,16 @@ def observed(
             "clock_skew_seconds": facts.clock_skew,
         }
     )
+
+
+def next_drain(reservations: Iterable[Reservation], node: str, now: datetime) -> NodeDrain | None:
+    """The first time that is not over in which all devices of the node are held for nobody."""
+    found = [
+        NodeDrain(reservation=each.metadata.name, start=each.status.start, end=each.status.end)
+        for each in reservations
+        if node in each.spec.nodes and each.drains and each.status.start and each.status.end
+    ]
+    return min((d for d in found if parse_timestamp(d.end) > now), key=lambda d: parse_timestamp(d.start), default=None)
 
 
 def resized(old: DeviceStatus, new: DeviceStatus) -> str:

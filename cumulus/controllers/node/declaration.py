@@ -25,10 +25,14 @@ from cumulus.controllers.partition_watches import (
     node_of,
 )
 from cumulus.errors import BackendError, NotOurs
+from cumulus.machinery.cache import Cache
 from cumulus.machinery.controller import Controller, Push, Watch, itself
+from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
+from cumulus.resources.documents import lookup
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
+from cumulus.resources.reservation import Reservation
 
 
 def runtimes_of_cluster(context: Context, name: str) -> tuple[str, ...] | None:
@@ -66,6 +70,12 @@ def with_an_agent(context: Context) -> Iterable[Request]:
     return [Request("", name) for name in sorted(context.agents)]
 
 
+def held_for_nobody(change: Change, cache: Cache) -> Iterable[Request]:
+    """The nodes that a Reservation names, or named."""
+    named = [lookup(each, "spec.nodes") or () for each in (change.old, change.new) if each is not None]
+    return [Request("", name) for name in sorted({name for names in named for name in names})]
+
+
 def settle(reconciler: NodeReconciler, request: Request) -> float:
     return reconciler.settle(request.name)
 
@@ -84,6 +94,7 @@ CONTROLLERS = (
         watches=(
             Watch(GPUNode.KIND, itself, when=matters_to_others),
             Watch(GPUPartition.KIND, nodes_to_ask, when=new_program),
+            Watch(Reservation.KIND, held_for_nobody),
             Watch(GPUPartition.KIND, node_of, when=lease_came_or_went, after=settle),
         ),
         sources=(from_others,),

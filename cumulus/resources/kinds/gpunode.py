@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from cumulus.clock import parse_timestamp
+from cumulus.clock import parse_timestamp, to_the_second
 from cumulus.lib.table import Heading
 from cumulus.resources.columns import NOTHING, age, percent, text, until
 from cumulus.resources.condition_types import NodeCondition
@@ -23,9 +23,31 @@ SILENT_SECONDS = 60.0
 
 
 def node_status(node: Document, now: datetime) -> str:
-    """How it is, and whether it is cordoned: `Ready,SchedulingDisabled` as kubectl says it."""
-    state = node_state(node, now)
-    return f"{state},SchedulingDisabled" if lookup(node, "spec.unschedulable") else state
+    """How it is, and whether it is cordoned: `Ready,SchedulingDisabled` as kubectl says it. `Ready,Drain(in 3h)` and
+    `Ready,Drain(2h more)` where it is held for nobody."""
+    drain = drain_of(node, now)
+    cordoned = ",SchedulingDisabled" if lookup(node, "spec.unschedulable") else ""
+    return f"{node_state(node, now)}{cordoned}{f',Drain({_left(drain, now)})' if drain else ''}"
+
+
+def drain_of(node: Document, now: datetime) -> Document:
+    """The time that is not over in which the node is held for nobody; empty where there is none."""
+    found = lookup(node, "status.drain") or {}
+    return dict(found) if found and parse_timestamp(found["end"]) > now else {}
+
+
+def _left(drain: Document, now: datetime) -> str:
+    begins = parse_timestamp(drain["start"]) > now
+    return f"in {until(drain['start'], now)}" if begins else f"{until(drain['end'], now)} more"
+
+
+def _drain(node: Document, now: datetime) -> str:
+    """From when to when, and by which Reservation."""
+    found = drain_of(node, now)
+    if not found:
+        return ""
+    start, end = to_the_second(found["start"]), to_the_second(found["end"])
+    return f"from {start} to {end} ({_left(found, now)}), by the Reservation {found['reservation']}"
 
 
 def node_state(node: Document, now: datetime) -> str:
@@ -108,6 +130,7 @@ def sections(node: Document, around: Surroundings) -> Iterator[Section]:
             ("Heartbeat", moment(status.get("heartbeatTime"), now)),
             ("Boot ID", status.get("bootId", "")),
             ("Chronos", status.get("chronosVersion", "")),
+            ("Drain", _drain(node, now)),
         ]
     )
     headings = (
