@@ -126,7 +126,7 @@ def _served(directory: Path) -> Iterator[Path]:
 
 def _serve(directory: Path) -> None:
     from cumulus.lib import unix_socket
-    from cumulus.server.http.api import Api
+    from cumulus.server.api import Api
     from cumulus.server.http.app import make_app
     from cumulus.server.http.listener import Listener
     from cumulus.server.watches import WatchBridge

@@ -119,7 +119,7 @@ def _commanded(ready: threading.Event) -> None:
 def _serve_cumulus(path: Path) -> None:
     from cumulus.clock import SystemClock
     from cumulus.lib import unix_socket
-    from cumulus.server.http.api import Api
+    from cumulus.server.api import Api
     from cumulus.server.http.app import make_app
     from cumulus.server.http.listener import Listener
     from cumulus.server.watches import WatchBridge
