@@ -72,6 +72,8 @@ class Call:
     interpreter: str = ""
     """Used on a node where it is that Python."""
     session: bool = False
+    arguments: tuple[str, ...] = ()
+    """Those that are not in the payload."""
 
 
 class Blobs(Protocol):

@@ -2,6 +2,10 @@
 
 A payload is `HEAD`, the client's key (32 bytes), and then the pickle (protocol 5) of `(function, args, kwargs)`. The
 key stands before the pickle, so that an answer can be signed also where the pickle cannot be read.
+
+A large argument is a pickle of its own, in a file of its own. Then the payload has a fourth part, a list of such
+arguments: each is the sha256 of its pickle with the places where it belongs, which are numbers in `args` and names in
+`kwargs`. What stands at these places in the payload counts for nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from cumulus.calls import documents
 CALL, PAYLOAD, ARCHIVE, RUNNER = "call.json", "payload", "archive.zip", "runner.pyz"
 ENVIRONMENT = "environment.json"
 """Files of a call's directory on the node, made before the start."""
+ARGUMENT = "argument-"
+"""How the name of a large argument's file begins; its sha256 follows."""
 OUTCOME, RESULT = "outcome.json", "result"
 """Those that the runner writes: the result first, and each of them whole or not at all."""
 SOCKET = "session.sock"
@@ -29,6 +35,8 @@ RELAY = "relay"
 FORMAT = 1
 LARGEST = 16 * 2**30
 """Bytes of a payload or a result at most."""
+LARGE_ARGUMENT, MOST_ARGUMENTS = 2**20, 64
+"""An argument whose pickle has more bytes is a file of its own, up to so many of a call."""
 HEAD = b"cumulus call 1\n"
 KEY_BYTES = 32
 
@@ -66,6 +74,13 @@ class Envelope(NamedTuple):
             python, fields.digest("payload"), fields.flag("session"), fields.text("namespace"), fields.text("job"),
             fields.number("attempt"),
         )  # fmt: skip
+
+
+def argument_file(sha256: str) -> str:
+    """The name of the file of a large argument. Raises ValueError for what is no sha256."""
+    if not documents.is_digest(sha256):
+        raise ValueError("the name of an argument is no sha256")
+    return f"{ARGUMENT}{sha256}"
 
 
 def is_python(version: str) -> bool:

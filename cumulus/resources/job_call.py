@@ -33,6 +33,11 @@ class Call(Model):
     """A call of a Python function, as `cumulus.sdk` makes it. Its parts are blobs of the user who submits the job."""
 
     payload: Digest = Field(description="sha256 of the blob with the function and its arguments, pickled.")
+    arguments: list[Digest] = Field(
+        default_factory=list,
+        max_length=envelope.MOST_ARGUMENTS,
+        description="sha256 of the blobs with the arguments that are too large for the payload, each pickled.",
+    )
     python: Annotated[str, on_write(_check_python)] = Field(
         description="The version of Python, major.minor, that pickled it and that must run it: 3.11."
     )

@@ -143,7 +143,7 @@ class Kind:
     """Phases after which nothing of it changes any more, but that it is deleted."""
     failed_phases: frozenset[str] = frozenset()
     """Those of them that mean that it has failed."""
-    blobs: Callable[[Document], Iterator[tuple[tuple[str, ...], str]]] | None = None
+    blobs: Callable[[Document], Iterator[tuple[tuple[str | int, ...], str]]] | None = None
     """The blobs that an object is made of: the path of the field, and the sha256. They must be its submitter's."""
     phase_rests_on: tuple[tuple[str, bool], ...] = ()
     """Condition types that say why an object is in its phase, each while it is True or while it is not, after the

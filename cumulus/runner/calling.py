@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import cloudpickle
 
-from cumulus.calls.envelope import HEAD_BYTES, LARGEST, key_of
+from cumulus.calls.envelope import HEAD_BYTES, LARGEST, argument_file, key_of
 from cumulus.calls.outcome import NOT_LOADED, NOT_PICKLABLE, RETURNED, Outcome, sign
 from cumulus.runner import failure
 
@@ -28,15 +28,16 @@ class Answer:
     exit_code: int = 1
 
 
-def answer(payload: BinaryIO, digest: str, result: BinaryIO) -> Answer:
-    """Run the call in `payload`, whose sha256 is `digest`, and write its pickled result to the empty file `result`."""
+def answer(payload: BinaryIO, digest: str, result: BinaryIO, directory: str = "") -> Answer:
+    """Run the call in `payload`, whose sha256 is `digest`, and write its pickled result to the empty file `result`.
+    `directory`: where the files of its large arguments are."""
     process = os.getpid()
     try:
         key = key_of(payload.read(HEAD_BYTES))
     except ValueError as error:
         return Answer(Outcome(NOT_LOADED, text=str(error)))
     try:
-        function, args, kwargs = pickle.load(payload)
+        function, args, kwargs = _loaded(payload, directory)
     except BaseException as error:
         return Answer(failure.described(error, NOT_LOADED))
     del payload
@@ -50,6 +51,24 @@ def answer(payload: BinaryIO, digest: str, result: BinaryIO) -> Answer:
     if os.getpid() != process:
         _end_child(None)
     return _returned(value, key, digest, result)
+
+
+def _loaded(payload: BinaryIO, directory: str) -> tuple[Any, Any, Any]:
+    """The function and its arguments. Raises whatever unpickling does."""
+    function, args, kwargs, *large = pickle.load(payload)
+    if not large:
+        return function, args, kwargs
+    args = list(args)
+    for sha256, places in large[0]:
+        with open(os.path.join(directory, argument_file(sha256)), "rb") as file:
+            value = pickle.load(file)
+        for place in places:
+            # One object, as in the client, where it was given twice.
+            if isinstance(place, int):
+                args[place] = value
+            else:
+                kwargs[place] = value
+    return function, args, kwargs
 
 
 def _awaited(value: Any) -> Any:

@@ -52,7 +52,7 @@ def _run(directory: str, envelope: Envelope) -> int:
 
     temporary = os.path.join(directory, f".{RESULT}.{os.getpid()}")
     with open(os.path.join(directory, PAYLOAD), "rb") as payload, open(temporary, "w+b") as result:
-        answered = answer(payload, envelope.payload, result)
+        answered = answer(payload, envelope.payload, result, directory)
     if envelope.session and answered.exit_code == 0:
         from cumulus.runner.serving import serve
 

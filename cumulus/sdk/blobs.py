@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cumulus.errors import CumulusError
 from cumulus.sdk import presigned, transport
-from cumulus.sdk.packaging.archive import Blob
+from cumulus.sdk.packaging.blob import Blob
 from cumulus.sdk.transport import Connection
 
 if TYPE_CHECKING:

@@ -18,11 +18,13 @@ from cumulus.sdk.call import Call
 from cumulus.sdk.keys import ID_ANNOTATION, ClientKey
 from cumulus.sdk.options import CallOptions
 from cumulus.sdk.packaging import pickling
-from cumulus.sdk.packaging.archive import Archives, Blob
+from cumulus.sdk.packaging.archive import Archives
+from cumulus.sdk.packaging.blob import Blob
 from cumulus.sdk.packaging.source import Project
 from cumulus.sdk.transport import Connection
 
-_BLOBS = ("spec.call.payload", "spec.call.archive", "spec.call.environment")
+_BLOBS = ("spec.call.payload", "spec.call.arguments", "spec.call.archive", "spec.call.environment")
+"""How the names of fields begin that name blobs."""
 FUNCTION_ANNOTATION = "cumulus.dev/function"
 """On a call's job: which function it is, for people."""
 
@@ -69,11 +71,13 @@ class Caller:
         shown = name or pickling.name_of(function)
         name = options.job_name(shown)
         key = self.key.of_call(f"{self.namespace}/{name}")
-        content, sources = pickling.payload(key, function, args, kwargs)
-        payload = Blob.of(content)
-        archive, modules = self._archives.of(code_of or function, sources)
+        pickled = pickling.pickled(key, function, args, kwargs)
+        payload = Blob.of(pickled.payload)
+        archive, modules = self._archives.of(code_of or function, pickled.sources)
         call: dict[str, Any] = {"payload": payload.sha256, "python": options.python_version()}
-        kept = []
+        kept = list(pickled.arguments)
+        if kept:
+            call["arguments"] = [blob.sha256 for blob in kept]
         if archive is not None:
             call["archive"] = archive.sha256
             kept.append(archive)
@@ -103,7 +107,7 @@ class Caller:
         try:
             made = self._submitted(prepared, key)
         except InvalidObject as error:
-            if error.field not in _BLOBS:
+            if not (error.field or "").startswith(_BLOBS):
                 raise
             # What the server had, it may have collected since.
             self._blobs.forget()

@@ -40,8 +40,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def payload_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
+    return _payload((function, args, kwargs))
+
+
+def payload_with_large(large: list[tuple[str, list[int | str]]], function: Callable[..., Any], *args: Any) -> bytes:
+    """`large`: see `cumulus.calls.envelope`."""
+    return _payload((function, args, {}, large))
+
+
+def _payload(call: tuple[Any, ...]) -> bytes:
     made = io.BytesIO()
-    Pickler(made, protocol=5).dump((function, args, kwargs))
+    Pickler(made, protocol=5).dump(call)
     return envelope.payload_head(KEY) + made.getvalue()
 
 

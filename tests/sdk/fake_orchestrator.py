@@ -180,8 +180,10 @@ class FakeOrchestrator(OrchestratorServicer):
         if name is None:
             document = json.loads(request.object)
             call = document["spec"]["call"]
-            for part in ("payload", "archive", "environment"):
-                if part in call and call[part] not in self.blobs:
+            named = {part: call[part] for part in ("payload", "archive", "environment") if part in call}
+            named |= {f"arguments[{at}]": sha256 for at, sha256 in enumerate(call.get("arguments", ()))}
+            for part, sha256 in named.items():
+                if sha256 not in self.blobs:
                     error = pb.Error(
                         reason="InvalidObject", message=f"spec.call.{part}: you have no such blob",
                         problems=[pb.Problem(field=f"spec.call.{part}", message="you have no such blob")],
@@ -319,6 +321,8 @@ class FakeOrchestrator(OrchestratorServicer):
         made = Envelope(call["python"], call["payload"], call.get("session", False), "default", "job", 1)
         (job.directory / envelope.CALL).write_bytes(made.to_json())
         (job.directory / envelope.PAYLOAD).write_bytes(self.blobs[call["payload"]])
+        for sha256 in call.get("arguments", ()):
+            (job.directory / envelope.argument_file(sha256)).write_bytes(self.blobs[sha256])
         if "archive" in call:
             (job.directory / envelope.ARCHIVE).write_bytes(self.blobs[call["archive"]])
         runner = ensure_runner(str(self.directory))

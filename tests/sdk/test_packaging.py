@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cumulus.calls.envelope import LARGE_ARGUMENT, MOST_ARGUMENTS
 from cumulus.errors import UsageError
-from cumulus.sdk.errors import SourceTooLarge
+from cumulus.sdk.errors import NotPicklable, SourceTooLarge
+from cumulus.sdk.packaging import pickling
 from cumulus.sdk.packaging.archive import Archives, zipped
 from cumulus.sdk.packaging.ignore import Ignored, rules_of
 from cumulus.sdk.packaging.source import Project
@@ -179,3 +181,46 @@ def test_an_ignore_file_of_ours_wins(tmp_path: Path) -> None:
                 if tmp_path / name in ignored}  # fmt: skip
     assert left_out == {"other.bin", "s/local", ".git/config"}
     assert rules_of(("", "#", "/", "!")) == ()
+
+
+KEY = bytes(32)
+LARGE = bytes(LARGE_ARGUMENT)
+
+
+def test_small_arguments_are_in_the_payload() -> None:
+    made = pickling.pickled(KEY, len, ["text"], {"more": 1})
+    assert made.arguments == ()
+    assert made.payload == pickling.payload(KEY, len, ["text"], {"more": 1})[0]
+
+
+def test_a_large_argument_is_apart_and_the_same_in_each_call() -> None:
+    first, again = (pickling.pickled(bytes([at] * 32), len, [at, LARGE], {"x": LARGE}) for at in range(2))
+    assert len(first.payload) < 1000
+    assert first.payload != again.payload
+    assert first.arguments == again.arguments
+    assert len(first.arguments) == 1
+    # Two that are equal are two objects in the call, as they are here.
+    other = pickling.pickled(KEY, len, [LARGE], {"x": LARGE[:-1] + b"\0"})
+    assert (len(other.arguments), other.payload.count(other.arguments[0].sha256.encode())) == (1, 2)
+
+
+def test_what_is_large_but_no_argument_stays_in_the_payload() -> None:
+    data = LARGE
+    calls: list[tuple[Any, list[Any]]] = [
+        (lambda: len(data), []),
+        (max, [bytes(LARGE_ARGUMENT // 2), bytearray(LARGE)[:-200]]),
+    ]
+    for function, args in calls:
+        made = pickling.pickled(KEY, function, args, {})
+        assert (made.arguments, len(made.payload) > LARGE_ARGUMENT) == ((), True)
+
+
+def test_there_are_no_more_large_arguments_than_a_call_may_have() -> None:
+    made = pickling.pickled(KEY, max, [bytes([at]) * (LARGE_ARGUMENT + 1) for at in range(MOST_ARGUMENTS + 1)], {})
+    assert len(made.arguments) == MOST_ARGUMENTS
+    assert len(made.payload) > LARGE_ARGUMENT
+
+
+def test_a_large_argument_that_cannot_be_pickled_is_named() -> None:
+    with pytest.raises(NotPicklable, match="argument 2 of len, a list"):
+        pickling.pickled(KEY, len, [LARGE, [LARGE, (each for each in ())]], {})

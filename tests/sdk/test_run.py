@@ -280,6 +280,23 @@ def test_a_large_argument_goes_on_where_it_was_cut(client: CumulusClient, orches
     assert orchestrator.received < 8_000_000
 
 
+def test_a_large_argument_is_sent_once(client: CumulusClient, orchestrator: FakeOrchestrator) -> None:
+    data = os.urandom(2_000_000)
+
+    def look(first: bytes, again: bytes, *, named: list[bytes], small: int) -> tuple[int, bool, bool, int]:
+        return len(first), first is again, named[0] == first, small
+
+    for small in range(2):
+        received = orchestrator.received
+        assert client.run(look, data, data, named=[data], small=small) == (2_000_000, True, True, small)
+    assert orchestrator.received - received < 10_000
+    call = orchestrator.last.document["spec"]["call"]
+    assert len(call["arguments"]) == 2
+    orchestrator.blobs.clear()
+    orchestrator.partial.clear()
+    assert client.run(look, data, data, named=[data], small=3)[3] == 3, "it is sent again where it was collected"
+
+
 def test_the_server_restarts_meanwhile(client: CumulusClient, orchestrator: FakeOrchestrator, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
 

@@ -19,7 +19,7 @@ from typing import Any
 from cumulus.backends.process import layout
 from cumulus.backends.process.launch import StartFailed
 from cumulus.calls import documents
-from cumulus.calls.envelope import ARCHIVE, CALL, ENVIRONMENT, LARGEST, OUTCOME, PAYLOAD, RESULT
+from cumulus.calls.envelope import ARCHIVE, ARGUMENT, CALL, ENVIRONMENT, LARGEST, OUTCOME, PAYLOAD, RESULT
 from cumulus.errors import CumulusError
 from cumulus.lib.unix_user import UnixUser, call
 
@@ -93,7 +93,8 @@ def _environment(
 def _open_made(opened: contextlib.ExitStack) -> dict[str, int]:
     """What the daemon made, opened while this is still the daemon's user."""
     files = {}
-    for name in _MADE:
+    arguments = [name for name in os.listdir(layout.CALL) if name.startswith(ARGUMENT)]
+    for name in (*_MADE, *arguments):
         with contextlib.suppress(FileNotFoundError):
             files[name] = os.open(os.path.join(layout.CALL, name), _READ)
             opened.callback(os.close, files[name])

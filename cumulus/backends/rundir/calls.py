@@ -14,7 +14,7 @@ from functools import partial
 
 from cumulus.backends.base import Blobs, Call, CallResult, Workload
 from cumulus.calls import documents, session
-from cumulus.calls.envelope import ARCHIVE, CALL, ENVIRONMENT, OUTCOME, PAYLOAD, RESULT, Envelope
+from cumulus.calls.envelope import ARCHIVE, CALL, ENVIRONMENT, OUTCOME, PAYLOAD, RESULT, Envelope, argument_file
 from cumulus.calls.outcome import OF_RUNNER, Outcome
 from cumulus.errors import BackendError, BackendRefused, BlobDamaged, NoSuchBlob
 
@@ -29,13 +29,16 @@ def make(directory: str, workload: Workload, call: Call, blobs: Blobs | None) ->
     os.mkdir(directory, 0o700)
     envelope = Envelope(call.python, call.payload, call.session, workload.namespace, workload.job, workload.attempt)
     _write(os.path.join(directory, CALL), iter([envelope.to_json()]))
-    for name, sha256 in ((PAYLOAD, call.payload), (ARCHIVE, call.archive), (ENVIRONMENT, call.environment)):
+    parts = {PAYLOAD: call.payload, ARCHIVE: call.archive, ENVIRONMENT: call.environment}
+    parts |= {argument_file(sha256): sha256 for sha256 in call.arguments}
+    for name, sha256 in parts.items():
         if not sha256:
             continue
         try:
             _write(os.path.join(directory, name), blobs.open(call.owner, sha256))
         except (NoSuchBlob, BlobDamaged) as error:
-            raise BackendRefused(f"the call's {name.partition('.')[0]} is not there any more: {error}") from None
+            part = name.partition(".")[0].partition("-")[0]
+            raise BackendRefused(f"the call's {part} is not there any more: {error}") from None
 
 
 def read(directory: str) -> CallResult | None:

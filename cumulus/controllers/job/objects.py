@@ -153,7 +153,7 @@ def _call(job: GPUJob, submitter: Submitter) -> Call | None:
         return None
     return Call(
         owner_of(submitter), call.payload, call.python, call.archive or "", call.environment or "",
-        call.interpreter or "", call.session,
+        call.interpreter or "", call.session, tuple(call.arguments),
     )  # fmt: skip
 
 

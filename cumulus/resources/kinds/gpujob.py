@@ -269,11 +269,14 @@ _REASON_OF_PHASE = {
 }
 
 
-def job_blobs(job: Document) -> Iterator[tuple[tuple[str, ...], str]]:
+def job_blobs(job: Document) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Of its call."""
     for name in ("payload", "archive", "environment"):
         if sha256 := lookup(job, f"spec.call.{name}"):
             yield ("spec", "call", name), str(sha256)
+    arguments = lookup(job, "spec.call.arguments")
+    for at, sha256 in enumerate(arguments if isinstance(arguments, list) else ()):
+        yield ("spec", "call", "arguments", at), str(sha256)
 
 
 KIND = Kind(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import linecache
@@ -10,11 +9,12 @@ import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cumulus.calls.envelope import SOURCES
 from cumulus.resources.quantity import format_bytes
 from cumulus.sdk.errors import SourceTooLarge
+from cumulus.sdk.packaging.blob import Blob
 from cumulus.sdk.packaging.source import Project, SourceFile
 
 LIMIT = 64 * 2**20
@@ -24,17 +24,6 @@ LONGEST_SOURCE = 2**20
 SHOWN = 8
 """How many of the largest files a refusal names."""
 _BEGINNING = (1980, 1, 1, 0, 0, 0)
-
-
-class Blob(NamedTuple):
-    """Bytes, and what they are named by."""
-
-    sha256: str
-    content: bytes
-
-    @classmethod
-    def of(cls, content: bytes) -> Blob:
-        return cls(hashlib.sha256(content).hexdigest(), content)
 
 
 class Archives:

@@ -6,14 +6,87 @@ import functools
 import io
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from cumulus.calls.envelope import payload_head
+from cumulus.calls.envelope import LARGE_ARGUMENT, MOST_ARGUMENTS, payload_head
 from cumulus.sdk import on_node
 from cumulus.sdk.errors import NotPicklable
+from cumulus.sdk.packaging.blob import Blob
 
 PROTOCOL = 5
 _NO_FILE = "<dynamic-code>"
+
+
+class Pickled(NamedTuple):
+    """A call as bytes."""
+
+    payload: bytes
+    arguments: tuple[Blob, ...]
+    """The large ones, which other calls may have too."""
+    sources: frozenset[str]
+
+
+def pickled(key: bytes, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pickled:
+    """As `payload`, with each large argument apart. Raises NotPicklable."""
+    made = _Small()
+    made.write(payload_head(key))
+    try:
+        sources = _dump((function, tuple(args), dict(kwargs)), made)
+        return Pickled(made.getvalue(), (), sources)
+    except _TooLarge:
+        pass
+    except Exception as error:
+        raise _refusal(function, args, kwargs, error) from error
+    large, sources = _large(function, args, kwargs)
+    if not large:
+        whole, sources = payload(key, function, args, kwargs)
+        return Pickled(whole, (), sources)
+    places = {place for _, there in large for place in there}
+    left = tuple(None if place in places else value for place, value in enumerate(args))
+    named = {name: None if name in places else value for name, value in kwargs.items()}
+    rest = io.BytesIO()
+    rest.write(payload_head(key))
+    told = [(blob.sha256, there) for blob, there in large]
+    try:
+        sources |= _dump((function, left, named, told), rest)
+    except Exception as error:
+        raise _refusal(function, args, kwargs, error) from error
+    return Pickled(rest.getvalue(), tuple({blob.sha256: blob for blob, _ in large}.values()), sources)
+
+
+def _large(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[tuple[Blob, list[int | str]]], frozenset[str]]:
+    """The large arguments, each with the places where it is, and the names of the files whose code is in them."""
+    given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    places: dict[int, tuple[Any, list[int | str]]] = {}
+    for place, value in given:
+        places.setdefault(id(value), (value, []))[1].append(place)
+    large: list[tuple[Blob, list[int | str]]] = []
+    sources: frozenset[str] = frozenset()
+    for value, there in places.values():
+        made = io.BytesIO()
+        try:
+            found = _dump(value, made)
+        except Exception as error:
+            raise _refusal(function, args, kwargs, error) from error
+        if made.tell() > LARGE_ARGUMENT and len(large) < MOST_ARGUMENTS:
+            large.append((Blob.of(made.getvalue()), there))
+            sources |= found
+    return large, sources
+
+
+class _TooLarge(Exception):
+    """More than a payload with all arguments should have."""
+
+
+class _Small(io.BytesIO):
+    """Takes no more than a payload without large arguments has: a large one is not copied to find that out."""
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + memoryview(data).nbytes > LARGE_ARGUMENT:
+            raise _TooLarge
+        return super().write(data)
 
 
 def payload(

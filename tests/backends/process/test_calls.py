@@ -22,7 +22,7 @@ from cumulus.environments.document import Document
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.runner.build import archive
 from tests.backends.process_bed import NODE, ProcessBed, returned
-from tests.runner.calls import HERE, connected, payload_of, zip_of
+from tests.runner.calls import HERE, connected, payload_of, payload_with_large, zip_of
 from tests.unix_users import User
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -56,6 +56,26 @@ def test_a_call_runs_where_a_command_would(bed: ProcessBed) -> None:
     assert not place.exists()
     [runner] = bed.root.glob("runner-*.pyz")
     assert runner.read_bytes() == archive()
+
+
+def with_large(bed: ProcessBed, work: Workload, function: Any) -> Workload:
+    """The same, but for a call of the function with one large argument."""
+    assert work.call is not None
+    owner = work.call.owner
+    large = bed.blob(owner, pickle.dumps("large"))
+    payload = bed.blob(owner, payload_with_large([(large, [0])], function, None))
+    return replace(work, call=replace(work.call, payload=payload, arguments=(large,)))
+
+
+def test_a_large_argument_is_a_blob_of_its_own(bed: ProcessBed) -> None:
+    bed.backend.start(work := with_large(bed, bed.calling(str.upper), str.upper))
+    assert bed.finish(work).message == ""
+    assert value(bed, work) == "LARGE"
+    assert sorted(os.listdir(bed.run_directory(work) / "call")) == ["outcome.json", "result"]
+    assert work.call is not None
+    bed.blobs.delete(work.call.owner, work.call.arguments[0])
+    with pytest.raises(BackendRefused, match=r"the call's argument is not there any more"):
+        bed.backend.start(replace(work, name=f"{work.name}x", attempt=2))
 
 
 def test_a_function_that_raises_is_a_failure(bed: ProcessBed) -> None:
@@ -244,15 +264,18 @@ class TestAsItsSubmitter:
     def test_a_call_and_its_files_are_the_submitters_alone(self, shared: ProcessBed, users: tuple[User, User]) -> None:
         alice, eve = users
 
-        def look() -> dict[str, Any]:
+        def look(large: str) -> dict[str, Any]:
             place = os.path.join(os.path.dirname(os.getcwd()), "call")
-            found = {name: os.stat(os.path.join(place, name)) for name in (".", "payload", "call.json")}
-            return {name: (info.st_uid, info.st_mode & 0o777) for name, info in found.items()}
+            found = {name[:9]: os.stat(os.path.join(place, name)) for name in (".", *os.listdir(place))}
+            return {name: (info.st_uid, info.st_mode & 0o777) for name, info in found.items()} | {large: True}
 
-        shared.backend.start(work := shared.calling(look, **of(alice)))
+        work = with_large(shared, shared.calling(look, **of(alice)), look)
+        shared.backend.start(work)
         assert shared.finish(work).message == ""
-        assert value(shared, work) == {
-            ".": (alice.uid, 0o700), "payload": (alice.uid, 0o600), "call.json": (alice.uid, 0o600),
+        files = dict.fromkeys(("payload", "call.json", "argument-"), (alice.uid, 0o600))
+        found = value(shared, work)
+        assert {name: found[name] for name in (".", "large", *files)} == {
+            ".": (alice.uid, 0o700), "large": True, **files,
         }  # fmt: skip
         place = shared.root / "users" / str(alice.uid) / work.job_uid / "a1-r0"
         assert not (place / "call").exists()
