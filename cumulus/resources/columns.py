@@ -43,8 +43,16 @@ class Cells:
     """Computes cells as of `now`. `owned_by` is asked for columns about a job's leases alone."""
 
     def __init__(self, now: datetime, owned_by: OwnedBy = lambda _: ()) -> None:
-        self.now = now
-        self.owned_by = owned_by
+        self._now = now
+        self._owned_by = owned_by
+
+    @property
+    def now(self) -> datetime:
+        return self._now
+
+    @property
+    def owned_by(self) -> OwnedBy:
+        return self._owned_by
 
     def row(self, columns: Sequence[Column], document: Document) -> list[str]:
         return [self.cell(column, document) for column in columns]
@@ -85,13 +93,22 @@ def text(value: Any) -> str:
 
 def age(moment: str, now: datetime) -> str:
     """The time since `moment`, as kubectl shows ages; clocks that differ never make it negative."""
-    return format_duration(max(0, int((now - parse_timestamp(moment)).total_seconds())))
+    return since(int((now - parse_timestamp(moment)).total_seconds()))
+
+
+def since(seconds: int) -> str:
+    """So long ago."""
+    return format_duration(max(0, seconds))
 
 
 def until(moment: str, now: datetime) -> str:
     """The time left until `moment`, `ended` when it is over."""
-    left = int((parse_timestamp(moment) - now).total_seconds())
-    return format_duration(left) if left > 0 else "ended"
+    return left(int((parse_timestamp(moment) - now).total_seconds()))
+
+
+def left(seconds: int) -> str:
+    """So long from now."""
+    return format_duration(seconds) if seconds > 0 else "ended"
 
 
 def percent(millis: int) -> str:

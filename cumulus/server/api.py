@@ -8,10 +8,11 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from cumulus.errors import CumulusError, TooManyRequests
 from cumulus.server.limiter import Limiter, RequestLimits
+from cumulus.server.sized_cache import SizedCache
 from cumulus.server.stream_threads import LIMIT, StreamThreads
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ HELD = 64
 """Programs beside jobs, and connections to their ports, that one user may have at once: each is a process of root's on
 a node, and many of them may come in one request."""
 _TURN_SECONDS = 0.05
+EVENT_LINES_BYTES = 4 * 2**20
+"""Those who watch are told of an event within moments of each other."""
+TABLE_ROWS_BYTES = 16 * 2**20
+"""Of some 20,000 jobs."""
 
 
 class Refused(NamedTuple):
@@ -51,6 +56,10 @@ class Api:
         self.metrics = metrics
         self.limiter = Limiter(limits, service.access.owner)
         self.bridge = bridge
+        self.event_lines: SizedCache[int, bytes] = SizedCache(EVENT_LINES_BYTES)
+        """Events by their revision, as watches over HTTP tell them: encoded once for all who watch."""
+        self.table_rows: SizedCache[Any, Any] = SizedCache(TABLE_ROWS_BYTES)
+        """What rows of tables over HTTP show of their object alone."""
         self.names = names
         self.streams = StreamThreads(streams)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")

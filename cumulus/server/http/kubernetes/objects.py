@@ -207,7 +207,8 @@ def _shown(request: Request, *, listed: bool = False) -> Shown:
 
     all_owned = owned_by([kind], lambda name: read(name, namespace_of(request)))
     include = request.query_params.get("includeObject", "")
-    return Shown(kind, form_of(request), include, api.service.clock, all_owned if listed else owned)
+    belonging = all_owned if listed else owned
+    return Shown(kind, form_of(request), include, api.service.clock, belonging, api.table_rows)
 
 
 _ROOT = f"/apis/{API_VERSION}"

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from cumulus.errors import Expired, UsageError
 from cumulus.resources.query import PackedPage, Page, Query
 from cumulus.server.http.api import api_of, identity_of
-from cumulus.server.http.kubernetes.representation import Form, not_acceptable
+from cumulus.server.http.kubernetes.representation import not_acceptable
 from cumulus.server.http.kubernetes.requests import flag, namespace_of, number
 from cumulus.server.http.kubernetes.watching import Following
 
@@ -105,7 +105,7 @@ async def _list(request: Request, source: Source, shown: Shown, query: Query) ->
             raise UsageError("resourceVersionMatch must be Exact, with a resourceVersion, or NotOlderThan")
 
     def answered() -> Response:
-        if shown.form == Form() and (packed := source.packed(query)) is not None:
+        if shown.takes_packed and (packed := source.packed(query)) is not None:
             return shown.form.response(shown.packed(packed.items, _of_list(packed)))
         page = source.page(query)
         return shown.form.response(shown.many(page.items, _of_list(page)))

@@ -16,6 +16,7 @@ from cumulus.resources.columns import Cells, OwnedBy
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column
 from cumulus.server.http.kubernetes.representation import Form
+from cumulus.server.http.kubernetes.rows import Kept, Rows
 
 META = "meta.k8s.io/v1"
 
@@ -36,8 +37,13 @@ class Shape(Protocol):
 class Shown:
     """One request's way to show objects of a kind."""
 
-    def __init__(self, kind: Shape, form: Form, include: str, clock: Clock, owned_by: OwnedBy = lambda _: ()) -> None:
+    def __init__(
+        self, kind: Shape, form: Form, include: str, clock: Clock, owned_by: OwnedBy = lambda _: (),
+        kept: Kept | None = None,
+    ) -> None:  # fmt: skip
+        """`kept`: rows of earlier answers; where there are none, objects are not shown as they are packed."""
         self.form = form
+        self._kept = kept
         self._kind = kind
         self._clock = clock
         self._owned_by = owned_by
@@ -58,9 +64,25 @@ class Shown:
             return {"kind": "PartialObjectMetadataList", "apiVersion": META, "metadata": metadata, "items": rows}
         return self._list(items, metadata)
 
+    @property
+    def takes_packed(self) -> bool:
+        """Whether `packed` shows objects in this form."""
+        if self.form.yaml:
+            return False
+        return not self.form.kind or (
+            self.form.kind == "Table" and self._include != "Object" and self._kept is not None
+        )
+
     def packed(self, items: Sequence[bytes], metadata: Document) -> Document:
-        """A list of whole objects that are given as JSON."""
-        return self._list([orjson.Fragment(item) for item in items], metadata)
+        """As `many`, of whole objects that are given as JSON."""
+        if not self.form.kind:
+            return self._list([orjson.Fragment(item) for item in items], metadata)
+        assert self._kept is not None
+        rows = Rows(
+            self._kind.columns, (self._kind.name, self._include), self._clock.now(), self._owned_by, self._kept,
+            self._cells, self._object,
+        )  # fmt: skip
+        return self._headed(orjson.Fragment(b"[" + b",".join(rows.of(items)) + b"]"), metadata, heading=True)
 
     def _list(self, items: Sequence[object], metadata: Document) -> Document:
         return {"kind": f"{self._kind.name}List", "apiVersion": self.api_version, "metadata": metadata, "items": items}
@@ -75,15 +97,16 @@ class Shown:
     def _table(self, items: Sequence[Document], metadata: Document, *, heading: bool = True) -> Document:
         cells = Cells(self._clock.now(), self._owned_by)
         columns = self._kind.columns
+        rows = [{"cells": self._cells(item, cells.row(columns, item)), "object": self._object(item)} for item in items]
+        return self._headed(rows, metadata, heading=heading)
+
+    def _headed(self, rows: object, metadata: Document, *, heading: bool) -> Document:
         return {
             "kind": "Table", "apiVersion": META, "metadata": metadata,
-            "columnDefinitions": self._definitions() if heading else None,
-            "rows": [
-                {"cells": self._cells(item, cells.row(columns, item)), "object": self._object(item)} for item in items
-            ],
+            "columnDefinitions": self._definitions() if heading else None, "rows": rows,
         }  # fmt: skip
 
-    def _cells(self, item: Document, row: Sequence[str]) -> list[str]:
+    def _cells(self, item: Document, row: Sequence[Any]) -> list[Any]:
         name = item["metadata"]["name"]
         return [name, *row] if self._kind.named else [*row, name]
 

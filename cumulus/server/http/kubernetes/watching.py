@@ -108,16 +108,18 @@ class Following:
             line
             for event in events
             for type, document in self._source.told(event.type, event.document)
-            if (line := self._told(type, document))
+            if (line := self._told(type, document, event))
         ]
 
     @property
     def _selects(self) -> bool:
         return bool(self._query.labels or self._query.fields)
 
-    def _told(self, type: str, document: Document) -> bytes | None:
+    def _told(self, type: str, document: Document, event: Event) -> bytes | None:
         if not self._selects:
-            return self._line(type, document)
+            # Whoever may see all of it is told the same.
+            as_stored = document is event.document and type == event.type and not self._shown.form.kind
+            return self._shared(event) if as_stored else self._line(type, document)
         key = key_of(document)
         was, matches = key in self._known, type != "DELETED" and self._matcher(document)
         if matches:
@@ -128,10 +130,18 @@ class Following:
         before = self._known.take(key)
         return self._line("DELETED", document if type == "DELETED" or before is None else _moved(before, document))
 
+    def _shared(self, event: Event) -> bytes:
+        lines = self._api.event_lines
+        line = lines.get(event.revision)
+        if line is None:
+            line = _encoded(event.type, event.document)
+            lines.put(event.revision, line, len(line))
+        return line
+
     def _line(self, type: str, document: Document) -> bytes:
         shown = self._shown.one(document, heading=not self._headed)
         self._headed = True
-        return orjson.dumps({"type": type, "object": shown}) + b"\n"
+        return _encoded(type, shown)
 
     def _bookmark(self, annotations: Document) -> bytes:
         metadata: Document = {
@@ -146,7 +156,7 @@ class Following:
                 "kind": "Table", "apiVersion": META, "metadata": metadata, "columnDefinitions": None,
                 "rows": [{"cells": [], "object": document}],
             }  # fmt: skip
-        return orjson.dumps({"type": "BOOKMARK", "object": document}) + b"\n"
+        return _encoded("BOOKMARK", document)
 
 
 class _Known:
@@ -172,6 +182,10 @@ class _Known:
         packed = self._packed.pop(key)
         self._bytes -= len(packed)
         return orjson.loads(packed) if packed else None
+
+
+def _encoded(type: str, shown: Document) -> bytes:
+    return orjson.dumps({"type": type, "object": shown}) + b"\n"
 
 
 def _moved(before: Document, after: Document) -> Document:
