@@ -3,6 +3,7 @@ what 600 Sources cost while nothing happens."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import resource
 import tempfile
@@ -19,6 +20,7 @@ from cumulus.gitops.desired import desired
 from cumulus.gitops.directory import read
 from cumulus.gitops.following import Following, Where
 from cumulus.gitops.git import Credentials
+from cumulus.machinery.manager import YOUNG_OBJECTS
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.git_url import parse_url
 from tests.controllers.driver import drive
@@ -31,6 +33,8 @@ IDLE_SECONDS_A_MINUTE = 1.0
 
 def run() -> Iterator[Result]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    # As the daemon, in which all of this runs.
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
     with tempfile.TemporaryDirectory() as directory:
         yield from _commit(Path(directory))
     with tempfile.TemporaryDirectory() as directory:

@@ -45,6 +45,27 @@ def _measure(home: Path) -> Iterator[Result]:
     clock = FakeClock(NOW)
     store: MemoryStore = empty_store()  # type: ignore[assignment]
     file = paths.history_file(home)
+    rate = fill(store, home, clock)
+    yield limit("milliseconds to record a lease", 1000 / rate, MILLISECONDS, unit="ms of a core")
+    yield limit("bytes on disk for a lease", file.stat().st_size / LEASES, BYTES, unit="B")
+    service = Service(lambda: store, home, clock)
+    first, last = BEGIN, to_milliseconds(clock.now() + timedelta(hours=3))
+    for what, begin in (("a month", first), ("a day", last - 86_400_000), ("an hour", last - 4 * 3_600_000)):
+        taken, size, spans = _timed(service, begin, last)
+        yield limit(
+            f"timeline of {NODES * DEVICES} devices, {LEASES:,} leases: {what}", taken, SECONDS, unit="s",
+            note=f"{spans:,} spans, {size / 1e6:.1f} MB of JSON",
+        )  # fmt: skip
+    start = time.process_time()
+    service.history.report(ME, first)
+    yield limit(f"report of {LEASES:,} leases", time.process_time() - start, SECONDS, unit="s")
+    service.close()
+
+
+def fill(store: MemoryStore, home: Path, clock: FakeClock) -> float:
+    """A month of leases, told to the history as they begin and end, and those that run in the store too: now is then.
+    How many leases were recorded in a second of a core."""
+    file = paths.history_file(home)
     with closing(Recorder(file, clock, retention=1e9, every=60)) as recorder:
         machines = [machine(f"gpu-{number:02}", DEVICES) for number in range(NODES)]
         for node in machines:
@@ -66,20 +87,7 @@ def _measure(home: Path) -> Iterator[Result]:
             uses = {held.uid: Sample(0.5, 0.5) for held in runs}
             for node in machines:
                 recorder.sampled(node["metadata"]["name"], uses)
-    yield limit("milliseconds to record a lease", 1000 / rate, MILLISECONDS, unit="ms of a core")
-    yield limit("bytes on disk for a lease", file.stat().st_size / LEASES, BYTES, unit="B")
-    service = Service(lambda: store, home, clock)
-    first, last = BEGIN, to_milliseconds(clock.now() + timedelta(hours=3))
-    for what, begin in (("a month", first), ("a day", last - 86_400_000), ("an hour", last - 4 * 3_600_000)):
-        taken, size, spans = _timed(service, begin, last)
-        yield limit(
-            f"timeline of {NODES * DEVICES} devices, {LEASES:,} leases: {what}", taken, SECONDS, unit="s",
-            note=f"{spans:,} spans, {size / 1e6:.1f} MB of JSON",
-        )  # fmt: skip
-    start = time.process_time()
-    service.history.report(ME, first)
-    yield limit(f"report of {LEASES:,} leases", time.process_time() - start, SECONDS, unit="s")
-    service.close()
+    return rate
 
 
 def _timed(service: Service, start: int, end: int) -> tuple[float, int, int]:

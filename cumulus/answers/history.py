@@ -27,12 +27,13 @@ class Span(TypedDict):
     offset: float
     """Where in the lane it begins, from 0; `offset` and `share` together are at most 1."""
     used: float | None
-    """Memory in use, as a part of what is leased: more than 1 is over. None where nobody knows."""
+    """Memory in use, as a part of what is leased: more than 1 is over. None where it is not known, or not to the
+    viewer."""
     busy: float | None
-    """Compute in use, as a part of what is leased. None where nobody knows."""
+    """Compute in use, in the same way."""
     job: str | None
-    """NAMESPACE/NAME; for a partition of no job NAMESPACE/partition/NAME. None where the viewer may not see it, or
-    where spans of several jobs were merged."""
+    """NAMESPACE/NAME; for a partition of no job NAMESPACE/partition/NAME. None for what is over and the viewer may not
+    see, and where spans of several jobs were merged."""
     user: str | None
     phase: str
     """Of a lease as of a GPUPartition; Promised; "" for what is none."""

@@ -47,7 +47,7 @@ class ShareUse:
     compute: int
     until: str
     over: bool = False
-    """Whether it holds more than it leased."""
+    """Whether it holds more than it leased, as far as the viewer may see that."""
 
 
 @dataclass(frozen=True, slots=True)

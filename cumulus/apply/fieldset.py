@@ -113,10 +113,13 @@ def fields(document: Mapping[str, Any]) -> FieldSet:
     return _known_fields(text) if text else frozenset(_nodes(part, ()))
 
 
-def encoded_fields(document: Mapping[str, Any]) -> Document:
-    """The same as FieldsV1. It must not be changed: it may be another object's too."""
-    text = _short(users_part(document))
-    return _known_encoding(text) if text else encode(fields(document))
+def encoded_fields(document: Mapping[str, Any]) -> tuple[FieldSet, Document]:
+    """The same, and as FieldsV1. That must not be changed: it may be another object's too."""
+    part = users_part(document)
+    if text := _short(part):
+        return _known_fields(text), _known_encoding(text)
+    found = frozenset(_nodes(part, ()))
+    return found, encode(found)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:

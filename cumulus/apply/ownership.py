@@ -91,8 +91,8 @@ def written(document: Document, owners: Owners) -> Document:
 def created(document: Document, given: Mapping[str, Any], manager: str, *, now: str) -> Document:
     """A new object as somebody asked for it by `given`. Raises InvalidObject for a bad name of a manager."""
     me = Owner(check_manager(manager), "Update")
-    said = fieldset.fields(given)
-    return written(document, {me: Owned(said, now, fieldset.encoded_fields(given))} if said else {})
+    said, encoded = fieldset.encoded_fields(given)
+    return written(document, {me: Owned(said, now, encoded)} if said else {})
 
 
 def updated(
@@ -131,9 +131,9 @@ def applied(
     me = Owner(check_manager(manager), "Apply")
     if not force:
         _check_conflicts(owners, me, change, live)
-    mine = fieldset.fields(config)
+    mine, encoded = fieldset.encoded_fields(config)
     same = me in owners and owners[me].fields == mine and not change
-    left = {**_left(owners, me, change), me: owners[me] if same else Owned(mine, now)}
+    left = {**_left(owners, me, change), me: owners[me] if same else Owned(mine, now, encoded)}
     return {owner: left[owner] for owner in [*owners, me] if left[owner].fields}
 
 

@@ -16,7 +16,7 @@ from cumulus.answers.history import Span, SpanKind
 from cumulus.history.facts import WHOLE, DeviceFact, ReservationFact
 from cumulus.history.schema import DOWN, DRAINED, ENFORCEMENTS, PHASES
 from cumulus.history.series import NOTHING, Sample, Series
-from cumulus.history.timeline import Known, Sees, Window
+from cumulus.history.timeline import Known, Tell, Window
 from cumulus.history.writer import pieces_of, text_of, uid_of
 
 MOST_SPANS = 50_000
@@ -40,30 +40,28 @@ SELECT count(*) FILTER (WHERE ended - start >= :least) FROM leases WHERE ended >
 """
 
 
-def past(db: sqlite3.Connection, window: Window, pixels: int, sees: Sees) -> Iterator[tuple[DeviceFact, list[Span]]]:
-    """The leases that are over, by device, in no particular order. Of those that the viewer may not see it is told that
-    there was one."""
+def past(db: sqlite3.Connection, window: Window, pixels: int, tell: Tell) -> Iterator[tuple[DeviceFact, list[Span]]]:
+    """The leases that are over, by device, in no particular order, as the viewer may see them."""
     step = max(1, (window.end - window.start) // pixels)
     given = {"start": window.start, "end": window.end, "least": step, "step": step}
     while db.execute(_COUNT, given).fetchone()[0] > MOST_SPANS:
         given["step"] = given["least"] = given["least"] * 2
     found: defaultdict[int, list[Span]] = defaultdict(list)
-    names = _Names(db, sees)
+    names = _Names(db)
     for device, *row in db.execute(_WIDE, given):
-        found[device] += _wide(row, window, names)
+        found[device] += _wide(row, window, names, tell)
     for device, *row in db.execute(_NARROW, given):
-        found[device].append(_narrow(row, window, names, given["step"]))
+        found[device].append(_narrow(row, window, names, tell, given["step"]))
     devices = _devices(db, found)
     for device, spans in found.items():
         yield devices[device], spans
 
 
 class _Names:
-    """Texts by number, each read once, as far as the viewer may see them."""
+    """Texts by number, each read once."""
 
-    def __init__(self, db: sqlite3.Connection, sees: Sees) -> None:
+    def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._sees = sees
         self._texts: dict[int, str] = {0: ""}
 
     def text(self, id: int) -> str:
@@ -72,45 +70,44 @@ class _Names:
             self._texts[id] = row[0] if row else ""
         return self._texts[id]
 
-    def sees(self, namespace: int) -> bool:
-        return self._sees(self.text(namespace))
-
     def job(self, namespace: int, job: str) -> str | None:
-        """NAMESPACE/NAME, where the viewer sees what is in the namespace."""
-        return f"{self.text(namespace)}/{job}" if job and self.sees(namespace) else None
+        """NAMESPACE/NAME."""
+        return f"{self.text(namespace)}/{job}" if job else None
 
 
-def _wide(row: Sequence[Any], window: Window, names: _Names) -> Iterator[Span]:
+def _wide(row: Sequence[Any], window: Window, names: _Names, tell: Tell) -> Iterator[Span]:
     (start, ended, offset, height, packed, namespace, job, owner, phase, enforcement, promised, known, busy, told,
      used, parked) = row  # fmt: skip
-    seen = names.sees(namespace)
     for piece in pieces_of(offset, height, packed):
-        yield {
+        span: Span = {
             "kind": "Parked" if parked else "Lease", "start": max(start, window.start), "end": min(ended, window.end),
             "share": piece.height / WHOLE, "offset": piece.offset / WHOLE,
             "used": round(used / told, 3) if told else None, "busy": round(busy / known, 3) if known else None,
-            "job": names.job(namespace, job), "user": (names.text(owner) or None) if seen else None,
+            "job": names.job(namespace, job), "user": names.text(owner) or None,
             "phase": PHASES[phase], "enforcement": ENFORCEMENTS[enforcement], "latestStart": promised, "merged": 1,
         }  # fmt: skip
+        yield tell(span, names.text(namespace), True)
 
 
-def _narrow(row: Sequence[Any], window: Window, names: _Names, step: int) -> Span:
+def _narrow(row: Sequence[Any], window: Window, names: _Names, tell: Tell, step: int) -> Span:
     (_, start, ended, area, count, namespace, other_namespace, job, other_job, owner, other_owner, phase, other_phase,
      known, busy, told, used, offset, height, enforcement, other_enforcement) = row  # fmt: skip
-    seen = names.sees(namespace) and (namespace == other_namespace or names.sees(other_namespace))
     one_job = namespace == other_namespace and job == other_job
     # As high as it must be to have the area of all that it stands for. A single one keeps its height.
     share = height if count == 1 else min(WHOLE, max(1, area // max(1, ended - start)))
-    return {
+    span: Span = {
         "kind": "Lease", "start": max(start, window.start), "end": max(min(ended, window.end), start + 1),
         "share": share / WHOLE, "offset": offset / WHOLE if count == 1 else 0.0,
         "used": round(used / told, 3) if told else None, "busy": round(busy / known, 3) if known else None,
         "job": names.job(namespace, names.text(job)) if one_job else None,
-        "user": (names.text(owner) or None) if seen and owner == other_owner else None,
+        "user": (names.text(owner) or None) if owner == other_owner else None,
         "phase": PHASES[phase] if phase == other_phase else "",
         "enforcement": ENFORCEMENTS[enforcement] if enforcement == other_enforcement else "",
         "latestStart": None, "merged": count,
     }  # fmt: skip
+    for each in {namespace, other_namespace}:
+        span = tell(span, names.text(each), True)
+    return span
 
 
 def _devices(db: sqlite3.Connection, wanted: Mapping[int, Any]) -> Mapping[int, DeviceFact]:
@@ -153,11 +150,10 @@ def states(db: sqlite3.Connection, window: Window) -> Iterator[tuple[str, int, S
         yield node, number, _KINDS[kind], start, ended
 
 
-def reserved(db: sqlite3.Connection, window: Window, sees: Sees) -> Iterator[ReservationFact]:
-    """What was held by reservations that are over. For whom is told to those who may see all that was."""
-    whose = "w.text" if sees("") else "''"
+def reserved(db: sqlite3.Connection, window: Window) -> Iterator[ReservationFact]:
+    """What was held by reservations that are over."""
     rows = db.execute(
-        f"SELECT n.text, r.number, r.start, r.ended, {whose} FROM reserved r JOIN names n ON n.id = r.node "
+        "SELECT n.text, r.number, r.start, r.ended, w.text FROM reserved r JOIN names n ON n.id = r.node "
         "JOIN names w ON w.id = r.whose WHERE r.ended > :start AND r.start < :end AND r.ended <= :now",
         {"start": window.start, "end": window.end, "now": window.now},
     )

@@ -15,6 +15,8 @@ Place = tuple[str, int]
 """Node and index."""
 Sees = Callable[[str], bool]
 """Whether the viewer may read what is in the namespace; "" for what is in none."""
+Tell = Callable[[Span, str, bool], Span]
+"""The span of something in that namespace, "" for what is in none, as the viewer may see it; and whether it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,9 @@ class Lanes:
     """Lanes that fill up. Add the past, then what is held, then what is promised: the later ones lie where there is
     room."""
 
-    def __init__(self, window: Window, nodes: Iterable[NodeFact], sees: Sees) -> None:
+    def __init__(self, window: Window, nodes: Iterable[NodeFact], tell: Tell) -> None:
         self._window = window
-        self._sees = sees
+        self._tell = tell
         self._lanes: dict[Place, _LaneMade] = {}
         for node in nodes:
             for device in node.devices:
@@ -127,14 +129,13 @@ class Lanes:
             span = self._span("Parked" if lease.parked else "Lease", start, end, piece)
             if span is None:
                 return
-            if self._sees(lease.namespace):
-                span["job"] = f"{lease.namespace}/{lease.job}" if lease.job else None
+            span["job"] = f"{lease.namespace}/{lease.job}" if lease.job else None
             span["user"] = lease.user or None
             span["phase"], span["enforcement"] = lease.phase, lease.enforcement
             if known is not None:
                 span["used"], span["busy"] = known.last
                 span["latestStart"] = known.latest_start
-            lane.spans.append(span)
+            lane.spans.append(self._tell(span, lease.namespace, lease.end is not None))
 
     def add_promised(self, seats: Iterable[PromisedSeat]) -> None:
         for seat in sorted(seats, key=lambda seat: (seat.start, seat.uid)):
@@ -148,11 +149,10 @@ class Lanes:
                 span = self._span("Promise", seat.start, end, piece)
                 if span is None:
                     break
-                if self._sees(seat.fact.namespace):
-                    span["job"] = f"{seat.fact.namespace}/{seat.fact.job}"
+                span["job"] = f"{seat.fact.namespace}/{seat.fact.job}"
                 span["user"] = seat.fact.user or None
                 span["phase"], span["latestStart"] = "Promised", seat.start
-                lane.spans.append(span)
+                lane.spans.append(self._tell(span, seat.fact.namespace, False))
 
     def add_reservations(self, reservations: Iterable[ReservationFact]) -> None:
         """Whole devices; what runs there may run on until its lease ends."""
@@ -162,7 +162,7 @@ class Lanes:
                 lane = self._lanes.get(where)
                 if span is not None and lane is not None:
                     span["user"], span["phase"] = reservation.whose or None, "Reserved"
-                    lane.spans.append(span)
+                    lane.spans.append(self._tell(span, "", reservation.end <= self._window.now))
 
     def made(self) -> list[Lane]:
         return [

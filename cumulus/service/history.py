@@ -1,8 +1,8 @@
 """What leases, promises and use were, and are: the timeline of devices, reports, and how a job used its leases.
 
-What is held now comes of the store, and what is over of the history (`cumulus.history`). Everybody may know that a
-share is held and whose it is now, as `redaction` says; by which job, and who held it before, is for those who may read
-the namespace. Leases that were made on a node itself are in none: they are for those who may read all of them.
+What is held now comes of the store, and what is over of the history (`cumulus.history`). What everybody may know of it
+`redaction` says; reports and use are for those who may read the namespace. Leases that were made on a node itself are
+in none: they are for those who may read all of them.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class History:
         if not 1 <= pixels <= MOST_PIXELS:
             raise UsageError(f"pixels must be from 1 to {MOST_PIXELS}")
         window = Window(start, end, self._now())
-        sees = self._sees(identity)
+        tell = self._redaction.spans(identity)
         live = self._live.now()
-        lanes = Lanes(window, live.nodes, sees)
+        lanes = Lanes(window, live.nodes, tell)
         held = [*live.leases, *(lease for node in live.nodes for lease in node.leases)]
         with reading(self._file) as db:
             if db is None:
@@ -57,12 +57,12 @@ class History:
                 lanes.add_held(held, {})
             else:
                 lanes.add_states(spans.states(db, window))
-                for device, found in spans.past(db, window, pixels, sees):
+                for device, found in spans.past(db, window, pixels, tell):
                     lanes.add_past(device, found)
                 # An end that was recorded is among the past ones.
                 held = [lease for lease in held if lease.end is None or not spans.is_over(db, lease.uid)]
                 lanes.add_held(held, spans.running(db))
-                lanes.add_reservations(spans.reserved(db, window, sees))
+                lanes.add_reservations(spans.reserved(db, window))
         lanes.add_promised(live.promised)
         lanes.add_reservations(one for one in live.reservations if one.end > window.now)
         return Timeline(now=window.now, start=start, end=end, lanes=lanes.made())

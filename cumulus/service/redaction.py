@@ -1,5 +1,6 @@
-"""What people see of what is not theirs to read. Everybody may know who has a share, for which job and until when: no
-queue could keep its word without that. The rest needs a role in the object's namespace.
+"""What people see of what is not theirs to read. Everybody may know who has a share or waits for one, for which job and
+until when: no queue could keep its word without that. The rest needs a role in the object's namespace, and so does all
+of what is over.
 
 Every answer of the service that may hold others' objects goes through here.
 """
@@ -7,8 +8,10 @@ Every answer of the service that may hold others' objects goes through here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
+from cumulus.answers.history import Span
 from cumulus.errors import InvalidObject
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
@@ -18,11 +21,16 @@ from cumulus.resources.submitter import SUBMITTER
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 
+if TYPE_CHECKING:
+    from cumulus.history.timeline import Tell
+
 Redact = Callable[[Document], Document]
 """The object as its reader may see it."""
 
 _OF_A_SHARE = ("node", "device", "memoryBytes", "compute", "expiresAt", "phase")
 _OF_A_LEASE = ("memoryBytes", "compute", "expiresAt", "user")
+_NOT_OF_A_SPAN: Span = {"used": None, "busy": None, "enforcement": ""}  # type: ignore[typeddict-item]
+_NOT_OF_A_PAST_SPAN: Span = {"job": None, "user": None, "phase": "", "latestStart": None}  # type: ignore[typeddict-item]
 
 
 class Redaction:
@@ -41,6 +49,11 @@ class Redaction:
     def share(self, identity: Identity, partition: Document) -> Document:
         """A partition that anybody is told of."""
         return partition if self.sees(identity, partition["metadata"].get("namespace") or "") else share(partition)
+
+    def spans(self, identity: Identity) -> Tell:
+        """For what is, was or will be on devices."""
+        sees = cache(partial(self.sees, identity))
+        return lambda found, namespace, over: found if sees(namespace) else span(found, over=over)
 
     def problem(self, identity: Identity, document: Document, error: InvalidObject) -> InvalidObject:
         """What is wrong with an object that anybody is told of: the error quotes it."""
@@ -76,6 +89,13 @@ def share(partition: Document) -> Document:
         "metadata": {"name": job or metadata["name"], "namespace": metadata.get("namespace")},
         "spec": {name: value for name, value in spec.items() if value is not None}, "status": status,
     }  # fmt: skip
+
+
+def span(found: Span, *, over: bool) -> Span:
+    """What lies on a device: whose, for which job and until when, while it is there or to come. Once it is over, that
+    there was something."""
+    told: Span = {**found, **_NOT_OF_A_SPAN}
+    return {**told, **_NOT_OF_A_PAST_SPAN} if over else told
 
 
 def _device(device: Any) -> Any:

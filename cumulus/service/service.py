@@ -126,9 +126,10 @@ class Service:
 
     @cached_property
     def usage(self) -> Usage:
+        from cumulus.service.redaction import Redaction
         from cumulus.service.usage import Usage
 
-        return Usage(self.store, self.objects, self.clock)
+        return Usage(self.store, self.objects, Redaction(self.access), self.clock)
 
     @cached_property
     def history(self) -> History:

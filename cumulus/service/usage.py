@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 from cumulus.answers.usage import DeviceUse, ShareUse, UsageNow
 from cumulus.clock import Clock, timestamp
@@ -16,14 +17,16 @@ from cumulus.resources.query import Query
 from cumulus.resources.submitter import Submitter
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+from cumulus.service.redaction import Redaction
 from cumulus.store.base import Store
 
 _HELD = ("Bound", "Active", "Unparking")
 
 
 class Usage:
-    def __init__(self, store: Store, objects: Objects, clock: Clock) -> None:
+    def __init__(self, store: Store, objects: Objects, redaction: Redaction, clock: Clock) -> None:
         self._store = store
+        self._redaction = redaction
         self._objects = objects
         self._clock = clock
 
@@ -33,7 +36,8 @@ class Usage:
         found = self._store.list(Query(gpupartition.KIND.name)).items
         held = [each for each in found if lookup(each, "status.phase") in _HELD]
         now = self._clock.now()
-        return UsageNow(timestamp(now), tuple(_devices(nodes, held, now)), tuple(_shares(held)))
+        sees = partial(self._redaction.sees, identity)
+        return UsageNow(timestamp(now), tuple(_devices(nodes, held, now)), tuple(_shares(held, sees)))
 
 
 def _devices(nodes: Sequence[Document], held: Sequence[Document], now: datetime) -> Iterator[DeviceUse]:
@@ -59,7 +63,7 @@ def _devices(nodes: Sequence[Document], held: Sequence[Document], now: datetime)
             )  # fmt: skip
 
 
-def _shares(held: Sequence[Document]) -> Iterator[ShareUse]:
+def _shares(held: Sequence[Document], sees: Callable[[str], bool]) -> Iterator[ShareUse]:
     by_job: Mapping[tuple[str, str], list[Document]] = defaultdict(list)
     for partition in held:
         owner = next((o["name"] for o in owners(partition) if o.get("controller")), None)
@@ -75,5 +79,6 @@ def _shares(held: Sequence[Document]) -> Iterator[ShareUse]:
             memory_bytes=sum(status.get("memoryBytes", 0) for status in statuses),
             compute=sum(status.get("compute", 0) for status in statuses),
             until=min((status["expiresAt"] for status in statuses if status.get("expiresAt")), default=""),
-            over=any(condition(each, PartitionCondition.OVERUSED).get("status") == "True" for each in mine),
+            over=sees(namespace)
+            and any(condition(each, PartitionCondition.OVERUSED).get("status") == "True" for each in mine),
         )  # fmt: skip

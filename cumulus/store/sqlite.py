@@ -163,8 +163,9 @@ class SqliteStore(SingleWrites):
     def _plan(self, connection: sqlite3.Connection, jobs: Jobs, now: str) -> Rows:
         """The rows of all jobs; each sees those before it. A job that breaks a rule gets its error and adds none."""
         seen: dict[Key, Document | None] = {}
-        if len(jobs) > 1:
-            seen = tables.stored_many(connection, [key for job in jobs for key in rules.keys(job.writes)])
+        keys = [key for job in jobs for key in rules.keys(job.writes)]
+        if len(keys) > 1:
+            seen = tables.stored_many(connection, keys)
 
         def read(key: Key) -> Document | None:
             if key not in seen:

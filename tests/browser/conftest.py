@@ -22,6 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("browser"))
+            # A busy machine's browser is slow: an end for what hangs, and no measure of anything.
+            item.add_marker(pytest.mark.timeout(600))
             if MISSING:
                 item.add_marker(pytest.mark.skip(reason=MISSING))
 
@@ -37,11 +39,14 @@ Opens = Callable[..., "Page"]
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Opens]:
-    """Opens an address in a context of its own. What went wrong there, `page.watched`, fails the test at its end."""
+    """Opens an address in a context of its own. What went wrong there, `page.watched`, fails the test at its end.
+    `first`: a script that runs in each page before all others."""
     with ExitStack() as stack:
 
-        def opened(url: str, **options: Any) -> Page:
+        def opened(url: str, *, first: str = "", **options: Any) -> Page:
             context, watched = stack.enter_context(watched_context(browser, **options))
+            if first:
+                context.add_init_script(first)
             page = context.new_page()
             page.watched = watched  # type: ignore[attr-defined]
             page.goto(url)

@@ -10,9 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -121,7 +120,7 @@ def _submitted(job: Document, user: str) -> Document:
 
 
 @contextmanager
-def pool() -> Iterator[tuple[str, str]]:
+def pool(filled: Callable[[MemoryStore, Path, FakeClock], object] = fill) -> Iterator[tuple[str, str]]:
     """The address of a server, and the path that signs in."""
     clock = FakeClock(NOW)
     store = MemoryStore(clock)
@@ -131,7 +130,7 @@ def pool() -> Iterator[tuple[str, str]]:
         listening.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         page_address.write(home, PageAddress(url))
-        fill(store, home, clock)
+        filled(store, home, clock)
         asks = Identity.of_this_process()
         served = patch("cumulus.service.service.Service.is_served", lambda self: True)
         with served, serving(listening, store, home, clock, FakeInfrastructure(), lambda: asks, RequestLimits()):
@@ -164,25 +163,21 @@ def take(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
         with pool() as (url, enter):
-            _pictures(browser, url, enter, PAGES, folder, NOW)
+            _pictures(browser, url, enter, PAGES, folder)
         with daemon() as (url, enter):
-            _pictures(browser, url, enter, OF_A_DAEMON, folder, None)
+            _pictures(browser, url, enter, OF_A_DAEMON, folder)
     if pngquant := shutil.which("pngquant"):
         subprocess.run(
             [pngquant, "--force", "--ext=.png", "--quality=60-90", *map(str, folder.glob("*.png"))], check=True
         )
 
 
-def _pictures(
-    browser: Browser, url: str, enter: str, pages: Mapping[str, str], folder: Path, now: datetime | None
-) -> None:
+def _pictures(browser: Browser, url: str, enter: str, pages: Mapping[str, str], folder: Path) -> None:
     cookies: Any = None
     for width, viewport in VIEWS.items():
         for scheme in SCHEMES:
             options = {"viewport": viewport, "color_scheme": scheme, "storage_state": cookies, "timezone_id": "UTC"}
             with watched_context(browser, **options) as (context, _):
-                if now is not None:
-                    context.clock.set_system_time(now)
                 page = context.new_page()
                 if cookies is None:
                     page.goto(url + enter)

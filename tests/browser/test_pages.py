@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -182,6 +183,48 @@ def test_the_log_is_searched_while_it_grows(show: Shows) -> None:
     eventually(lambda: lines.count() > 2)
 
 
+def test_all_of_the_log_is_searched_with_and_without_scripts(site: Site, show: Shows) -> None:
+    for scripts in (True, False):
+        page = show("job", java_script_enabled=scripts)
+        page.get_by_label("Find").fill("STEP 1")
+        page.get_by_label("Find").press("Enter")
+        page.get_by_role("link", name="Back to the log").wait_for()
+        lines = page.locator(".log > div")
+        assert lines.first.inner_text() == "step 1"
+        assert all(text.startswith("step 1") for text in lines.all_inner_texts())
+        assert "of the whole log have “STEP 1”" in page.locator("#log-note").inner_text()
+        page.get_by_label("Find").fill(EVIL[:20])
+        page.get_by_role("button", name="Search").click()
+        page.get_by_text("No line of the whole log has").wait_for()
+        assert_that_nothing_ran(page)
+        if scripts:
+            assert violations(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth") == DESKTOP["width"]
+
+
+WRONG_CLOCK = """
+const Right = Date, wrong = 3 * 3600 * 1000;
+globalThis.Date = class extends Right {
+  constructor(...given) { super(...(given.length ? given : [Right.now() + wrong])); }
+  static now() { return Right.now() + wrong; }
+};
+"""
+
+
+def test_times_are_by_the_servers_clock(site: Site, show: Shows) -> None:
+    """In a browser that is three hours ahead."""
+    page = show("overview", first=WRONG_CLOCK)
+    assert page.evaluate("Date.now()") / 1000 - time.time() > 9000
+    assert abs(timeline_of(page, "t.now") - time.time()) < 3600
+    assert timeline_of(page, "t.view.from < t.now && t.now < t.view.until")
+    page.goto(site.address("jobs"))
+    row = page.get_by_role("row", name="train")
+    words = row.locator("time[data-form=in]")
+    eventually(lambda: words.inner_text().startswith("in "), what="the lease has not ended")
+    assert "h" not in words.inner_text()
+    assert "h" not in row.locator("time[data-form=ago]").inner_text()
+
+
 def test_the_plot_of_users_has_the_clock_of_the_timeline(show: Shows) -> None:
     """Of 24 hours, wherever the browser is from."""
     page = show("users", locale="en-US")
@@ -290,7 +333,6 @@ IDLE_SECONDS = 30
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_an_idle_page_is_quiet(site: Site, browser: Browser) -> None:
     """Under 1 KB a second: what is sent to a page on which nothing happens but a log's line a second elsewhere."""
     for name in ("overview", "jobs", "queue", "nodes"):
@@ -309,7 +351,6 @@ def test_an_idle_page_is_quiet(site: Site, browser: Browser) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_hundred_pages_at_once(site: Site, browser: Browser) -> None:
     """Two browsers of 50 tabs: all are told of a change, by one stream a browser."""
     with ExitStack() as stack:

@@ -148,7 +148,7 @@ def test_a_look_for_each_kind(served: Harness, open_page: Opens) -> None:
 def test_pointing_tells_and_a_click_opens_the_job(served: Harness, open_page: Opens) -> None:
     latest = milliseconds() + 3 * HOUR
     served.answer = lambda query: of(lane(
-        span(used=0.8, busy=0.3, phase="Bound"), span("Parked", -1, 2, offset=0.5),
+        span(end=1.5, used=0.8, busy=0.3, phase="Bound"), span("Parked", -1, 2, offset=0.5),
         span("Promise", 2, 3, job=None, user="bob", latestStart=latest),
     ))  # fmt: skip
     page = opened(open_page, served)

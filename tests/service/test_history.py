@@ -125,11 +125,12 @@ def test_what_was_is_and_will_be(service: Service) -> None:
                 assert apart or {one["kind"], other["kind"]} == {"Lease", "Promise"}
 
 
-def test_who_may_not_read_the_namespace_sees_that_a_share_is_held_and_not_by_what(service: Service) -> None:
+def test_who_may_not_read_the_namespace_sees_who_holds_what_now_and_not_who_did(service: Service) -> None:
     found = _spans(_timeline(service, EVE))
-    assert {what: (span["job"], span["user"]) for what, span in found.items()} == {
-        "Lease -120 -60": (None, None), "Lease -10 50": (None, "ann"), "Lease -5 20": (None, "ann"),
-        "Lease 0 360": (None, "carol"), "Promise 20 80": (None, "bob"),
+    assert {what: (span["job"], span["user"], span["enforcement"]) for what, span in found.items()} == {
+        "Lease -120 -60": (None, None, ""), "Lease -10 50": ("lab/runs", "ann", ""),
+        "Lease -5 20": ("lab/small", "ann", ""), "Lease 0 360": (None, "carol", ""),
+        "Promise 20 80": ("lab/later", "bob", ""),
     }  # fmt: skip
     assert _spans(_timeline(service, ANN))["Lease -120 -60"]["job"] == "lab/old"
 

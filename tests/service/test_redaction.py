@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from cumulus.answers.history import Span
+from cumulus.clock import timestamp
 from cumulus.errors import CumulusError, Forbidden
+from cumulus.history.facts import to_datetime, to_milliseconds
 from cumulus.lib.execution import ExecRequest
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
@@ -21,15 +24,17 @@ from cumulus.service import redaction
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.stores import empty_store
-from tests.documents import active, job, node, running
+from tests.documents import NOW, active, ago, ahead, job, node, partition, running
 from tests.service.conftest import FakeInfrastructure
 from tests.service.test_access import binding
+from tests.waiting import eventually
 
 HUSH = "hush"
 """Is in everything of theirs that is not for others."""
 ANN, EVE = Identity("ann", 1001), Identity("eve", 1002)
 ANNS, LABS = Key("GPUJob", "ann", "mine"), Key("GPUJob", "lab", "train")
 MACHINE = Key("GPUNode", "", "gpu-1")
+WINDOW = to_milliseconds(NOW) - 6 * 3_600_000, to_milliseconds(NOW) + 12 * 3_600_000
 
 
 def hush(document: Document) -> Document:
@@ -86,6 +91,13 @@ def reads(service: Service, identity: Identity) -> dict[str, Callable[[], Any]]:
         "describe": lambda: asdict(service.descriptions.describe(identity, ANNS)),
         "describe theirs": lambda: asdict(service.descriptions.describe(identity, LABS)),
         "describe node": lambda: asdict(service.descriptions.describe(identity, MACHINE)),
+        "line": lambda: asdict(service.explanations.line(identity)),
+        "usage": lambda: asdict(service.usage.now(identity)),
+        "timeline": lambda: service.history.timeline(identity, *WINDOW, 1000),
+        "report": lambda: service.history.report(identity, 0),
+        "lease rows": lambda: service.history.lease_rows(identity, 0),
+        "held over time": lambda: service.history.held_over_time(identity, *WINDOW),
+        "job use": lambda: service.history.job_use(identity, LABS),
         "losses": lambda: service.descriptions.losses(identity, MACHINE),
         "node": lambda: service.nodes.get(identity, "gpu-1"),
         "holders": lambda: service.nodes.holders(identity, "gpu-1"),
@@ -142,7 +154,8 @@ def test_no_read_tells_what_is_not_for_others(service: Service, identity: Identi
         except CumulusError as error:
             said = f"{error} {error.hint}"
         assert HUSH not in said.replace(f"spec.ssh.user={HUSH}", ""), name
-    everybodys = {"node", "describe node", "files", "state", "probe"}
+    everybodys = {"node", "describe node", "files", "state", "probe", "line", "usage", "timeline"}
+    everybodys |= {"report", "lease rows", "held over time"}
     everybodys |= {"list gpunodes None", "list packed gpunodes None", "watch gpunodes None"}
     assert allowed == everybodys | ({"why", "describe"} if identity is ANN else set())
 
@@ -156,6 +169,52 @@ def test_why_keeps_its_word_with_user_job_share_and_end(service: Service) -> Non
     said = "\n".join(service.explanations.why(ANN, ANNS).lines)
     assert "job lab/train of bob: " in said
     assert "of device 0 of gpu-1, until " in said
+
+
+def test_every_way_to_ask_names_who_holds_a_share_and_who_waits_for_one(service: Service) -> None:
+    """The same user, job and end, to who may read no namespace."""
+    held = service.store.get(Key("GPUPartition", "lab", "train-a1-r0-d0"))
+    ends = held["status"]["expiresAt"]
+    promise = {"startBy": ahead(hours=9), "node": "gpu-1", "device": 0}
+    waits = hush(partition("next", status={"phase": "Pending", "promise": promise}))
+    owner = {**held["metadata"]["ownerReferences"][0], "name": "later", "uid": "u-later"}
+    waits["metadata"] |= {"namespace": "lab", "ownerReferences": [owner]}
+    service.store.create(waits)
+    [share] = service.descriptions.describe(EVE, MACHINE).related
+    line, used = service.explanations.line(EVE), service.usage.now(EVE).shares
+    assert (share["metadata"], share["spec"]["user"]) == ({"name": "train", "namespace": "lab"}, "bob")
+    told = {
+        "node": [("lab/train", "bob", share["status"]["expiresAt"])],
+        "queue": [(each.name, each.user, each.ends) for each in line.holding],
+        "usage": [(f"{each.namespace}/{each.name}", each.user, each.until) for each in used],
+        "timeline": [
+            (span["job"], span["user"], timestamp(to_datetime(span["end"]))) for span in _spans(service, "Lease")
+        ],
+    }
+    for where, names in told.items():
+        assert [(job, user, end[:16]) for job, user, end in names if "/" in (job or "")] == [
+            ("lab/train", "bob", ends[:16])
+        ], where
+    assert [(span["job"], span["user"]) for span in _spans(service, "Promise")] == [("lab/later", "bob")]
+    assert ("lab/later", "bob") in [(each.name, each.user) for each in line.waiting]
+
+
+def test_what_others_held_is_nobodys_business_when_it_is_over(service: Service) -> None:
+    held = service.store.get(Key("GPUPartition", "lab", "train-a1-r0-d0"))
+    [before] = [span for span in _spans(service, "Lease") if span["job"]]
+    assert (before["used"], before["busy"], before["enforcement"]) == (None, None, "")
+    service.store.update_status({**held, "status": {**held["status"], "phase": "Released", "endedAt": ago()}})
+    eventually(lambda: not [span for span in _spans(service, "Lease") if span["job"]])
+    assert [span["user"] for span in _spans(service, "Lease")] == [None]
+    service.store.create(binding("viewer", "User", "eve", "lab"))
+    service.access.bindings_changed()
+    assert "lab/train" in [span["job"] for span in _spans(service, "Lease")]
+
+
+def _spans(service: Service, kind: str) -> list[Span]:
+    """Of the timeline that a stranger sees."""
+    found = service.history.timeline(EVE, *WINDOW, 1000)
+    return [span for lane in found["lanes"] for span in lane["spans"] if span["kind"] == kind]
 
 
 def test_a_node_shows_who_has_shares_of_it(service: Service) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -49,7 +50,8 @@ class Guard:
         told: list[Write] = []
         self._check_trees(writes)
         self._check_cycles(writes)
-        return [self._checked(identity, write, told, by_hand=by_hand) for write in writes] + told
+        there = self._queues()
+        return [self._checked(identity, write, told, there, by_hand=by_hand) for write in writes] + told
 
     def replaced(self, identity: Identity, old: Document, new: Document, *, keeps: bool = False) -> list[Write]:
         """The writes that put the object `new` in the place of `old`, in one transaction: whose finalizers are taken
@@ -64,12 +66,13 @@ class Guard:
             raise Conflict(
                 f"{key} cannot be made anew while {one_line(others[0])} holds it", hint="delete it, and make it then"
             )
-        gone = self._checked(identity, Write("delete", key=key, uid=metadata["uid"]), told)
+        there = self._queues()
+        gone = self._checked(identity, Write("delete", key=key, uid=metadata["uid"]), told, there)
         if keeps and not _is_mine(identity, old):
             self._access.check(identity, "create", BY_NAME[key.kind].plural, key.namespace, key.name)
             made = Write("create", _submitted(new, submitter_annotations(metadata.get("annotations"))))
         else:
-            made = self._checked(identity, Write("create", _without(new, _CONTROLLERS_OWN)), told)
+            made = self._checked(identity, Write("create", _without(new, _CONTROLLERS_OWN)), told, there)
             made = replace(made, document=_with(made.document or {}, new, _CONTROLLERS_OWN))
         # Also where nothing holds it: it goes as it was read, or not at all.
         bare = {**old, "metadata": {**metadata, "finalizers": []}}
@@ -96,7 +99,14 @@ class Guard:
 
                 raise Rejected(key_of(document), [problem])
 
-    def _checked(self, identity: Identity, write: Write, told: list[Write], *, by_hand: bool = True) -> Write:
+    def _queues(self) -> Callable[[], Mapping[str, Document]]:
+        """The queues there are, read once, for one request of however many writes."""
+        return cache(partial(queues.queues, self._store))
+
+    def _checked(
+        self, identity: Identity, write: Write, told: list[Write], there: Callable[[], Mapping[str, Document]], *,
+        by_hand: bool = True,
+    ) -> Write:  # fmt: skip
         document = write.document
         key = write.target
         kind = BY_NAME[key.kind]
@@ -111,7 +121,7 @@ class Guard:
             submitter = Submitter(identity.name, identity.uid, self._access.is_admin(identity))
             self._check_rules(identity, key, document, submitter)
             self._check_blobs(kind, key, document, submitter)
-            annotations = submitter.annotations | self._queued(identity, kind, key, document)
+            annotations = submitter.annotations | self._queued(identity, kind, key, document, there)
             return replace(write, document=_signed(identity, kind, _submitted(document, annotations), {}))
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
@@ -124,7 +134,7 @@ class Guard:
             return write
         self._check_own(identity, key, verb, document, stored)
         self._check_sealed(identity, write, kind, key, stored)
-        self._check_priority(kind, key, document, stored)
+        self._check_priority(kind, key, document, stored, there)
         if kind.reads_as_submitter and not _is_mine(identity, stored):
             self._check_acting(identity, verb, kind, key, document, stored)
         uid = write.uid or stored["metadata"]["uid"]
@@ -213,12 +223,14 @@ class Guard:
         if refused := made.refusal(submitter, self._access.rules):
             raise self._refusal(identity, "create", key, one_line(refused))
 
-    def _queued(self, identity: Identity, kind: Kind, key: Key, document: Document) -> dict[str, str]:
+    def _queued(
+        self, identity: Identity, kind: Kind, key: Key, document: Document, queued: Callable[[], Mapping[str, Document]]
+    ) -> dict[str, str]:
         """The annotation that says to which queue an object is submitted. Raises Forbidden where its submitter may not
         submit there, InvalidObject where there is no such queue, or its rules do not allow it."""
         if not kind.waits:
             return {}
-        there = queues.queues(self._store)
+        there = queued()
         try:
             queue = queues.find(there, identity, key.namespace, document, admin=self._access.is_admin(identity))
         except queues.NotYours as error:
@@ -235,12 +247,14 @@ class Guard:
             raise Rejected(key, found)
         return {QUEUE: queue} if queue else {}
 
-    def _check_priority(self, kind: Kind, key: Key, document: Document, stored: Document) -> None:
+    def _check_priority(
+        self, kind: Kind, key: Key, document: Document, stored: Document, there: Callable[[], Mapping[str, Document]]
+    ) -> None:
         """Nobody exceeds the highest priority of their queue later either."""
         queue = queues.named_by(stored)
         if not kind.waits or not queue or lookup(document, "spec.priority") == lookup(stored, "spec.priority"):
             return
-        found = queues.problems(queues.queues(self._store), queue, document)
+        found = queues.problems(there(), queue, document)
         if found := [problem for problem in found if problem.path[-1] == "priority"]:
             from cumulus.admission.problems import Rejected
 

@@ -58,7 +58,9 @@ def problems(there: Mapping[str, Document], queue: str, document: Document) -> l
     from cumulus.admission.problems import FieldProblem
     from cumulus.resources.quantity import parse_duration
 
-    rules = lookup(there.get(queue) or {}, "spec") or {}
+    rules = lookup(there.get(queue) or {}, "spec")
+    if not rules:
+        return []
     found = []
     highest, priority = rules.get("highestPriority"), lookup(document, "spec.priority")
     if isinstance(highest, int) and isinstance(priority, int) and priority > highest:

@@ -29,7 +29,7 @@ CALLS = {
     "suspend": {"key": list(LABS), "suspended": True}, "park": {"key": list(LABS), "parked": True},
     "job_files": {"uids": ["u-train"]}, "swarm_status": {},
     "timeline": {"start": 0, "end": 10**14, "pixels": 100}, "report": {"since": 0}, "job_use": {"key": list(LABS)},
-    "lease_rows": {"since": 0}, "held_over_time": {"start": 0, "end": 10**13},
+    "line": {"queue": ""}, "usage": {}, "lease_rows": {"since": 0}, "held_over_time": {"start": 0, "end": 10**13},
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 GATHER_SECONDS = 0.1
 """How long what changes is gathered before it is told."""
 QUIET_SECONDS = 15.0
-"""So often the browser hears that we are there, and whether it is still signed in is looked at."""
+"""So often the browser hears that we are there and how late it is, and whether it is still signed in is looked at."""
 MOST_KEYS = 100
 """Names that are told at once; where there are more, all may have changed."""
 STREAM = "text/event-stream"
@@ -50,7 +50,7 @@ async def watch(request: Request) -> Response:
 
 async def _events(api: Api, identity: Identity, secret: str, since: int) -> AsyncIterator[bytes]:
     # Whatever was missed before: who hears this looks again.
-    yield b"retry: 2000\n\n" + sse("hello", {})
+    yield b"retry: 2000\n\n" + sse("hello", {}) + _clock(api)
     now = asyncio.get_running_loop().time
     looked = now()
     try:
@@ -64,12 +64,17 @@ async def _events(api: Api, identity: Identity, secret: str, since: int) -> Asyn
                 if now() - looked >= QUIET_SECONDS:
                     looked = now()
                     await api.call(api.service.sessions.find, secret)
-                    yield b": \n\n"
+                    yield _clock(api)
     except Unauthenticated:
         yield sse("signed-out", {})
     except CumulusError:
         # The browser comes again, and is told to look at everything then.
         return
+
+
+def _clock(api: Api) -> bytes:
+    """Milliseconds since 1970 on this server, whatever the browser's clock says."""
+    return sse("clock", {"now": round(api.service.clock.now().timestamp() * 1000)})
 
 
 def told(access: Access, identity: Identity, events: Collection[Event]) -> dict[str, list[str]]:

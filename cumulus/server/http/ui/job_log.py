@@ -1,4 +1,5 @@
-"""A job's log: its end on the job's page, which grows as it is written, and all of it as a file."""
+"""A job's log: its end on the job's page, which grows as it is written, what is found in all of it, and all of it as a
+file."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -17,6 +19,7 @@ from cumulus.answers.logs import AttemptEnded, AttemptFollows, LogAwaits, LogByt
 from cumulus.errors import CumulusError, Unauthenticated, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
+from cumulus.server.http.ui import log_search
 from cumulus.server.http.ui.changes import QUIET_SECONDS, STREAM, sse
 from cumulus.server.http.ui.pages import SESSION, api_of, of_the_page, page
 from cumulus.server.http.ui.reading import job_key
@@ -42,7 +45,7 @@ _PARTIAL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Panel:
-    """`url`: where it is followed. `note`: why there is nothing, in words."""
+    """`url`: where it is followed. `note`: how the search went, or why there is nothing, in words."""
 
     url: str
     file: str
@@ -54,6 +57,9 @@ class Panel:
     attempt: int = 0
     replica: int = 0
     q: str = ""
+    """What is searched for: the lines are those that have it."""
+    on: str = ""
+    """Where the search goes on."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,13 @@ class _Asked:
     key: Key
     attempt: int
     replica: int
+    position: int
 
     @classmethod
     def of(cls, path: Any, query: Any) -> _Asked:
         """Raises UsageError."""
-        return cls(job_key(path), _number(query.get("attempt", "")), _number(query.get("replica", "")))
+        attempt, replica, position = (_number(query.get(name, "")) for name in ("attempt", "replica", "position"))
+        return cls(job_key(path), attempt, replica, position)
 
 
 def panel(visit: Visit, job: Document, *, lines: bool = False) -> Panel:
@@ -73,25 +81,28 @@ def panel(visit: Visit, job: Document, *, lines: bool = False) -> Panel:
     asked = _Asked.of(visit.path, visit.query)
     namespace, name = asked.key.namespace, asked.key.name
     chosen = urlencode({"attempt": asked.attempt, "replica": asked.replica})
-    shown: list[Line] = []
-    note, q = "", visit.query.get("q", "").strip()
+    page = job_url(namespace, name, "log")
+    shown: Sequence[Line] = ()
+    note, on, q = "", "", visit.query.get("q", "").strip() if lines else ""
     if lines:
+        read = partial(visit.service.logs.read, visit.identity, asked.key, replica=asked.replica)
         try:
-            text = TerminalText()
-            pieces = visit.service.logs.read(
-                visit.identity, asked.key, attempt=asked.attempt, replica=asked.replica, tail=10 * TAIL
-            )
-            shown += text.feed(_end_of(_bytes(pieces)))
-            if last := text.partial(end=True):
-                shown.append(last)
-            shown = [line for line in shown if q.lower() in "".join(piece for _, piece in line).lower()]
+            if q:
+                found = log_search.search(read(attempt=asked.attempt, position=asked.position), q)
+                shown, note = found.lines, _found(found, q, asked.position)
+                if found.on is not None:
+                    attempt, position = found.on
+                    more = {"attempt": attempt, "replica": asked.replica, "position": position, "q": q}
+                    on = f"{page}?{urlencode(more)}"
+            else:
+                shown = _end(read(attempt=asked.attempt, tail=10 * TAIL))
         except CumulusError as error:
             note = str(error)
     return Panel(
         f"{job_url(namespace, name, 'log', 'follow')}?{chosen}", f"{job_url(namespace, name, 'log', 'file')}?{chosen}",
-        f"{job_url(namespace, name, 'log')}?{chosen}", shown, note,
+        f"{page}?{chosen}", shown, note,
         [each["number"] for each in lookup(job, "status.attempts") or () if each.get("startTime")],
-        lookup(job, "spec.replicas") or 1, asked.attempt, asked.replica, q,
+        lookup(job, "spec.replicas") or 1, asked.attempt, asked.replica, q, on,
     )  # fmt: skip
 
 
@@ -215,6 +226,23 @@ def _bytes(pieces: Iterator[LogPiece]) -> Iterator[bytes]:
             yield piece.data
 
 
+def _end(pieces: Iterator[LogPiece]) -> list[Line]:
+    text = TerminalText()
+    shown = text.feed(_end_of(_bytes(pieces)))
+    if last := text.partial(end=True):
+        shown.append(last)
+    return shown
+
+
+def _found(found: log_search.Found, wanted: str, position: int) -> str:
+    """How a search went, in words."""
+    count, only = len(found.lines), found.on is not None or position > 0
+    lines = "No line" if not count else "One line" if count == 1 else f"{count} lines"
+    where = "of this part of the log" if only else "of the whole log"
+    dropped = f" {found.dropped} bytes in its middle were not kept." if found.dropped else ""
+    return f"{lines} {where} {'has' if count < 2 else 'have'} “{wanted}”.{dropped}"
+
+
 def _end_of(pieces: Iterator[bytes]) -> bytes:
     """Of all that comes the last `_MOST_BYTES`, from the beginning of a line on where there is one."""
     kept: deque[bytes] = deque()
@@ -231,8 +259,8 @@ def _end_of(pieces: Iterator[bytes]) -> bytes:
 
 
 def _number(text: str) -> int:
-    if text and not (text.isascii() and text.isdigit() and len(text) < 7):
-        raise UsageError("attempts and replicas are numbers")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise UsageError("attempts, replicas and positions are numbers")
     return int(text or 0)
 
 

@@ -58,6 +58,12 @@ class TerminalText:
         return _line(visible.removesuffix("\r"), self._before)[0] if visible else []
 
 
+def alone(data: bytes) -> Line:
+    """One line by itself, in none of the colours that lines before it hand on."""
+    text = data.removesuffix(b"\n").removesuffix(b"\r").decode(errors="replace")
+    return _line(text, _Style())[0]
+
+
 class _Style(NamedTuple):
     foreground: str = ""
     background: str = ""

@@ -14,6 +14,7 @@ def test_a_change_is_told_at_once_by_name(browser: Browser, served: Served) -> N
     browser.sign_in()
     with stream(browser, "/ui/changes?watch=1") as events:
         assert next(events) == ("hello", {})
+        assert next(events) == ("clock", {"now": round(served.clock.now().timestamp() * 1000)})
         served.store.create(job("train"))
         assert next(events) == ("change", {"kinds": ["GPUJob"], "keys": ["gpujob/default/train"]})
 
@@ -24,7 +25,9 @@ def test_it_ends_with_the_session(browser: Browser, served: Served, monkeypatch:
     with stream(browser, "/ui/changes?watch=1") as events:
         assert next(events) == ("hello", {})
         browser.send("/ui/sign-out")
-        assert list(events) == [("signed-out", {})]
+        *clock, last = events
+        assert {name for name, _ in clock} == {"clock"}
+        assert last == ("signed-out", {})
 
 
 def test_who_is_not_signed_in_hears_nothing(browser: Browser) -> None:

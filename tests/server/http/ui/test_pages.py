@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from cumulus.backends.logs import Gap
 from cumulus.errors import StoreUnavailable
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
-from cumulus.server.http.ui import changes, job_log, sparklines
+from cumulus.server.http.ui import changes, job_log, log_search, sparklines
 from cumulus.service.history import History
 from cumulus.service.identity import Identity
 from cumulus.service.logs import Logs
@@ -254,7 +255,10 @@ def test_the_log_is_followed_as_events(browser: Browser, served: Served) -> None
     assert body.endswith("event: end\ndata: {}\n\n")
     html = browser.page("/ui/jobs/default/go/log")
     assert '<span class="fg1">red</span> &lt;b&gt;' in html
-    assert "last" not in browser.page("/ui/jobs/default/go/log?q=red").partition('id="log-lines"')[2]
+    found = browser.page("/ui/jobs/default/go/log?q=RED").partition('id="log-note"')[2]
+    assert "One line of the whole log has “RED”." in found
+    assert '<span class="fg1">red</span> &lt;b&gt;' in found
+    assert "last" not in found
     saved = browser.get("/ui/jobs/default/go/log/file")
     assert saved.body == b"\x1b[31mred\x1b[0m <b>\n50%\r100%\nlast"
     assert saved.headers["content-disposition"] == 'attachment; filename="go.log"'
@@ -276,6 +280,52 @@ def test_a_log_without_an_end_is_drawn_now_and_then(
     assert '{"lines":[],"partial":[["","       49"]]}' in body
     html = browser.page("/ui/jobs/default/go/log")
     assert ("first" in html, "       49" in html) == (False, True)
+
+
+def test_all_of_a_log_is_searched_in_parts(browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond what the page shows, over a gap, what is coloured or drawn anew by what is seen of it, each line once."""
+    lines = [
+        b"first needle\n",
+        *[b"hay\n"] * 9000,
+        b"nee\x1b[31mdle in red\n",
+        b" 10% needle\r100% nothing\n",
+        b"needle",
+    ]
+    whole = b"".join(lines)
+    chunks = [whole[at : at + 1000] for at in range(0, len(whole), 1000)]
+    served.outside.logs.chunks[1, 0] = [*chunks[:1], Gap.of(700), *chunks[1:]]
+    plant(served.store, [running("go"), node("gpu-1"), binding("viewer", "User", "ann", "other")])
+    browser.sign_in()
+    url = "/ui/jobs/default/go/log?q=Needle"
+    note, found = _found_in(browser.page(url))
+    assert note == "3 lines of the whole log have “Needle”. 700 bytes in its middle were not kept."
+    assert found == ["first needle", "needle in red", "needle"]
+    for name, few in (("MOST_LINES", 1), ("MOST_WORK", 3000)):
+        with monkeypatch.context() as patched:
+            patched.setattr(log_search, name, few)
+            parts, at = [], url
+            while at:
+                html = browser.page(at)
+                parts += _found_in(html)[1]
+                assert "this part" in html
+                on = re.search(r'href="([^"]+)">Search on', html)
+                at = on[1].replace("&amp;", "&") if on else ""
+            assert parts == found, name
+    assert _found_in(browser.page("/ui/jobs/default/go/log?q=%3Cb%3E")) == (
+        "No line of the whole log has “<b>”. 700 bytes in its middle were not kept.",
+        [],
+    )
+    assert browser.get("/ui/jobs/default/go/log?q=x&position=-1").code == 400
+    stranger = Browser(served)
+    stranger.sign_in_as(ANN)
+    assert stranger.get(url).code == 403
+
+
+def _found_in(html: str) -> tuple[str, list[str]]:
+    """What a search says, and the lines."""
+    note, _, lines = html.partition('id="log-note"')[2].partition("</p>")
+    divs = re.findall(r"<div>(.*?)</div>", lines.partition('<div class="log"')[2].partition("<p>")[0])
+    return Reader(note.partition(">")[2]).text, [Reader(each).text for each in divs]
 
 
 def test_a_log_ends_for_who_may_not_read_it_any_more(

@@ -1,12 +1,12 @@
-// Shows a job's log as it is written: coloured lines, made safe by the server; follow, find. A browser opens few
-// connections to one server, so no more than three logs are followed at once.
+// Shows a job's log as it is written: coloured lines, made safe by the server; follow, and look through what is here. The
+// server searches all of it. A browser opens few connections to one server, so no more than three logs are followed at once.
 "use strict";
 (() => {
   const panel = document.getElementById("log"), box = document.getElementById("log-lines");
   if (!panel || !box) return;
   const MOST = 5000, SLOTS = 3, SLOWEST = 15000;
   const note = document.getElementById("log-note"), search = document.getElementById("log-search");
-  const follow = document.getElementById("log-follow");
+  const follow = document.getElementById("log-follow"), hint = document.getElementById("log-hint");
   let stream = null, partial = null, failures = 0, over = false, release = null, timer = 0;
 
   function line(pieces) {
@@ -98,8 +98,10 @@
     clearTimeout(timer);
     timer = setTimeout(start, 2000);
   });
-  search.addEventListener("input", () => { for (const each of box.children) fits(each); });
-  search.form.addEventListener("submit", event => { if (document.activeElement === search) event.preventDefault(); });
+  search.addEventListener("input", () => {
+    for (const each of box.children) fits(each);
+    hint.hidden = !search.value;
+  });
   follow.parentElement.hidden = false;
   box.addEventListener("scroll", () => { if (!atEnd() && follow.checked && box.matches(":hover, :focus")) follow.checked = false; else if (atEnd()) follow.checked = true; });
   follow.addEventListener("change", () => { if (follow.checked) box.scrollTop = box.scrollHeight; });

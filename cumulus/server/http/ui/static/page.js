@@ -6,7 +6,15 @@
   const channel = "BroadcastChannel" in window ? new BroadcastChannel("cumulus-ui") : null;
   let dirty = false, asked = 0, timer = 0, pause = LEAST, failures = 0;
 
-  // Times
+  // Times, by the server's clock: the browser's own may be wrong. A clock that nobody sets counts on.
+
+  const [visit] = performance.getEntriesByType("navigation");
+  let ahead = Number(document.documentElement.dataset.now || Date.now()) - (visit ? visit.responseStart : performance.now());
+  function now() { return ahead + performance.now(); }
+  function set(time) {
+    ahead = time - performance.now();
+    tellTimes(document);
+  }
 
   const CLOCK = {dateStyle: "medium", timeStyle: "medium", hourCycle: "h23"};
   const units = [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]];
@@ -20,7 +28,7 @@
     }
   }
   function words(element) {
-    const moment = new Date(element.dateTime), seconds = Math.round((moment - Date.now()) / 1000);
+    const moment = new Date(element.dateTime), seconds = Math.round((moment - now()) / 1000);
     switch (element.dataset.form) {
       case "ago": return seconds > -1 ? "now" : duration(-seconds) + " ago";
       case "in": return seconds < 1 ? "now" : "in " + duration(seconds);
@@ -94,6 +102,7 @@
 
   function hear(message) {
     if (message.lost !== undefined) document.getElementById("connection").hidden = !message.lost;
+    if (message.now) set(message.now);
     if (message.change) deliver(message.change);
     if (message.out) location.reload();
   }
@@ -104,6 +113,7 @@
       failures = 0;
       tell({lost: false, change: {kinds: [], keys: ["*"]}});
     });
+    stream.addEventListener("clock", event => tell({now: JSON.parse(event.data).now}));
     stream.addEventListener("change", event => tell({change: JSON.parse(event.data)}));
     stream.addEventListener("signed-out", () => { stream.close(); tell({out: true}); });
     stream.onerror = () => {

@@ -30,7 +30,7 @@ class LeaseTimeline extends HTMLElement {
     // Moved within the page: all of it is there already.
     if (this.painter) return;
     this.model = Model.empty();
-    this.skew = 0;
+    this._set((Number(document.documentElement.dataset.now) || Date.now()) / 1000);
     this.focused = null;
     this.following = true;
     this.painted = 0;
@@ -56,8 +56,13 @@ class LeaseTimeline extends HTMLElement {
     });
   }
 
+  /** By the server's clock: the browser's own may be wrong. A clock that nobody sets counts on. */
   get now() {
-    return Date.now() / 1000 + this.skew;
+    return this.ahead + performance.now() / 1000;
+  }
+
+  _set(now) {
+    this.ahead = now - performance.now() / 1000;
   }
 
   _build() {
@@ -238,7 +243,7 @@ class LeaseTimeline extends HTMLElement {
   }
 
   _take(model, now) {
-    this.skew = now - Date.now() / 1000;
+    this._set(now);
     this.model = model;
     this.focused = model.again(this.focused);
     this._resize();
