@@ -30,8 +30,10 @@ ANSWER_SECONDS = 5.0
 """A control daemon answers within milliseconds; one that waits for a server that never comes up does not answer."""
 
 _PASSED = ("PATH", "HOME", "LD_LIBRARY_PATH")
+_START_SECONDS = 30.0
+"""Of a machine that is busy, too."""
 _END_SECONDS = 5.0
-_LOCK_SECONDS = 10.0
+_LOCK_SECONDS = _START_SECONDS + _END_SECONDS
 _LOG_BYTES = 2**18
 _STICKY = "client process have a sticky error set"
 _TOLD = "told-to-end"
@@ -165,13 +167,13 @@ class Daemon:
         command = [*_without_haste(), CONTROL, "-d", *users]
         try:
             done = subprocess.run(
-                command, env=self._environment(), timeout=_END_SECONDS, stdin=subprocess.DEVNULL,
+                command, env=self._environment(), timeout=_START_SECONDS, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, start_new_session=True,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ChronosError(f"{CONTROL} did not start: {error}", hint=f"See {self.log}/control.log.") from error
         clock = SystemClock()
-        deadline = clock.monotonic() + _END_SECONDS
+        deadline = clock.monotonic() + _START_SECONDS
         while done.returncode == 0 and not self.answers() and clock.monotonic() < deadline:
             clock.sleep(0.02)
         if done.returncode != 0 or not self.answers():
