@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tests.sim import known, mutants, report
-from tests.sim.check import check, check_schedule
+from tests.sim.check import KINDS, check, check_schedule
 from tests.sim.near import near
-from tests.sim.schedule import generate
 from tests.sim.shrink import shrink
 from tests.sim.simulation import Outcome
 
@@ -37,45 +37,47 @@ def main() -> int:
     parser.add_argument("--mutants", action="store_true", help="plant each known bug, and tell which seed finds it")
     parser.add_argument("--within", type=int, default=5000, help="with --mutants: seeds to try for each (5000)")
     parser.add_argument("--near", metavar="BUG", help="find a schedule near its own in known.py that shows the bug now")
+    parser.add_argument("--kind", choices=KINDS, help="schedules of that kind alone: both, or jobs with --replay")
     given = parser.parse_args()
     if given.replay is not None:
-        return _replay(given.replay, whole=given.whole)
+        return _replay(given.replay, given.kind or "jobs", whole=given.whole)
     if given.near is not None:
         print(near(given.near, given.seeds) or "none was found: try more --seeds")
         return 0
     if given.mutants:
         return _mutants(given.within, given.jobs)
-    return _seeds(range(given.start, given.start + given.seeds), given.jobs)
+    seeds = range(given.start, given.start + given.seeds)
+    return max(_seeds(seeds, kind, given.jobs) for kind in ([given.kind] if given.kind else KINDS))
 
 
-def _seeds(seeds: range, jobs: int) -> int:
+def _seeds(seeds: range, kind: str, jobs: int) -> int:
     began, failed, done = time.monotonic(), 0, 0
-    with _progress("seeds", len(seeds)) as advance, ProcessPoolExecutor(jobs) as pool:
+    with _progress(f"seeds of {kind}", len(seeds)) as advance, ProcessPoolExecutor(jobs) as pool:
         batches = [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
-        for size, bad in pool.map(_batch, batches):
+        for size, bad in pool.map(partial(_batch, kind), batches):
             done += size
             advance(size)
             for outcome in bad:
                 failed += 1
-                _explain(outcome)
+                _explain(outcome, kind)
             if failed >= SHOWN:
                 pool.shutdown(cancel_futures=True)
                 break
     took = time.monotonic() - began
-    print(f"{done} seeds in {took:.0f} s, {done / took:.1f} a second; {failed or 'none'} failed")
+    print(f"{done} seeds of {kind} in {took:.0f} s, {done / took:.1f} a second; {failed or 'none'} failed")
     return 1 if failed else 0
 
 
-def _batch(seeds: Iterable[int]) -> tuple[int, list[Outcome]]:
-    outcomes = [check(seed) for seed in seeds]
+def _batch(kind: str, seeds: Iterable[int]) -> tuple[int, list[Outcome]]:
+    outcomes = [check(seed, kind) for seed in seeds]
     return len(outcomes), [outcome for outcome in outcomes if outcome.violation]
 
 
-def _explain(outcome: Outcome) -> None:
+def _explain(outcome: Outcome, kind: str) -> None:
     """Print a failure: the seed, the least schedule that fails alike, and its timeline."""
-    print(f"\nseed {outcome.seed} fails: {outcome.violation}")
-    print(f"replay it with: python -m tests.sim --replay {outcome.seed}")
-    schedule = generate(outcome.seed)
+    print(f"\nseed {outcome.seed} of {kind} fails: {outcome.violation}")
+    print(f"replay it with: python -m tests.sim --kind {kind} --replay {outcome.seed}")
+    schedule = KINDS[kind](outcome.seed)
     least = shrink(schedule, outcome.violation)
     print(f"shrunk from {len(schedule.actions)} actions and {len(schedule.faults)} faults:")
     for line in report.schedule_lines(least):
@@ -84,12 +86,12 @@ def _explain(outcome: Outcome) -> None:
         print(line)
 
 
-def _replay(seed: int, *, whole: bool) -> int:
-    outcome = check(seed)
+def _replay(seed: int, kind: str, *, whole: bool) -> int:
+    outcome = check(seed, kind)
     if outcome.violation and not whole:
-        _explain(outcome)
+        _explain(outcome, kind)
         return 1
-    for line in report.schedule_lines(generate(seed)):
+    for line in report.schedule_lines(KINDS[kind](seed)):
         print(line)
     for line in report.timeline_lines(outcome):
         print(line)

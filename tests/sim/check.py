@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from tests.sim import sharing
 from tests.sim.rest import TIMELY
 from tests.sim.schedule import Schedule, generate
 from tests.sim.simulation import Outcome, run
 
 
-def check(seed: int) -> Outcome:
+KINDS: dict[str, Callable[[int], Schedule]] = {"jobs": generate, "shared": sharing.generate}
+"""What makes a schedule of a seed: of worlds of jobs alone, and of those that are shared by queues."""
+
+
+def check(seed: int, kind: str = "jobs") -> Outcome:
     """The run with faults; its violation tells also where the two ends differ."""
-    return check_schedule(generate(seed))
+    return check_schedule(KINDS[kind](seed))
 
 
 def check_schedule(schedule: Schedule) -> Outcome:

@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cumulus.chronos.contract import NodeFacts
 from cumulus.controllers.composition import context_maker, declared
 from cumulus.controllers.context import Context
 from cumulus.errors import CumulusError, Expired, Fenced
+from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector, Term
 from cumulus.machinery.runner import Runner
 from cumulus.machinery.workqueue import WorkQueue
 from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.key import Document, Key
+from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Documents, Event, Fence, Page, Query, Write
 from cumulus.store.single import SingleWrites
 from tests.sim.parts import Skewed
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 
 CONTROLLERS = declared()
 
+WITH_TEMPLATES = tuple(each for each in CONTROLLERS if each.name != "source")
+"""Where there are arrays and cron jobs. Nothing in the simulation is a Source."""
+
 THREADS = {"job": 4, "partition": 4, "node": 2}
 """As in the manager: how many reconciles of a loop may be under way at once."""
 
@@ -39,6 +46,25 @@ LOOK_SECONDS = 0.5
 
 TORN = 0.3
 """How likely a late informer gets only the first part of what is new."""
+
+
+class Anybody:
+    """Makes what arrays and cron jobs make, for whoever made those: everybody may."""
+
+    def __init__(self, store: View) -> None:
+        self._store = store
+
+    def commit(
+        self, submitter: Submitter, writes: Sequence[Write], own: Sequence[Write], *, fence: Fence | None,
+        owner: Document | None = None,
+    ) -> Documents:  # fmt: skip
+        made = []
+        for write in writes:
+            assert write.document is not None
+            annotations = (write.document["metadata"].get("annotations") or {}) | submitter.annotations
+            metadata = write.document["metadata"] | {"ownerReferences": [owner], "annotations": annotations}
+            made.append(replace(write, document=write.document | {"metadata": metadata}))
+        return self._store.transact([*made, *own], fence=fence)
 
 
 class Crash(BaseException):
@@ -324,11 +350,17 @@ class Daemon:
         term = self.elector.term
         if term is not None and self.informer.synced and self.informer.cache.revision >= term.revision:
             leases: Mapping[str, Any] = self.sim.leases
-            agents = [NodeAgent(name, leases[name]) for name in leases]
+            shared = self.sim.schedule.shared
+            agents = [
+                NodeAgent(name, leases[name], facts=leases[name].facts if shared else NodeFacts) for name in leases
+            ]
             backend: Any = self.backend
+            nothing: Any = None
+            room = SourceRoom(Anybody(self.store), nothing, nothing, nothing) if shared else None  # type: ignore[arg-type]
             self.term, self._gone, self._lapsed = term, set(), False
             self.loops = begin(
-                self.store, self.informer, CONTROLLERS, context_maker([backend], Agents(self.informer.cache, agents)),
+                self.store, self.informer, WITH_TEMPLATES if shared else CONTROLLERS,
+                context_maker([backend], Agents(self.informer.cache, agents), sources=room),
                 self.clock, term, fenced=lambda: self.elector.depose(term), rng=self.sim.rng,
             )  # fmt: skip
             self.loops.start()

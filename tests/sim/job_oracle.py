@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cumulus.backends.base import State
-from cumulus.store.codec import DELETED
+from cumulus.store.codec import ADDED, DELETED
 from cumulus.testing.backend import _Run
+from tests.sim.maker_oracle import MakerOracle, maker_of
 from tests.sim.parts import failed_itself
+from tests.sim.queue_oracle import QueueOracle
 from tests.sim.truth import Doc, Violation, owner_of, run_name
 
 if TYPE_CHECKING:
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
 class JobOracle:
     """`docs`: (kind, uid) -> the last state of jobs and partitions, deleted ones too, shared with the other oracle."""
 
-    def __init__(self, sim: Simulation, docs: dict[tuple[str, str], Doc]) -> None:
+    def __init__(
+        self, sim: Simulation, docs: dict[tuple[str, str], Doc], makers: MakerOracle, queues: QueueOracle
+    ) -> None:
         self._sim = sim
         self._docs = docs
+        self._makers = makers
+        self._queues = queues
         self.suspended: dict[str, float] = {}
         """uid -> when it was last told, or had just been told, not to run."""
 
@@ -43,6 +49,8 @@ class JobOracle:
             each is not None and (each["spec"].get("suspend") or each["spec"].get("park")) for each in (document, old)
         ):
             self.suspended[uid] = sim.now()
+        if type == ADDED and maker_of(document):
+            self._makers.job_made(document)
         if sim.stack and document["spec"] != sim.model.specs.get(uid):
             raise Violation("lost change", f"{sim.who()} wrote a spec of {name} that nobody asked for")
         if type == DELETED:
@@ -80,6 +88,9 @@ class JobOracle:
         following = status.get("next")
         if following is not None and (following["number"] != numbers[-1] + 1 or following.get("startTime")):
             raise Violation("attempts", f"{name}: attempt {following['number']} is queued after {numbers}")
+        yielded = sum(attempt.get("reason") == "Preempted" for attempt in attempts)
+        if (status.get("preemptions") or 0) != yielded and len(attempts) == status.get("attemptCount", 0):
+            raise Violation("reclaim", f"{name} was preempted {yielded} times, and counts {status.get('preemptions')}")
         known = {attempt["number"]: attempt for attempt in before.get("attempts") or []}
         for attempt in attempts:
             old = known.get(attempt["number"], {})
@@ -107,6 +118,8 @@ class JobOracle:
             raise Violation(
                 "ahead of the truth", f"{name}: Lost, but no workload of attempt {attempt['number']} was lost"
             )
+        if reason == "Preempted":
+            self._queues.attempt_preempted(self._docs["GPUJob", uid], attempt["number"])
         if reason == "Overused" and not any(_overused(run) for run in runs):
             raise Violation("ahead of the truth", f"{name}: Overused, but no workload of the attempt was")
         if reason == "Error":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.sim.schedule import Action, Fault, Program, Schedule
+from tests.sim.sharing import action, job
 
 
 def a_job(name: str, at: float = 0.0, *, program: Program | None = None, **fields: object) -> Action:
@@ -201,6 +202,159 @@ BACK_WHILE_TAKEN = replace(
 )
 """A job is parked and brought back: its share is asked for first."""
 
+def shared(*parts: Action | Fault, daemons: int = 1, devices: int = 1, parking: float = 0.5, seed: int = 0) -> Schedule:
+    return replace(
+        a_schedule(*parts, daemons=daemons, seed=seed), devices=devices, parking_seconds=parking, device_gib=1, shared=True,
+    )  # fmt: skip
+
+
+TWO_QUEUES = (
+    action(0.0, "queue", "qa", quota=[{"devices": 1.0}], minRuntime="5s"),
+    action(0.0, "queue", "qb", minRuntime="5s"),
+)
+
+BORROWED = shared(
+    *TWO_QUEUES,
+    job("borrows", 0.1, Program(seconds=30.0, stop_seconds=2.0), queue="qb", checkpoint=True, replicas=2, memory="0.5"),
+    job("owns", 8.0, Program(seconds=3.0), queue="qa"),
+)
+"""A gang borrows a device, and gives it back after a checkpoint."""
+
+PARKED_FOR_ANOTHER = shared(
+    action(0.0, "queue", "qa", quota=[{"devices": 1.0}], minRuntime="20s"),
+    action(0.0, "queue", "qb", minRuntime="20s"),
+    job("borrows", 0.1, Program(seconds=30.0, stop_seconds=2.0), queue="qb", checkpoint=True),
+    job("owns", 2.0, Program(seconds=30.0), queue="qa"),
+)
+"""A job that borrows is parked in time, and comes back."""
+
+BORROWED_BY_WHO_STAYS = shared(
+    *TWO_QUEUES,
+    job("borrows", 0.1, Program(seconds=20.0), queue="qb", replicas=2, memory="0.5"),
+    job("owns", 2.0, Program(seconds=3.0), queue="qa"),
+)
+"""A job that keeps nothing keeps its share."""
+
+OWNER_GIVES_UP = shared(
+    *TWO_QUEUES,
+    job("borrows", 0.1, Program(seconds=20.0, stop_seconds=3.5), queue="qb", checkpoint=True, replicas=2, memory="0.5"),
+    job("owns", 8.0, Program(seconds=3.0), queue="qa"),
+    action(9.0, "delete", "owns"),
+)
+"""Who came for its share goes away when the other one was asked to end already."""
+
+BOTH_SURE = shared(
+    action(0.0, "queue", "qa", quota=[{"devices": 1.0}], minRuntime="1s"),
+    action(0.0, "queue", "qb", quota=[{"devices": 1.0}], minRuntime="1s"),
+    job("own", 0.1, Program(seconds=20.0), queue="qb", kill=True, replicas=2, memory="0.5"),
+    job("also", 5.0, Program(seconds=3.0), queue="qa"),
+)
+"""More is promised in quotas than there is: nobody takes what another is sure of."""
+
+YIELDED_ONCE = shared(
+    action(0.0, "queue", "qa", quota=[{"devices": 1.0}], minRuntime="5s"),
+    action(0.0, "queue", "qb", minRuntime="5s"),
+    action(0.0, "queue", "qc", quota=[{"devices": 1.0}], minRuntime="5s"),
+    *(
+        job(name, 0.1 + n / 10, Program(seconds=60.0), queue=queue, kill=True, memory="0.5")
+        for n, (name, queue) in enumerate((("y0", "qc"), ("z0", "qb"), ("y1", "qc"), ("z1", "qb")))
+    ),
+    job("yields", 1.0, Program(seconds=5.0), queue="qc", kill=True),
+    job("owns", 8.0, Program(seconds=60.0), queue="qa"),
+    action(14.0, "delete", "y0"),
+    action(14.0, "delete", "y1"),
+    devices=3,
+)
+"""A job that had to yield waits, whoever else borrows."""
+
+LIMITED = shared(
+    action(0.0, "queue", "qa", limit=[{"devices": 0.5}]),
+    *(job(f"j{n}", 0.1, Program(seconds=3.0), queue="qa", memory="0.5") for n in range(2)),
+)
+"""A queue may hold half a device, and two jobs of it wait."""
+
+HELD_FOR_ANN = shared(
+    action(0.0, "reserve", "r0", start=30.0, duration="20s", devices=1, **{"for": {"users": ("ann",)}}),
+    job("bobs", 5.0, Program(seconds=3.0), user="bob"),
+    job("anns", 6.0, Program(seconds=3.0), user="ann"),
+)
+"""A device is held for one user: another one's job waits until that is over."""
+
+RENEWED_UNTIL_HELD = shared(
+    action(0.0, "reserve", "r0", start=100.0, duration="20s", devices=1, **{"for": {"users": ("ann",)}}),
+    action(1.0, "partition", "p0", memory="0.5", duration=40.0, maximum=300.0),
+)
+"""A lease that is renewed while nobody waits ends before its device is held for others."""
+
+PROMISED = shared(
+    action(0.0, "queue", "qa"),
+    job("runs", 0.1, Program(kind="forever"), queue="qa", duration=60.0, memory="0.5", user="ann"),
+    job("large", 1.0, Program(seconds=2.0), queue="qa", user="ann"),
+    *(job(f"b{n}", 3.0 + n, Program(kind="forever"), queue="qa", duration=60.0, memory="0.5", user="bob") for n in range(3)),
+)
+"""A large job is promised a start; small ones do not keep it from it."""
+
+HELD_MEANWHILE = shared(
+    action(0.0, "queue", "qa", quota=[{"devices": 1.0}], minRuntime="1s"),
+    action(0.0, "queue", "qb"),
+    job("runs", 0.1, Program(seconds=40.0), queue="qb", duration=100.0),
+    job("waits", 1.0, Program(seconds=2.0), queue="qb"),
+    action(10.0, "reserve", "r0", start=60.0, duration="300s", devices=1),
+    action(20.0, "delete", "r0"),
+)
+"""A device is held for nobody, so that a promise has to move, and people are told."""
+
+SWEEP = shared(
+    action(
+        0.1, "array", "a0", Program(seconds=1.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0, replicas=1,
+        memory="0.5", indexes="0-3", parallelism=1, kept=0, user="ann",
+    ),
+)  # fmt: skip
+"""An array of one job at a time, of which none is kept."""
+
+DROPPED = shared(
+    action(
+        0.1, "array", "a0", Program(seconds=5.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0, replicas=1,
+        memory="0.5", indexes="0-3", parallelism=2, kept=100, user="ann",
+    ),
+    action(2.0, "drop", "a0", job="a0-1"),
+)  # fmt: skip
+"""A job of an array is deleted while it runs: its index has failed."""
+
+FAILING_SWEEP = replace(
+    SWEEP, actions=tuple(replace(each, program=Program(kind="fails", fails=1, seconds=1.0)) for each in SWEEP.actions)
+)
+"""An array of which every job fails."""
+
+
+def by_a_schedule(policy: str, seconds: float, *parts: Action | Fault) -> Schedule:
+    return shared(
+        action(
+            1.0, "cron", "c0", Program(seconds=seconds), backoff="1s", count=1, duration=600.0, limit=0, priority=0,
+            replicas=1, memory="0.25", minutes=(1, 2), policy=policy, user="ann",
+        ),
+        *parts,
+    )  # fmt: skip
+
+
+IN_TURN = shared(
+    action(0.0, "queue", "qa", turns={"length": "10s"}),
+    job("long", 0.1, Program(seconds=150.0), queue="qa"),
+    job("short", 1.0, Program(seconds=10.0), queue="qa"),
+)
+"""Two jobs take turns on one device; the first turn is as long as it is guessed that moves are worth."""
+
+ALONE = shared(
+    action(0.0, "queue", "qa", turns={"length": "10s"}),
+    job("long", 0.1, Program(seconds=200.0), queue="qa"),
+)
+"""A job has a device for itself."""
+
+IDLE_BEFORE = shared(
+    job("first", 80.0, Program(seconds=30.0), memory="0.5", idle="Release", idle_after=20.0),
+)
+"""A device did nothing for a while before a job came, and then works."""
+
 FOUND: dict[str, tuple[Schedule, str]] = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
     "absence-from-the-cache": (STALE_SWEEP, "harm"),
@@ -221,5 +375,33 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "never-back": (BACK_WHILE_TAKEN, "not at rest"),
     "parked-holds": (PARKED_AND_BACK, "not at rest"),
     "leftovers-not-removed": (LEFT_BY_A_SUSPENDED, "not at rest"),
+    "limit-not-held": (LIMITED, "limit"),
+    "taken-from-its-own": (BOTH_SURE, "reclaim"),
+    "taken-at-once": (PARKED_FOR_ANOTHER, "reclaim"),
+    "taken-from-who-keeps-nothing": (BORROWED_BY_WHO_STAYS, "reclaim"),
+    "taken-without-a-save": (BORROWED, "reclaim"),
+    "taken-back-twice": (BORROWED, "reclaim"),
+    "spared-too-late": (OWNER_GIVES_UP, "reclaim"),
+    "yields-and-takes": (YIELDED_ONCE, "reclaim"),
+    "mark-outlives-parking": (PARKED_FOR_ANOTHER, "harm"),
+    "yielding-not-counted": (BORROWED, "reclaim"),
+    "reserved-for-all": (HELD_FOR_ANN, "reserved"),
+    "renewed-into-a-reservation": (RENEWED_UNTIL_HELD, "reserved"),
+    "promise-not-kept": (PROMISED, "promise"),
+    "moved-in-silence": (HELD_MEANWHILE, "promise"),
+    "forgotten-index-runs-again": (SWEEP, "made twice"),
+    "deleted-index-runs-again": (DROPPED, "made twice"),
+    "more-than-parallelism": (DROPPED, "array"),
+    "failures-counted-as-success": (FAILING_SWEEP, "array"),
+    "cron-in-two-transactions": (
+        by_a_schedule("Allow", 2.0, Fault(119.0, "crash", call="store.write status GPUCronJob", when="after", seconds=1.0)),
+        "not at rest",
+    ),
+    "cron-forbids-nothing": (by_a_schedule("Forbid", 70.0), "cron"),
+    "cron-replaces-nothing": (by_a_schedule("Replace", 70.0), "cron"),
+    "turn-at-once": (IN_TURN, "turn"),
+    "turn-for-nobody": (ALONE, "turn"),
+    "idle-before-it-came": (IDLE_BEFORE, "harm"),
+    "parked-for-ever": (PARKED_FOR_ANOTHER, "not at rest"),
 }
 """By the bug: a schedule that shows it, and the oracle that sees it. Chance takes hundreds of seeds to find these."""

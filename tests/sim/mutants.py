@@ -13,16 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cumulus.controllers.array import plan as array_plan
+from cumulus.controllers.binding import promised
+from cumulus.controllers.cron import controller as cron
+from cumulus.controllers.cron import plan as cron_plan
 from cumulus.controllers.gc import controller
 from cumulus.controllers.job import controller as job
-from cumulus.controllers.job import objects, plan
+from cumulus.controllers.job import objects, parking, plan
 from cumulus.controllers.job import outcome as job_outcome
 from cumulus.controllers.job import view as job_view
 from cumulus.controllers.partition import controller as partition
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.machinery.informer import Informer
 from cumulus.machinery.leader import Elector
-from cumulus.scheduling import claim
+from cumulus.resources import job_partitions
+from cumulus.scheduling import claim, fair, promises, quota, reclaim, windows
 from cumulus.store import rules
 from cumulus.testing.backend import FakeBackend
 from cumulus.testing.leases import FakeLeases
@@ -38,6 +43,8 @@ class Mutant:
     function: Callable[..., Any]
     old: str
     new: str
+    kind: str = "jobs"
+    """Of the schedules that show it."""
 
 
 MUTANTS = (
@@ -217,6 +224,112 @@ MUTANTS = (
         "self._clock.monotonic() + ends_in",
         "self._clock.monotonic() + ends_in + 15",
     ),
+    Mutant(
+        "limit-not-held", "a queue that holds all that it may gets more",
+        fair._Limits._over, "if most <= left:", "if True:", kind="shared",
+    ),
+    Mutant(
+        "taken-from-its-own", "a queue has to give up what it is sure of",
+        quota._Lent._can_spare, "return all(", "return True or all(", kind="shared",
+    ),
+    Mutant(
+        "taken-at-once", "a job keeps what it borrows for no time at all",
+        quota._Lent._lender, "hold.since + least for hold", "hold.since for hold", kind="shared",
+    ),
+    Mutant(
+        "taken-from-who-keeps-nothing", "a job yields that keeps no checkpoint and did not say Kill",
+        job_partitions.preemptible, "if job.spec.preemptible is Preemptible.KILL else None", "", kind="shared",
+    ),
+    Mutant(
+        "taken-without-a-save", "a job whose share is taken back gets no time to save",
+        plan._stopping, "_stop_grace(view, shares_of(held, r))",
+        "(0.0 if cause.reason == 'Preempted' else _stop_grace(view, shares_of(held, r)))", kind="shared",
+    ),
+    Mutant(
+        "taken-back-twice", "a share that is taken back is taken back again",
+        claim._returning, "None if said is None else Returning(datetime.fromisoformat(said.at), said.gang)", "None",
+        kind="shared",
+    ),
+    Mutant(
+        "spared-too-late", "a job that was asked to end already is told that it keeps its share",
+        reclaim.spared, " or hold.returning.at <= snapshot.now", "", kind="shared",
+    ),
+    Mutant(
+        "yields-and-takes", "a job that had to yield has others yield for it",
+        quota._Lent.within, "gang.yielded or ", "", kind="shared",
+    ),
+    Mutant(
+        "mark-outlives-parking", "a job that was parked for another queue's is ended for it, too",
+        partition_plan._parked, '"reclaim": None,', "", kind="shared",
+    ),
+    Mutant(
+        "yielding-not-counted", "a job that had to yield does not know of it",
+        job_outcome.end_attempt, "(status.preemptions or 0) + 1", "status.preemptions", kind="shared",
+    ),
+    Mutant(
+        "reserved-for-all", "devices that are held for some are free for everybody",
+        windows.Windows.of, "if window.admits(*place)", "if True", kind="shared",
+    ),
+    Mutant(
+        "renewed-into-a-reservation", "a lease is renewed into a time for which its device is held",
+        partition.PartitionReconciler._renew, "seconds if free is None else min(seconds, free)", "seconds",
+        kind="shared",
+    ),
+    Mutant(
+        "promise-not-kept", "the seats of a promise are not put aside",
+        promises.Promises._keep_in_time, "return any(", "return True or any(", kind="shared",
+    ),
+    Mutant(
+        "moved-in-silence", "nobody is told that a promise moved later",
+        promised.tell_of_late, "if one.cause is None:", "if True:", kind="shared",
+    ),
+    Mutant(
+        "forgotten-index-runs-again", "an index whose job is not kept is taken for one that had none",
+        array_plan.plan, "map(set, recorded)", "(set(), set())", kind="shared",
+    ),
+    Mutant(
+        "deleted-index-runs-again", "an index whose job was deleted is taken for one that had none",
+        array_plan.plan, "failed |= index_ranges.parse(old.active) - jobs.keys()", "pass", kind="shared",
+    ),
+    Mutant(
+        "more-than-parallelism", "an array makes so many jobs each time, whatever runs",
+        array_plan.plan, "spec.parallelism - len(active)", "spec.parallelism", kind="shared",
+    ),
+    Mutant(
+        "failures-counted-as-success", "an array counts each job that is over as one that succeeded",
+        array_plan.plan, "succeeded if how is JobPhase.SUCCEEDED else failed if how.finished else active",
+        "succeeded if how.finished else active", kind="shared",
+    ),
+    Mutant(
+        "cron-in-two-transactions", "that a job was made is written first, the job is made in the next transaction",
+        cron.CronReconciler._make, '    own.append(Write("status", cron.replace(status=wanted.status).to_json()))\n',
+        "    write_status(self._client, cron.replace(status=wanted.status))\n", kind="shared",
+    ),
+    Mutant(
+        "cron-forbids-nothing", "a job by a schedule is made though an earlier one goes on",
+        cron_plan.plan, "if live and spec.concurrency_policy is ConcurrencyPolicy.FORBID:", "if False:", kind="shared",
+    ),
+    Mutant(
+        "cron-replaces-nothing", "a job by a schedule leaves the one that it replaces",
+        cron_plan.plan, "if spec.concurrency_policy is ConcurrencyPolicy.REPLACE:", "if False:", kind="shared",
+    ),
+    Mutant(
+        "turn-at-once", "a turn is over as soon as somebody waits",
+        job.JobReconciler._turn, "had >= length and ", "", kind="shared",
+    ),
+    Mutant(
+        "turn-for-nobody", "a turn is over though nobody waits",
+        job.JobReconciler._turn, "had >= length and waited_for(self._reader, partition, now)", "had >= length",
+        kind="shared",
+    ),
+    Mutant(
+        "idle-before-it-came", "a job is idle for as long as its GPU was before it had it",
+        parking.idle_for, "max(view.idle_since, *begun)", "view.idle_since", kind="shared",
+    ),
+    Mutant(
+        "parked-for-ever", "a program that was parked since its turn was over does not come back",
+        parking._stays, "if park is None or _held(job):", "if True:", kind="shared",
+    ),
 )  # fmt: skip
 
 
@@ -252,9 +365,10 @@ def hunt(name: str, within: int) -> Outcome | None:
 
     A seed that fails without the mutant too finds something else, and does not count.
     """
+    mutant = named(name)
     for seed in range(within):
-        with planted(named(name)):
-            outcome = check(seed)
-        if outcome.violation and not check(seed).violation:
+        with planted(mutant):
+            outcome = check(seed, mutant.kind)
+        if outcome.violation and not check(seed, mutant.kind).violation:
             return outcome
     return None

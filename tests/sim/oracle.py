@@ -18,7 +18,9 @@ from cumulus.store.codec import ADDED, DELETED, Row, decode
 from cumulus.testing.backend import _Run
 from tests.sim.job_oracle import JobOracle
 from tests.sim.parts import SimLeases
-from tests.sim.truth import Doc, Violation, owner_of, phase_of, run_name, state_of, why_of
+from tests.sim.maker_oracle import MakerOracle
+from tests.sim.queue_oracle import QueueOracle
+from tests.sim.truth import Doc, Violation, clocks_wrong, moment, owner_of, phase_of, run_name, state_of, why_of
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
@@ -59,7 +61,9 @@ class Oracle:
         self._live: dict[str, _Granted] = {}
         self._docs: dict[tuple[str, str], Doc] = {}
         """(kind, uid) -> the last state of jobs and partitions, deleted ones too."""
-        self._jobs = JobOracle(sim, self._docs)
+        self.makers = MakerOracle(sim, self._docs)
+        self._queues = QueueOracle(sim, self._docs)
+        self._jobs = JobOracle(sim, self._docs, self.makers, self._queues)
         self._parts: defaultdict[tuple[str, str], dict[str, Doc]] = defaultdict(dict)
         """(job's uid, attempt) -> partition's uid -> its last state."""
         self._told: set[tuple[str, str]] = set()
@@ -84,12 +88,18 @@ class Oracle:
                 raise Violation("fencing", f"{sim.who()} wrote {row.key} without a fence")
             if kind == "Event":
                 self._told.add((document["involvedObject"]["uid"], document["reason"]))
+                self._queues.told(document)
             elif kind == "GPUJob":
                 self._jobs.committed(row.type, document)
             elif kind == "GPUPartition":
                 self._partition(row.type, document, bound)
             elif kind == "Lease":
                 self._leadership(document)
+            elif kind in ("Queue", "Reservation"):
+                self._queues.committed(row.type, document)
+            elif kind in ("GPUJobArray", "GPUCronJob"):
+                self.makers.committed(row.type, document)
+        self.makers.all_committed()
         for row in rows:
             self._check_told(decode(row.document))
         for row in {row.key: row for row in rows if row.key.kind == "GPUJob" and row.type != DELETED}.values():
@@ -135,6 +145,7 @@ class Oracle:
     def renewed(self, node: SimLeases, id: str, ends: float) -> None:
         self._leases[id].ends = ends
         self._sim.note(f"{node.name} renews {self._lease_name(id)}")
+        self._queues.renewed(id, ends)
 
     def began(self, node: SimLeases, id: str, ends: float) -> None:
         self._leases[id].ends = ends
@@ -153,7 +164,7 @@ class Oracle:
         sim.note(f"{run_name(run)} is asked to end")
         if run.ends() < sim.clock.monotonic() or self._interrupted() or not self._is_live(work.job_uid, work.attempt):
             return
-        if self._jobs.is_suspended(work.job_uid):
+        if self._jobs.is_suspended(work.job_uid) or self._queues.may_be_released(work.job_uid):
             return
         asked = self._jobs.suspended.get(work.job_uid, -1.0)
         gang = self._parts[work.job_uid, str(work.attempt)]
@@ -202,6 +213,7 @@ class Oracle:
                 raise Violation("lease outlives its end", f"{self._lease_name(id)} ended {now - found.ends:.1f} s ago")
         self._check_gangs()
         self._check_parked(now)
+        self._queues.time_passed(now)
         if now >= self._next_look:
             self._next_look = now + 5.0
             self._check_leaks(now)
@@ -226,6 +238,8 @@ class Oracle:
         job = self._docs["GPUJob", owner]
         if job.get("gone"):
             return False
+        if self._taken_back(document):
+            return False
         number = int(document["metadata"]["labels"]["cumulus.dev/attempt"])
         status = job.get("status") or {}
         if (status.get("next") or {}).get("number") == number:
@@ -233,16 +247,20 @@ class Oracle:
         attempts = status.get("attempts") or []
         return bool(attempts) and attempts[-1]["number"] == number and not attempts[-1].get("endTime")
 
+    def _taken_back(self, document: Doc) -> bool:
+        """Whether its share goes back to another queue by now, or may seem to by a wrong clock. One that is parked for
+        it has done so already, and stays."""
+        taken = document["status"].get("reclaim")
+        parked = phase_of(document) in ("Parked", "Unparking")
+        return taken is not None and not parked and moment(taken["at"], self._sim) <= self._sim.now() + clocks_wrong(self._sim)
+
     def _over(self, uid: str) -> bool:
         """Whether the lease's time is over, or may seem so by a wrong clock."""
         found, sim = self._leases.get(uid), self._sim
         if found is None:
             return True
         lease = found.node.held(uid)
-        wrong = 2 * max(abs(skew) for skew in sim.schedule.skews) + sum(
-            abs(f.amount) for f in sim.schedule.faults if f.kind == "jump"
-        )
-        return lease is None or lease.state is not LeaseState.ACTIVE or found.ends - sim.now() < wrong
+        return lease is None or lease.state is not LeaseState.ACTIVE or found.ends - sim.now() < clocks_wrong(sim)
 
     def _is_live(self, job_uid: str, attempt: int) -> bool:
         """Whether that attempt of the job is the one that is to run."""
@@ -274,6 +292,10 @@ class Oracle:
                 wrong[f"{name} is {phase}, but its lease is {lease.state}"] = name
             elif lease.state is LeaseState.PARKED and mine and said in ("Running", "Scheduled"):
                 wrong[f"{name} is parked, and its job is said to run"] = name
+            if lease.state is LeaseState.PARKED and any(
+                not run.parked for run in self._sim.backend.alive(owner_of(document)) if run.workload.leases[0].id == lease.id
+            ):
+                raise Violation("parked", f"{name} is parked, and its program runs")
         self._misled = {text: self._misled.get(text, now) for text in wrong}
         for text, since in self._misled.items():
             if now - max(since, self._sim.disturbed_until) > PARKED_SECONDS + self._backed_off():
@@ -374,6 +396,7 @@ class Oracle:
         if owner:
             self._parts[owner, attempt][uid] = document
         phase, before = phase_of(document), phase_of(old) if old is not None else "Pending"
+        self._queues.partition(type, old, document)
         if type == ADDED:
             sim.note(f"{name} is made")
         elif type == DELETED:

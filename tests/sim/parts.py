@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cumulus.admission import door
 from cumulus.backends.base import Observed, Workload
-from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.contract import EndReason, Figures, Lease, LeaseRequest, LeaseState, NodeFacts
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from cumulus.store.base import Documents, Event, Fence, Retention, Write
@@ -68,12 +68,33 @@ class SimLeases(FakeLeases):
     """One node's ledger."""
 
     def __init__(self, sim: Simulation, name: str, devices: int, clock: Skewed) -> None:
-        super().__init__([fake_device(index) for index in range(devices)], clock)
+        size = sim.schedule.device_gib * 2**30
+        super().__init__([fake_device(index, memory_bytes=size) for index in range(devices)], clock)
         self.parking_seconds = sim.schedule.parking_seconds
         self.clock = clock
         self.name = name
         self._sim = sim
         self.faults.hook = lambda call, subject, when: sim.call(f"chronos.{call}", f"{name} {subject}", when)
+        self.busy_at: dict[int, float] = {}
+        """Device -> when it had work last, in seconds since the run began."""
+
+    def facts(self) -> NodeFacts:
+        """What it says of how its devices are, where that matters."""
+        self.look()
+        now = self._sim.now()
+        return NodeFacts(
+            figures={
+                device.id: Figures(busy=1000 if self.busy_at.get(index, 0.0) == now else 0)
+                for index, device in self._devices.items()
+            }
+        )
+
+    def look(self) -> None:
+        """Note which devices have work now."""
+        now = self._sim.now()
+        for run in self._sim.backend.all_alive():
+            if run.workload.node == self.name and works(run, self._sim):
+                self.busy_at |= {ref.device: now for ref in run.workload.leases}
 
     def _granted(self, request: LeaseRequest) -> _Held:
         held = super()._granted(request)
@@ -104,7 +125,7 @@ class SimLeases(FakeLeases):
             self._sim.oracle.renewed(self, held.lease.id, held.ends - self._sim.started_at)
 
     def _end(self, held: _Held, at: float, reason: EndReason) -> None:
-        wanted = held.lease.state is LeaseState.ACTIVE and reason is EndReason.RELEASED
+        wanted = held.lease.state.goes_on and reason is EndReason.RELEASED
         super()._end(held, at, reason)
         self._sim.backend.changed = True
         if wanted:
@@ -214,6 +235,12 @@ class SimBackend(FakeBackend):
             seconds=seconds, exit_code=code, stop_seconds=program.stop_seconds, start_seconds=program.start_seconds,
             refused="it can never be started" if program.kind == "refused" else "",
         )  # fmt: skip
+
+
+def works(run: _Run, sim: Simulation) -> bool:
+    """Whether its GPU has work from it now."""
+    busy = sim.programs[run.workload.command[0]].busy_seconds
+    return not run.parked and sim.clock.monotonic() - run.began - run._paused < busy
 
 
 def failed_itself(run: _Run) -> bool:

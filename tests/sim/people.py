@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cumulus.chronos.contract import LeaseRequest
+from cumulus.clock import timestamp
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError
+from cumulus.resources.annotations import UNPARK_REQUESTED
+from cumulus.resources.cron_job import GPUCronJob, GPUCronJobSpec, JobTemplate, TemplateMeta
 from cumulus.resources.job import GPU, GPUJob, GPUJobSpec, RetryPolicy
+from cumulus.resources.job_array import GPUJobArray, GPUJobArraySpec
 from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.meta import ObjectMeta, Resource
 from cumulus.resources.node import GPUNode
+from cumulus.resources.parking import Idle
 from cumulus.resources.partition import GPUPartition, GPUPartitionSpec, Renewal
+from cumulus.resources.preemption import Preemptible
+from cumulus.resources.queue import Queue, QueueSpec
+from cumulus.resources.reservation import Reservation, ReservationSpec
+from cumulus.resources.submitter import QUEUE, SUBMITTER
 from cumulus.store.client import Client
 from tests.sim.schedule import GRACE, Action, Program
 
@@ -41,6 +51,14 @@ class Model:
         self.jobs: dict[str, Wanted] = {}
         """The jobs that were made and not deleted, by name."""
         self.partitions: dict[str, Wanted] = {}
+        self.arrays: dict[str, Wanted] = {}
+        self.crons: dict[str, Wanted] = {}
+        self._others: dict[str, type[Resource]] = {}
+        """What is neither a job nor a partition, by name."""
+        self.minutes: dict[str, list[int]] = {}
+        """uid of a cron job -> the minutes, since 1970, at which a job of it is due."""
+        self.dropped: set[str] = set()
+        """uids of jobs of arrays that people deleted."""
         self.specs: dict[str, dict[str, Any]] = {}
         """uid -> spec, of everything that people ever made."""
         self.foreign = 0
@@ -78,21 +96,11 @@ class Model:
         assert action.program is not None
         command = f"program-{len(self._sim.programs)}"
         self._sim.programs[command] = action.program
-        spec: dict[str, Any] = {
-            "command": (command,),
-            "gpu": GPU(memory=fields["memory"], duration=f"{fields['duration']}s", count=fields["count"]),
-            "replicas": fields["replicas"],
-            "priority": fields["priority"],
-            "retry": RetryPolicy(limit=fields["limit"], backoff=fields["backoff"]),
-            "suspend": fields.get("suspend", False),
-            "ttl_after_finished": fields.get("ttl"),
-        }
-        grace = f"{GRACE:g}s"
-        if fields.get("checkpoint"):
-            ends = "Park" if fields.get("parks") else "Requeue"
-            spec["checkpoint"] = Checkpoint(path="/c", grace_period=grace, on_expiry=ends)
-        meta = ObjectMeta(name=action.name, namespace=NAMESPACE, labels={"made-by": "people"})
-        made = self._client.create(GPUJob(metadata=meta, spec=GPUJobSpec(**spec)))
+        spec = GPUJobSpec(**_job_fields(command, fields))
+        meta = ObjectMeta(
+            name=action.name, namespace=NAMESPACE, labels={"made-by": "people"}, annotations=_by(fields),
+        )  # fmt: skip
+        made = self._client.create(GPUJob(metadata=meta, spec=spec))
         self.jobs[action.name] = self._wanted(made, action.program)
         return str(dict(action.fields))
 
@@ -117,9 +125,79 @@ class Model:
 
     def _delete(self, action: Action, fields: dict[str, Any]) -> str:
         model: type[Resource] = GPUJob if action.name in self.jobs else GPUPartition
-        found = self._client.get(model, NAMESPACE, action.name)
+        model = self._others.get(action.name, model)
+        found = self._client.get(model, NAMESPACE if model.NAMESPACED else "", action.name)
         self._client.delete(found)
-        (self.jobs if model is GPUJob else self.partitions).pop(action.name, None)
+        for wanted in (self.jobs, self.partitions, self.arrays, self.crons):
+            wanted.pop(action.name, None)
+        return ""
+
+    def _queue(self, action: Action, fields: dict[str, Any]) -> str:
+        self._client.create(Queue(metadata=ObjectMeta(name=action.name), spec=QueueSpec.model_validate(fields)))
+        return str(fields)
+
+    def _reserve(self, action: Action, fields: dict[str, Any]) -> str:
+        self._others[action.name] = Reservation
+        start = timestamp(datetime.fromtimestamp(self._sim.epoch + fields["start"], UTC))
+        spec = ReservationSpec.model_validate(fields | {"start": start})
+        self._client.create(Reservation(metadata=ObjectMeta(name=action.name), spec=spec))
+        return str(fields)
+
+    def _array(self, action: Action, fields: dict[str, Any]) -> str:
+        self._others[action.name] = GPUJobArray
+        spec = GPUJobArraySpec(
+            indexes=fields["indexes"], parallelism=fields["parallelism"], job_template=self._template(action, fields),
+            successful_jobs_history_limit=fields["kept"], failed_jobs_history_limit=fields["kept"],
+        )  # fmt: skip
+        meta = ObjectMeta(name=action.name, namespace=NAMESPACE, annotations=_by(fields))
+        made = self._client.create(GPUJobArray(metadata=meta, spec=spec))
+        self.arrays[action.name] = self._wanted(made, action.program)
+        return str(fields)
+
+    def _cron(self, action: Action, fields: dict[str, Any]) -> str:
+        """Due at the full minutes that are given, in minutes since the run began."""
+        self._others[action.name] = GPUCronJob
+        spec = GPUCronJobSpec(
+            schedule=f"{','.join(map(str, fields['minutes']))} 0 1 1 *", concurrency_policy=fields["policy"],
+            starting_deadline_seconds=fields.get("deadline"), job_template=self._template(action, fields),
+        )  # fmt: skip
+        meta = ObjectMeta(name=action.name, namespace=NAMESPACE, annotations=_by(fields))
+        made = self._client.create(GPUCronJob(metadata=meta, spec=spec))
+        self.crons[action.name] = self._wanted(made, action.program)
+        self.minutes[made.uid] = [int(self._sim.epoch) // 60 + minute for minute in fields["minutes"]]
+        return str(fields)
+
+    def _template(self, action: Action, fields: dict[str, Any]) -> JobTemplate:
+        assert action.program is not None
+        command = f"program-{len(self._sim.programs)}"
+        self._sim.programs[command] = action.program
+        metadata = TemplateMeta(annotations=_by(fields))
+        return JobTemplate(metadata=metadata, spec=GPUJobSpec(**_job_fields(command, fields)))
+
+    def _adjust(self, action: Action, fields: dict[str, Any]) -> str:
+        """Change an array or a cron job."""
+        made = self._client.get(self._others[action.name], NAMESPACE, action.name)
+        if made.deleting:
+            return "is being deleted"
+        spec = made.spec.model_copy(update=fields)  # type: ignore[attr-defined]
+        made = self._client.update(made.replace(spec=spec))
+        wanted = self.arrays.get(action.name) or self.crons.get(action.name)
+        if wanted is not None:
+            wanted.spec = _spec(made)
+        return str(fields)
+
+    def _drop(self, action: Action, fields: dict[str, Any]) -> str:
+        """Delete a job that an array has made."""
+        job = self._client.get(GPUJob, NAMESPACE, fields["job"])
+        self._client.delete(job)
+        self.dropped.add(job.uid)
+        return str(fields["job"])
+
+    def _unpark(self, action: Action, fields: dict[str, Any]) -> str:
+        """Ask for a job that was parked without being asked."""
+        job = self._client.get(GPUJob, NAMESPACE, action.name)
+        annotations = job.metadata.annotations | {UNPARK_REQUESTED: str(action.at)}
+        self._client.update(job.replace(metadata=job.metadata.model_copy(update={"annotations": annotations})))
         return ""
 
     def _release(self, action: Action, fields: dict[str, Any]) -> str:
@@ -182,6 +260,32 @@ class Model:
     def _wanted(self, made: Resource, program: Program | None = None) -> Wanted:
         self.specs[made.uid] = _spec(made)
         return Wanted(made.uid, self.specs[made.uid], program)
+
+
+def _by(fields: dict[str, Any]) -> dict[str, str]:
+    """The annotations by which the service says who made an object, and in which queue it waits."""
+    found = {SUBMITTER: fields.get("user"), QUEUE: fields.get("queue")}
+    return {name: value for name, value in found.items() if value}
+
+
+def _job_fields(command: str, fields: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "command": (command,),
+        "gpu": GPU(memory=fields["memory"], duration=f"{fields['duration']}s", count=fields["count"]),
+        "replicas": fields["replicas"],
+        "priority": fields["priority"],
+        "retry": RetryPolicy(limit=fields["limit"], backoff=fields["backoff"]),
+        "suspend": fields.get("suspend", False),
+        "ttl_after_finished": fields.get("ttl"),
+    }
+    if fields.get("checkpoint"):
+        ends = "Park" if fields.get("parks") else "Requeue"
+        spec["checkpoint"] = Checkpoint(path="/c", grace_period=f"{GRACE:g}s", on_expiry=ends)
+    if fields.get("kill"):
+        spec["preemptible"] = Preemptible.KILL
+    if "idle" in fields:
+        spec["idle"] = Idle(after=f"{fields['idle_after']:g}s", action=fields["idle"])
+    return spec
 
 
 def _spec(made: Resource) -> dict[str, Any]:

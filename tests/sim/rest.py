@@ -10,6 +10,8 @@ from cumulus.resources.meta import is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.store.client import Client
+from tests.sim import rest_of_makers
+from tests.sim.maker_oracle import maker_of
 from tests.sim.people import Wanted
 from tests.sim.truth import Violation
 
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 1.0
 
-TIMELY = "depends on time"
-"""The end of a job that is one or another, depending on when things were done."""
+TIMELY = rest_of_makers.TIMELY
 
 
 class Rest:
@@ -56,7 +57,12 @@ class Rest:
         partitions = self._client.list(GPUPartition)
         for name, wanted in model.jobs.items():
             left += _job(name, wanted, jobs.get(name), sim)
-        left += [f"job {name} should be gone" for name in jobs if name not in model.jobs]
+        makers = rest_of_makers.makers(sim)
+        left += rest_of_makers.left(sim, self._client, jobs)
+        left += [
+            f"job {name} should be gone"
+            for name, job in jobs.items() if name not in model.jobs and maker_of(job.to_json()) not in makers
+        ]  # fmt: skip
         uids = {job.uid for job in jobs.values()}
         by_hand = {wanted.uid for wanted in model.partitions.values()}
         there = {partition.uid for partition in partitions}
@@ -82,7 +88,7 @@ def expected(wanted: Wanted, sim: Simulation) -> set[str]:
     assert program is not None
     finished = _finished(wanted, sim)
     phases = {finished}
-    if wanted.uid in sim.model.overused and finished != "Pending":
+    if (wanted.uid in sim.model.overused or (spec.get("idle") or {}).get("action") == "Release") and finished != "Pending":
         phases |= {"Succeeded", "Failed"}
     if spec.get("suspend"):
         phases |= {"Suspended"}
@@ -144,7 +150,11 @@ def _waits_for_ever(partition: GPUPartition, jobs: object) -> bool:
 def projection(sim: Simulation) -> dict[str, str]:
     """What must not depend on faults: which objects are there, and what became of each job whose end is determined."""
     client = Client(sim.store)
-    found = {f"job {job.metadata.name}": job.status.phase.value for job in client.list(GPUJob)}
+    found = {
+        f"job {job.metadata.name}": job.status.phase.value
+        for job in client.list(GPUJob) if not maker_of(job.to_json())
+    }  # fmt: skip
+    found |= rest_of_makers.projection(sim, client)
     for name, wanted in sim.model.jobs.items():
         if len(expected(wanted, sim)) > 1:
             found[f"job {name}"] = TIMELY

@@ -6,6 +6,7 @@ report is) comes from the same seed, so that a schedule replays exactly; shrinki
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,12 +33,15 @@ class Program:
     """A job that runs for ever does so only the first time."""
     stop_seconds: float = 0.0
     start_seconds: float = 0.0
+    busy_seconds: float = math.inf
+    """So long it has work for its GPU; after that it does nothing there."""
 
 
 @dataclass(frozen=True)
 class Action:
     """One thing that a person does at `at`. `verb`: create, partition, change, delete, release, overuse, cordon,
-    lease, lose (what is parked of it does not come back)."""
+    lease, lose (what is parked of it does not come back), queue, reserve, array, cron, adjust (an array or a cron job),
+    drop (a job that was made by one), unpark."""
 
     at: float
     verb: str
@@ -95,6 +99,9 @@ class Schedule:
     faults: tuple[Fault, ...] = ()
     parking_seconds: float = 0.0
     """How long nodes take to park a program, and to bring it back."""
+    device_gib: int = 16
+    shared: bool = False
+    """Whether there are queues, reservations, arrays and jobs by a schedule: see `sharing`."""
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -129,7 +136,7 @@ def generate(seed: int) -> Schedule:
     worst = rng.choice((0.0, 0.0, 4.0, 10.0))
     skews = tuple(round(rng.uniform(-worst, worst), 1) for _ in range(daemons + nodes))
     moments = [action.at for action in actions]
-    faults = [_fault(rng, nodes, moments) for _ in range(rng.choice((0, 1, 2, 3, 5, 8, 12)))]
+    faults = [fault_of(rng, nodes, moments) for _ in range(rng.choice((0, 1, 2, 3, 5, 8, 12)))]
     parks, parking_faults, parking_seconds = _parks(
         seed, actions, clocks_right=not worst and all(fault.kind != "jump" for fault in faults)
     )
@@ -285,7 +292,7 @@ def _foreign(rng: random.Random, nodes: int, devices: int) -> Action:
     return Action(_at(rng), "lease", f"node-{rng.randint(1, nodes)}", fields)
 
 
-def _fault(rng: random.Random, nodes: int, moments: list[float]) -> Fault:
+def fault_of(rng: random.Random, nodes: int, moments: list[float]) -> Fault:
     """Most faults come soon after something was done, when the daemons have much to do."""
     soon = max(0.0, rng.choice(moments) + rng.choice((0.0, 0.0, 0.001, 0.5, 2.0, SHORT, rng.uniform(0, 8))))
     at = round(rng.choice((soon, soon, soon, rng.uniform(0, FAULT_SECONDS))), 3)

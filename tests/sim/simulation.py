@@ -80,6 +80,7 @@ class Simulation:
         self.rng = random.Random(f"run {schedule.seed}")
         self.clock = FakeClock()
         self.started_at = self.clock.monotonic()
+        self.epoch = self.clock.now().timestamp()
         self.timeline: list[tuple[float, str, str]] = []
         self.programs: dict[str, Program] = {}
         self.lag: Lag | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cumulus.backends.base import State
+from cumulus.clock import parse_timestamp
 from cumulus.testing.backend import _Run
 
 if TYPE_CHECKING:
@@ -38,6 +39,22 @@ def why_of(document: Doc) -> str:
         if condition["type"] == "Ended":
             return f" ({condition.get('reason')}: {condition.get('message', '')})"
     return ""
+
+
+def finished(document: Doc) -> bool:
+    """Whether that job is over."""
+    return phase_of(document) in ("Succeeded", "Failed")
+
+
+def clocks_wrong(sim: Simulation) -> float:
+    """Seconds by which what one host writes may seem wrong to another."""
+    jumps = sum(abs(fault.amount) for fault in sim.schedule.faults if fault.kind == "jump")
+    return 2 * max(abs(skew) for skew in sim.schedule.skews) + jumps
+
+
+def moment(text: str, sim: Simulation) -> float:
+    """A timestamp as seconds since the run began, by a clock that is right."""
+    return sim.now() + (parse_timestamp(text) - sim.clock.now()).total_seconds()
 
 
 def run_name(run: _Run) -> str:
