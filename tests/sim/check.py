@@ -10,7 +10,6 @@ from tests.sim.rest import TIMELY
 from tests.sim.schedule import Schedule, generate
 from tests.sim.simulation import Outcome, run
 
-
 KINDS: dict[str, Callable[[int], Schedule]] = {"jobs": generate, "shared": sharing.generate}
 """What makes a schedule of a seed: of worlds of jobs alone, and of those that are shared by queues."""
 

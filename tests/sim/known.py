@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tests.sim.schedule import Action, Fault, Program, Schedule
 from tests.sim.sharing import action, job
@@ -202,9 +203,11 @@ BACK_WHILE_TAKEN = replace(
 )
 """A job is parked and brought back: its share is asked for first."""
 
+
 def shared(*parts: Action | Fault, daemons: int = 1, devices: int = 1, parking: float = 0.5, seed: int = 0) -> Schedule:
     return replace(
-        a_schedule(*parts, daemons=daemons, seed=seed), devices=devices, parking_seconds=parking, device_gib=1, shared=True,
+        a_schedule(*parts, daemons=daemons, seed=seed), devices=devices, parking_seconds=parking, device_gib=1,
+        shared=True,
     )  # fmt: skip
 
 
@@ -259,7 +262,7 @@ YIELDED_ONCE = shared(
         job(name, 0.1 + n / 10, Program(seconds=60.0), queue=queue, kill=True, memory="0.5")
         for n, (name, queue) in enumerate((("y0", "qc"), ("z0", "qb"), ("y1", "qc"), ("z1", "qb")))
     ),
-    job("yields", 1.0, Program(seconds=5.0), queue="qc", kill=True),
+    job("yields", 1.0, Program(seconds=25.0), queue="qc", checkpoint=True),
     job("owns", 8.0, Program(seconds=60.0), queue="qa"),
     action(14.0, "delete", "y0"),
     action(14.0, "delete", "y1"),
@@ -273,15 +276,17 @@ LIMITED = shared(
 )
 """A queue may hold half a device, and two jobs of it wait."""
 
+FOR_ANN: dict[str, Any] = {"for": {"users": ("ann",)}}
+
 HELD_FOR_ANN = shared(
-    action(0.0, "reserve", "r0", start=30.0, duration="20s", devices=1, **{"for": {"users": ("ann",)}}),
+    action(0.0, "reserve", "r0", start=30.0, duration="20s", devices=1, **FOR_ANN),
     job("bobs", 5.0, Program(seconds=3.0), user="bob"),
     job("anns", 6.0, Program(seconds=3.0), user="ann"),
 )
 """A device is held for one user: another one's job waits until that is over."""
 
 RENEWED_UNTIL_HELD = shared(
-    action(0.0, "reserve", "r0", start=100.0, duration="20s", devices=1, **{"for": {"users": ("ann",)}}),
+    action(0.0, "reserve", "r0", start=100.0, duration="20s", devices=1, **FOR_ANN),
     action(1.0, "partition", "p0", memory="0.5", duration=40.0, maximum=300.0),
 )
 """A lease that is renewed while nobody waits ends before its device is held for others."""
@@ -290,7 +295,10 @@ PROMISED = shared(
     action(0.0, "queue", "qa"),
     job("runs", 0.1, Program(kind="forever"), queue="qa", duration=60.0, memory="0.5", user="ann"),
     job("large", 1.0, Program(seconds=2.0), queue="qa", user="ann"),
-    *(job(f"b{n}", 3.0 + n, Program(kind="forever"), queue="qa", duration=60.0, memory="0.5", user="bob") for n in range(3)),
+    *(
+        job(f"b{n}", 3.0 + n, Program(kind="forever"), queue="qa", duration=60.0, memory="0.5", user="bob")
+        for n in range(3)
+    ),
 )
 """A large job is promised a start; small ones do not keep it from it."""
 
@@ -306,16 +314,16 @@ HELD_MEANWHILE = shared(
 
 SWEEP = shared(
     action(
-        0.1, "array", "a0", Program(seconds=1.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0, replicas=1,
-        memory="0.5", indexes="0-3", parallelism=1, kept=0, user="ann",
+        0.1, "array", "a0", Program(seconds=1.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0,
+        replicas=1, memory="0.5", indexes="0-3", parallelism=1, kept=0, user="ann",
     ),
 )  # fmt: skip
 """An array of one job at a time, of which none is kept."""
 
 DROPPED = shared(
     action(
-        0.1, "array", "a0", Program(seconds=5.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0, replicas=1,
-        memory="0.5", indexes="0-3", parallelism=2, kept=100, user="ann",
+        0.1, "array", "a0", Program(seconds=5.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0,
+        replicas=1, memory="0.5", indexes="0-3", parallelism=2, kept=100, user="ann",
     ),
     action(2.0, "drop", "a0", job="a0-1"),
 )  # fmt: skip
@@ -336,6 +344,11 @@ def by_a_schedule(policy: str, seconds: float, *parts: Action | Fault) -> Schedu
         *parts,
     )  # fmt: skip
 
+
+CRASH_AT_ITS_TIME = by_a_schedule(
+    "Allow", 2.0, Fault(119.0, "crash", call="store.write status GPUCronJob", when="after", seconds=1.0)
+)
+"""The daemon dies just after a job that was due is written."""
 
 IN_TURN = shared(
     action(0.0, "queue", "qa", turns={"length": "10s"}),
@@ -389,14 +402,11 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "renewed-into-a-reservation": (RENEWED_UNTIL_HELD, "reserved"),
     "promise-not-kept": (PROMISED, "promise"),
     "moved-in-silence": (HELD_MEANWHILE, "promise"),
-    "forgotten-index-runs-again": (SWEEP, "made twice"),
+    "forgotten-index-runs-again": (SWEEP, "array"),
     "deleted-index-runs-again": (DROPPED, "made twice"),
     "more-than-parallelism": (DROPPED, "array"),
     "failures-counted-as-success": (FAILING_SWEEP, "array"),
-    "cron-in-two-transactions": (
-        by_a_schedule("Allow", 2.0, Fault(119.0, "crash", call="store.write status GPUCronJob", when="after", seconds=1.0)),
-        "not at rest",
-    ),
+    "cron-in-two-transactions": (CRASH_AT_ITS_TIME, "not at rest"),
     "cron-forbids-nothing": (by_a_schedule("Forbid", 70.0), "cron"),
     "cron-replaces-nothing": (by_a_schedule("Replace", 70.0), "cron"),
     "turn-at-once": (IN_TURN, "turn"),

@@ -1,5 +1,5 @@
-"""What must never be of arrays and of jobs by a schedule: each index and each time has its job once, and what is said of
-them is so."""
+"""What must never be of arrays and of jobs by a schedule: each index and each time has its job once, and what is said
+of them is so."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class MakerOracle:
         if key not in self._sim.model.minutes[maker["metadata"]["uid"]]:
             raise Violation("cron", f"{name} is made for a time at which none is due")
         due = key * 60 - self._sim.epoch
-        if self._sim.now() < due - clocks_wrong(self._sim):
+        if self._sim.now() < due - clocks_wrong(self._sim) - 0.01:
             raise Violation("cron", f"{name} is made at {self._sim.now():.1f}, and due at {due:g}")
         if maker["spec"].get("concurrencyPolicy") == "Forbid" and others:
             raise Violation("cron", f"{name} is made while another one is not over")

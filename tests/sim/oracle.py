@@ -17,8 +17,8 @@ from cumulus.store.base import Fence
 from cumulus.store.codec import ADDED, DELETED, Row, decode
 from cumulus.testing.backend import _Run
 from tests.sim.job_oracle import JobOracle
-from tests.sim.parts import SimLeases
 from tests.sim.maker_oracle import MakerOracle
+from tests.sim.parts import SimLeases
 from tests.sim.queue_oracle import QueueOracle
 from tests.sim.truth import Doc, Violation, clocks_wrong, moment, owner_of, phase_of, run_name, state_of, why_of
 
@@ -250,9 +250,10 @@ class Oracle:
     def _taken_back(self, document: Doc) -> bool:
         """Whether its share goes back to another queue by now, or may seem to by a wrong clock. One that is parked for
         it has done so already, and stays."""
-        taken = document["status"].get("reclaim")
-        parked = phase_of(document) in ("Parked", "Unparking")
-        return taken is not None and not parked and moment(taken["at"], self._sim) <= self._sim.now() + clocks_wrong(self._sim)
+        taken, sim = document["status"].get("reclaim"), self._sim
+        if taken is None or phase_of(document) in ("Parked", "Unparking"):
+            return False
+        return moment(taken["at"], sim) <= sim.now() + clocks_wrong(sim)
 
     def _over(self, uid: str) -> bool:
         """Whether the lease's time is over, or may seem so by a wrong clock."""
@@ -292,14 +293,17 @@ class Oracle:
                 wrong[f"{name} is {phase}, but its lease is {lease.state}"] = name
             elif lease.state is LeaseState.PARKED and mine and said in ("Running", "Scheduled"):
                 wrong[f"{name} is parked, and its job is said to run"] = name
-            if lease.state is LeaseState.PARKED and any(
-                not run.parked for run in self._sim.backend.alive(owner_of(document)) if run.workload.leases[0].id == lease.id
-            ):
+            if lease.state is LeaseState.PARKED and self._computes(owner_of(document), lease.id):
                 raise Violation("parked", f"{name} is parked, and its program runs")
         self._misled = {text: self._misled.get(text, now) for text in wrong}
         for text, since in self._misled.items():
             if now - max(since, self._sim.disturbed_until) > PARKED_SECONDS + self._backed_off():
                 raise Violation("parked", f"{text}, for {now - since:.0f} s")
+
+    def _computes(self, job_uid: str, lease: str) -> bool:
+        """Whether a program of the job has the GPU in that lease."""
+        runs = (run for run in self._sim.backend.alive(job_uid) if run.workload.leases[0].id == lease)
+        return any(not run.parked for run in runs)
 
     def _check_leaks(self, now: float) -> None:
         """A lease that nobody wants is found and ended by the next sweep or the one after."""

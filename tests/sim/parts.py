@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cumulus.admission import door
 from cumulus.backends.base import Observed, Workload
-from cumulus.chronos.contract import EndReason, Figures, Lease, LeaseRequest, LeaseState, NodeFacts
+from cumulus.chronos.contract import EndReason, Figures, Lease, LeaseRequest, NodeFacts
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from cumulus.store.base import Documents, Event, Fence, Retention, Write

@@ -1,13 +1,12 @@
 """What must never be where there are queues: who holds more than may be, whose share is taken back and how, what was
 promised, and whom devices are held for.
 
-It is told of each commit. What a daemon decided on a view that was right a moment ago it may do: so ends of shares count
-`STALE` seconds late where they would forbid it.
+It is told of each commit. What a daemon decided on a view that was right a moment ago it may do: so ends of shares
+count `STALE` seconds late where they would forbid it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,8 @@ class QueueOracle:
         """Since when shares are free again."""
         self._promised: dict[str, tuple[float, float]] = {}
         """uid -> by when it starts, and since when that is written."""
-        self._moved: dict[str, float] = {}
-        """Partitions whose promise moved later, until when that must be told."""
+        self._moved: dict[str, tuple[str, float]] = {}
+        """Jobs, or partitions without one, whose promise moved later: their name, and until when that must be told."""
         self._waiting: set[str] = set()
         """uids of partitions that wait for a share."""
         self._waited = -STALE
@@ -98,9 +97,9 @@ class QueueOracle:
             if now > start_by + clocks_wrong(self._sim) + PROMISE_SECONDS:
                 late = f"{self._name(uid)} was promised a start by {start_by:.1f}, and waits"
                 raise Violation("promise", late)
-        for uid, until in self._moved.items():
+        for name, until in self._moved.values():
             if now > until:
-                raise Violation("promise", f"the promise of {self._name(uid)} moved later, and nobody was told")
+                raise Violation("promise", f"the promise of {name} moved later, and nobody was told")
 
     def may_be_released(self, job_uid: str) -> bool:
         """Whether the job may be asked to end since its GPU does nothing: it has not for long enough."""
@@ -109,7 +108,7 @@ class QueueOracle:
         return idle.get("action") == "Release" and self._idle_enough(job, idle["after"])
 
     def attempt_preempted(self, job: Doc, number: int) -> None:
-        """An attempt ended since its share goes back, just now: it is taken back, and the job saved first or need not."""
+        """An attempt ended since its share goes back, just now: it does, and the job saved first or need not."""
         name = f"{job['metadata']['name']} attempt {number}"
         taken = [p for p in self._parts_of(job["metadata"]["uid"], number) if _status(p).get("reclaim")]
         if not taken:
@@ -208,10 +207,9 @@ class QueueOracle:
             start = moment(held["spec"]["start"], sim)
             end = start + parse_duration(held["spec"]["duration"])
             if start < ends - wrong and now < end - wrong:
-                raise Violation(
-                    "reserved", f"{document['metadata']['name']} is bound to {place} until {ends:.0f}, which is held by "
-                    f"{held['metadata']['name']} from {start:.0f} to {end:.0f}",
-                )  # fmt: skip
+                bound = f"{document['metadata']['name']} is bound to {place} until {ends:.0f}"
+                other = f"{held['metadata']['name']} from {start:.0f} to {end:.0f}"
+                raise Violation("reserved", f"{bound}, which is held by {other}")
 
     def renewed(self, uid: str, ends: float) -> None:
         """A lease was renewed, just now."""
@@ -221,12 +219,14 @@ class QueueOracle:
         place = (document["status"]["node"], document["status"]["device"])
         for held in self._reservations.values():
             chosen = {(each["node"], each["device"]) for each in (held.get("status") or {}).get("devices") or ()}
+            if place not in chosen or self._admits(held, document):
+                continue
             known = moment(held["metadata"]["creationTimestamp"], sim) < sim.now() - STALE
             start = moment(held["spec"]["start"], sim)
-            if known and place in chosen and not self._admits(held, document) and start > sim.now():
-                if ends > start + clocks_wrong(sim):
-                    raise Violation("reserved", f"{document['metadata']['name']} is renewed to {ends:.0f}, from "
-                                    f"{start:.0f} on its device is held by {held['metadata']['name']}")  # fmt: skip
+            if known and sim.now() < start < ends - clocks_wrong(sim):
+                other = f"{held['metadata']['name']} from {start:.0f} on"
+                name = document["metadata"]["name"]
+                raise Violation("reserved", f"{name} is renewed to {ends:.0f}, its device is held by {other}")
 
     def _admits(self, held: Doc, document: Doc) -> bool:
         for_ = held["spec"].get("for") or {}
@@ -252,17 +252,17 @@ class QueueOracle:
                 raise Violation("turn", f"the turn of {name} is over after {had:.1f} s")
             if sim.now() - self._waited >= STALE:
                 raise Violation("turn", f"the turn of {name} is over, and nobody waits")
-        if park["reason"] == "Idle" and not self._idle_enough(job, (job["spec"].get("idle") or {"after": "0s"})["after"]):
+        if park["reason"] == "Idle" and not self._idle_enough(job, job["spec"]["idle"]["after"]):
             raise Violation("idle", f"{name} is parked since its GPU did nothing, and it has not for so long")
 
     def _idle_enough(self, job: Doc, after: str) -> bool:
         """Whether the GPUs of the job have truly done nothing for so long, and it has had them as long."""
         sim, uid = self._sim, job["metadata"]["uid"]
-        runs = sim.backend.alive(uid)
+        runs = sim.backend.by_job.get(uid, ())[-1:]
         begun = max((run.began - sim.started_at for run in runs), default=0.0)
         busy = [sim.leases[r.workload.node].busy_at.get(ref.device, 0.0) for r in runs for ref in r.workload.leases]
         idle = sim.now() - max([begun, *busy], default=0.0)
-        return not runs or idle >= parse_duration(after) - clocks_wrong(sim) - 1.0
+        return bool(runs) and idle >= parse_duration(after) - clocks_wrong(sim) - 1.0
 
     # Promises.
 
@@ -272,7 +272,7 @@ class QueueOracle:
         old, new = before.get("promise"), _status(document).get("promise")
         if not waits:
             self._promised.pop(uid, None)
-            self._moved.pop(uid, None)
+            self._moved.pop(owner_of(document) or uid, None)
             return
         if new is not None and (old is None or new["startBy"] != old["startBy"]):
             self._promised[uid] = moment(new["startBy"], sim), sim.now()
@@ -280,7 +280,7 @@ class QueueOracle:
         if new is None:
             self._promised.pop(uid, None)
         if old is not None and (new is None or new["startBy"] > old["startBy"]):
-            self._moved[uid] = sim.now() + TOLD_SECONDS
+            self._moved[owner_of(document) or uid] = document["metadata"]["name"], sim.now() + TOLD_SECONDS
 
     # Who is who.
 
@@ -298,9 +298,9 @@ class QueueOracle:
 
     def _parts_of(self, job_uid: str, number: int) -> Iterable[Doc]:
         for document in self._docs.values():
-            if document["kind"] == "GPUPartition" and owner_of(document) == job_uid:
-                if document["metadata"]["labels"]["cumulus.dev/attempt"] == str(number):
-                    yield document
+            mine = document["kind"] == "GPUPartition" and owner_of(document) == job_uid
+            if mine and document["metadata"]["labels"]["cumulus.dev/attempt"] == str(number):
+                yield document
 
     def _rebooted(self, node: str) -> bool:
         return any(fault.kind == "reboot" and fault.target == node for fault in self._sim.schedule.faults)

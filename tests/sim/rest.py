@@ -88,7 +88,8 @@ def expected(wanted: Wanted, sim: Simulation) -> set[str]:
     assert program is not None
     finished = _finished(wanted, sim)
     phases = {finished}
-    if (wanted.uid in sim.model.overused or (spec.get("idle") or {}).get("action") == "Release") and finished != "Pending":
+    may_be_ended = wanted.uid in sim.model.overused or (spec.get("idle") or {}).get("action") == "Release"
+    if may_be_ended and finished != "Pending":
         phases |= {"Succeeded", "Failed"}
     if spec.get("suspend"):
         phases |= {"Suspended"}

@@ -1,5 +1,5 @@
-"""Schedules of worlds that people share: queues with quotas and limits, reservations, arrays, jobs by a schedule, turns, and
-jobs that do nothing. Each story ends by itself, whatever goes wrong."""
+"""Schedules of worlds that people share: queues with quotas and limits, reservations, arrays, jobs by a schedule,
+turns, and jobs that do nothing. Each story ends by itself, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.sim.schedule import LONG, SHORT, Action, Fault, Program, Schedule, fault_of
 
+THEMES = ("quota", "quota", "quota", "reservation", "reservation", "array", "array", "cron", "turns", "idle")
 USERS = ("ann", "bob")
 QUEUES = ("qa", "qb")
 
@@ -29,7 +30,7 @@ def generate(seed: int) -> Schedule:
     """The schedule of a seed."""
     rng = random.Random(f"shared {seed}")
     nodes, devices = rng.choice((1, 1, 2)), rng.choice((1, 1, 2))
-    theme = rng.choice(("quota", "quota", "quota", "reservation", "reservation", "array", "array", "cron", "turns", "idle"))
+    theme = rng.choice(THEMES)
     story = _STORIES[theme](rng, nodes, devices)
     if theme in ("quota", "reservation") and rng.random() < 0.3:
         story += _array(rng, "a0", _at(rng), queue=rng.choice(QUEUES))
@@ -66,9 +67,11 @@ def _at(rng: random.Random) -> float:
 
 def _some_job(rng: random.Random, name: str, at: float, **fields: Any) -> Action:
     kind = rng.choice(("ok", "ok", "ok", "ok", "fails", "forever"))
+    longest = 10.0 if kind == "forever" else 25.0
     program = Program(
-        kind=kind, seconds=rng.choice((0.5, 2.0, 10.0, 25.0)), fails=1 if kind == "fails" else 0,
-        again=kind == "forever", stop_seconds=rng.choice((0.0, 1.0, 3.0, 7.0)), start_seconds=rng.choice((0.0, 0.0, 1.0)),
+        kind=kind, seconds=rng.choice((0.5, 2.0, 10.0, longest)), fails=1 if kind == "fails" else 0,
+        again=kind == "forever", stop_seconds=rng.choice((0.0, 1.0, 3.0, 7.0)),
+        start_seconds=rng.choice((0.0, 0.0, 1.0)),
     )  # fmt: skip
     given: dict[str, Any] = {
         "memory": rng.choice(("0.25", "0.5", "1.0", "1.0")), "replicas": rng.choice((1, 1, 1, 1, 2)),
@@ -98,17 +101,16 @@ def _reservation(rng: random.Random, nodes: int, devices: int) -> list[Action]:
     made = _quota(rng, nodes, devices)
     for number in range(rng.choice((1, 1, 2))):
         for_ = rng.choice(({"queues": ("qa",)}, {"users": ("ann",)}, {}))
-        which = {"devices": 1} if nodes > 1 or rng.random() < 0.5 else {"nodes": ("node-1",)}
+        which: dict[str, Any] = {"devices": 1} if nodes > 1 or rng.random() < 0.5 else {"nodes": ("node-1",)}
+        which["for"] = for_
         start, lasts = round(rng.uniform(10, 50), 1), rng.choice((10, 30))
         made.append(action(
             rng.choice((0.0, _at(rng))), "reserve", f"r{number}", start=start, duration=f"{lasts}s", **which,
-            **{"for": for_},
         ))  # fmt: skip
         if rng.random() < 0.2:
             made.append(action(round(rng.uniform(5, 30), 3), "delete", f"r{number}"))
     if rng.random() < 0.3:
-        fields = {"memory": "0.25", "duration": SHORT, "maximum": SHORT * 3}
-        made.append(action(_at(rng), "partition", "p0", **fields))
+        made.append(action(_at(rng), "partition", "p0", memory="0.25", duration=SHORT, maximum=SHORT * 3))
     return made
 
 
@@ -172,12 +174,12 @@ def _cron(rng: random.Random, nodes: int, devices: int) -> list[Action]:
 
 
 def _turns(rng: random.Random, nodes: int, devices: int) -> list[Action]:
-    """More want a GPU than fit. The first turn is as long as moves are guessed to take, the next as long as they took."""
-    made = [
-        job(f"j{n}", _at(rng), Program(seconds=rng.choice((20.0, 130.0))), memory="1.0", queue="qa", user=rng.choice(USERS))
-        for n in range(nodes * devices + 1)
+    """More want a GPU than fit. The first turn is as long as moves are guessed to take, the next as they took."""
+    seconds = [rng.choice((20.0, 130.0)) for _ in range(nodes * devices + 1)]
+    return [
+        job(f"j{n}", _at(rng), Program(seconds=each), queue="qa", user=rng.choice(USERS))
+        for n, each in enumerate(seconds)
     ]
-    return made
 
 
 def _idle(rng: random.Random, nodes: int, devices: int) -> list[Action]:
@@ -225,8 +227,9 @@ def _queues(rng: random.Random, devices: int, story: list[Action], theme: str) -
     made = []
     parent = rng.random() < 0.4
     if parent:
-        limit = {"limit": _amount(rng.choice((least, max(least, devices * 0.75))))} if rng.random() < 0.4 else {}
-        made.append(action(0.0, "queue", "lab", **limit))
+        most = rng.choice((least, max(least, devices * 0.75)))
+        rules: dict[str, Any] = {"limit": _amount(most)} if rng.random() < 0.4 else {}
+        made.append(action(0.0, "queue", "lab", **rules))
     for name in QUEUES:
         spec: dict[str, Any] = {"parent": "lab"} if parent else {}
         quota = rng.choice((0.5, 1.0, float(devices))) if name == "qa" else rng.choice((0.0, 0.0, 0.5))

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.timeout(600)
 SEEDS = 30
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
 CHUNKS, SLOW_CHUNKS = 5, 63
+SHARED_CHUNKS, SLOW_SHARED_CHUNKS = 1, 20
+"""Of worlds that are shared."""
 REPLAYED = list(range(8))
 WITHIN = 200
 """Seeds in which each planted bug is to be found."""
@@ -40,11 +42,22 @@ def test_more_seeds(chunk: int) -> None:
     hold(chunk)
 
 
-def hold(chunk: int) -> None:
+@pytest.mark.parametrize("chunk", range(SHARED_CHUNKS))
+def test_seeds_of_shared_worlds(chunk: int) -> None:
+    hold(chunk, "shared")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(SHARED_CHUNKS, SHARED_CHUNKS + SLOW_SHARED_CHUNKS))
+def test_more_seeds_of_shared_worlds(chunk: int) -> None:
+    hold(chunk, "shared")
+
+
+def hold(chunk: int, kind: str = "jobs") -> None:
     """Each seed of the chunk keeps every promise."""
     for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
-        violation = check(seed).violation
-        assert not violation, f"{violation}; replay it with: python -m tests.sim --replay {seed}"
+        violation = check(seed, kind).violation
+        assert not violation, f"{violation}; replay it with: python -m tests.sim --kind {kind} --replay {seed}"
 
 
 @pytest.mark.parametrize("name", NOTHING_WRONG)
