@@ -327,7 +327,7 @@ MUTANTS = (
         parking.idle_for, "max(view.idle_since, *begun)", "view.idle_since", kind="shared",
     ),
     Mutant(
-        "parked-for-ever", "a program that was parked since its turn was over does not come back",
+        "parked-for-ever", "a program that was parked for another queue's job does not come back",
         parking._stays, "if park is None or _held(job):", "if True:", kind="shared",
     ),
 )  # fmt: skip
