@@ -24,7 +24,8 @@ pytestmark = pytest.mark.timeout(600)
 SEEDS = 30
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
 CHUNKS, SLOW_CHUNKS = 5, 63
-SHARED_CHUNKS, SLOW_SHARED_CHUNKS = 1, 20
+SHARED_SEEDS = 15
+SHARED_CHUNKS, SLOW_SHARED_CHUNKS = 2, 40
 """Of worlds that are shared."""
 REPLAYED = list(range(8))
 WITHIN = 200
@@ -44,18 +45,18 @@ def test_more_seeds(chunk: int) -> None:
 
 @pytest.mark.parametrize("chunk", range(SHARED_CHUNKS))
 def test_seeds_of_shared_worlds(chunk: int) -> None:
-    hold(chunk, "shared")
+    hold(chunk, "shared", SHARED_SEEDS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(SHARED_CHUNKS, SHARED_CHUNKS + SLOW_SHARED_CHUNKS))
 def test_more_seeds_of_shared_worlds(chunk: int) -> None:
-    hold(chunk, "shared")
+    hold(chunk, "shared", SHARED_SEEDS)
 
 
-def hold(chunk: int, kind: str = "jobs") -> None:
+def hold(chunk: int, kind: str = "jobs", size: int = SEEDS) -> None:
     """Each seed of the chunk keeps every promise."""
-    for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
+    for seed in range(chunk * size, (chunk + 1) * size):
         violation = check(seed, kind).violation
         assert not violation, f"{violation}; replay it with: python -m tests.sim --kind {kind} --replay {seed}"
 
