@@ -38,7 +38,9 @@ def enforcement_of(device: Device, home: Path) -> Report:
 
 def preload() -> None:
     """Load what `hold_to` needs, for a process that forks those who call it."""
-    import cumulus.chronos.enforce  # noqa: F401
+    from cumulus.chronos import enforce
+
+    enforce.preload()
 
 
 def hold_to(lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:

@@ -157,6 +157,20 @@ def test_the_systems_loaders_are_those_of_the_linkers_cache() -> None:
     assert all(path.name.startswith("libOpenCL.so") and path.exists() for path in loader.loaders())
 
 
+def test_ldconfig_is_run_once_for_each_cache_of_the_linker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, cache, program = tmp_path / "runs", tmp_path / "cache", tmp_path / "ldconfig"
+    program.write_text(f"#!/bin/sh\necho run >> {runs}\necho '\tlibOpenCL.so.1 (libc6,x86-64) => /lib/one'\n")
+    program.chmod(0o755)
+    cache.write_text("one")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(loader, "LINKERS_CACHE", str(cache))
+    assert [loader.loaders() for _ in range(3)] == [[Path("/lib/one")]] * 3
+    assert runs.read_text().split() == ["run"]
+    cache.write_text("another")
+    loader.loaders()
+    assert runs.read_text().split() == ["run", "run"]
+
+
 # ---- merging ----
 
 

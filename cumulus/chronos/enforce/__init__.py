@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.contract.variables import merge
+from cumulus.chronos.enforce import opencl_layer
 from cumulus.chronos.enforce.amd import ComputeUnitMask
 from cumulus.chronos.enforce.base import Enforcer, Report
 from cumulus.chronos.enforce.cuda_counter import CudaCounter
@@ -23,11 +24,16 @@ from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement, Sharing
 
 __all__ = [
-    "Enforcer", "Report", "environment", "forget", "health", "select", "strength", "update",
+    "Enforcer", "Report", "environment", "forget", "health", "preload", "select", "strength", "update",
 ]  # fmt: skip
 
 
 _HARD = "the GPU keeps its instances apart; where leases share one, their memory is counted"
+
+
+def preload() -> None:
+    """Find out what holds for all jobs, for a process that forks those who call `environment`."""
+    opencl_layer.preload()
 
 
 def select(device: Device) -> Sequence[Enforcer]:

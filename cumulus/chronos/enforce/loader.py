@@ -15,19 +15,43 @@ NAME = "libOpenCL.so.1"
 
 REMEDY = "Install a loader that knows layers: apt install ocl-icd-libopencl1."
 
-_CACHE_SECONDS = 10.0
+LINKERS_CACHE = "/etc/ld.so.cache"
+"""The file of which ldconfig tells. It makes a new one whenever libraries come or go."""
+
+_PATIENCE = 10.0
+_known: dict[tuple[str, int, int, int], Sequence[Path]] = {}
 
 
 def loaders() -> Sequence[Path]:
-    """The system's loaders for this machine's programs, the one that programs get first."""
+    """The system's loaders for this machine's programs, the one that programs get first.
+
+    ldconfig is run again once the linker's cache is another file: the start of each job asks, and a supervisor knows
+    what the process that forked it has been told."""
     path = f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin"
+    try:
+        found = os.stat(LINKERS_CACHE)
+    except OSError:
+        return _told(path) or ()
+    now = path, found.st_ino, found.st_size, found.st_mtime_ns
+    known = _known.get(now)
+    if known is None:
+        known = _told(path)
+        if known is None:
+            return ()
+        _known.clear()
+        _known[now] = known
+    return known
+
+
+def _told(path: str) -> Sequence[Path] | None:
+    """What ldconfig says, None where it does not answer."""
     try:
         done = subprocess.run(
             ["ldconfig", "-p"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, timeout=_CACHE_SECONDS, check=False, env={"PATH": path},
+            text=True, timeout=_PATIENCE, check=False, env={"PATH": path},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
-        return ()
+        return None
     bits = struct.calcsize("P") * 8
     lines = [line.split(" => ") for line in done.stdout.splitlines() if line.strip().startswith(f"{NAME} (")]
     # "(libc6)" alone is a 32-bit library on a 64-bit x86 or Arm.

@@ -9,7 +9,7 @@ from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.contract.variables import ACCOUNT, OPENCL_LAYER, OPENCL_LAYERS
 from cumulus.chronos.enforce import account, loader
 from cumulus.chronos.enforce.base import Report
-from cumulus.chronos.enforce.library import Library
+from cumulus.chronos.enforce.library import PLACES, Library
 from cumulus.chronos.settings import Settings
 from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
@@ -69,6 +69,12 @@ class OpenClLayer:
 
 def _layer(status: bool, reason: EnforcementReason, message: str) -> Sequence[Health]:
     return (Health(NodeCondition.OPENCL_LAYER, status, reason, message),)
+
+
+def preload() -> None:
+    """Ask for the loaders, which each job needs to know of where the library is built."""
+    if any((place / LIBRARY.file).is_file() for place in PLACES):
+        loader.loaders()
 
 
 def find() -> tuple[Path | None, str]:
