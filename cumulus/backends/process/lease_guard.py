@@ -115,14 +115,18 @@ class LeaseGuard:
         raise LeaseRefused(End(*end))
 
     def begin(self) -> None:
-        """Start the leases' time: the command is let go now."""
+        """Start the leases' time: the command is about to be let go. `wait_begun` waits until that is done."""
         self._began = SystemClock().monotonic()
+        if self._ready is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._ready[1], b"x")
+
+    def wait_begun(self) -> None:
+        """Wait until that is done, and the process gone that did it: it is none of the job's."""
         if self._ready is None:
             return
         child, opener, answer = self._ready
         self._ready = None
-        with contextlib.suppress(BrokenPipeError):
-            os.write(opener, b"x")
         os.close(opener)
         answer.read()
         answer.close()

@@ -118,6 +118,8 @@ class _Supervision:
             console = Console(started.output, started.pid) if spec.get("terminal") else None
             execs = Execs(spec, started.environment, enclosure, console)
             self._started_at = timestamp(self._clock.now())
+            # In a child that has the ledger open, while this process waits for the disk too.
+            leases.begin()
             write_document(
                 layout.STARTED,
                 {
@@ -142,7 +144,7 @@ class _Supervision:
         command = Command(
             spec, started.pid, started.output, wake, log, leases, self._checkpoint, execs, enclosure
         )  # fmt: skip
-        leases.begin()
+        leases.wait_begun()
         try:
             failure = started.release()
         except BrokenPipeError:
