@@ -232,7 +232,11 @@ def _answers(path: str) -> bool | None:
 
     try:
         # One that was stopped, as by SIGSTOP, takes connections and answers nobody.
-        return unix_socket.answers(path) and not locks.is_stopped(unix_socket.listener(path))
+        return not locks.is_stopped(unix_socket.listener(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ConnectionRefusedError:
+        return False
     except PermissionError:
         # Another user's. To say so is the connection's matter.
         return True
