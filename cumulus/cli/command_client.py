@@ -10,7 +10,8 @@ A connection to the server is one command:
     server -> client   READY: such a request is taken
     client -> server   GO, and with it descriptors 0, 1, 2 and the directory: from here on, the command may have run
     client -> server   a byte for each signal to pass on
-    server -> client   4 bytes: the command's end as waitpid(2) says it
+    server -> client   4 bytes: the command's end as waitpid(2) says it; its fork says so itself where it can
+    client -> server   HEARD: what is left of the command may end by itself
 
 Whatever goes wrong before GO, the command is run here as if there were no server; so it never runs twice.
 """
@@ -32,7 +33,7 @@ SERVED = frozenset(
     )
 )  # fmt: skip
 """Verbs that need nothing of their process but what is sent: no terminal of their own, no look at the machine."""
-READY, GO = b"R", b"G"
+READY, GO, HEARD = b"R", b"G", b"\0"
 PATIENCE = 1.0
 """Seconds within which a server must take the request; one that is stopped or overloaded keeps nobody waiting."""
 _READ_AT_START = ("PYTHON", "LD_", "TYPER_")
@@ -237,6 +238,10 @@ def _end(connection: _socket.socket) -> int | None:
         if not more:
             return None
         said += more
+    try:
+        connection.send(HEARD)
+    except OSError:
+        return int.from_bytes(said, "big")  # The server has ended, and knows it.
     return int.from_bytes(said, "big")
 
 

@@ -10,6 +10,7 @@ It ends with the daemon, once the commands that run have ended: a `wait` goes on
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -84,10 +85,14 @@ def main() -> int:
     if taken is None:
         return 0
     _die_with(itself)
-    _become(*taken)
+    request, descriptors, caller = taken
+    _become(request, descriptors)
     code = command.main()
     if threading.active_count() == 1 and _flushed():
-        # To take the fork of a large interpreter down takes longer than most commands.
+        # To take the fork of a large interpreter down takes longer than most commands, so the caller does not wait for
+        # that either.
+        with contextlib.suppress(OSError):
+            caller.send(((code & 0xFF) << 8).to_bytes(4, "big"))
         os._exit(code)
     return code
 
@@ -140,6 +145,15 @@ def _listen(home: str) -> socket.socket:
     return made
 
 
+class Taken(NamedTuple):
+    """What a fork is to run, where, and for whom: the caller is told how the command ended by the fork itself, as far
+    as it comes to its end, else by the server, which sees that."""
+
+    request: CommandRequest
+    descriptors: list[int]
+    caller: socket.socket
+
+
 class _Connection:
     """A client: what it sent so far, and the command that runs for it."""
 
@@ -149,6 +163,8 @@ class _Connection:
         self.descriptors: list[int] = []
         self.request: CommandRequest | None = None
         self.pid = 0
+        self.heard = False
+        """The client knows how the command ended."""
 
     def close(self) -> None:
         self.socket.close()
@@ -170,7 +186,7 @@ class _Server:
         self._woken, self._wake = socket.socketpair()
         self._open = True
 
-    def run(self) -> tuple[CommandRequest, list[int]] | None:
+    def run(self) -> Taken | None:
         """Until the daemon and the last command have ended: None then. In a fork: what it is to run, and where."""
         self._wake.setblocking(False)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
@@ -228,7 +244,7 @@ class _Server:
                 _say(connection, status.to_bytes(4, "big"))
                 self._drop(connection)
 
-    def _read(self, connection: _Connection) -> tuple[CommandRequest, list[int]] | None:
+    def _read(self, connection: _Connection) -> Taken | None:
         try:
             data, received, _, _ = socket.recv_fds(connection.socket, 2**16, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -238,10 +254,11 @@ class _Server:
         connection.descriptors += received
         if not data:
             # The client is gone, and its command must not go on without it.
-            if connection.pid:
+            if connection.pid and not connection.heard:
                 _signal(connection.pid, signal.SIGKILL)
             self._drop(connection)
         elif connection.pid:
+            connection.heard = connection.heard or command_client.HEARD in data
             for number in data:
                 if number in _PASSED_ON:
                     _signal(connection.pid, number)
@@ -270,7 +287,7 @@ class _Server:
         connection.request = request
         return _say(connection, command_client.READY)
 
-    def _fork(self, connection: _Connection, request: CommandRequest) -> tuple[CommandRequest, list[int]] | None:
+    def _fork(self, connection: _Connection, request: CommandRequest) -> Taken | None:
         try:
             pid = os.fork()
         except OSError:
@@ -279,11 +296,11 @@ class _Server:
         descriptors, connection.descriptors = connection.descriptors, []
         if pid == 0:
             signal.set_wakeup_fd(-1)
-            for each in self._connections:
+            for each in self._connections - {connection}:
                 each.close()
             for owned in (self._listener, self._woken, self._wake):
                 owned.close()
-            return request, descriptors
+            return Taken(request, descriptors, connection.socket)
         for descriptor in descriptors:
             os.close(descriptor)
         connection.pid = pid
