@@ -75,10 +75,9 @@ def test_one_process_forks_them_all_and_ends_with_the_backend(bed: ProcessBed) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_one_that_was_killed_or_stopped_is_replaced(
-    bed: ProcessBed, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cumulus.backends.process.spawner.PATIENCE_SECONDS", 1.0)
+def test_one_that_was_killed_or_stopped_is_replaced(bed: ProcessBed, number: int) -> None:
+    # The patience is as in earnest: that for one that is stopped is the same as for one that starts, which takes
+    # seconds on a busy machine.
     assert bed.run("true", job="before")[1].state is State.SUCCEEDED
     (server,) = fork_servers(bed)
     os.kill(server, number)
