@@ -22,6 +22,7 @@ from cumulus.answers.logs import (
 from cumulus.cli import context, log_output, terminal
 from cumulus.cli.progress import Progress
 from cumulus.errors import CumulusError, NoLog, NotFound
+from cumulus.lib.returned import Returned
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.reasons import AttemptReason, JobCondition
@@ -128,7 +129,7 @@ class _Follower:
 
     def follow(self, tail: int | None) -> int:
         """Raises NotFound where the job is gone, CumulusError where nobody keeps it up to date."""
-        pieces = self._client.logs(self._key, follow=True, tail=tail)
+        pieces = Returned(self._client.logs(self._key, follow=True, tail=tail))
         # Loaded once there is something to read, as the backend loads it too.
         from cumulus import log
 
@@ -143,13 +144,15 @@ class _Follower:
         finally:
             self._output.end()
             self._progress.end()
-        return self._end(unread)
+        return self._end(pieces.value, unread)
 
-    def _end(self, unread: NoLog | None) -> int:
-        try:
-            job = self._client.get(self._key)
-        except NotFound:
-            job = None
+    def _end(self, job: Document | None, unread: NoLog | None) -> int:
+        """`job` as the server told it at the end of the log, None where it did not."""
+        if job is None or not BY_NAME[self._key.kind].over(job):
+            try:
+                job = self._client.get(self._key)
+            except NotFound:
+                job = None
         if job is None or job["metadata"]["uid"] != self._uid:
             raise NotFound(f"{self._title} was deleted")
         if not BY_NAME[self._key.kind].over(job):

@@ -228,7 +228,8 @@ class JobClient(Protocol):
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
         the job is over. `tail`: only the last lines of the first. `since`: only lines that were begun then or later,
         in seconds since 1970. `timestamps`: each line begins with its time, to the second. `run`: of the run of that
-        number, of which reruns keep the logs; the last where it is 0.
+        number, of which reruns keep the logs; the last where it is 0. With `follow` the iterator, a generator, returns
+        the job as it was at the end, where that is known.
 
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show, UsageError where an older version wrote the log without times.

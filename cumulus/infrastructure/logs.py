@@ -25,7 +25,7 @@ def log_reader(home: Path, job: Document, node: str, where: Document | None) -> 
         return reader(home, where)
     from cumulus.backends.process.backend import ProcessBackend
 
-    here = ProcessBackend(directory, node, JobSecrets(paths.job_secrets_dir(home)))
+    here = ProcessBackend(directory, node, JobSecrets(paths.job_secrets_dir(home)), reads=True)
     if not (paths.swarm_dir(home) / JOBS / job["metadata"]["uid"]).exists():
         return here
     from cumulus.backends.programs import ProgramBackend

@@ -75,7 +75,7 @@ class Logs:
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
         since: float | None = None, timestamps: bool = False, skip: int = 0, onwards: bool = False,
         position: int | None = None, run: int = 0,
-    ) -> Iterator[LogPiece]:  # fmt: skip
+    ) -> Generator[LogPiece, None, Document | None]:  # fmt: skip
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
         the job is over. `tail`: only the last lines of the first. `since`: only lines that were begun then or later,
         in seconds since 1970. `timestamps`: each line begins with its time, to the second. Where nothing is new an
@@ -87,6 +87,8 @@ class Logs:
         after a given `attempt` are followed too. `position`: from that byte of the first attempt's whole log on, and
         with each piece where it goes on; that is right also where bytes are dropped meanwhile. `tail`, `since` and
         `timestamps` don't go with it.
+
+        With `follow` the generator returns the job as it was at the end, so that nobody need ask for it.
 
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show, UsageError where an older version wrote the log without times.
@@ -106,19 +108,20 @@ class Logs:
     def _pieces(
         self, identity: Identity, key: Key, job: Document, attempt: int,
         replica: int | None, replicas: int, follow: bool, wanted: _Wanted, skip: int, onwards: bool,
-    ) -> Iterator[LogPiece]:  # fmt: skip
+    ) -> Generator[LogPiece, None, Document | None]:  # fmt: skip
         if replica is None and replicas > 1:
             yield ReplicaChosen(0, replicas)
         if follow:
             follower = _Follower(self._objects, self._open, self._served, identity, key, job, replica or 0)
             yield from follower.pieces(attempt, wanted, skip, onwards)
-            return
+            return follower.job
         number = _shown_attempt(job, attempt)
         for shown in [number, *(later for later in _begun(job) if onwards and later > number)]:
             wrote = yield from _copied(self._open, job, shown, replica or 0, follow=False, wanted=wanted, skip=skip)
             if not wrote and wanted.all_lines:
                 yield _silence(job, shown)
             wanted, skip = wanted.of_the_next_attempt, 0
+        return None
 
 
 class _Follower:
@@ -133,20 +136,20 @@ class _Follower:
         self._served = served
         self._identity = identity
         self._key = key
-        self._job = job
+        self.job = job
         self._replica = replica
 
     def pieces(self, asked: int, wanted: _Wanted, skip: int, onwards: bool) -> Iterator[LogPiece]:
         """Of the attempt `asked` alone; where that is 0, of the last one and all that follow it. Raises NoLog."""
-        if not _begun(self._job):
+        if not _begun(self.job):
             if not self._served():
                 yield NobodyActs("start")
             yield from self._until(partial(self._followed, 0), "start")
-        number = _shown_attempt(self._job, asked)
+        number = _shown_attempt(self.job, asked)
         asked = 0 if onwards else asked
         while True:
             wrote = yield from _copied(
-                self._open, self._job, number, self._replica, follow=True, wanted=wanted, skip=skip
+                self._open, self.job, number, self._replica, follow=True, wanted=wanted, skip=skip
             )
             skip = 0
             come = yield from self._until(partial(self._ended, number), "end")
@@ -154,28 +157,28 @@ class _Follower:
                 yield NobodyActs("end")
                 return
             if not wrote and wanted.all_lines:
-                yield _silence(self._job, number)
-            elif (ended := _attempt(self._job, number)).get("reason") != AttemptReason.COMPLETED:
+                yield _silence(self.job, number)
+            elif (ended := _attempt(self.job, number)).get("reason") != AttemptReason.COMPLETED:
                 yield AttemptEnded(number, _end(ended), wrote=True)
-            if asked or (_over(self._job) and not self._later(number)):
+            if asked or (_over(self.job) and not self._later(number)):
                 return
             yield from self._until(partial(self._followed, number), "start")
             later = self._later(number)
             if not later:
-                yield NoneFollowed(phase_summary(self._job))
+                yield NoneFollowed(phase_summary(self.job))
                 return
             number, wanted = later[0], wanted.of_the_next_attempt
             yield AttemptFollows(number)
 
     def _later(self, number: int) -> list[int]:
-        return [begun for begun in _begun(self._job) if begun > number]
+        return [begun for begun in _begun(self.job) if begun > number]
 
     def _followed(self, number: int) -> bool:
-        return bool(self._later(number)) or _over(self._job)
+        return bool(self._later(number)) or _over(self.job)
 
     def _ended(self, number: int) -> bool:
-        attempt = _attempt(self._job, number)
-        return not attempt or bool(attempt.get("endTime")) or _over(self._job)
+        attempt = _attempt(self.job, number)
+        return not attempt or bool(attempt.get("endTime")) or _over(self.job)
 
     def _until(self, come: Callable[[], bool], what: Awaited) -> Generator[LogPiece, None, bool]:
         """Follow the job until `come` is true. False where that an attempt ended is waited for, and no daemon is there
@@ -186,7 +189,7 @@ class _Follower:
             self._see(self._read())
             while not come():
                 if what == "start":
-                    yield LogAwaits(what, phase_summary(self._job))
+                    yield LogAwaits(what, phase_summary(self.job))
                 events = watch.next(timeout=_PATIENCE)
                 for event in events:
                     if event.key == self._key:
@@ -196,7 +199,7 @@ class _Follower:
                 if not self._served():
                     return False
                 # Other replicas of the gang may go on for long.
-                yield LogAwaits(what, phase_summary(self._job))
+                yield LogAwaits(what, phase_summary(self.job))
             return True
         finally:
             watch.close()
@@ -208,10 +211,10 @@ class _Follower:
             return None
 
     def _see(self, job: Document | None) -> None:
-        if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
-            anew = job is not None and self._job["metadata"]["uid"] in reruns.uids(job)
+        if job is None or job["metadata"]["uid"] != self.job["metadata"]["uid"]:
+            anew = job is not None and self.job["metadata"]["uid"] in reruns.uids(job)
             raise NoLog(f"gpujob/{self._key.name} was {'made anew by a rerun' if anew else 'deleted'}")
-        self._job = job
+        self.job = job
 
 
 def _of_run(job: Document, run: int, *, follow: bool) -> Document:

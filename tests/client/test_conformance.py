@@ -36,6 +36,7 @@ from cumulus.errors import (
     WaitTimedOut,
 )
 from cumulus.lib import unix_socket
+from cumulus.lib.returned import Returned
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
 from cumulus.secrets import SecretUnavailable
@@ -541,8 +542,10 @@ class TestLogs:
         assert list(client.logs(TRAIN)) == [LogBytes(1, b"one\n"), LogBytes(1, b"two\n")]
         list(client.logs(TRAIN, since=12.5, timestamps=True))
         assert outside.logs.times_asked[-1] == (12.5, True)
-        *_, last = client.logs(TRAIN, follow=True)
+        followed = Returned(client.logs(TRAIN, follow=True))
+        *_, last = followed
         assert last == AttemptEnded(1, "Error, exit code 3", wrote=True)
+        assert followed.value == store.get(TRAIN), "how it ended need not be asked for"
 
     def test_what_is_wrong_is_said_before_there_is_a_piece(self, client: Client, store: Store) -> None:
         with pytest.raises(NotFound):

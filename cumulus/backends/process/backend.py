@@ -30,6 +30,7 @@ from cumulus.backends.process.reach import ProcessReach
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.spawner import Spawner
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification, user_of
+from cumulus.backends.process.supervisor_end import SupervisorEnd
 from cumulus.backends.process.watch import Watcher, signal_process
 from cumulus.backends.rundir import calls
 from cumulus.backends.rundir.documents import read_document, write_document
@@ -66,7 +67,7 @@ class ProcessBackend:
     much stays of the log of each run that is started from now on, `job_env` what every job gets beside its own
     variables. `environment` is the daemon's own: jobs get from it which drivers there are, and supervisors where they
     find Python's libraries and the ledger; who only reads logs needs none. `blobs` are what calls are made of, and
-    `spawner` starts supervisors.
+    `spawner` starts supervisors. `reads`: nothing is started, and `root` is there.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ProcessBackend:
         environment: Mapping[str, str] | None = None,
         blobs: Blobs | None = None,
         spawner: Spawner | None = None,
+        reads: bool = False,
     ) -> None:
         self._root = os.path.abspath(root)
         self._node = node
@@ -101,12 +103,16 @@ class ProcessBackend:
         self._slow: dict[int, float] = {}
         """Users whose files took too long to delete, and until when nobody waits for theirs."""
         with translated("prepare its directory"):
-            for directory in ("", layout.RUNS, JOBS, layout.EVENTS, PURGED, layout.TRASH):
-                os.makedirs(os.path.join(self._root, directory), mode=0o700, exist_ok=True)
-            # Also where they were there: whoever made them may have been killed before this.
-            for directory in (self._root, os.path.dirname(self._root)):
-                sync_directory(directory)
+            if not reads:
+                self._make_directories()
             self._ports = GangPorts(self._root)
+
+    def _make_directories(self) -> None:
+        for directory in ("", layout.RUNS, JOBS, layout.EVENTS, PURGED, layout.TRASH):
+            os.makedirs(os.path.join(self._root, directory), mode=0o700, exist_ok=True)
+        # Also where they were there: whoever made them may have been killed before this.
+        for directory in (self._root, os.path.dirname(self._root)):
+            sync_directory(directory)
 
     @property
     def runtime(self) -> str:
@@ -221,16 +227,24 @@ class ProcessBackend:
         kept = FileLog(run.directory, retention_of(run.spec))
         if not follow:
             return kept.read(tail=tail, since=since, timestamps=timestamps, position=position)
+        return self._followed(run, kept, tail, since, timestamps, position)
+
+    def _followed(
+        self, run: Run, kept: FileLog, tail: int | None, since: float | None, timestamps: bool, position: int | None
+    ) -> Iterator[bytes]:
+        """It looks for new output now and then. The end of the supervisor, which tells of the run's, is not waited
+        for."""
         began = self._clock.monotonic()
+        with SupervisorEnd(run) as end:
 
-        def wait() -> None:
-            followed = self._clock.monotonic() - began
-            self._clock.sleep(min(FOLLOW_INTERVAL, max(FOLLOW_SOON, followed / 20)))
+            def wait() -> None:
+                followed = self._clock.monotonic() - began
+                end.wait(min(FOLLOW_INTERVAL, max(FOLLOW_SOON, followed / 20)), self._clock)
 
-        return kept.follow(
-            lambda: run.finished, wait,
-            tail=tail, since=since, timestamps=timestamps, position=position,
-        )  # fmt: skip
+            yield from kept.follow(
+                lambda: run.finished, wait,
+                tail=tail, since=since, timestamps=timestamps, position=position,
+            )  # fmt: skip
 
     def result(self, job_uid: str, attempt: int, replica: int) -> CallResult | None:
         """See `Backend.result`. The call has ended, and with it whoever could change what is read here."""

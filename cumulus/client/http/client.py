@@ -302,7 +302,7 @@ class HttpClient:
         if not follow:
             return self._steps("logs", LogPiece, attempt=attempt, tail=tail, follow=False, **given)
 
-        def open(**position: object) -> Generator[LogPiece]:
+        def open(**position: object) -> Generator[LogPiece, None, Document | None]:
             return self._steps("logs", LogPiece, resumable=True, follow=True, **given, **position)
 
         return followed(self._connection, open, attempt, tail)
@@ -519,20 +519,24 @@ class HttpClient:
         """As `_call`, for what changes nothing."""
         return self._call(call, of, safe=True, **arguments)
 
-    def _steps(self, call: str, of: Any, /, *, resumable: bool = False, **arguments: object) -> Generator[Any]:
+    def _steps(
+        self, call: str, of: Any, /, *, resumable: bool = False, **arguments: object
+    ) -> Generator[Any, None, Any]:  # fmt: skip
         """The steps of a call that goes on. What is wrong before the first is raised here. Where the server goes away
         the iterator raises ServerUnavailable, Cut for a `resumable` one."""
         stream = self._connection.stream("POST", f"/cumulus/v1/{call}", _arguments(arguments))
         return self._stepped(stream, of, resumable)
 
-    def _stepped(self, stream: Stream, of: Any, resumable: bool) -> Generator[Any]:
+    def _stepped(self, stream: Stream, of: Any, resumable: bool) -> Generator[Any, None, Any]:
         try:
             for line in stream.lines():
                 if (status := line.get("error")) is not None:
                     raise error_in(status)
                 if line.get("end"):
-                    return
+                    value = line.get("value")
+                    return None if value is None else decode(Document, value, "the answer")
                 yield decode(of, line["item"], "the answer")
+            return None
         except Cut:
             if resumable:
                 raise

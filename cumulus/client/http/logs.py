@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 from cumulus.answers.logs import LogAwaits, LogBytes, LogPiece, NobodyActs
 from cumulus.client.http.connection import Connection, Cut
+from cumulus.lib.returned import Returned
+from cumulus.resources.key import Document
 
-Open = Callable[..., Generator[LogPiece]]
+Pieces = Generator[LogPiece, None, Document | None]
+"""It returns the job as it was at the end, where the server says so."""
+Open = Callable[..., Pieces]
 """Opens the stream of a log; takes `attempt`, `tail`, `skip` and `onwards` of `service.logs`."""
 
 
-def followed(connection: Connection, open: Open, attempt: int, tail: int | None) -> Iterator[LogPiece]:
+def followed(connection: Connection, open: Open, attempt: int, tail: int | None) -> Pieces:
     """The pieces of a log, each once. What is wrong before the first is raised here.
 
     With `tail` the place within the log is not known: after a restart it goes on with what is written from then on.
@@ -20,15 +24,14 @@ def followed(connection: Connection, open: Open, attempt: int, tail: int | None)
     return _pieces(connection, open, open(attempt=attempt, tail=tail), attempt, tail)
 
 
-def _pieces(
-    connection: Connection, open: Open, pieces: Generator[LogPiece], asked: int, tail: int | None
-) -> Iterator[LogPiece]:
+def _pieces(connection: Connection, open: Open, pieces: Pieces, asked: int, tail: int | None) -> Pieces:
     number, received = asked, 0
     told: set[LogPiece] = set()
     while True:
         try:
+            stream = Returned(pieces)
             with closing(pieces):
-                for piece in pieces:
+                for piece in stream:
                     if isinstance(piece, LogBytes):
                         if piece.attempt != number:
                             # Another attempt begins, which is read from its beginning unless it is the first.
@@ -39,7 +42,8 @@ def _pieces(
                     elif not isinstance(piece, LogAwaits | NobodyActs):
                         told.add(piece)
                     yield piece
-            return
+            job: Document | None = stream.value
+            return job
         except Cut:
             place = {"attempt": number, "tail": tail}
             if number:

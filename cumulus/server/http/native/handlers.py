@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from cumulus.answers.codec import decode, encode
+from cumulus.answers.logs import LogBytes
 from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.lib.printable import one_line
+from cumulus.lib.returned import Returned
 from cumulus.server.api import Api
 from cumulus.server.http.api import api_of, changes_nothing, identity_of
 from cumulus.server.http.json_response import json_response
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
     from cumulus.service.service import Service
 
 LINES = "application/x-ndjson"
-_END = object()
-"""Comes last in a stream that was not cut off."""
+_PAUSE_SECONDS = 1.0
+"""After so long a reader of a log that is silent is told that it goes on."""
 
 
 async def answer(request: Request) -> Response:
@@ -43,11 +46,14 @@ async def answer(request: Request) -> Response:
     if call.reads:
         changes_nothing(request)
     arguments = await arguments_of(request, call.arguments)
-    bound = await api.call(_bound, call, api.service, identity, arguments)
+
+    def made() -> Any:
+        return _bound(call, api.service, identity, arguments)()
+
     if not call.steps:
-        return json_response(await api.call(lambda: {"value": encode(bound())}))
+        return json_response(await api.call(lambda: {"value": encode(made())}))
     # What is wrong before the first step is an error of the call.
-    return StreamingResponse(_lines(api, await api.call(bound)), media_type=LINES)
+    return StreamingResponse(_lines(api, await api.call(made)), media_type=LINES)
 
 
 async def arguments_of(request: Request, wanted: Mapping[str, Any], limit: int = MAX_BYTES) -> dict[str, Any]:
@@ -74,15 +80,42 @@ def _bound(call: Call, service: Service, identity: Identity, arguments: Mapping[
 
 async def _lines(api: Api, steps: Iterator[object]) -> AsyncIterator[bytes]:
     def to_the_end() -> Iterator[object]:
-        yield from steps
-        yield _END
+        told = Returned(steps)
+        yield from _without_pauses(told)
+        yield _Ended(told.value)
 
     try:
         async with aclosing(api.streams.iterate(to_the_end)) as items:
             async for item in items:
-                yield line({"end": True} if item is _END else {"item": encode(item)})
+                yield line(_end(item) if isinstance(item, _Ended) else {"item": encode(item)})
     except CumulusError as error:
         yield line({"error": status_of(error)})
+
+
+class _Ended(NamedTuple):
+    """Comes last in a stream that was not cut off."""
+
+    value: object
+    """What the call returned beside its steps."""
+
+
+def _end(ended: _Ended) -> dict[str, object]:
+    return {"end": True} if ended.value is None else {"end": True, "value": encode(ended.value)}
+
+
+def _without_pauses(steps: Iterable[object]) -> Iterator[object]:
+    """The steps, with None for what says only that a log goes on, unless nothing else has come for a while: a short
+    program's log is looked at every few milliseconds."""
+    attempt, told = 0, 0.0
+    for step in steps:
+        now = monotonic()
+        if isinstance(step, LogBytes):
+            if step.attempt == attempt and not (step.data or step.dropped) and now < told + _PAUSE_SECONDS:
+                yield None
+                continue
+            attempt = step.attempt
+        told = now
+        yield step
 
 
 def line(value: object) -> bytes:
