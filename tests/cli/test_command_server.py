@@ -396,16 +396,21 @@ def test_many_at_once_leave_nothing(server: Server, store: SqliteStore) -> None:
     eventually(lambda: os.listdir(f"/proc/{server.process.pid}/fd") == before, what="every descriptor is given back")
 
 
-def test_a_command_holds_nothing_of_the_server(
+def test_a_command_holds_nothing_of_the_server_but_the_connection_to_its_caller(
     server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     first, second = clients("get", "jobs", "-w"), clients("get", "jobs", "-w")
     both = eventually(lambda: len(server.commands()) == 2 and server.commands())
     for pid in both:
         eventually(lambda pid=pid: os.getpgid(pid) == pid)
-        eventually(lambda pid=pid: not [t for t in held(pid) if t.startswith("socket:")])
+        eventually(lambda pid=pid: len(sockets(pid)) == 1)
+    assert not sockets(both[0]) & sockets(both[1])
     first.kill()
     second.kill()
+
+
+def sockets(pid: int) -> set[str]:
+    return {target for target in held(pid) if target.startswith("socket:")}
 
 
 def held(pid: int) -> list[str]:
