@@ -11,6 +11,7 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, JOB_LABEL, REPLICA_LABEL, ObjectMeta
 from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec, Program
 from cumulus.resources.preemption import Preemptible
+from cumulus.resources.reasons import AttemptReason
 from cumulus.resources.renewal import Renewal
 from cumulus.resources.retries import requeues
 from cumulus.resources.submitter import submitter_annotations
@@ -117,14 +118,19 @@ def _program(job: GPUJob) -> Program | None:
     if spec.image is not None:
         return None
     same_on = str(job.metadata.annotations.get(SAME_DIRECTORY, ""))
-    only_here = None
+    only_here = python = None
     if spec.call is not None:
-        only_here = "a call without an image"
-    elif spec.checkpoint is not None and (spec.checkpoint.uri is not None or spec.checkpoint.from_ is not None):
-        only_here = "spec.checkpoint.uri and from without an image"
+        python = spec.call.interpreter
+        if spec.call.environment is not None:
+            only_here = "a call with requirements and without an image"
+        elif python is None:
+            only_here = "a call without an image that names no Python"
+    if spec.checkpoint is not None and spec.checkpoint.from_ is not None:
+        only_here = "spec.checkpoint.from without an image"
     return Program(
-        directory=spec.working_dir, same_on=tuple(name for name in same_on.split(",") if name), only_here=only_here
-    )
+        directory=spec.working_dir, same_on=tuple(name for name in same_on.split(",") if name), python=python,
+        only_here=only_here,
+    )  # fmt: skip
 
 
 def _kept_at(job: GPUJob) -> str | None:
@@ -132,7 +138,15 @@ def _kept_at(job: GPUJob) -> str | None:
     asked, saved = job.spec.checkpoint, job.status.checkpoint
     if job.spec.image is not None or asked is None or saved is None or (asked.path or "").startswith("/"):
         return None
+    if saved.uploaded_step is not None and (saved.uploaded_step >= saved.step or _node_was_lost(job)):
+        # Any node has it from beyond; of a node that is gone, the newest that came there is the best that there is.
+        return None
     return saved.node or None
+
+
+def _node_was_lost(job: GPUJob) -> bool:
+    last = job.status.attempts[-1] if job.status.attempts else None
+    return last is not None and last.reason == AttemptReason.NODE_LOST
 
 
 def _base(name: str, length: int = NAME_LENGTH) -> str:

@@ -48,6 +48,7 @@ class Program(Model):
     same_on: tuple[Text, ...] = Field(
         (), description="Nodes on which that directory was found to be the same as where the job was submitted."
     )
+    python: Text | None = Field(None, description="The Python of a call, which must be the same there.")
     only_here: Text | None = Field(
         None, description="Why it runs on the daemon's own machine alone; left out where it does not."
     )

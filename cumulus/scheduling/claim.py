@@ -39,6 +39,8 @@ class Filter:
     directory: str = ""
     same_on: tuple[str, ...] = ()
     """Nodes where that directory is known to be the same."""
+    python: str = ""
+    """Of a call: it must be the same there."""
     only_here: str = ""
     """Why it runs on the daemon's own machine alone."""
     avoid: tuple[int, ...] = ()
@@ -227,6 +229,7 @@ def _demand_of(partition: GPUPartition) -> Demand:
         user,
         (program and program.directory) or "",
         program.same_on if program is not None else (),
+        (program and program.python) or "",
         (program and program.only_here) or "",
     )
 
@@ -248,6 +251,7 @@ def _demand(
     user: str,
     directory: str,
     same_on: tuple[str, ...],
+    python: str,
     only_here: str,
 ) -> Demand:
     """One object for all equal demands: most partitions of a queue want the same."""
@@ -265,6 +269,7 @@ def _demand(
             user=user,
             directory=directory,
             same_on=same_on,
+            python=python,
             only_here=only_here,
         ),
         memory=parse_share(memory),

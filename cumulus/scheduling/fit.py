@@ -72,6 +72,8 @@ def _not_on_node(wanted: Filter, name: str, there: HostJobs) -> str:
         return problem
     if wanted.directory and name not in wanted.same_on and not there.shares(wanted.directory):
         return f"the directory {wanted.directory} is not known to be the same there"
+    if wanted.python and not there.shares(wanted.python):
+        return f"the Python {wanted.python} is not known to be the same there"
     return ""
 
 

@@ -13,7 +13,9 @@ from cumulus.controllers.node.host_jobs import BAD_SECONDS, GOOD_SECONDS, HostJo
 from cumulus.machinery.cache import StoreReader
 from cumulus.resources import job_partitions
 from cumulus.resources.annotations import SAME_DIRECTORY
-from cumulus.resources.job import GPUJob
+from cumulus.resources.job import Attempt, GPUJob
+from cumulus.resources.job_call import Call
+from cumulus.resources.job_checkpoint import Checkpoint, SavedCheckpoint
 from cumulus.resources.node import HostJobs, HostJobUser
 from cumulus.resources.submitter import Submitter
 from cumulus.scheduling import fit
@@ -108,6 +110,11 @@ THERE = HostJobs(
         ),
         (Filter(runtime="process", user="ann:1", directory="/x", same_on=("other", "n")), ""),
         (Filter(runtime="process", user="ann:1", directory="/x", same_on=("other",)), "/x is not known"),
+        (Filter(runtime="process", user="ann:1", python="/home/ann/venv/bin/python"), ""),
+        (
+            Filter(runtime="process", user="ann:1", python="/usr/bin/python3", same_on=("n",)),
+            "the Python /usr/bin/python3 is not known to be the same there",
+        ),
         (Filter(runtime="process", user="bob:2"), "is cat"),
         (Filter(runtime="process", user="ann:2"), "the node has not yet said whether it knows the user ann"),
         (Filter(runtime="process", user="ann:1", only_here="a call"), "a call runs on the daemon's own machine alone"),
@@ -142,5 +149,32 @@ def test_what_a_job_asks_of_a_node_is_in_its_partitions() -> None:
     (partition,) = job_partitions.partitions(job, 1)
     wanted = claim_of(partition).demand.filter
     assert (wanted.user, wanted.directory, wanted.same_on, wanted.only_here) == ("ann:1001", "/data/x", ("b", "c"), "")
+    call = Call(payload="a" * 64, python="3.11", interpreter="/home/ann/bin/python")
+    for checkpoint, made, python, only_here in (
+        (None, call, "/home/ann/bin/python", ""),
+        (None, call.model_copy(update={"interpreter": None}), "", "a call without an image that names no Python"),
+        (
+            None, call.model_copy(update={"environment": "b" * 64}), "/home/ann/bin/python",
+            "a call with requirements and without an image",
+        ),
+        (Checkpoint(uri="s3://b/p"), None, "", ""),
+        (Checkpoint(uri="s3://b/p", from_="before"), None, "", "spec.checkpoint.from without an image"),
+    ):  # fmt: skip
+        other = job.replace(spec=job.spec.model_copy(update={"checkpoint": checkpoint, "call": made}))
+        asked = claim_of(job_partitions.partitions(other, 1)[0]).demand.filter
+        assert (asked.python, asked.only_here) == (python, only_here)
     image = job.replace(spec=job.spec.model_copy(update={"image": "x", "working_dir": None}))
     assert claim_of(job_partitions.partitions(image, 1)[0]).demand.filter.user == ""
+
+
+@pytest.mark.parametrize(
+    ("uploaded", "reason", "node"),
+    [(None, "Saved", "a"), (4, "Saved", "a"), (5, "Saved", ""), (4, "NodeLost", ""), (None, "NodeLost", "a")],
+)
+def test_a_checkpoint_that_is_beyond_its_node_binds_to_none(uploaded: int | None, reason: str, node: str) -> None:
+    job = of(a_job(checkpoint=Checkpoint(uri="s3://b/p")), ANN)
+    saved = SavedCheckpoint(step=5, time="2026-01-01T00:00:00Z", node="a", uploaded_step=uploaded)
+    status = job.status.model_copy(update={"checkpoint": saved, "attempts": (Attempt(number=1, reason=reason),)})
+    metadata = job.metadata.model_copy(update={"creation_timestamp": "2026-01-01T00:00:00Z", "uid": "u"})
+    [partition] = job_partitions.partitions(job.replace(status=status, metadata=metadata), 2)
+    assert (partition.spec.node or "") == node

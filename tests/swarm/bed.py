@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,9 @@ class ProgramBed(SwarmBed):
     def work(self, *command: str, job: str = "job", attempt: int = 1, replica: int = 0, **more: Any) -> Workload:
         return super().work(*command, job=job, attempt=attempt, replica=replica, **{"image": "", **more})
 
-    def call(self, *, job: str = "job") -> Workload:
-        return Bed.call(self, job=job)
+    def calling(self, function: Callable[..., object], *arguments: object, **more: Any) -> Workload:
+        """It needs no mounts: a program has the node's own Python."""
+        return replace(super().calling(function, *arguments, **more), mounts=())
 
 
 class Inside:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
+from cumulus import environment
 from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, State, Workload
 from cumulus.backends.cluster import ProgramsAnswer
+from cumulus.blob.directory import DirectoryBlobStore
+from cumulus.calls.outcome import Outcome
 from cumulus.errors import BackendRefused
 from cumulus.infrastructure.checkpoints import on_node
 from cumulus.lib import host_image
@@ -21,14 +29,17 @@ from cumulus.uploader.directory_place import DirectoryPlace
 from tests import unix_users
 from tests.lab.lab import Lab
 from tests.lab.node import LabError, Node
+from tests.runner.calls import HERE, connected, payload_of
 from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.control import Control, controlled, job
+from tests.swarm.test_calls import left_on, value
 from tests.system_daemon import job as system_job
 from tests.system_daemon import jobs, system_daemon
 from tests.unix_users import User
 from tests.uploader.saves import save
 from tests.waiting import eventually
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(unix_users.missing()), reason=unix_users.missing())]
 
 
@@ -308,6 +319,70 @@ def test_what_it_saves_is_copied_and_read_as_its_user(bed: SwarmBed, ann: User) 
     assert [(one.step, one.problem) for one in files.list()] == [(5, "")]
 
 
+def test_what_was_copied_comes_to_another_node(bed: SwarmBed, ann: User) -> None:
+    """From beyond, where the first node does not have it any more; also to a node where they never ran anything."""
+    ready, beyond = (bed.lab.shared / f"{name}-{bed.instance}" for name in ("ready", "beyond"))
+    save(ready, 5, {"weights": b"w"})
+    for path in (ready, *ready.rglob("*")):
+        path.chmod(0o755)
+    beyond.mkdir(mode=0o700)
+    os.chown(beyond, ann.uid, ann.gid)
+    common: dict[str, Any] = {
+        "checkpoint_path": "saved", "checkpointing": Checkpointing(uri=f"file:///mnt/{beyond.name}", named=True)
+    }  # fmt: skip
+    script = f'mkdir -p "$CUMULUS_CHECKPOINT_PATH" && cp -r /mnt/{ready.name}/step-* "$CUMULUS_CHECKPOINT_PATH"'
+    said(bed, program(bed, ann, script, **common))
+    eventually(lambda: [one.name.step for one in catalog.committed(DirectoryPlace(str(beyond)))] == [5])
+    shutil.rmtree(bed.lab.nodes["worker1"].chronos_home / "programs" / str(ann.uid) / "uid-job" / "checkpoint")
+    there = bed.lab.nodes["worker2"].chronos_home / "programs" / str(ann.uid)
+    shutil.rmtree(there, ignore_errors=True)
+    log = said(bed, program(
+        bed, ann, 'hostname; cat "$CUMULUS_CHECKPOINT_PATH"/step-*5/weights', attempt=2, node="worker2", **common
+    ))  # fmt: skip
+    assert log.split() == ["worker2", "w"]
+    assert (there.stat().st_uid, there.stat().st_mode & 0o777) == (ann.uid, 0o700)
+    # A first attempt is not to write among another job's.
+    bed.backend.start(work := program(bed, ann, "true", job="other", **common))
+    end = bed.finish(work)
+    assert "has checkpoints of another job already, the last of step 5" in end.message
+
+
+def test_a_call_runs_by_the_nodes_python_as_its_submitter(bed: SwarmBed, ann: User) -> None:
+    """Nobody else on the node comes near what it is made of; a session is reached through the node."""
+    whose = {"submitter": ann.name, "submitter_uid": ann.uid, "submitter_admin": False}
+
+    def look(text: str) -> tuple[int, str, list[str], str]:
+        print(text)
+        return os.getuid(), os.uname().nodename, sorted(os.listdir("/dev/cumulus/call")), os.getcwd()
+
+    work = replace(bed.calling(look, "hello", image="", **whose), mounts=())
+    bed.backend.start(work)
+    end = bed.finish(work)
+    assert (end.state, end.message) == (State.SUCCEEDED, "")
+    assert bed.log(work) == b"hello\n"
+    uid, node, files, place = value(bed, work)
+    assert (uid, node) == (ann.uid, "worker1")
+    assert {"call.json", "payload", "runner.pyz"} <= set(files)
+    assert place == f"/var/lib/chronos/programs/{ann.uid}/uid-job/a1-r0/work"
+    bed.backend.remove(work.name)
+    assert left_on(bed, "worker1") == []
+    missing = replace(bed.calling(len, "", python="3.99", image="", job="old", **whose), mounts=())
+    bed.backend.start(missing)
+    assert bed.finish(missing).exit_code == 127
+    left = bed.backend.result(missing.job_uid, 1, 0)
+    assert left is not None
+    assert left.outcome.text == "there is no Python 3.99 on this node, which made the call; use a node that has it"
+    serves = replace(bed.calling(os.getpid, session=True, image="", job="serves", **whose), mounts=())
+    bed.backend.start(serves)
+    session = connected(lambda: bed.backend.reach(serves.job_uid, 1, 0).session())
+    payload = payload_of(os.getuid)
+    _, _, content = session.call(len(payload), [payload])
+    assert pickle.loads(b"".join(content)) == ann.uid
+    session.close_session()
+    session.close()
+    assert bed.finish(serves).state is State.SUCCEEDED
+
+
 def test_it_is_asked_for_a_checkpoint_and_told_its_lease(bed: SwarmBed, ann: User) -> None:
     script = (
         'trap : TERM; while [ ! -e "$CUMULUS_CHECKPOINT_REQUEST" ]; do sleep 0.1; done; '
@@ -386,21 +461,59 @@ def test_a_job_without_an_image_goes_to_a_worker(swarm: Lab, tmp_path: Path) -> 
         eventually(lambda: not os.listdir(files), what="its directories are gone")
 
 
+def test_a_call_goes_where_its_python_is_known_to_be_the_same(swarm: Lab, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"apiVersion: cumulus.dev/v1alpha1\njobs: {{shared: [{sys.prefix}]}}\n")
+    with controlled(swarm, tmp_path, **{environment.CONFIG: str(config)}) as control:
+        blobs = DirectoryBlobStore(control.home / "blobs")
+        payload = payload_of(os.uname)
+        digest = hashlib.sha256(payload).hexdigest()
+        blobs.write("0:root", digest, len(payload), [payload])
+        for name, interpreter in (("there", sys.executable), ("nowhere", "/opt/elsewhere/python")):
+            made = without_image(
+                name, "", "worker2", call={"payload": digest, "python": HERE, "interpreter": interpreter}
+            )
+            del made["spec"]["command"]
+            control.apply(made)
+        control.ok("wait", "gpujob/there", "--for=condition=Succeeded", "--timeout=200s")
+        found = Outcome.of_status(control.get("job", "there")["status"]["call"])
+        assert found is not None
+        assert pickle.loads(b"".join(blobs.open("0:root", found.result))).nodename == "worker2"
+        why = "the Python /opt/elsewhere/python is not known to be the same there"
+        eventually(lambda: why in control.ok("why", "gpujob/nowhere"), what="why says where its Python is")
+
+
+def test_a_directory_is_carried_to_a_worker_and_back(control: Control, tmp_path: Path) -> None:
+    here = tmp_path / "project"
+    here.mkdir()
+    (here / "word").write_text("swordfish")
+    eventually(lambda: offered(control), what="all nodes run jobs without an image")
+    for node in control.items("nodes"):
+        if node["metadata"]["name"] != "worker1":
+            control.ok("cordon", node["metadata"]["name"])
+    words = ("run", "--sync", "--gpu", "10%", "--for", "1m", "--name", "carried", "--")
+    done = control.run(*words, "sh", "-c", "hostname; cat word; echo 1 > made; exit 3", cwd=here)
+    assert (done.returncode, done.stdout) == (3, "worker1\nswordfish"), done.stderr
+    assert "1 file came back:\n  made 2\n" in done.stderr
+    assert (here / "made").read_text() == "1\n"
+
+
+def offered(control: Control) -> bool:
+    nodes = ("manager", "worker1", "worker2")
+    return all((control.get("node", name)["status"].get("hostJobs") or {}).get("offered") for name in nodes)
+
+
 def test_run_finds_out_where_its_directory_is_the_same(control: Control, tmp_path: Path) -> None:
     """By a word that it leaves there; and what an administrator calls shared is believed."""
     same, here = tmp_path / "same", Path(tempfile.mkdtemp(dir="/run"))
     same.mkdir()
     worker1, _ = control.lab.workers
     worker1.inside("mkdir", str(here))
-    offered = ("manager", "worker1", "worker2")
-
-    def ready() -> bool:
-        return all((control.get("node", name)["status"].get("hostJobs") or {}).get("offered") for name in offered)
-
     try:
-        eventually(ready, what="all nodes run jobs without an image")
+        eventually(lambda: offered(control), what="all nodes run jobs without an image")
         name = control.run("run", "--gpu", "10%", "--for", "1m", "-d", "--", "true", cwd=same).stdout.strip()
-        assert control.get("job", name)["metadata"]["annotations"]["cumulus.dev/same-directory"] == ",".join(offered)
+        annotations = control.get("job", name)["metadata"]["annotations"]
+        assert annotations["cumulus.dev/same-directory"] == "manager,worker1,worker2"
         done = control.run("run", "--gpu", "10%", "--for", "1m", "-d", "--", "true", cwd=here)
         assert f"manager ({here}: No such file or directory)" in done.stderr
         assert f"worker1 ({here} is another directory there)" in done.stderr
@@ -417,10 +530,10 @@ def test_two_users_of_a_system_daemon(
     """Each program is its submitter's; where the node knows another user of that name it waits, and `why` says so."""
     bob, worker1 = users[1], swarm.nodes["worker1"]
     instance = f"system-{os.getpid()}"
-    for name, value in (
+    for name, setting in (
         ("SWARM_MANAGER", swarm.manager.socket), ("SSH_KEY_PATH", str(swarm.key)), ("SWARM_INSTANCE", instance),
     ):  # fmt: skip
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, setting)
     worker1.add_user(bob.name, 4_100_001)
     label = f"label=cumulus.dev/instance={instance}"
     try:

@@ -7,6 +7,7 @@ So a daemon that was killed between any two lines is continued by the next: it l
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,9 +17,10 @@ import structlog
 
 from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Reach, State, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.rundir.layout import run_name
 from cumulus.backends.swarm import programs, spec
 from cumulus.backends.swarm import tasks as observe
-from cumulus.backends.swarm.calls import TARGET, NodeCalls
+from cumulus.backends.swarm.calls import NodeCalls
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.job_log import JobLogs
 from cumulus.backends.swarm.machines import Machines
@@ -30,8 +32,9 @@ from cumulus.backends.swarm.reach import OpensChannels, ServiceReach
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
-from cumulus.backends.swarm.uploading import NodeUploading, newest_files, noted
+from cumulus.backends.swarm.uploading import NodeUploading, newest_files, noted, whose
 from cumulus.backends.swarm.watch import Watcher
+from cumulus.chronos.contract.container import FILES
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused, CumulusError, NodeUnreachable, NotOurs
 from cumulus.lib.state_id import Place, find
@@ -164,8 +167,8 @@ class SwarmBackend:
                     self._services.make(record, workload)
             elif not self._services.known(record):
                 # Not before it is known that no container has this directory.
-                running, place = self._calls.bring(record, workload)
-                self._services.make(record, running, {TARGET: place})
+                running, binds = self._calls.bring(record, workload)
+                self._services.make(record, running, binds)
             self._live[record.name] = record
             if self._watcher is not None:
                 self._watcher.knows(self._services.id(record), record.name)
@@ -300,6 +303,16 @@ class SwarmBackend:
             return None
         last, user = found
         return last.start["node"], last.start["checkpoint"]["place"], user
+
+    def own_directory(self, job_uid: str, attempt: int) -> tuple[str, str, UnixUser] | None:
+        """Node and directory that the attempt's first replica has of its own, where it is a program of a node, and
+        whose. None where it is none."""
+        record = self._records.load(self._records.directory(job_uid, attempt, 0))
+        uid = None if record is None else record.start.get("program")
+        if record is None or uid is None:
+            return None
+        path = posixpath.join(FILES, str(uid), job_uid, run_name(attempt, 0), "work")
+        return record.start["node"], path, whose(int(uid))
 
     def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
         """See `Backend.reach`."""

@@ -2,7 +2,7 @@
 
 The node's engine mounts such a directory into the container. On the node only root comes near it; inside, whoever the
 container runs as may write there. It is carried through a shell on the node, so any node that is reached over SSH will
-do, and any image with a shell and that Python.
+do, and any image with a shell and that Python. A call without an image is a program of its node, by a Python there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from cumulus.backends.base import Blobs, CallResult, Workload
 from cumulus.backends.rundir import calls
+from cumulus.backends.swarm import programs
 from cumulus.backends.swarm.node_engine import NodeEngine
 from cumulus.backends.swarm.records import Record
 from cumulus.calls import session
@@ -26,7 +27,7 @@ from cumulus.errors import BackendError
 from cumulus.runner.build import archive
 
 TARGET = "/run/cumulus/call"
-"""Where the container sees the directory."""
+"""Where a container sees the directory; a program of the node has it at `programs.CALL`."""
 
 _MADE = "call"
 _BLOCK = tarfile.BLOCKSIZE
@@ -56,9 +57,9 @@ class NodeCalls:
         self._engines = engines
         self._blobs = blobs
 
-    def bring(self, record: Record, workload: Workload) -> tuple[Workload, str]:
-        """Bring what the call is made of to its node: the workload with the command that runs it, and the directory
-        there that its container is to see at `TARGET`. The container must not run yet.
+    def bring(self, record: Record, workload: Workload) -> tuple[Workload, dict[str, str]]:
+        """Bring what the call is made of to its node: the workload with the command that runs it, and where its
+        container is to see which directory there: target -> source. The container must not run yet.
 
         Raises `BackendError`, `BackendRefused` and what the store of blobs raises."""
         assert workload.call is not None
@@ -74,8 +75,9 @@ class NodeCalls:
             raise BackendError(f"a call cannot be prepared for its node: {error.strerror}") from error
         finally:
             shutil.rmtree(made, ignore_errors=True)
-        command = _command(workload.call.python, workload.call.interpreter)
-        return replace(workload, command=command, args=()), place
+        program = programs.is_program(workload)
+        command = _command(workload.call.python, workload.call.interpreter, program=program)
+        return replace(workload, command=command, args=()), {_target(program=program): place}
 
     def result(self, record: Record) -> CallResult | None:
         """See `Backend.result`. The run has ended."""
@@ -100,8 +102,12 @@ class NodeCalls:
 
 def relay(record: Record) -> tuple[str, ...]:
     """What connects to the session that the run is, beside it."""
-    call = record.start["call"]
-    return _command(call["python"], call["interpreter"], RELAY)
+    call, program = record.start["call"], record.start.get("program") is not None
+    return _command(call["python"], call["interpreter"], RELAY, program=program)
+
+
+def _target(*, program: bool) -> str:
+    return programs.CALL if program else TARGET
 
 
 def _tar(directory: str) -> Iterator[bytes]:
@@ -117,15 +123,17 @@ def _tar(directory: str) -> Iterator[bytes]:
     yield b"\0" * 2 * _BLOCK
 
 
-def _command(python: str, hint: str, *more: str) -> tuple[str, ...]:
-    """A shell that finds the Python in the image and runs the runner by it. Where there is none, it answers in the
-    runner's place."""
-    text = f"there is no Python {python} in this image, which made the call; use an image that has it"
+def _command(python: str, hint: str, *more: str, program: bool) -> tuple[str, ...]:
+    """A shell that finds the Python in the image, or on the node of a program, and runs the runner by it. Where there
+    is none, it answers in the runner's place."""
+    where, instead = ("on this node", "a node") if program else ("in this image", "an image")
+    text = f"there is no Python {python} {where}, which made the call; use {instead} that has it"
+    target = _target(program=program)
     answer = Outcome(NOT_LOADED, text=text).to_json().decode()
     script = (
         'version=$1; hint=$2; answer=$3; text=$4; shift 4; for python in "$hint" "python$version" python3 python; do '
         'found=$("$python" -I -S -c \'import sys; print("%d.%d" % sys.version_info[:2])\' 2>/dev/null) '
-        f'&& [ "$found" = "$version" ] && exec "$python" {TARGET}/{RUNNER} {TARGET} "$@"; done; '
-        f'echo "$text" >&2; printf %s "$answer" > {TARGET}/{OUTCOME}; exit 127'
+        f'&& [ "$found" = "$version" ] && exec "$python" {target}/{RUNNER} {target} "$@"; done; '
+        f'echo "$text" >&2; printf %s "$answer" > {target}/{OUTCOME}; exit 127'
     )
     return ("/bin/sh", "-c", script, "sh", python, hint or f"python{python}", answer, text, *more)

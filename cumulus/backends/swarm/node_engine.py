@@ -101,6 +101,10 @@ class RunsPrograms(Protocol):
         it runs no programs: for want of that, or of the host image with that id ("": not asked for)."""
         ...
 
+    def make_place(self, uid: int) -> None:
+        """Make the directory of that user's programs, where there is none: only root may."""
+        ...
+
     def remove_program(self, uid: int, job_uid: str) -> None:
         """Delete what that user's programs of the job left in directories of the job's own."""
         ...
@@ -244,6 +248,17 @@ class ShellEngine:
             return found
         except ValueError:
             raise BackendError(f"docker on the node: {errors.strip()[:200] or f'exit code {status}'}") from None
+
+    def make_place(self, uid: int) -> None:
+        # As `chronos.host_program` does: only root makes files in the first directory, so what is there is no link.
+        script = (
+            'umask 022; mkdir -p "$1" && chmod 711 "$(dirname "$1")" "$1" && '
+            '{ [ -d "$1/$2" ] || mkdir -m 700 "$1/$2"; } && '
+            'if [ "$(stat -c %u "$1/$2")" = 0 ]; then g=$(id -g "$2") && chown "$2:$g" "$1/$2"; fi'
+        )
+        status, _, errors = self._sh(_as_root(script, FILES, str(uid)))
+        if status != 0:
+            raise BackendError(f"no directory for programs can be made on the node: {errors.strip()[:200]}")
 
     def remove_program(self, uid: int, job_uid: str) -> None:
         place = shlex.quote(f"{FILES}/{uid}/{job_uid}")

@@ -30,6 +30,7 @@ from cumulus.chronos.contract.container import (
 from cumulus.errors import BackendRefused
 from cumulus.lib import host_image
 
+CALL = f"{PRIVATE}/call"
 SECRETS = f"{PRIVATE}/secrets"
 HOSTFILE = f"{PRIVATE}/hostfile"
 REQUEST = f"{PRIVATE}/checkpoint-request"
@@ -81,9 +82,12 @@ def as_on_the_node(workload: Workload) -> Workload:
 
 def refuse_impossible(workload: Workload) -> None:
     """Raises `BackendRefused` where a program of a node can never do what the workload asks."""
-    if workload.call is not None:
-        raise BackendRefused("a call without an image runs on the daemon's own machine alone", hint="give it an image")
-    if not workload.command:
+    if workload.call is not None and workload.call.environment:
+        raise BackendRefused(
+            "a call with requirements and without an image runs on the daemon's own machine alone",
+            hint="give it an image, or a Python that has them and is the same on all nodes",
+        )
+    if not workload.command and workload.call is None:
         raise BackendRefused("there is no command to run", hint="give spec.command")
     for mount in workload.mounts:
         if mount.read_only or (posixpath.isabs(mount.target) and mount.target != mount.source):

@@ -20,7 +20,7 @@ from cumulus.backends.swarm import programs
 from cumulus.backends.swarm.checkpoint import place_of
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, PlaceAway
 from cumulus.backends.swarm.confinement import NOBODYS_GROUP, user_of
-from cumulus.backends.swarm.node_engine import NodeEngine, RunsCheckpoints
+from cumulus.backends.swarm.node_engine import NodeEngine, RunsCheckpoints, RunsPrograms
 from cumulus.backends.swarm.records import UPLOADER, Record
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.unix_user import UnixUser
@@ -80,6 +80,9 @@ class NodeUploading:
                 raise _no_ssh(record)
             return
         user = self._user(record, earlier)
+        engine, uid = self._engines(record.start["node"]), record.start.get("program")
+        if uid is not None and isinstance(engine, RunsPrograms):
+            engine.make_place(int(uid))
         if earlier:
             self._fetch_from_node(record, earlier, programs, user)
         answer = self._fetch_from_place(record, earlier, programs, user) if kept["uri"] else {}
@@ -144,12 +147,14 @@ class NodeUploading:
     ) -> dict[str, Any]:
         kept = record.start["checkpoint"]
         config = self._config(record, user, Beyond.own)
+        # The earlier ones may have been processes of the daemon's machine, of which no record is here.
+        first = int(record.start["attempt"]) == 1
         try:
-            if earlier:
+            if not first:
                 return programs.ask(config, "restore", kept["place"], str(_here_since(record, earlier)))
             answer = programs.ask(config, "check", kept["place"])
         except PlaceAway:
-            if earlier:
+            if not first:
                 raise
             return {}  # It is asked for nothing yet.
         except BackendRefused as error:
@@ -204,10 +209,12 @@ class NodeUploading:
         """Whom the container runs as, None where nobody knows before it runs."""
         user = UnixUser.read(record.start["checkpoint"]["user"]) or _user_seen(earlier)
         uid = record.start.get("program")
-        if user is None and uid is not None:
-            # Of the groups on this machine none need be the same there.
-            return UnixUser(int(uid), NOBODYS_GROUP, (), str(uid), "/", "/bin/sh")
-        return user
+        return whose(int(uid)) if user is None and uid is not None else user
+
+
+def whose(uid: int) -> UnixUser:
+    """The user of a program of a node: of the groups on this machine none need be the same there."""
+    return UnixUser(uid, NOBODYS_GROUP, (), str(uid), "/", "/bin/sh")
 
 
 def _user_seen(runs: Sequence[Record]) -> UnixUser | None:
