@@ -168,6 +168,8 @@ class Workload:
     """Of a program of the node; None: its user's own."""
     terminal: bool = False
     """Whether its program runs at a terminal."""
+    stdin: bool = False
+    """Whether its program waits for its standard input: see `Reach.feed`."""
     gang: tuple[GangMember, ...] = ()
     """All replicas, by their numbers; empty where there is one."""
 

@@ -67,6 +67,12 @@ def attachment(
     return ChannelExecution(connection, frames, early, stdin=stdin, terminal=True)
 
 
+def feeding(connection: socket.socket, whose: Mapping[str, str]) -> ChannelExecution:
+    """Give the program itself its input, where it waits for one. Raises as `execution`."""
+    frames, early = _begun(connection, {**whose, "feed": True})
+    return ChannelExecution(connection, frames, early, stdin=True, terminal=True)
+
+
 def connected(connection: socket.socket, whose: Mapping[str, str], port: int) -> socket.socket:
     """A connection to a port at which a process of the slot listens. Raises as `execution`."""
     return _socket(connection, *_begun(connection, {**whose, "connect": port}))
@@ -266,6 +272,9 @@ class _Carrier:
             return
         except OSError:
             data = b""
+        if not data and self._let_go:
+            # It was closed here, which says nothing of an end of the input.
+            return
         self._frames.put(STDIN, data)
         if not data:
             self._source = -1

@@ -19,13 +19,15 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from signal import SIGCONT, SIGHUP, SIGKILL
 from typing import IO, Any
 
 from cumulus.chronos.engine_api import EngineApi
-from cumulus.chronos.runtime import SLOT_VARIABLE
+from cumulus.chronos.home import default_home
+from cumulus.chronos.runtime import END, GIVEN, INPUTS, SLOT_VARIABLE, SLOTS
 from cumulus.errors import BackendError, CumulusError, NotRunning
-from cumulus.lib import listeners, processes
+from cumulus.lib import listeners, processes, unix_socket
 from cumulus.lib.execution import DETACH, MARK
 from cumulus.lib.run_channel import (
     CHUNK,
@@ -68,9 +70,9 @@ _GONE, _OVER, _LEFT = "the controller has gone", "nothing more comes", "the prog
 _DETACHED = "who typed has detached"
 
 
-def serve(source: int = 0, sink: int = 1, engine: str = "") -> int:
+def serve(source: int = 0, sink: int = 1, engine: str = "", home: Path | None = None) -> int:
     """Do what is asked for on `source`, and answer on `sink`. `engine`: the socket of the node's engine; "" for the
-    usual one."""
+    usual one. `home`: CHRONOS_HOME of the node's runtime; None for the usual one."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(SIGHUP, signal.SIG_IGN)
     frames = Frames(source, sink)
@@ -85,6 +87,8 @@ def serve(source: int = 0, sink: int = 1, engine: str = "") -> int:
             _Program(reached, request["exec"]).run(frames)
         elif "attach" in request:
             _Terminal(reached, request["attach"]).run(frames)
+        elif "feed" in request:
+            _Input(reached, home or default_home()).run(frames)
         elif "connect" in request:
             _connect(reached, int(request["connect"]), frames)
         else:
@@ -329,17 +333,88 @@ class _Terminal:
             fcntl.flock(lock, fcntl.LOCK_UN)
             time.sleep(_ALONE_LOOK)
         for number in (SIGHUP, SIGCONT):
-            _send(self._at_terminal(), number)
-
-    def _at_terminal(self) -> set[processes.Identity]:
-        """Those that a terminal tells when it is closed: who leads its session, and all of that."""
-        found = (processes.read(pid) for pid in self._reached.pids())
-        leader = processes.read(self._reached.leader)
-        sessions = {self._reached.leader} | ({leader.session} if leader is not None else set())
-        return {processes.Identity(each.pid, each.start) for each in found if each and each.session in sessions}
+            _send(_session_of(self._reached), number)
 
     def _exit_code(self) -> int | None:
         return _exit_code(lambda: self._engine.get("/containers/{0}/json", self._reached.id)["State"])
+
+
+def _session_of(reached: _Reached) -> set[processes.Identity]:
+    """Those that a terminal tells when it is closed: who leads its session, and all of that."""
+    found = (processes.read(pid) for pid in reached.pids())
+    leader = processes.read(reached.leader)
+    sessions = {reached.leader} | ({leader.session} if leader is not None else set())
+    return {processes.Identity(each.pid, each.start) for each in found if each and each.session in sessions}
+
+
+class _Input:
+    """The standard input of the container's own program, which waits for it at a pipe: see `runtime.hold_input`.
+
+    Where whoever feeds it goes away before its end, the program gets SIGHUP first: half an input never looks like a
+    whole one."""
+
+    def __init__(self, reached: _Reached, home: Path) -> None:
+        self._reached = reached
+        self._place = home / SLOTS / INPUTS / reached.id
+
+    def run(self, frames: Frames) -> None:
+        pipe, holder = self._taken()
+        try:
+            frames.put(STARTED)
+            if not self._carried(frames, pipe):
+                for number in (SIGHUP, SIGCONT):
+                    _send(_session_of(self._reached), number)
+            with contextlib.suppress(OSError):
+                holder.send(END)
+        finally:
+            os.close(pipe)
+            holder.close()
+        frames.put_json(ENDED, [0, ""])
+
+    def _taken(self) -> tuple[int, socket.socket]:
+        """The writable end of its pipe, and whom to tell that all is written. Raises NotRunning."""
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        holder.settimeout(_JOIN_SECONDS)
+        try:
+            with unix_socket.short(str(self._place)) as address:
+                holder.connect(address)
+            _, descriptors, _, _ = socket.recv_fds(holder, len(GIVEN), 1, socket.MSG_CMSG_CLOEXEC)
+            if descriptors:
+                os.set_blocking(descriptors[0], False)
+                return descriptors[0], holder
+        except OSError:
+            pass
+        holder.close()
+        raise NotRunning("its program waits for no input, or was given it before")
+
+    def _carried(self, frames: Frames, pipe: int) -> bool:
+        """Whether the program has taken all, or takes no more. False where whoever feeds it is gone."""
+        waits, whole, heard = bytearray(), False, time.monotonic()
+        while waits or not whole:
+            poll = select.poll()
+            listens = len(waits) < FULL
+            poll.register(frames.source, select.POLLIN if listens else 0)
+            if frames.waiting:
+                poll.register(frames.sink, select.POLLOUT)
+            poll.register(pipe, select.POLLOUT if waits else 0)
+            ready = dict(poll.poll(1000))
+            if ready.get(pipe, 0) & select.POLLERR:
+                return True
+            frames.flush()
+            if ready.get(frames.source, 0) & select.POLLIN:
+                heard = time.monotonic()
+                for frame in frames.take():
+                    if frame.kind == STDIN:
+                        waits += frame.data
+                        whole = whole or not frame.data
+            elif frames.source in ready:
+                return False
+            if frames.ended or (listens and time.monotonic() - heard > SILENT_SECONDS):
+                return False
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                while waits:
+                    del waits[: os.write(pipe, waits[:CHUNK])]
+        return True
 
 
 def _exit_code(state: Callable[[], Mapping[str, Any]]) -> int | None:

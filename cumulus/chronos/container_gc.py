@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos.runtime import JOINED, KEPT, LOGS, SLOTS, TAKEN
+from cumulus.chronos.runtime import INPUTS, JOINED, KEPT, LOGS, SLOTS, TAKEN
 
 REMEMBERED = 86400.0
 """Seconds."""
@@ -26,7 +26,7 @@ def collect(home: Path, known: Callable[[str], bool], now: float) -> None:
     for file in _newest_first(home / SLOTS / TAKEN):
         if file.stat().st_mtime < before and not any(known(lease) for lease in _leases(file)):
             file.unlink(missing_ok=True)
-    for note in _newest_first(home / SLOTS / JOINED):
+    for note in (*_newest_first(home / SLOTS / JOINED), *_newest_first(home / SLOTS / INPUTS)):
         # Of one that was never made: with others it goes when they do.
         if note.stat().st_mtime < before and not (home / SLOTS / LOGS / note.name).exists():
             note.unlink(missing_ok=True)

@@ -49,10 +49,16 @@ HOST_MARK = ".cumulus-host"
 MOUNTS_VARIABLE = "CHRONOS_MOUNTS"
 """JSON: `targets`, the container's paths whose sources its submitter named, and the directories those are `under`."""
 
+INPUT_VARIABLE = "CHRONOS_INPUT"
+"""Of a container whose program is given its standard input later. With a slot only."""
+
 SLOTS = "slots"
 """In CHRONOS_HOME: taken/SLOT a slot that was used, logs/CONTAINER where a container's log is."""
-TAKEN, LOGS, JOINED = "taken", "logs", "joined"
-"""JOINED: of a container, as what processes join it. The engine knows nothing of what was changed here."""
+TAKEN, LOGS, JOINED, INPUTS = "taken", "logs", "joined", "inputs"
+"""JOINED: of a container, as what processes join it. The engine knows nothing of what was changed here. INPUTS: of a
+container, the socket at which its program's input is handed out: see `hold_input`."""
+GIVEN, END = b"given", b"end"
+"""What comes with the pipe there, and what is said once all is written."""
 KEPT = "chronos-logs"
 """Beside the engine's own directory `containers`, so on the same disk: the logs of containers that have ended."""
 
@@ -96,6 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     elif "delete" in arguments:
         with contextlib.suppress(OSError):
             (home / SLOTS / JOINED / arguments[-1]).unlink(missing_ok=True)
+            (home / SLOTS / INPUTS / arguments[-1]).unlink(missing_ok=True)
             keep_log(arguments[-1], home)
     runc = os.environ.get("CHRONOS_RUNC") or RUNC
     try:
@@ -123,6 +130,7 @@ def make(bundle: Path, container: str, home: Path) -> None:
         confine(path)
     prepare(path, home, driver=program is None)
     take_slot(path, container, home)
+    hold_input(path, container, home)
     note = {}
     if program is not None:
         config = json.loads(path.read_text())
@@ -206,6 +214,75 @@ def take_slot(path: Path, container: str, home: Path) -> None:
         raise ValueError(f"{slot} was started on this node before: a lease runs its program once") from None
     if directory := _engines_directory(config, container):
         _write_once(home / SLOTS / LOGS / container, directory, durably=False)
+
+
+def hold_input(path: Path, container: str, home: Path) -> None:
+    """Make a pipe the container's standard input, where its program waits for one. A process of its own holds the other
+    end, and hands it out once to whoever connects to the container's socket. It holds it until they say that all is
+    written, or the container is gone: where they are killed, the program reads no end. Raises OSError."""
+    given = _given(json.loads(path.read_text()))
+    if not given.get(SLOT_VARIABLE) or not given.get(INPUT_VARIABLE):
+        return
+    # Others do not wait for this import.
+    import socket
+
+    place = home / SLOTS / INPUTS / container
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    readable, writable = os.pipe()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir(place.parent)
+    # An address has less room than a path.
+    listener.bind(place.name)
+    os.fchdir(here)
+    os.close(here)
+    listener.listen(1)
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.fork() == 0:
+                _hold(listener, writable, place)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.dup2(readable, 0)
+    for descriptor in (readable, writable):
+        os.close(descriptor)
+    listener.close()
+
+
+def _hold(listener: Any, writable: int, place: Path) -> None:
+    """In a process that belongs to nobody, and holds nothing else of the container's."""
+    import array
+    import select
+    import socket
+
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    kept = sorted((listener.fileno(), writable))
+    for first, last in ((3, kept[0]), (kept[0] + 1, kept[1]), (kept[1] + 1, os.sysconf("SC_OPEN_MAX"))):
+        os.closerange(first, last)
+    poll = select.poll()
+    # Told where nobody can read it any more.
+    poll.register(writable, 0)
+    poll.register(listener, select.POLLIN)
+    connection = None
+    while writable not in (ready := dict(poll.poll())):
+        if connection is None:
+            place.unlink(missing_ok=True)
+            connection, _ = listener.accept()
+            poll.unregister(listener)
+            rights = array.array("i", [writable])
+            connection.sendmsg([GIVEN], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            poll.register(connection, select.POLLIN)
+        elif connection.fileno() in ready:
+            if connection.recv(len(END)) == END:
+                return
+            poll.unregister(connection)
+    place.unlink(missing_ok=True)
 
 
 def confine(path: Path) -> None:

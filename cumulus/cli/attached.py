@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cumulus.answers.logs import (
@@ -100,14 +100,15 @@ def waiting(lines: Sequence[str]) -> str:
     return "; ".join([headline.rstrip("."), *place, *held])
 
 
-def attach(key: Key, uid: str, *, tail: int | None = None) -> int:
+def attach(key: Key, uid: str, *, tail: int | None = None, leaving: Callable[[], str] = str) -> int:
     """Show the log of the job's last attempt, or its last lines, and of those that follow, until the job is over. The
-    exit code of its program, or one that says how else it ended; DETACHED after Ctrl-C."""
+    exit code of its program, or one that says how else it ended; DETACHED after Ctrl-C. `leaving`: a sentence on what
+    comes of the job then, where it does not just go on."""
     try:
         with context.client() as client:
             return _Follower(client, key, uid).follow(tail)
     except KeyboardInterrupt:
-        return interrupted(key, uid)
+        return interrupted(key, uid, leaving())
     except (BrokenPipeError, CumulusError) as error:
         if not isinstance(error, NotFound):
             terminal.note(_ways_back(key))
@@ -209,12 +210,13 @@ class _Follower:
         terminal.note(text)
 
 
-def interrupted(key: Key, uid: str) -> int:
-    """Leave the job alone, or end it where Ctrl-C comes again."""
+def interrupted(key: Key, uid: str, said: str = "") -> int:
+    """Leave the job alone, or end it where Ctrl-C comes again. `said`: one sentence more."""
     try:
         if sys.stderr.isatty():
             terminal.note("")  # Behind the terminal's ^C.
-        terminal.note(f"{_ways_back(key)} Ctrl-C once more within {AGAIN:g} s ends the job.")
+        more = f" {said}" if said else ""
+        terminal.note(f"{_ways_back(key)}{more} Ctrl-C once more within {AGAIN:g} s ends the job.")
         time.sleep(AGAIN)
     except KeyboardInterrupt:
         _end_job(key, uid)

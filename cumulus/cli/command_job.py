@@ -72,6 +72,9 @@ class Wanted(NamedTuple):
     after: Sequence[str] = ()
     idle: str = ""
     preemptible: str = ""
+    stdin: bool = False
+    sync: bool = False
+    """The directory is carried to the node, as the program's input."""
 
 
 class Indexes(NamedTuple):
@@ -103,7 +106,8 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
     spec: Document = {"image": wanted.image} if wanted.image else {}
     spec |= {"command": list(wanted.words)} if wanted.words else {}
     if not wanted.image:
-        spec["workingDir"] = shell.directory
+        if not wanted.sync:
+            spec["workingDir"] = shell.directory
         if shell.umask != _USUAL_UMASK:
             spec["umask"] = f"{shell.umask:03o}"
     secrets = {str(each["name"]): each for each in wanted.secrets}
@@ -118,6 +122,8 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
         spec["replicas"] = wanted.replicas
     if wanted.tty:
         spec["tty"] = True
+    elif wanted.stdin or wanted.sync:
+        spec["stdin"] = True
     if wanted.idle:
         spec["idle"] = _idle(wanted.idle)
         if spec["idle"]["action"] == "Park":
@@ -282,6 +288,13 @@ def _is_text(value: str) -> bool:
 
 def _check(wanted: Wanted) -> None:
     """What can be told at once, in the words of the options. The server checks everything."""
+    if wanted.sync and (wanted.image or wanted.stdin or wanted.tty or wanted.replicas > 1):
+        other = "--image" if wanted.image else "--replicas" if wanted.replicas > 1 else "-i"
+        raise UsageError(f"--sync does not go together with {other}",
+                         hint="it is for one program without an image, whose input carries the directory")  # fmt: skip
+    if wanted.sync and (wanted.retry or wanted.checkpoint):
+        raise UsageError(f"--sync does not go together with {'--retry' if wanted.retry else '--checkpoint'}",
+                         hint="the directory is carried to one attempt")  # fmt: skip
     if not wanted.words and not wanted.image:
         raise UsageError("say what to run", hint="as in: cumulus run -- python train.py")
     if wanted.export not in ("", "ALL", "NONE"):

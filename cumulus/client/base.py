@@ -31,6 +31,7 @@ from cumulus.resources.query import Event, Page, Query, Watch
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.carried import ChangePiece
     from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.history import By, HeldOverTime, JobUse, LeaseRows, Report, Timeline
@@ -247,8 +248,9 @@ class JobClient(Protocol):
         UsageError where it keeps none."""
 
     def attach(self, key: Key, *, stdin: bool) -> RemoteProgram:
-        """Join the terminal of a running job's own program, which goes on where that is closed. Raises as `exec` does,
-        and UsageError where it has none."""
+        """Join the terminal of a running job's own program, which goes on where that is closed. One that waits for its
+        input is given that instead: it ends once that is taken, and shows nothing. Raises as `exec` does, and
+        UsageError where it has neither."""
         ...
 
     def forward(self, key: Key, replica: int, port: int, connection: socket.socket) -> None:
@@ -266,6 +268,12 @@ class JobClient(Protocol):
     def fetch_checkpoint(self, key: Key, *, step: int | None = None, beyond: bool = False) -> Iterator[CheckpointPiece]:
         """The newest whole checkpoint, or that of the step: its manifest, then each file and its bytes. The iterator
         raises BackendError where it is not whole."""
+        ...
+
+    def changes(self, key: Key, *, most: int) -> Iterator[ChangePiece]:
+        """What the job's last attempt changed in the directory that `cumulus run --sync` carried to it: how much that
+        is, then each file, and its bytes where all is not more than `most`. Raises NotFound, Forbidden; the iterator
+        raises BackendError."""
         ...
 
     def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:

@@ -19,6 +19,7 @@ from cumulus.service.service import Service
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.carried import ChangePiece
     from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.history import By, HeldOverTime, JobUse, LeaseRows, Report, Timeline
@@ -191,6 +192,9 @@ class EmbeddedClient:
 
     def fetch_checkpoint(self, key: Key, *, step: int | None = None, beyond: bool = False) -> Iterator[CheckpointPiece]:
         return self._service.checkpoints.fetch(self._identity, key, step=step, beyond=beyond)
+
+    def changes(self, key: Key, *, most: int) -> Iterator[ChangePiece]:
+        return self._service.carried.changes(self._identity, key, most=most)
 
     def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
         return self._service.checkpoints.prune(self._identity, key, keep=keep, beyond=beyond)

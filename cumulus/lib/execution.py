@@ -79,6 +79,11 @@ class Reach(Protocol):
         closed."""
         ...
 
+    def feed(self) -> Execution:
+        """Give it its standard input, where it waits for one: once. It reads the end of it after `close_stdin`; where
+        the execution is closed before that was all taken, it gets SIGHUP. `done` once it was taken."""
+        ...
+
     def connect(self, port: int) -> socket.socket:
         """A connection to a TCP port at which one of its processes listens; to no other."""
         ...

@@ -2,7 +2,8 @@
 
 The daemon has `chronos_cli channel` started on the node, over SSH or as its child. That says GREETING, and then
 
-    daemon -> node   REQUEST  {"slot": NAME, "label": NAME=VALUE, one of "exec": {…}, "attach": {…}, "connect": PORT}
+    daemon -> node   REQUEST  {"slot": NAME, "label": NAME=VALUE, and one of "exec": {…}, "attach": {…},
+                     "feed": true, "connect": PORT}
     node -> daemon   STARTED, or REFUSED [name of the error, message]
     daemon -> node   STDIN, empty for its end; SIZE [columns, rows]; ALIVE now and then
     node -> daemon   STDOUT, STDERR, and at last ENDED [exit code or null, message]

@@ -188,6 +188,11 @@ class GPUJobSpec(Model):
         description="Run the program at a terminal, which `cumulus attach` joins. It gets SIGHUP where nobody has been "
         "attached for a minute.",
     )
+    stdin: bool = Field(
+        False,
+        description="Let the program wait for its standard input, which `cumulus run -i` gives it, once. It gets "
+        "SIGHUP where that is cut off before its end. Without this its input is empty.",
+    )
     working_dir: AbsolutePath | None = Field(
         None,
         description="The directory to start in. If left out, each replica of each attempt gets a new one, which is "
@@ -398,6 +403,22 @@ class GPUJobSpec(Model):
             raise FieldError(("tty",), "is not for a call: `cumulus exec -it` opens a shell there")
         if self.replicas > 1:
             raise FieldError(("tty",), "is for one replica: there is one terminal")
+
+    @rule
+    def _one_input(self) -> None:
+        if not self.stdin:
+            return
+        if self.tty:
+            raise FieldError(("stdin",), "is not for a job at a terminal, whose input that is; remove it")
+        if self.call is not None:
+            raise FieldError(("stdin",), "is not for a call: give its function an argument")
+        if self.replicas > 1:
+            raise FieldError(("stdin",), "is for one replica: there is one input")
+        if not self.command:
+            raise FieldError(("stdin",), "needs spec.command, also with an image: a shell looks for the input first")
+        if self.retry.limit or self.checkpoint is not None:
+            asked = "retry.limit" if self.retry.limit else "checkpoint"
+            raise FieldError(("stdin",), f"cannot be given to a second attempt, which {asked} asks for; remove one")
 
     @rule
     def _one_lease_to_park(self) -> None:

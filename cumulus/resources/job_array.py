@@ -126,6 +126,8 @@ class GPUJobArraySpec(Model):
             raise FieldError((*at, "call"), "cannot be made by an array; give a command")
         if spec.tty:
             raise FieldError((*at, "tty"), "is not for the jobs of an array: there is one terminal")
+        if spec.stdin:
+            raise FieldError((*at, "stdin"), "is not for the jobs of an array: there is one input")
         if spec.ttl_after_finished is not None:
             message = "is not for the jobs of an array: successfulJobsHistoryLimit and failedJobsHistoryLimit say it"
             raise FieldError((*at, "ttlAfterFinished"), message)

@@ -57,13 +57,15 @@ class Exec:
         For those who may connect: nothing is done, and nothing audited."""
         found = self._running(identity, self._objects.get(identity, key), replica)
         if terminal:
-            _check_terminal(key, found.job)
+            _check_terminal(key, found.job, stdin=True)
 
     def attach(self, identity: Identity, key: Key, replica: int, *, stdin: bool) -> Execution:
-        """Join the terminal of the job's own program, which goes on where that is left."""
+        """Join the terminal of the job's own program, which goes on where that is left. One that waits for its input
+        is given that instead, once: what it writes is in its log."""
         with self._entered(identity, "pods/attach", key, replica) as found:
-            _check_terminal(key, found.job)
-            return self._reach(found, replica).attach(stdin=stdin)
+            _check_terminal(key, found.job, stdin=stdin)
+            reach = self._reach(found, replica)
+            return reach.feed() if lookup(found.job, "spec.stdin") else reach.attach(stdin=stdin)
 
     def connect(self, identity: Identity, key: Key, replica: int, port: int) -> socket.socket:
         """A connection to a port at which a process of the job listens."""
@@ -99,8 +101,9 @@ class Exec:
         return _Running(job, last["number"], node, reached_node(self._store, node))
 
 
-def _check_terminal(key: Key, job: Document) -> None:
-    if not lookup(job, "spec.tty"):
+def _check_terminal(key: Key, job: Document, *, stdin: bool) -> None:
+    """Raises UsageError where its program has no terminal, nor waits for an input that is to be given."""
+    if not lookup(job, "spec.tty") and not (stdin and lookup(job, "spec.stdin")):
         raise UsageError(
             f"gpujob/{key.name} has no terminal: it was made without spec.tty",
             hint=f"see its output with: cumulus logs -f {key.name}; open a shell: cumulus exec -it {key.name} -- bash",

@@ -394,6 +394,10 @@ class _FakeReach:
         """As if the program were a cat."""
         return self.exec(ExecRequest(("attached", "0"), stdin))
 
+    def feed(self) -> Execution:
+        """As if the program took all."""
+        return self.exec(ExecRequest(("fed", "0"), stdin=True))
+
     def connect(self, port: int) -> socket.socket:
         """A port that is even listens, and gives back what it gets."""
         with self._backend.reaching("connect", self._job_uid):

@@ -656,6 +656,21 @@ def test_the_last_retry_is_counted_in_plain_words(limit: int, words: str) -> Non
     assert failed.message.endswith(words)
 
 
+@pytest.mark.parametrize("reason", ["NodeLost", "Suspended", "LeaseReleased"])
+def test_a_job_whose_input_was_given_has_no_second_attempt(reason: str) -> None:
+    job = stored(stdin=True, command=("cat",))
+    (live,) = job.status.attempts
+    begun = live.model_copy(update={"start_time": START, "end_time": at(0), "reason": reason})
+    status, events = end_attempt(job, begun, Cause(reason), NOW)
+    failed = condition(status.conditions, "Failed")
+    assert events == ()
+    assert failed is not None
+    assert failed.message.endswith("its input was given to this attempt, and cannot be given again")
+    unbegun = begun.model_copy(update={"start_time": None})
+    status, _ = end_attempt(job, unbegun, Cause(reason), NOW)
+    assert not is_true(status.conditions, "Failed")
+
+
 def test_a_job_that_exits_with_0_at_the_end_of_each_lease_is_warned_of_once() -> None:
     warned = []
     job = stored(checkpoint=CHECKPOINT)

@@ -123,6 +123,66 @@ def test_output_directory_environment_and_exit_code(machine: Machine, tmp_path: 
     assert done.stdout == f"{tmp_path}\n/venv option file none --for=true\nproblem\n"
 
 
+def test_a_program_reads_what_the_command_reads(machine: Machine) -> None:
+    data = os.urandom(2_000_000)
+    words = [CUMULUS, "run", "-i", *SMALL, "--name", "reads", "--", "sh", "-c", "wc -c; exit 4"]
+    done = subprocess.run(words, env=machine.env, input=data, capture_output=True, timeout=90, check=False)
+    assert (done.returncode, done.stdout.split(), told(done.stderr.decode())) == (4, [b"2000000"], [])
+    assert machine.get("job", "reads")["spec"]["stdin"] is True
+    refused = machine.run("attach", "-i", machine.ok("run", *SMALL, "-d", "true").strip())
+    assert "waits for no input" in refused.stderr
+
+
+def test_who_leaves_in_the_middle_of_the_input_is_told(machine: Machine) -> None:
+    words = ("run", "-i", *SMALL, "--name", "halved", "--", "sh", "-c", "read a; echo got $a; wc -c; echo whole")
+    with subprocess.Popen(
+        [CUMULUS, *words], env={**machine.env, **ALONE}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as client:  # fmt: skip
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(b"half\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"got half\n"
+        client.send_signal(signal.SIGINT)
+        assert client.stderr is not None
+        said = client.stderr.read().decode()
+        assert client.wait(60) == 130
+    assert "The rest of its input is cut off, so it gets SIGHUP." in said
+    machine.ok("wait", "job/halved", "--for=condition=Failed", "--timeout=60s")
+    assert "whole" not in machine.ok("logs", "halved")
+
+
+def test_a_directory_goes_along_and_what_changed_comes_back(machine: Machine, tmp_path: Path) -> None:
+    here = tmp_path / "project"
+    (here / "data").mkdir(parents=True)
+    (here / ".cumulusignore").write_text("data/\n")
+    (here / "data" / "large").write_bytes(b"x" * 1000)
+    (here / "read").write_text("swordfish\n")
+    (here / "counted").write_text("0\n")
+    script = "pwd; cat read; ls; echo 1 > counted; mkdir runs; echo done > runs/log; rm read; cat; exit 3"
+    words = [CUMULUS, "run", "--sync", *SMALL, "--name", "carried", "--", "sh", "-c", script]
+    done = subprocess.run(words, env=machine.env, cwd=here, capture_output=True, text=True, timeout=90, check=False)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, lines[1:]) == (3, ["swordfish", "counted", "read"]), done.stderr
+    assert lines[0] != str(here)
+    assert (here / "counted").read_text() == "1\n"
+    assert (here / "runs" / "log").read_text() == "done\n"
+    assert (here / "read").read_text() == "swordfish\n"
+    assert told(done.stderr) == [
+        f"3 files of {here} go along: 18.", "2 files came back:", "  counted 2", "  runs/log 5",
+        "The job deleted these, which stay here:", "  read",
+    ]  # fmt: skip
+    # Once more, into another directory.
+    other = tmp_path / "other"
+    other.mkdir()
+    fetched = machine.run("attach", "--sync", "carried", cwd=other)
+    assert (fetched.returncode, (other / "runs" / "log").read_text()) == (3, "done\n"), fetched.stderr
+    plain = machine.ok("run", *SMALL, "-d", "true").strip()
+    machine.ok("wait", f"job/{plain}", "--for=condition=Succeeded", "--timeout=60s")
+    assert "has no directory of its own here" in machine.run("attach", "--sync", plain).stderr
+
+
 def test_the_least_command_leases_all_for_an_hour_and_says_so(machine: Machine) -> None:
     done = machine.run("run", "--name", "least", "true")
     assert done.returncode == 0, done.stderr

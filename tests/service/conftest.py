@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from cumulus.answers.carried import ChangePiece, ChangesFound
 from cumulus.answers.checkpoints import (
     CheckpointBytes,
     CheckpointCopied,
@@ -204,6 +205,9 @@ class _Reached:
     def attach(self, *, stdin: bool) -> Execution:
         return FakeExecution(ExecRequest(("attached", "0"), stdin))
 
+    def feed(self) -> Execution:
+        return FakeExecution(ExecRequest(("fed", "0"), stdin=True))
+
     def connect(self, port: int) -> socket.socket:
         return self._infrastructure.connect(port)
 
@@ -256,6 +260,11 @@ class FakeInfrastructure:
     def log_reader(self, job: Document, node: str, where: Document | None) -> LogReader:
         self.reached.append(where)
         return self.logs.reader(job, node, where)
+
+    def changes(
+        self, job: Document, most: int, nodes: Callable[[str], Document | None]
+    ) -> Iterator[ChangePiece]:  # fmt: skip
+        yield ChangesFound("node", "/work", 1, 3, sent=most >= 3)
 
     def checkpoints_beyond(self, job: Document, uri: str) -> CheckpointReader:
         return self.checkpoints

@@ -218,6 +218,41 @@ def test_the_terminal_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     assert b"HUP" in bed.log(work)
 
 
+@pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
+def test_the_input_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
+    """It is read to its end, once; where it is cut off, its program gets SIGHUP before it can see an end."""
+    more: dict[str, object] = {"stdin": True, **({} if image else {"image": ""})}
+    bed.secrets.set("keys", "word", "swordfish")
+    env = (EnvVar("WORD", secret="keys", key="word"),)
+    whole = up(bed, confined(bed, user, 'wc -c; cat /dev/stdin; echo "$WORD"; exit 3', env=env, **more))
+    made = bed.backend.reach(whole.job_uid, 1, 0).feed()
+    data = memoryview(b"x" * 300_000)
+    while data:
+        assert select.select([], [made.stdin], [], 30)[1]
+        data = data[os.write(made.stdin, data) :]
+    with pytest.raises(NotRunning, match="was given it before"):
+        bed.backend.reach(whole.job_uid, 1, 0).feed()
+    made.close_stdin()
+    assert select.select([made.done], [], [], 30)[0]
+    assert made.exit().code == 0
+    made.close()
+    assert bed.finish(whole).exit_code == 3
+    assert bed.log(whole).split() == [b"300000", b"[secret]"]
+    half = up(
+        bed,
+        confined(bed, user, "trap 'exit 143' TERM; trap 'echo HUP; exit 9' HUP; wc -c; echo whole", job="half", **more),
+    )
+    made = bed.backend.reach(half.job_uid, 1, 0).feed()
+    os.write(made.stdin, b"half")
+    made.close()
+    assert bed.finish(half).exit_code == 9
+    log = bed.log(half)
+    assert b"HUP\n" in log
+    assert b"whole" not in log
+    inputs = bed.lab.nodes["worker1"].chronos_home / "slots" / "inputs"
+    assert not os.listdir(inputs)
+
+
 def test_files_and_commands_through_the_daemon_and_ssh(control: Control, tmp_path: Path) -> None:
     """As a person has them, in a container and in a program of the node."""
     gpu = {"selector": {"nodeLabels": {"place": "worker1"}}}

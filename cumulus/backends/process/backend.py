@@ -281,6 +281,15 @@ class ProcessBackend:
                     return path, UnixUser.read(spec.get("user"))
         return None
 
+    def own_directory(self, job_uid: str, attempt: int) -> tuple[str, UnixUser | None] | None:
+        """The directory that the attempt's first replica has of its own, and as whom to look there, where that is not
+        the daemon's own user. None where it was not started here, or has none."""
+        with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+            spec = read_document(self._path(run_directory(job_uid, attempt, 0), layout.SPEC)) or {}
+            if spec["fresh"]:
+                return str(spec["cwd"]), UnixUser.read(spec.get("user"))
+        return None
+
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. A change is told within milliseconds."""
         self._subscribers.append(changed)

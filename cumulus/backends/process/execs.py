@@ -7,7 +7,7 @@ A connection to the socket in the run's directory is one program:
     supervisor -> daemon   [exit code, message], once it has ended
 
 or, with {"attach": true}, one who joins the terminal of the command: their keyboard and their screen come with it, and
-[columns, rows] after it.
+[columns, rows] after it; or, with {"feed": true}, one who gives the command its input: see `feeding`.
 
 Where the daemon closes the connection before that, or dies, the program gets SIGHUP, and SIGKILL a little later. With
 the program whatever it started ends, and with the command all of them. Standard library only.
@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from cumulus.backends.process import launch, layout, process_tree
 from cumulus.backends.process.console import Console
+from cumulus.backends.process.feeding import Input
 from cumulus.backends.variables import EXEC
 from cumulus.lib import cgroup, processes, terminals
 from cumulus.lib.unix_user import UnixUser
@@ -47,6 +48,8 @@ class _Program:
         self.pid = 0
         """Also of its session; 0 before it was started."""
         self.kill_at: float | None = None
+        self.feeds = False
+        """It is no program: whoever has the connection feeds the command."""
 
     def tell(self, code: int, message: str = "") -> None:
         with contextlib.suppress(OSError):
@@ -64,16 +67,18 @@ class _Program:
 
 
 class Execs:
-    """Listens from the start of the command until `close`. `environment`, `enclosure` and `console` are the
-    command's."""
+    """Listens from the start of the command until `close`. `environment`, `enclosure`, `console` and `given`, its
+    input, are the command's."""
 
     def __init__(
-        self, spec: dict[str, Any], environment: dict[str, str], enclosure: str, console: Console | None = None
-    ) -> None:
+        self, spec: dict[str, Any], environment: dict[str, str], enclosure: str, console: Console | None = None,
+        given: Input | None = None,
+    ) -> None:  # fmt: skip
         self._spec = spec
         self._environment = environment
         self._enclosure = enclosure
         self.console = console
+        self._given = given
         self._programs: dict[int, _Program] = {}
         """By the descriptor of their connections."""
         with contextlib.suppress(FileNotFoundError):
@@ -98,6 +103,10 @@ class Execs:
             self._accept()
         elif (program := self._programs.get(descriptor)) is None:
             return self.console is not None and self.console.attend(descriptor)
+        elif program.feeds and self._given is not None:
+            if self._given.take(program.connection):
+                program.tell(0)
+            self._forget(program)
         elif program.pid:
             # The daemon says nothing more: it has let go of the program.
             self._hang_up(program)
@@ -196,6 +205,9 @@ class Execs:
             if asked.get("attach") and len(streams) in (1, 2):
                 self._join(program, streams)
                 return
+            if asked.get("feed"):
+                self._feed(program)
+                return
             if not data or len(streams) not in (1, _STREAMS):
                 self._forget(program)
                 return
@@ -209,6 +221,16 @@ class Execs:
         finally:
             for stream in streams:
                 os.close(stream)
+
+    def _feed(self, program: _Program) -> None:
+        if self._given is None:
+            program.tell(_NOT_STARTED, "the job waits for no input")
+        elif self._given.give(program.connection):
+            program.feeds = True
+            return
+        else:
+            program.tell(_NOT_STARTED, "its input was given before")
+        self._forget(program)
 
     def _join(self, program: _Program, streams: array.array[int]) -> None:
         """The screen, and before it the keyboard where there is one. They are the console's from here on."""

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 
-from cumulus.backends.process import layout
+from cumulus.backends.process import feeding, layout
 from cumulus.errors import BackendError, NotRunning, UsageError
 from cumulus.lib import terminals, unix_socket
 from cumulus.lib.execution import ExecRequest, Exit
@@ -115,6 +115,35 @@ def attach(directory: str, *, stdin: bool) -> ProcessExecution:
         for descriptor in far:
             os.close(descriptor)
     return _Attached(control, keyboard, screen, -1, terminal=False)
+
+
+class _Feeding(ProcessExecution):
+    """One who gives the run's program its input: the end of its pipe is theirs, and says nothing of whether that was
+    all."""
+
+    def close_stdin(self) -> None:
+        if self.stdin >= 0:
+            with contextlib.suppress(OSError):
+                self._control.send(feeding.END)
+            os.close(self.stdin)
+            self.stdin = -1
+
+
+def feed(directory: str) -> ProcessExecution:
+    """Give the program that runs in that directory its input. Raises `NotRunning`, `BackendError`."""
+    control = _connected(os.path.join(directory, layout.EXECS))
+    try:
+        control.send(json.dumps({"feed": True}).encode())
+        said, descriptors, _, _ = socket.recv_fds(control, layout.MOST_ASKED, 1, socket.MSG_CMSG_CLOEXEC)
+        if not descriptors:
+            raise NotRunning(str(json.loads(said)[1]) if said else "its supervisor gives its program no input")
+    except OSError as error:
+        control.close()
+        raise NotRunning(f"its supervisor gives its program no input: {error.strerror or 'time-out'}") from None
+    except BaseException:
+        control.close()
+        raise
+    return _Feeding(control, descriptors[0], -1, -1, terminal=False)
 
 
 def _connected(path: str) -> socket.socket:

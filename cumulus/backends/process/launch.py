@@ -56,14 +56,15 @@ def resolve_secrets(spec: dict[str, Any]) -> dict[str, str]:
 
 
 class Launched(NamedTuple):
-    """A command that waits before its exec: its pid, the readable end of its output, its environment, and what lets it
-    go: that returns "" once it runs, else why it could not, and raises BrokenPipeError where its process was killed
-    before."""
+    """A command that waits before its exec: its pid, the readable end of its output, its environment, what lets it go,
+    and the writable end of its input, -1 where that is empty. What lets it go returns "" once it runs, else why it
+    could not, and raises BrokenPipeError where its process was killed before."""
 
     pid: int
     output: int
     environment: dict[str, str]
     release: Callable[[], str]
+    input: int = -1
 
 
 def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str, str]) -> Launched:
@@ -75,14 +76,20 @@ def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str,
     directory = _prepare_directory(spec) if user is None else _prepare_directory_as(user, spec)
     environment = {**spec["env"], **secrets, **spec["fixed_env"], **enforcement}
     output, child_output = os.openpty() if spec.get("terminal") else os.pipe2(os.O_CLOEXEC)
+    child_input, given = os.pipe2(os.O_CLOEXEC) if spec.get("stdin") else (-1, -1)
+    if child_input >= 0 and user is not None:
+        # As with a terminal: the program may open it by its name, /dev/stdin.
+        os.fchown(child_input, user.uid, -1)
     gate, opener = os.pipe2(os.O_CLOEXEC)
     verdict, child_verdict = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         os.close(opener)
-        _become(spec, user, directory, environment, gate, child_output, child_verdict)
+        _become(spec, user, directory, environment, gate, child_input, child_output, child_verdict)
     if not spec.get("terminal"):
         os.setpgid(pid, pid)
+    if child_input >= 0:
+        os.close(child_input)
     os.close(child_output)
     os.close(child_verdict)
     os.close(gate)
@@ -99,7 +106,7 @@ def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str,
         step, number = _VERDICT.unpack(answer)
         return explain(step, number, spec["command"][0], directory, shown)
 
-    return Launched(pid, output, environment, release)
+    return Launched(pid, output, environment, release, given)
 
 
 def _prepare_directory(spec: dict[str, Any]) -> str:
@@ -181,8 +188,8 @@ def _link(source: str, target: str, directory: str) -> None:
 
 
 def _become(
-    spec: dict[str, Any], user: UnixUser | None, directory: str, environment: dict[str, str], gate: int, output: int,
-    verdict: int,
+    spec: dict[str, Any], user: UnixUser | None, directory: str, environment: dict[str, str], gate: int, given: int,
+    output: int, verdict: int,
 ) -> NoReturn:  # fmt: skip
     """In the child, after fork. Only ever leaves by exec or _exit."""
 
@@ -201,7 +208,7 @@ def _become(
             environment = {"TERM": _TERM, **environment}
             streams = output, output, output
         else:
-            streams = os.open(os.devnull, os.O_RDONLY), output, output
+            streams = os.open(os.devnull, os.O_RDONLY) if given < 0 else given, output, output
         become_program(spec, user, directory, spec["command"], environment, streams, failed)
     finally:
         os._exit(127)

@@ -28,6 +28,10 @@ class ProcessReach:
         with translated("attach to a workload"):
             return execution.attach(self._running().directory, stdin=stdin)
 
+    def feed(self) -> Execution:
+        with translated("give a workload its input"):
+            return execution.feed(self._running().directory)
+
     def connect(self, port: int) -> socket.socket:
         with translated("connect to a workload"):
             return forwarding.connected(self._running(), port)

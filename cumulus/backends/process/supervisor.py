@@ -30,6 +30,7 @@ from cumulus.backends.process.checkpointing import CheckpointWatch
 from cumulus.backends.process.command import Command, End
 from cumulus.backends.process.console import Console
 from cumulus.backends.process.execs import Execs
+from cumulus.backends.process.feeding import Input
 from cumulus.backends.process.launch import StartFailed, Unreachable, launch, resolve_secrets
 from cumulus.backends.process.lease_guard import LeaseGuard, LeaseRefused
 from cumulus.backends.redactor import Redactor
@@ -116,7 +117,8 @@ class _Supervision:
             started = launch(spec, secrets, hold.variables)
             enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, started.pid) else ""
             console = Console(started.output, started.pid) if spec.get("terminal") else None
-            execs = Execs(spec, started.environment, enclosure, console)
+            given = Input(started.input, started.pid) if started.input >= 0 else None
+            execs = Execs(spec, started.environment, enclosure, console, given)
             self._started_at = timestamp(self._clock.now())
             # In a child that has the ledger open, while this process waits for the disk too.
             leases.begin()

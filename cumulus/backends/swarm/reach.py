@@ -41,6 +41,10 @@ class ServiceReach:
         record = self._running()
         return channel.attachment(self._channel(record), _whose(record), stdin=stdin)
 
+    def feed(self) -> Execution:
+        record = self._running()
+        return channel.feeding(self._channel(record), _whose(record))
+
     def connect(self, port: int) -> socket.socket:
         record = self._running()
         return channel.connected(self._channel(record), _whose(record), port)

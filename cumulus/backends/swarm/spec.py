@@ -20,6 +20,7 @@ from cumulus.backends.swarm import confinement, programs
 from cumulus.backends.swarm.confinement import Confinement
 from cumulus.backends.swarm.environment import engine_environment
 from cumulus.backends.swarm.programs import ProgramUser
+from cumulus.chronos.contract.container import INPUT_VARIABLE
 from cumulus.errors import BackendRefused
 
 PREFIX = "cumulus.dev/"
@@ -38,6 +39,11 @@ SECRETS = "/run/secrets/cumulus"
 
 HOSTFILE = "/run/cumulus/hostfile"
 """Where a replica of a gang finds the file of its hosts."""
+
+_WITH_INPUT = (
+    '[ -p /dev/stdin ] && exec "$@"; echo "this node\'s chronos-runtime is too old to give it its input" >&2; exit 126'
+)
+"""With an older runtime the program would take its empty input for all that there is."""
 
 _NANO = 10**9
 _NAME_LENGTH = 63
@@ -133,6 +139,9 @@ def service(
         "Mounts": mounts,
     }
     command, arguments = list(workload.command), list(workload.args)
+    if workload.stdin:
+        command = ["/bin/sh", "-c", _WITH_INPUT, "sh", *command]
+        container["Env"] = sorted([*container["Env"], f"{INPUT_VARIABLE}=1"])
     if secrets and command:
         command, arguments = [*exporting([secret.name for secret in secrets], at), *command], []
     if workload.terminal:

@@ -6,6 +6,7 @@ from cumulus.chronos.host_program import VARIABLE as PROGRAM_VARIABLE
 from cumulus.chronos.runtime import (
     HOST_MARK,
     HOST_PREFIX,
+    INPUT_VARIABLE,
     KEPT,
     MOUNTS_VARIABLE,
     PROGRAMS,
@@ -15,6 +16,6 @@ from cumulus.chronos.runtime import (
 )
 
 __all__ = [
-    "FILES", "HOST_MARK", "HOST_PREFIX", "KEPT", "MOUNTS_VARIABLE", "PRIVATE", "PROGRAMS", "PROGRAM_VARIABLE",
-    "SLOT_VARIABLE", "SUBMITTER_VARIABLE", "UNCONFINED",
+    "FILES", "HOST_MARK", "HOST_PREFIX", "INPUT_VARIABLE", "KEPT", "MOUNTS_VARIABLE", "PRIVATE", "PROGRAMS",
+    "PROGRAM_VARIABLE", "SLOT_VARIABLE", "SUBMITTER_VARIABLE", "UNCONFINED",
 ]  # fmt: skip

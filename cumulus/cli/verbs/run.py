@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ from cumulus.cli import (
     completion,
     console,
     context,
+    feeding,
     joined,
     options,
     same_directory,
@@ -27,11 +29,11 @@ from cumulus.cli import (
 )
 from cumulus.cli.command_job import Indexes, Shell, Wanted
 from cumulus.cli.verbs import port_forward
-from cumulus.errors import StoreUnavailable, UsageError
+from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib import safe_output
 from cumulus.resources.annotations import SAME_DIRECTORY
 from cumulus.resources.documents import lookup
-from cumulus.resources.key import Document, key_of
+from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
@@ -200,10 +202,22 @@ def run(
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", show_default=False, help="At most so much main memory: 8Gi.")
     ] = "",
-    stdin: Annotated[bool, typer.Option("--stdin", "-i", help="With -t: type at its terminal.")] = False,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", "-i", help="Pass this command's input on. With -t: type at its terminal.")
+    ] = False,
     tty: Annotated[
         bool, typer.Option("--tty", "-t", help="With -i: run it at a terminal, joined to this one, as srun --pty.")
     ] = False,
+    sync: Annotated[
+        bool,
+        typer.Option("--sync", help="Carry this directory to the node where it runs, and bring back what it changes."),
+    ] = False,
+    sync_limit: Annotated[
+        str,
+        typer.Option(
+            "--sync-limit", metavar="SIZE", show_default=False, help="At most so much each way; 256Mi if left out."
+        ),
+    ] = "",
     port: Annotated[
         list[str] | None,
         typer.Option(
@@ -243,6 +257,8 @@ def run(
       cumulus run --matrix lr=0.1,0.01 --matrix seed=0,1 -- python train.py --lr '$(CUMULUS_MATRIX_LR)'
       cumulus run --export ALL --checkpoint saves --retry 3 -- python train.py
       cumulus run -it --gpu 10% --for 1h -- bash
+      zcat data.gz | cumulus run -i --gpu 10% -- python train.py -
+      cumulus run --sync --gpu 25% --for 2h -- python train.py
       cumulus run --port 8888 --idle 20m -- jupyter lab --no-browser
       cumulus run --gpu 50% --dry-run -o yaml -- python train.py > job.yaml
     """  # fmt: skip
@@ -250,10 +266,18 @@ def run(
         raise UsageError("-o is for --dry-run", hint="a job's name is printed with -d")
     if output not in ("", "yaml", "json"):
         raise UsageError(f"there is no output format {output!r} here", hint="the formats are yaml and json")
-    if stdin != tty:
-        raise UsageError("-i and -t go together: -it", hint="give a program its input by a file")
-    if tty and detach:
-        raise UsageError("a program at a terminal is not left alone from the start", hint="leave -it or -d out")
+    if tty and not stdin:
+        raise UsageError("-t needs -i: -it", hint="without them the program's output is shown as it comes")
+    if stdin and detach:
+        what = "a program at a terminal" if tty else "a program that waits for this command's input"
+        raise UsageError(f"{what} is not left alone from the start", hint=f"leave {'-it' if tty else '-i'} or -d out")
+    if stdin and not tty and sys.stdin is None:
+        raise UsageError("-i passes on this command's input, and it has none", hint="leave -i out")
+    if sync_limit and not sync:
+        raise UsageError("--sync-limit is for --sync", hint="leave it out, or add --sync")
+    if sync and detach:
+        raise UsageError("a directory is carried by this command, which stays", hint="leave --sync or -d out")
+    most = _most(sync_limit) if sync else 0
     ports = [port_forward.number(word) for word in port or ()]
     if tty and not dry_run:
         joined.check_terminal()
@@ -286,7 +310,7 @@ def run(
         tuple(_variables(many["env"], many["env_file"])), given["export"], _count(given["retry"], "--retry", 0),
         given["checkpoint"], given["queue"], tuple(map(script_options.secret_env, many["secret_env"])), given["cpus"],
         given["memory"], tty, tuple(name for name in given["after"].split(",") if name),
-        given["idle"], given["preemptible"],
+        given["idle"], given["preemptible"], stdin, sync,
     )  # fmt: skip
     image = given["image"]
     made = command_job.job_of(wanted, shell, context.namespace(namespace), ending)
@@ -294,6 +318,11 @@ def run(
     remote = context.endpoint().kind == "https"
     if not image and not remote:
         job["spec"]["command"][0] = _program(wanted, job, shell)
+    if sync:
+        # Loaded by those that carry something.
+        from cumulus.cli import carried
+
+        job["spec"]["command"] = [*carried.UNPACK, *job["spec"]["command"]]
     indexes = Indexes(given["array"], given["values"], many["matrix"], given["parallelism"])
     if any(indexes):
         _run_array(wanted, made, indexes, shell, [*ports], dry_run=dry_run, output=output)
@@ -303,16 +332,50 @@ def run(
         _print(job, output)
         _tell_start(job)
         return None
-    uid = _submit(job, None if image else shell.directory)
+    archive = carried.packed(Path(shell.directory), most) if sync else None
+    uid = _submit(job, None if image or sync else shell.directory)
     _tell(wanted, made.secret)
-    if remote and not image:
+    if remote and not image and not sync:
         also = str(job["metadata"].get("annotations", {}).get(SAME_DIRECTORY, "")).replace(",", " or ")
         terminal.note(f"It runs on the server's machine{f' or {also}' if also else ''}, in {shell.directory} there.")
     with port_forward.beside(key_of(job), ports, here=not remote or detach):
         if detach:
             print(job["metadata"]["name"])
             return None
-        return console.attach(key_of(job), uid) if tty else attached.attach(key_of(job), uid)
+        if tty:
+            return console.attach(key_of(job), uid)
+        feeder = feeding.Feeder(key_of(job), archive) if stdin or sync else None
+        code = _follow(key_of(job), uid, feeder)
+    return _brought(code, key_of(job), Path(shell.directory), most) if sync else code
+
+
+def _most(sync_limit: str) -> int:
+    """Raises UsageError, also where no directory can be carried."""
+    from cumulus.cli import carried
+
+    carried.check_here()
+    return carried.limit(sync_limit)
+
+
+def _brought(code: int, key: Key, directory: Path, most: int) -> int:
+    """Bring back what the job changed; `code` is how it ended. Raises CumulusError where that says of no failure."""
+    from cumulus.cli import carried
+
+    try:
+        carried.bring_back(key, directory, most)
+    except CumulusError as error:
+        if code == 0:
+            raise
+        terminal.warning(f"{error}; {error.hint}" if error.hint else str(error))
+    return code
+
+
+def _follow(key: Key, uid: str, feeder: feeding.Feeder | None, *, tail: int | None = None) -> int:
+    """With a `feeder` the job is given its input meanwhile."""
+    if feeder is None:
+        return attached.attach(key, uid, tail=tail)
+    feeder.start()
+    return attached.attach(key, uid, tail=tail, leaving=feeder.leaving)
 
 
 def _run_array(
@@ -320,8 +383,10 @@ def _run_array(
     output: str,
 ) -> None:  # fmt: skip
     """A job for each index, of which none is followed."""
-    if wanted.tty or ports:
-        raise UsageError("an array makes many jobs, of which none is joined", hint="leave -it and --port out")
+    if wanted.tty or wanted.stdin or wanted.sync or ports:
+        raise UsageError(
+            "an array makes many jobs, of which none is joined", hint="leave -i, -t, --sync and --port out"
+        )  # fmt: skip
     array = command_job.array_of(made.job, indexes)
     if not dry_run:
         _submit(made.job, None if wanted.image else shell.directory, lambda job: command_job.array_of(job, indexes))
@@ -337,6 +402,16 @@ def attach(
     tail: Annotated[
         str, typer.Option("--tail", metavar="N", show_default=False, help="Only the last N lines of what was written.")
     ] = "",
+    stdin: Annotated[
+        bool, typer.Option("--stdin", "-i", help="Pass this command's input on to a job that waits for one.")
+    ] = False,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="Of a job of `run --sync`: bring what it changed into this directory.")
+    ] = False,
+    sync_limit: Annotated[
+        str,
+        typer.Option("--sync-limit", metavar="SIZE", show_default=False, help="At most so much; 256Mi if left out."),
+    ] = "",
     namespace: options.Namespace = "",
 ) -> int:
     """Follow a job until it is over, and end with its exit code.
@@ -349,6 +424,8 @@ def attach(
     Examples:
       cumulus attach train
       cumulus attach job/train --tail 20
+      cumulus attach -i reads < data.txt
+      cumulus attach --sync train-x7k2p
     """
     key = targets.job_key(words, namespace, "only jobs can be attached to, not")
     lines = _count(tail, "--tail", 0) if tail else None
@@ -357,9 +434,13 @@ def attach(
         if lookup(job, "status.phase") == "Parked" and client.park(key, parked=False):
             terminal.note(f"gpujob/{key.name} is parked; it comes back to its GPU.")
     uid = job["metadata"]["uid"]
+    if stdin and not (lookup(job, "spec.stdin") or lookup(job, "spec.tty")):
+        raise UsageError(f"gpujob/{key.name} waits for no input", hint="it was made without `cumulus run -i`")
     if lookup(job, "spec.tty") and not BY_NAME[key.kind].over(job) and sys.stdin is not None and sys.stdin.isatty():
         return console.attach(key, uid)
-    return attached.attach(key, uid, tail=lines)
+    feeder = feeding.Feeder(key) if stdin and lookup(job, "spec.stdin") else None
+    code = _follow(key, uid, feeder, tail=lines)
+    return _brought(code, key, Path(_directory()), _most(sync_limit)) if sync else code
 
 
 def _submit(job: Document, directory: str | None, whole: Callable[[Document], Document] = lambda job: job) -> str:

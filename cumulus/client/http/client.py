@@ -26,6 +26,7 @@ from cumulus.resources.registry import kind_of
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.carried import ChangePiece
     from cumulus.answers.certificates import RevokedCertificate
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.history import By, HeldOverTime, JobUse, LeaseRows, Report, Timeline
@@ -254,6 +255,11 @@ class HttpClient:
         from cumulus.answers.checkpoints import CheckpointPiece
 
         return self._steps("fetch_checkpoint", CheckpointPiece, key=key, step=step, beyond=beyond)
+
+    def changes(self, key: Key, *, most: int) -> Iterator[ChangePiece]:
+        from cumulus.answers.carried import ChangePiece
+
+        return self._steps("changes", ChangePiece, key=key, most=most)
 
     def prune_checkpoints(self, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
         return self._call("prune_checkpoints", list[int], key=key, keep=keep, beyond=beyond)

@@ -107,6 +107,7 @@ def workload(
         checkpointing=_checkpointing(job, bucket, after),
         gang=gang,
         terminal=spec.tty,
+        stdin=spec.stdin,
     )
 
 

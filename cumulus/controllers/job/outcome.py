@@ -65,6 +65,10 @@ def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> F
         late = cause.reason == AttemptReason.DEADLINE
         reason = JobReason.DEADLINE_EXCEEDED if late else cause.reason
         return job_status.failed(status, reason, cause.message or text, now), ()
+    if job.spec.stdin and attempt.start_time is not None:
+        # Half of it is gone: another attempt would take the rest, or nothing, for all of it.
+        message = f"{text}; its input was given to this attempt, and cannot be given again"
+        return job_status.failed(status, cause.reason, message, now), ()
     if retry is Retry.EXPIRED:
         return _after_expiry(job, status, cause, text, now)
     if retry is Retry.SAVED:

@@ -121,6 +121,7 @@ class _Shared:
         return {
             "name": CONTAINER, "image": spec.get("image") or "", "resources": {},
             **{k: v for k, v in given.items() if v}, **({"stdin": True, "tty": True} if spec.get("tty") else {}),
+            **({"stdin": True, "stdinOnce": True} if spec.get("stdin") else {}),
         }  # fmt: skip
 
     def _volumes(self) -> Document:
