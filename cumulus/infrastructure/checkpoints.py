@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -30,25 +26,19 @@ from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.rundir.uploading import Beyond, NoKeys
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BackendError, NotFound, UsageError
+from cumulus.infrastructure.node_files import LONGEST, Said, exactly, line_of, read_here, read_there, running
 from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.secrets import JobSecrets
 from cumulus.uploader import __main__ as uploader
-from cumulus.uploader import files
 from cumulus.uploader.config import Config
 
 if TYPE_CHECKING:
     from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 
 _CHUNK = 256 * 2**10
-_LONGEST_LINE = 64 * 2**10
-_LONGEST = {"list": 30.0, "copied": 30.0, "prune": 300.0, "verify": 3600.0, "send": 6 * 3600.0}
-"""Seconds that it may take."""
-
-
-Said = contextlib.AbstractContextManager[IO[bytes]]
 Ask = Callable[..., Said]
 """A verb and its words -> what the program for files says, until the block ends. Raises BackendError."""
 
@@ -66,7 +56,7 @@ class CheckpointFiles:
 
     def copied(self) -> CheckpointCopied | None:
         with self._ask("copied", self.path) as said:
-            line = _line(said)
+            line = line_of(said)
         return None if not line else CheckpointCopied(**{**line, "problem": one_line(str(line["problem"]))})
 
     def verify(self, step: int | None) -> Iterator[CheckpointFound]:
@@ -75,21 +65,21 @@ class CheckpointFiles:
 
     def send(self, step: int | None) -> Iterator[CheckpointPiece]:
         with self._ask("send", self.path, *_step(step)) as said:
-            head = _line(said)
+            head = line_of(said)
             if head is None:
                 return
-            yield CheckpointManifest(int(head["step"]), _exactly(said, int(head["size"])))
-            while (file := _line(said)) is not None:
+            yield CheckpointManifest(int(head["step"]), exactly(said, int(head["size"])))
+            while (file := line_of(said)) is not None:
                 left = int(file["size"])
                 yield CheckpointFile(str(file["path"]), left)
                 while left:
-                    data = _exactly(said, min(_CHUNK, left))
+                    data = exactly(said, min(_CHUNK, left))
                     left -= len(data)
                     yield CheckpointBytes(data)
 
     def prune(self, keep: int) -> Sequence[int]:
         with self._ask("prune", self.path, str(keep)) as said:
-            return [int(step) for step in (_line(said) or {"gone": ()})["gone"]]
+            return [int(step) for step in (line_of(said) or {"gone": ()})["gone"]]
 
 
 class CheckpointsBeyond:
@@ -143,14 +133,14 @@ class CheckpointsBeyond:
 
     def _answer(self, *words: str) -> dict[str, Any]:
         with self._ask(*words) as said:
-            found = _line(said)
+            found = line_of(said)
         if found is None:
             raise BackendError(f"{self.path} does not answer")
         return found
 
     def _ask(self, *words: str) -> Said:
         command = [sys.executable, "-I", "-X", "utf8", uploader.__file__, *words]
-        return _running(command, self._config.encode(), _LONGEST[words[0]], self._variables)
+        return running(command, self._config.encode(), LONGEST[words[0]], self._variables)
 
 
 def beyond(home: Path, job: Document, uri: str, variables: Mapping[str, str]) -> CheckpointsBeyond:
@@ -193,7 +183,7 @@ def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -
     if here is None:
         raise _not_here(job)
     path, user = here
-    return CheckpointFiles(path, partial(_here, user))
+    return CheckpointFiles(path, partial(read_here, user))
 
 
 def _not_here(job: Document) -> NotFound:
@@ -239,95 +229,11 @@ def _of_node(
 
 def on_node(path: str, programs: CheckpointPrograms, user: UnixUser | None) -> CheckpointFiles:
     """Those in a directory of another node."""
-    return CheckpointFiles(path, partial(_there, programs, user))
-
-
-@contextlib.contextmanager
-def _there(programs: CheckpointPrograms, user: UnixUser | None, *words: str) -> Iterator[IO[bytes]]:
-    """On another node."""
-    with contextlib.closing(programs.read(user, *words)) as chunks:
-        yield io.BufferedReader(_Chunks(chunks))
-
-
-class _Chunks(io.RawIOBase):
-    """An iterator of bytes as a file."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._left = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            try:
-                self._left = next(self._chunks)
-            except StopIteration:
-                return 0
-        count = min(len(buffer), len(self._left))
-        buffer[:count], self._left = self._left[:count], self._left[count:]
-        return count
-
-
-def _here(user: UnixUser | None, *words: str) -> Said:
-    """On this machine."""
-    command = [sys.executable, "-I", "-S", files.__file__, *words]
-    return _running(command, json.dumps(user).encode() + b"\n", _LONGEST[words[0]], {})
-
-
-@contextlib.contextmanager
-def _running(
-    command: Sequence[str], given: bytes, longest: float, environment: Mapping[str, str]
-) -> Iterator[IO[bytes]]:
-    """What a program says that reads `given`; it ends with the block."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
-        close_fds=True,
-    )  # fmt: skip
-    # The job may have put its files where nobody answers.
-    patience = threading.Timer(longest, process.kill)
-    patience.daemon = True
-    patience.start()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(given)
-            process.stdin.close()
-        yield process.stdout
-    finally:
-        patience.cancel()
-        process.kill()
-        process.stdout.close()
-        process.wait()
-
-
-def _line(said: IO[bytes]) -> dict[str, Any] | None:
-    """The next line; None at the end. Raises BackendError where it says what is wrong, or is none."""
-    line = said.readline(_LONGEST_LINE)
-    if not line:
-        return None
-    try:
-        document = json.loads(line)
-        if not isinstance(document, dict):
-            raise ValueError
-    except ValueError:
-        raise BackendError("the checkpoints cannot be read: what reads them makes no sense") from None
-    if "error" in document:
-        raise BackendError(one_line(str(document["error"])))
-    return document
-
-
-def _exactly(said: IO[bytes], size: int) -> bytes:
-    data = said.read(size)
-    if len(data) != size:
-        raise BackendError("the checkpoint changed while it was read", hint="ask again")
-    return data
+    return CheckpointFiles(path, partial(read_there, programs, user))
 
 
 def _found(said: IO[bytes]) -> Iterator[CheckpointFound]:
-    while (line := _line(said)) is not None:
+    while (line := line_of(said)) is not None:
         yield CheckpointFound(**line)
 
 

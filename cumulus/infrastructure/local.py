@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cumulus.answers.carried import ChangePiece
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
     from cumulus.lib.execution import Reach
@@ -40,6 +41,13 @@ class LocalInfrastructure:
         from cumulus.infrastructure.checkpoints import beyond
 
         return beyond(self._home, job, uri, os.environ)
+
+    def changes(
+        self, job: Document, most: int, nodes: Callable[[str], Document | None]
+    ) -> Iterator[ChangePiece]:  # fmt: skip
+        from cumulus.infrastructure.carried import changes
+
+        return changes(self._home, job, most, nodes)
 
     def word_on_node(self, node: Document, user: str, uid: int, directory: str, word: str) -> str:
         from cumulus.infrastructure.directories import word_on_node

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from cumulus.resources.key import Document
 
 if TYPE_CHECKING:
+    from cumulus.answers.carried import ChangePiece
     from cumulus.answers.checkpoints import CheckpointCopied, CheckpointFound, CheckpointPiece
     from cumulus.answers.nodes import HostKey, WorkerAnswer
     from cumulus.answers.swarm import (
@@ -164,6 +165,13 @@ class Infrastructure(Protocol):
 
     def word_on_node(self, node: Document, user: str, uid: int, directory: str, word: str) -> str:
         """See `WordsOnNodes`."""
+        ...
+
+    def changes(
+        self, job: Document, most: int, nodes: Callable[[str], Document | None]
+    ) -> Iterator[ChangePiece]:  # fmt: skip
+        """What the job's last attempt changed in the directory that was carried to it, read as its user. Raises
+        NotFound, BackendError."""
         ...
 
     def checkpoints_beyond(self, job: Document, uri: str) -> CheckpointReader:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cumulus.service.backups import Backups
     from cumulus.service.blobs import Blobs
     from cumulus.service.calls import Calls
+    from cumulus.service.carried import Carried
     from cumulus.service.certificates import Certificates
     from cumulus.service.checkpoints import Checkpoints
     from cumulus.service.descriptions import Descriptions
@@ -204,6 +205,12 @@ class Service:
         from cumulus.service.exec import Exec
 
         return Exec(self.access, self.store, self.objects, self.infrastructure)
+
+    @cached_property
+    def carried(self) -> Carried:
+        from cumulus.service.carried import Carried
+
+        return Carried(self.access, self.store, self.objects, self.infrastructure.changes)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

@@ -1,4 +1,4 @@
-"""Reads the checkpoints of a job on this machine, as the user whose job it is: `python -I files.py`.
+"""Reads the files of a job on this machine, as the user whose job it is: `python -I files.py`. Of its checkpoints:
 
     list PATH            a line of JSON for each: what its manifest tells, or what is wrong with it
     copied PATH          how far the copy beyond this machine is, as the uploader tells
@@ -7,6 +7,10 @@
     receive PATH         put there what `send` sent, which follows on standard input, once it is found whole
     adopt PATH           the same with another job's: all that this job saves is newer
     prune PATH KEEP      delete all but so many whole ones, and tell the steps; the newest whole one stays
+
+Of a directory that was carried to it:
+
+    changed PATH MOST    what its program changed there, and the content where that is not more bytes: see `changed`
 
 The user is the first line of standard input, as JSON; null for who starts it, "owner" for whoever PATH belongs to.
 All is loaded before it becomes that user, who need not be able to read Cumulus. Exit code 3: a line of JSON says what
@@ -30,7 +34,7 @@ if __name__ == "__main__":
 from cumulus.checkpoint import layout
 from cumulus.lib.files import sync_directory, write_durably
 from cumulus.lib.unix_user import UnixUser, become
-from cumulus.uploader import status
+from cumulus.uploader import changed, status
 from cumulus.uploader.owner import OWNER, owner_of
 
 _CHUNK = 2**20
@@ -190,6 +194,13 @@ def _prune(path: str, keep: Sequence[str]) -> None:
     _say({"gone": gone})
 
 
+def _changed(path: str, most: Sequence[str]) -> None:
+    try:
+        changed.send(path, int(most[0]), _say, _write)
+    except ValueError as error:
+        raise layout.CheckpointError(str(error)) from None
+
+
 def _tell(step: int, read: Callable[[], layout.Manifest]) -> None:
     try:
         found = read()
@@ -220,7 +231,7 @@ def _write(data: bytes) -> None:
 
 _VERBS: Mapping[str, Callable[[str, Sequence[str]], None]] = {
     "list": _list, "copied": _copied, "verify": _verify, "send": _send, "receive": _receive, "adopt": _adopt,
-    "prune": _prune,
+    "prune": _prune, "changed": _changed,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from cumulus.calls.envelope import LARGE_ARGUMENT, MOST_ARGUMENTS
 from cumulus.errors import UsageError
+from cumulus.lib.ignored import Ignored, rules_of
 from cumulus.sdk.errors import NotPicklable, SourceTooLarge
 from cumulus.sdk.packaging import pickling
 from cumulus.sdk.packaging.archive import Archives, zipped
-from cumulus.sdk.packaging.ignore import Ignored, rules_of
 from cumulus.sdk.packaging.source import Project
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cumulus.errors import UsageError
-from cumulus.sdk.packaging.ignore import Ignored
+from cumulus.lib.ignored import Ignored
 
 MARKERS = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".cumulusignore")
 """One of these is in the root of a project."""

@@ -82,6 +82,7 @@ CALLS: Mapping[str, Call] = {
     "fetch_checkpoint": Call(
         lambda s: s.checkpoints.fetch, {"key": Key, "step": int | None, "beyond": bool}, steps=True, reads=True
     ),
+    "changes": Call(lambda s: s.carried.changes, {"key": Key, "most": int}, steps=True, reads=True),
     "prune_checkpoints": _call(lambda s: s.checkpoints.prune, key=Key, keep=int, beyond=bool),
     "cordon": _call(lambda s: s.nodes.cordon, name=str, unschedulable=bool),
     "find_worker": _read(lambda s: s.workers.find, name=str, address=WorkerAddress, fingerprint=str),

@@ -1,4 +1,4 @@
-"""Which files a project leaves out: `.gitignore` and `.cumulusignore`, as gitignore(5) describes them."""
+"""Which files of a directory do not travel: `.gitignore` and `.cumulusignore`, as gitignore(5) describes them."""
 
 from __future__ import annotations
 
