@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from cumulus.errors import CumulusError, TooManyRequests
+from cumulus.lib.sized_cache import SizedCache
 from cumulus.server.limiter import Limiter, RequestLimits
-from cumulus.server.sized_cache import SizedCache
 from cumulus.server.stream_threads import LIMIT, StreamThreads
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ a node, and many of them may come in one request."""
 _TURN_SECONDS = 0.05
 EVENT_LINES_BYTES = 4 * 2**20
 """Those who watch are told of an event within moments of each other."""
-TABLE_ROWS_BYTES = 16 * 2**20
-"""Of some 20,000 jobs."""
+TABLE_ROWS_BYTES = 32 * 2**20
+"""Of some 20,000 jobs, with the objects themselves, which the store keeps too."""
 
 
 class Refused(NamedTuple):

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
+from cumulus.lib.sized_cache import SizedCache
 from cumulus.resources.key import Document, Key
 from cumulus.store.codec import DELETED, Row, checksum, damaged, decode
 from cumulus.store.listing import Candidate, Listing, Place
@@ -17,8 +18,16 @@ _STORED = """
 SELECT log.revision, type, previous, document, checksum FROM current JOIN log ON log.revision = current.revision
 WHERE current.kind = ? AND current.namespace = ? AND current.name = ?
 """
+_AT = """
+SELECT revision, type, previous, document, checksum FROM log WHERE revision = ?
+"""
+_OF_LOG, _WITH_LOG = (
+    "log.revision, type, previous, document, checksum", "CROSS JOIN log ON log.revision = c.revision",
+)  # fmt: skip
 _ROWS_AT_ONCE = 32
 _KEYS_AT_ONCE = 256
+MOST_MISSING = 0.1
+"""The part of a listing that is read object by object at most."""
 _INSERT = "INSERT INTO log VALUES"
 _POINT = "INSERT OR REPLACE INTO current VALUES"
 _UNPOINT = "DELETE FROM current WHERE kind = ? AND namespace = ? AND name = ?"
@@ -110,6 +119,38 @@ def rows_after(connection: sqlite3.Connection, revision: int, limit: int) -> lis
 
 def candidates(connection: sqlite3.Connection, wanted: Listing) -> Iterator[Candidate]:
     """The current objects of a listing after its start, in order."""
+    query, values = _current_of(wanted, "c.namespace, c.name, " + _OF_LOG, _WITH_LOG)
+    for namespace, name, *row in connection.execute(query, values) if _is_text(values) else ():
+        yield _place(namespace, name), _intact(*row)
+
+
+def documents(connection: sqlite3.Connection, wanted: Listing, kept: SizedCache[int, bytes]) -> list[bytes]:
+    """All that `candidates` gives, without the places. What is kept of an earlier listing is not read again: a revision
+    never changes."""
+    query, values = _current_of(wanted, "c.revision")
+    if not _is_text(values):
+        return []
+    revisions = [revision for (revision,) in connection.execute(query, values)]
+    found = kept.get_many(revisions)
+    missing = found.count(None)
+    if missing > len(found) * MOST_MISSING:
+        # One after another they would take longer than all together.
+        query, values = _current_of(wanted, _OF_LOG, _WITH_LOG)
+        return [_kept(kept, row) for row in connection.execute(query, values)]
+    for at, revision in enumerate(revisions) if missing else ():
+        if found[at] is None and (row := connection.execute(_AT, (revision,)).fetchone()) is not None:
+            found[at] = _kept(kept, row)
+    return [document for document in found if document is not None]
+
+
+def _kept(kept: SizedCache[int, bytes], row: tuple[int, int, int, bytes, int]) -> bytes:
+    document = _intact(*row)
+    kept.put(row[0], document, len(document))
+    return document
+
+
+def _current_of(wanted: Listing, columns: str, join: str = "") -> tuple[str, list[str]]:
+    """The query for the current objects of a listing after its start, in order, and its values."""
     source = "current AS c"
     where, values = ["c.kind = ?"], [wanted.kind]
     if wanted.namespace is None:
@@ -122,14 +163,8 @@ def candidates(connection: sqlite3.Connection, wanted: Listing) -> Iterator[Cand
         source = "owners AS o CROSS JOIN current AS c ON (c.kind, c.namespace, c.name) = (o.kind, o.namespace, o.name)"
         where.append("o.uid = ? AND o.kind = ?")
         values += [wanted.owner_uid, wanted.kind]
-    if not _is_text(values):
-        return
-    query = (
-        f"SELECT c.namespace, c.name, log.revision, type, previous, document, checksum FROM {source} "
-        f"CROSS JOIN log ON log.revision = c.revision WHERE {' AND '.join(where)} ORDER BY c.namespace, c.name"
-    )
-    for namespace, name, *row in connection.execute(query, values):
-        yield _place(namespace, name), _intact(*row)
+    query = f"SELECT {columns} FROM {source} {join} WHERE {' AND '.join(where)} ORDER BY c.namespace, c.name"
+    return query, values
 
 
 def changed_since(connection: sqlite3.Connection, kind: str, revision: int) -> dict[Place, bytes | None]:

@@ -517,6 +517,24 @@ class TestList:
         with pytest.raises(UsageError):
             store.list_packed(Query("Thing", labels="a in b"))
 
+    def test_packed_it_is_the_same_after_changes(self, store: Store) -> None:
+        for number in range(30):
+            store.create(thing(f"t{number:02}"))
+
+        def check() -> None:
+            page, packed = store.list(Query("Thing")), store.list_packed(Query("Thing"))
+            assert ([json.loads(item) for item in packed.items], packed.revision) == (page.items, page.revision)
+
+        check()
+        check()
+        store.update(thing("t03", spec={"n": 2}))
+        store.delete(Key("Thing", "default", "t04"))
+        store.create(thing("t04x"))
+        check()
+        for number in range(10, 30):
+            store.update(thing(f"t{number}", spec={"n": 2}))
+        check()
+
 
 class TestWatch:
     def test_tells_every_revision_in_order(self, store: Store) -> None:

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from cumulus.clock import FakeClock, timestamp
+from cumulus.lib.sized_cache import SizedCache
 from cumulus.resources.columns import owned_by
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
@@ -18,7 +19,6 @@ from cumulus.resources.registry import BY_NAME
 from cumulus.server.http.kubernetes.representation import Form
 from cumulus.server.http.kubernetes.rows import Kept
 from cumulus.server.http.kubernetes.tables import Shown
-from cumulus.server.sized_cache import SizedCache
 from tests.documents import active, failed, job, node, running
 
 JOB = BY_NAME["GPUJob"]

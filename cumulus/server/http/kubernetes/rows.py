@@ -5,32 +5,35 @@ A list of ten thousand objects differs little from the one before. What changes 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-from functools import cache
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
 
 from cumulus.clock import parse_timestamp
+from cumulus.lib.sized_cache import SizedCache
 from cumulus.resources.columns import Cells, OwnedBy, left, since
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column
-from cumulus.server.sized_cache import SizedCache
 
 Key = tuple[object, bytes]
-"""What is shown, and the digest of the object."""
+"""What is shown, and the object. The store hands out the same bytes again, which know their hash."""
 Kept = SizedCache[Key, "Row"]
+Clock = tuple[bool, int]
+"""Whether a cell says how long ago a moment was, or how long it is until then; and that moment, in microseconds since
+1970."""
+
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Row(NamedTuple):
     """Pieces of JSON, and between each two of them a cell that goes by the clock."""
 
     pieces: tuple[bytes, ...]
-    clocks: tuple[tuple[str, datetime], ...]
-    """The column's form, and the moment."""
+    clocks: tuple[Clock, ...]
     childless: Document | None
     """The object's identity, where its cells say that nothing belongs to it."""
 
@@ -54,38 +57,29 @@ class Rows:
         self._kept = kept
         self._named = named
         self._shown = shown
-        self._text = cache(self._counted)
 
     def of(self, items: Iterable[bytes]) -> list[bytes]:
-        return [self._row(item) for item in items]
-
-    def _row(self, item: bytes) -> bytes:
-        key = (self._what, hashlib.blake2b(item, digest_size=20).digest())
-        row = self._kept.get(key)
-        if row is None or (row.childless is not None and self._owned_by(row.childless)):
-            row, lasts = self._made(item)
-            if lasts:
-                self._kept.put(key, row, row.size)
-        if len(row.clocks) == 1:
-            # As nearly all have.
-            (clock,) = row.clocks
-            return b"".join((row.pieces[0], self._text(*self._seconds(*clock)), row.pieces[1]))
-        texts = (self._text(*self._seconds(*clock)) for clock in row.clocks)
-        return row.pieces[0] + b"".join(text + piece for text, piece in zip(texts, row.pieces[1:], strict=True))
-
-    def _seconds(self, form: str, moment: datetime) -> tuple[str, int]:
-        now = self._now
-        return form, int((now - moment if form == "age" else moment - now).total_seconds())
-
-    def _counted(self, form: str, seconds: int) -> bytes:
-        return orjson.dumps(since(seconds) if form == "age" else left(seconds))
+        get, what, owned_by, now, text = self._kept.get, self._what, self._owned_by, _microseconds(self._now), _text
+        rows = []
+        for item in items:
+            row = get((what, item))
+            if row is None or (row.childless is not None and owned_by(row.childless)):
+                row, lasts = self._made(item)
+                if lasts:
+                    self._kept.put((what, item), row, len(item) + row.size)
+            pieces = row.pieces
+            told = [pieces[0]]
+            for piece, (is_age, at) in zip(pieces[1:], row.clocks, strict=True):
+                told += text(is_age, (now - at if is_age else at - now) // 1_000_000), piece
+            rows.append(b"".join(told))
+        return rows
 
     def _made(self, item: bytes) -> tuple[Row, bool]:
         """The row, and whether it says the same later, but for its clocks."""
         document: Document = orjson.loads(item)
         cells = _Noting(self._now, self._owned_by)
         row: list[Any] = []
-        clocks: list[tuple[str, datetime]] = []
+        clocks: list[Clock] = []
         for column in self._columns:
             clock = _clock(column, document)
             row.append(orjson.Fragment(b"\0") if clock else cells.cell(column, document))
@@ -122,11 +116,20 @@ class _Noting(Cells):
         return noted
 
 
-def _clock(column: Column, document: Document) -> tuple[str, datetime] | None:
-    """The form and the moment of a cell that goes by the clock; None for any other, and where there is no moment."""
+def _clock(column: Column, document: Document) -> Clock | None:
+    """None for a cell that does not go by the clock, and where there is no moment."""
     if column.cell is not None or column.form not in ("age", "until"):
         return None
     try:
-        return column.form, parse_timestamp(lookup(document, column.path))
+        return column.form == "age", _microseconds(parse_timestamp(lookup(document, column.path)))
     except (TypeError, ValueError, AttributeError, KeyError):
         return None
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _BEGINNING) // timedelta(microseconds=1)
+
+
+@lru_cache(maxsize=4096)
+def _text(is_age: bool, seconds: int) -> bytes:
+    return orjson.dumps(since(seconds) if is_age else left(seconds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cumulus.server.sized_cache import EACH, SizedCache
+from cumulus.lib.sized_cache import EACH, SizedCache
 
 
 def test_the_oldest_goes_when_there_are_too_many_bytes() -> None:
