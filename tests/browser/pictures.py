@@ -152,9 +152,11 @@ def daemon() -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as directory, serving_machine(Machine(Path(directory) / "m")) as machine:
         machine.apply(
             manifest("train", STEPS, memory="25%", duration="30m"),
-            manifest("waits", "true", memory="90%", duration="10m"),
         )
         eventually(lambda: machine.get("gpujob", "train").get("status", {}).get("phase") == "Running")
+        # Only now: of jobs that come together any may be the first.
+        machine.apply(manifest("waits", "true", memory="90%", duration="10m"))
+        eventually(lambda: "default/waits" in machine.ok("queue"))
         url, slash, path = machine.ok("ui", "--print").split()[0].partition("/ui/")
         yield url, slash + path
 

@@ -27,7 +27,8 @@ async function draw(element) {
     ...size(),
     scales: {y: {range: (_, low, high) => [0, Math.max(1, high * 1.1)]}},
     axes: [
-      axis({values: (_, times, __, ___, step) => times.map(time => tick(time, step).label)}), axis({size: 44}),
+      // The longest label, a day of the week and its date, with room beside it.
+      axis({space: 96, values: (_, times, __, ___, step) => times.map(time => tick(time, step).label)}), axis({size: 44}),
     ],
     series: [{value: (_, time) => time == null ? "" : moment(time)}, ...series.map((each, number) => ({
       label: each.name, stroke: COLOURS[number % COLOURS.length], width: 2, dash: number >= COLOURS.length / 2 ? [6, 3] : [],
