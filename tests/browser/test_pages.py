@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 EVIL = "<img src=x onerror=alert(1)>'\"`${7*7}{{7*7}}</pre></script><script>alert(1)</script>"
 STEPS = "i=0; while :; do i=$((i+1)); printf '\\033[32mstep\\033[0m %s\\n' $i; sleep 1; done"
 JOBS = (
-    manifest("train", STEPS, memory="25%", duration="30m"),
+    manifest("train", STEPS, memory="25%", duration="2h"),
     manifest(
-        "evil", "printf '%s\\n' \"$TEXT\"; printf '\\033]8;;javascript:alert(1)\\033\\\\link\\n'; exec sleep 600",
-        duration="30m", env=[{"name": "TEXT", "value": EVIL}],
+        "evil", "printf '%s\\n' \"$TEXT\"; printf '\\033]8;;javascript:alert(1)\\033\\\\link\\n'; exec sleep 7200",
+        duration="2h", env=[{"name": "TEXT", "value": EVIL}],
     ) | {"metadata": {"name": "evil", "annotations": {"team.example/note": EVIL}, "labels": {"team": "red"}}},
     manifest("fails", f"printf '%s' '{EVIL.replace(chr(39), '')}' >&2; exit 3"),
 )  # fmt: skip
@@ -148,7 +148,7 @@ def test_a_change_is_seen_without_being_asked_for(site: Site, show: Shows) -> No
     """On every page that shows it; the timeline too."""
     jobs, overview = show("jobs"), show("overview")
     timeline_of(overview, "0")
-    site.machine.apply(manifest("comes", "exec sleep 600", memory="5%", duration="20m"))
+    site.machine.apply(manifest("comes", "exec sleep 7200", memory="5%", duration="2h"))
     jobs.get_by_role("link", name="comes").wait_for()
     held = "[...t.model.within(t.now, t.now + 1)].some(([span]) => span.job === 'default/comes')"
     eventually(lambda: timeline_of(overview, held), what="its lease is on the timeline")
@@ -263,7 +263,7 @@ def test_what_others_wrote_is_text(site: Site, show: Shows) -> None:
 def test_every_page_is_of_use_without_scripts(site: Site, open_page: Opens) -> None:
     """Reading, and changing something, from a token to a confirmation."""
     page = open_page(site.address("overview"), java_script_enabled=False)
-    page.get_by_label("give a token").fill(site.machine.ok("token", "create", "--duration", "10m").strip())
+    page.get_by_label("give a token").fill(site.machine.ok("token", "create", "--duration", "2h").strip())
     page.get_by_role("button", name="Sign in").click()
     for name in PAGES:
         page.goto(site.address(name))
@@ -309,7 +309,7 @@ def test_a_page_outlives_a_restart_of_the_daemon(site: Site, show: Shows) -> Non
     assert jobs.get_by_role("link", name="train").is_visible()
     machine.serve()
     machine.ready()
-    machine.apply(manifest("after", "exec sleep 600", memory="5%", duration="20m"))
+    machine.apply(manifest("after", "exec sleep 7200", memory="5%", duration="2h"))
     jobs.get_by_role("link", name="after").wait_for()
     eventually(lambda: not jobs.locator("#connection").is_visible(), what="it has the server again")
     held = "[...t.model.within(t.now, t.now + 1)].some(([span]) => span.job === 'default/after')"
@@ -361,7 +361,7 @@ def test_a_hundred_pages_at_once(site: Site, browser: Browser) -> None:
                 page = context.new_page()
                 page.goto(site.address(("overview", "jobs", "queue", "nodes", "users")[number % 5]))
                 pages.append(page)
-        site.machine.apply(manifest("many", "exec sleep 600", memory="5%", duration="20m"))
+        site.machine.apply(manifest("many", "exec sleep 7200", memory="5%", duration="2h"))
         shown = [page for page in pages if "/ui/jobs" in page.url]
         assert len(shown) == 20
         for page in shown:

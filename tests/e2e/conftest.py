@@ -28,8 +28,8 @@ def monitor_gone(home: Path) -> None:
     eventually(lambda: monitor_control.running(home) is None, what="the monitor stopped when it had nothing to do")
 
 
-def manifest(name: str, script: str, *, memory: str = "10%", duration: str = "60s", **spec: Any) -> dict[str, Any]:
-    """A job that runs a shell script."""
+def manifest(name: str, script: str, *, memory: str = "10%", duration: str = "1h", **spec: Any) -> dict[str, Any]:
+    """A job that runs a shell script. Its lease outlasts what a busy machine does meanwhile."""
     return {
         "apiVersion": "cumulus.dev/v1alpha1",
         "kind": "GPUJob",

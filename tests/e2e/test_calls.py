@@ -51,7 +51,7 @@ class Client:
         self._machine.apply(
             {
                 "apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "metadata": {"name": name},
-                "spec": {"call": spec, "gpu": {"memory": "10%", "duration": "60s"}},
+                "spec": {"call": spec, "gpu": {"memory": "10%", "duration": "1h"}},
             }
         )  # fmt: skip
 

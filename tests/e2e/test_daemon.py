@@ -169,7 +169,7 @@ def test_a_lease_ends_with_no_daemon_and_no_monitor_of_its_own(machine: Machine,
         f"echo $$ >> {pids}; while :; do sleep 0.2; done"
     )
     job = manifest(
-        "stubborn", record(log, stubborn), duration="4s", checkpoint={"gracePeriod": "1s", "onExpiry": "Fail"}
+        "stubborn", record(log, stubborn), duration="15s", checkpoint={"gracePeriod": "1s", "onExpiry": "Fail"}
     )
     machine.apply(job)
     eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2, what="both processes")
@@ -275,7 +275,7 @@ def test_a_partition_alone_and_a_lease_taken_beside_it(served: Machine) -> None:
             "apiVersion": "cumulus.dev/v1alpha1",
             "kind": "GPUPartition",
             "metadata": {"name": "mine"},
-            "spec": {"memory": "60%", "duration": "1m", "user": "alice"},
+            "spec": {"memory": "60%", "duration": "1h", "user": "alice"},
         }
     )
     served.ok("wait", "gpupartition/mine", "--for=condition=Active", "--timeout=150s")

@@ -30,7 +30,7 @@ BASH = ("env", f"PS1={PROMPT}", "bash", "--norc", "--noprofile", "-i")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One daemon and one job for all of these tests."""
     with serving(Machine(tmp_path_factory.mktemp("exec") / "m")) as made:
-        made.apply(manifest("train", "echo begun; exec sleep 600", duration="10m"))
+        made.apply(manifest("train", "echo begun; exec sleep 7200", duration="2h"))
         made.ok("wait", "job/train", "--for=jsonpath={.status.phase}=Running", "--timeout=150s")
         yield made
 
@@ -97,7 +97,7 @@ def test_a_killed_client_leaves_nothing(machine: Machine) -> None:
         assert any("4321" in line for line in children(machine))
         process.send_signal(number)
         process.communicate(timeout=PATIENCE)
-        eventually(lambda: children(machine) == ["sleep 600"], what="only the job's own program is left")
+        eventually(lambda: children(machine) == ["sleep 7200"], what="only the job's own program is left")
 
 
 def test_a_shell_at_a_terminal(machine: Machine) -> None:
@@ -129,7 +129,7 @@ def test_a_shell_at_a_terminal(machine: Machine) -> None:
     shell.sendintr()
     sees("exit 9")
     assert end(shell) == 9
-    eventually(lambda: children(machine) == ["sleep 600"])
+    eventually(lambda: children(machine) == ["sleep 7200"])
 
 
 def test_a_closed_terminal_ends_the_shell(machine: Machine) -> None:
@@ -138,7 +138,7 @@ def test_a_closed_terminal_ends_the_shell(machine: Machine) -> None:
     shell.sendline("sleep 6543")
     eventually(lambda: any("6543" in line for line in children(machine)))
     shell.close(force=True)
-    eventually(lambda: children(machine) == ["sleep 600"])
+    eventually(lambda: children(machine) == ["sleep 7200"])
 
 
 def test_copies(machine: Machine, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_copies(machine: Machine, tmp_path: Path) -> None:
 
 def test_a_program_at_a_terminal(machine: Machine) -> None:
     """`run -it` is `srun --pty`: left, joined again, and ended with its own code."""
-    small = ("--gpu", "5%", "--for", "3m", "--name")
+    small = ("--gpu", "5%", "--for", "1h", "--name")
     assert machine.run("run", "-it", *small, "no", "--", "true").returncode == 2
     shell = typing(machine, "run", "-it", *small, "pty", "--", *BASH)
     shell.expect(PROMPT)
@@ -216,7 +216,7 @@ def test_from_a_laptop(machine: Machine, tmp_path: Path) -> None:
     port = str(taken.getsockname()[1])
     serve = f"until {sys.executable} -m http.server {port} --bind 127.0.0.1 --directory {tmp_path}; do sleep 0.2; done"
     job = typing(
-        machine, "run", "--gpu", "5%", "--for", "3m", "--export", "NONE", "--name", "serves", "--port", port, "--",
+        machine, "run", "--gpu", "5%", "--for", "1h", "--export", "NONE", "--name", "serves", "--port", port, "--",
         "sh", "-c", serve, **laptop,
     )  # fmt: skip
     job.expect(r"http://127.0.0.1:(\d+) leads to port ")

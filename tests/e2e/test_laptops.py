@@ -49,12 +49,12 @@ def double(number):
     return 2 * number
 
 with CumulusClient(%r, %r, project=".") as client:
-    assert client.run(double, 21, gpu_memory=0.1, duration=300) == 42
-    call = client.submit(double, 2, gpu_memory=0.1, duration=300)
+    assert client.run(double, 21, gpu_memory=0.1, duration=3600) == 42
+    call = client.submit(double, 2, gpu_memory=0.1, duration=3600)
     assert client.attach(call.name).result(150) == 4
-    with client.session(gpu_memory=0.1, duration=300) as session:
+    with client.session(gpu_memory=0.1, duration=3600) as session:
         assert session.run(double, 3) == 6
-    assert list(client.map(double, [1, 2], workers=1, gpu_memory=0.1, duration=300)) == [2, 4]
+    assert list(client.map(double, [1, 2], workers=1, gpu_memory=0.1, duration=3600)) == [2, 4]
 """
 
 

@@ -48,7 +48,7 @@ def test_a_store_that_was_moved_is_neither_replaced_nor_written(machine: Machine
 def test_a_ledger_that_was_removed_makes_the_node_not_ready_until_its_leases_are_over(machine: Machine) -> None:
     machine.serve()
     machine.ready()
-    machine.apply(manifest("late", "exec sleep 600", memory="100%", duration="15s"))
+    machine.apply(manifest("late", "exec sleep 600", memory="100%", duration="45s"))
     machine.ok("wait", "gpujob/late", "--for=condition=Running", "--timeout=150s")
     shutil.rmtree(machine.directory / "chronos")
     create = [CHRONOS_CLI, "create", "0", "1.0", "60"]

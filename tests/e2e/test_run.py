@@ -27,7 +27,7 @@ from tests.waiting import PATIENCE, eventually
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("e2e-run")]
 
 PAGE = Path(__file__).parents[2] / "docs" / "run.md"
-SMALL = ("--gpu", "5%", "--for", "2m")
+SMALL = ("--gpu", "5%", "--for", "1h")
 ALONE = {environment.NO_COMMAND_SERVER: "1"}
 """For a command in a process of its own, not in a fork of the command server."""
 
