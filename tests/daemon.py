@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cumulus import environment
+from cumulus.daemon_lock import daemon_pid
 from tests import command_server
 from tests.commands import CUMULUS
+from tests.waiting import eventually
 
 
 class DaemonBed:
@@ -75,5 +77,11 @@ class DaemonBed:
         words = [*command, *(() if self.grpc else ("--grpc-listen", "off"))]
         with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
             daemon = subprocess.Popen(words, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
+        if self.daemons:
+            # A command gives a daemon that was killed some time to come back; a busy machine may take longer to start one.
+            home = Path(env["CUMULUS_HOME"])
+            eventually(
+                lambda: daemon_pid(home) is not None or daemon.poll() is not None, what="the next daemon has begun"
+            )
         self.daemons.append(daemon)
         return daemon
