@@ -77,11 +77,10 @@ class DaemonBed:
         words = [*command, *(() if self.grpc else ("--grpc-listen", "off"))]
         with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
             daemon = subprocess.Popen(words, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
-        if self.daemons:
-            # A command gives a daemon that was killed some time to come back; a busy machine may take longer to start one.
-            home = Path(env["CUMULUS_HOME"])
-            eventually(
-                lambda: daemon_pid(home) is not None or daemon.poll() is not None, what="the next daemon has begun"
-            )
         self.daemons.append(daemon)
+        if len(self.daemons) > 1:
+            # A command gives a daemon that was killed some time to come back: too little on a busy machine.
+            home = Path(env["CUMULUS_HOME"])
+            begun = "the next daemon has begun"
+            eventually(lambda: daemon_pid(home) is not None or daemon.poll() is not None, what=begun)
         return daemon
