@@ -420,8 +420,8 @@ def test_the_end_of_a_parking_ends_the_program(node: ParkingNode) -> None:
 
 
 def test_a_lease_whose_end_comes_while_it_is_parked_ends_by_it(node: ParkingNode) -> None:
-    _, [pid] = node.lease(seconds=3.0)
-    node.cuda.script(f"slow checkpoint {pid} 3500")
+    _, [pid] = node.lease(seconds=10.0)
+    node.cuda.script(f"slow checkpoint {pid} 10500")
     node.ledger.park("a", 3600)
     node.step()
     found = node.find()
