@@ -18,10 +18,10 @@ from tests.waiting import eventually
 class DaemonBed:
     """`cumulus` with CUMULUS_HOME, CHRONOS_HOME and the daemons' logs below `directory`; `env` is for all of them.
 
-    Its daemons start what its tests ask for: a gRPC server where `grpc`, and a command server of their own where
+    Its daemons start what its tests ask for: a gRPC server where `serves_grpc`, and a command server of their own where
     `own_commands`, else commands are run by the one that all share."""
 
-    grpc = False
+    serves_grpc = False
     own_commands = False
 
     timeout = 200.0
@@ -74,7 +74,7 @@ class DaemonBed:
         if not self.own_commands and command_server.serves(env):
             command_server.share(Path(env["CUMULUS_HOME"]))
             env = env | {environment.NO_COMMAND_SERVER: "1"}
-        words = [*command, *(() if self.grpc else ("--grpc-listen", "off"))]
+        words = [*command, *(() if self.serves_grpc else ("--grpc-listen", "off"))]
         with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
             daemon = subprocess.Popen(words, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
         self.daemons.append(daemon)

@@ -74,7 +74,7 @@ def train(network: Network, points: Array, classes: Array, epochs: int) -> tuple
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CumulusClient]:
     machine = Machine(tmp_path_factory.mktemp("nn"))
-    machine.grpc = True
+    machine.serves_grpc = True
     patch = pytest.MonkeyPatch()
     try:
         for name in ("CUMULUS_HOME", "CHRONOS_HOME"):

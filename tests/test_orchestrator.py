@@ -37,7 +37,7 @@ logs: {first: 1Mi, last: 4Mi}
 class Orchestrator(Machine):
     """A machine whose daemon is started by the program's first name, and a client of it elsewhere."""
 
-    grpc = True
+    serves_grpc = True
 
     def serve(self) -> subprocess.Popen[bytes]:
         self.directory.mkdir(exist_ok=True)

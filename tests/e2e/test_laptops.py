@@ -68,7 +68,7 @@ class Server(NamedTuple):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Machine(tmp_path_factory.mktemp("server"))
-    made.grpc = True
+    made.serves_grpc = True
     with serving(made) as machine:
         found = machine.context()
         yield Server(found.server, machine.grpc(), found.ca, found.token)

@@ -30,7 +30,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     directory = tmp_path_factory.mktemp("machine")
     index = Index(directory / "index")
     made = Machine(directory)
-    made.grpc = True
+    made.serves_grpc = True
     made.env |= index.variables
     with serving(made):
         yield made

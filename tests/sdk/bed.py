@@ -14,7 +14,7 @@ from tests.daemon import DaemonBed
 class Bed(DaemonBed):
     """See above. The gRPC server takes a port that is free."""
 
-    grpc = True
+    serves_grpc = True
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, XDG_CONFIG_HOME=str(directory / "config"), COLUMNS="160", ORCHESTRATOR_PORT="0")

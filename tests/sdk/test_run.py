@@ -35,7 +35,7 @@ from cumulus.sdk import (
 )
 from cumulus.sdk import transport as transport_module
 from tests.sdk.fake_orchestrator import FakeOrchestrator
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually, poll
 
 pytestmark = pytest.mark.xdist_group("sdk-fake")
 
@@ -371,13 +371,23 @@ def test_an_interrupt_cancels_a_run(client: CumulusClient, orchestrator: FakeOrc
     assert orchestrator.last.deleted
 
 
-def test_a_run_is_attended(client: CumulusClient, orchestrator: FakeOrchestrator) -> None:
-    def sleep() -> None:
+def test_a_run_is_attended(client: CumulusClient, orchestrator: FakeOrchestrator, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    def wait() -> None:
         import time
 
-        time.sleep(1.5)
+        while not gate.exists():
+            time.sleep(0.02)
 
-    client.run(sleep)
+    def open_gate() -> None:
+        poll(lambda: orchestrator.jobs and orchestrator.last.attended, PATIENCE)
+        gate.touch()
+
+    thread = threading.Thread(target=open_gate)
+    thread.start()
+    client.run(wait)
+    thread.join()
     assert orchestrator.last.attended
 
 
