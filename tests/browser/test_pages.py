@@ -148,7 +148,7 @@ def test_a_change_is_seen_without_being_asked_for(site: Site, show: Shows) -> No
     """On every page that shows it; the timeline too."""
     jobs, overview = show("jobs"), show("overview")
     timeline_of(overview, "0")
-    site.machine.apply(manifest("comes", "exec sleep 7200", memory="5%", duration="2h"))
+    site.machine.apply(manifest("comes", "exec sleep 7200", memory="5%", duration="20m"))
     jobs.get_by_role("link", name="comes").wait_for()
     held = "[...t.model.within(t.now, t.now + 1)].some(([span]) => span.job === 'default/comes')"
     eventually(lambda: timeline_of(overview, held), what="its lease is on the timeline")
@@ -309,7 +309,7 @@ def test_a_page_outlives_a_restart_of_the_daemon(site: Site, show: Shows) -> Non
     assert jobs.get_by_role("link", name="train").is_visible()
     machine.serve()
     machine.ready()
-    machine.apply(manifest("after", "exec sleep 7200", memory="5%", duration="2h"))
+    machine.apply(manifest("after", "exec sleep 7200", memory="5%", duration="20m"))
     jobs.get_by_role("link", name="after").wait_for()
     eventually(lambda: not jobs.locator("#connection").is_visible(), what="it has the server again")
     held = "[...t.model.within(t.now, t.now + 1)].some(([span]) => span.job === 'default/after')"
@@ -361,7 +361,7 @@ def test_a_hundred_pages_at_once(site: Site, browser: Browser) -> None:
                 page = context.new_page()
                 page.goto(site.address(("overview", "jobs", "queue", "nodes", "users")[number % 5]))
                 pages.append(page)
-        site.machine.apply(manifest("many", "exec sleep 7200", memory="5%", duration="2h"))
+        site.machine.apply(manifest("many", "exec sleep 7200", memory="5%", duration="20m"))
         shown = [page for page in pages if "/ui/jobs" in page.url]
         assert len(shown) == 20
         for page in shown:
