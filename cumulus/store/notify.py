@@ -1,25 +1,25 @@
 """Wakes the watches of this process when another process wrote to the store.
 
 A writer touches the file `changed` after its commit is visible. (The write-ahead log itself changes *before*
-that, so its notification would come too early and the event would wait for the slow poll.) `watchfiles`
-tells of the touch; its Python interface groups changes for at least 50 ms, so its Rust part is used directly.
+that, so its notification would come too early and the event would wait for the slow poll.) Who watches sleeps until
+the kernel tells of the touch: no process looks again and again for writes that do not come.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from cumulus.lib.inotify import Inotify
+
 SIGNAL = "changed"
-_IDLE_STEP_MS = 3
-"""How often watchfiles looks for what the system told it; an event is passed on after at most two steps. Shorter steps
-keep an idle daemon busy: at 1 ms the looking alone takes more than 1 % of a core."""
-_BUSY_STEP_MS = 1
-_BUSY_MS = 250
-"""How long after an event the next is looked for in the shorter steps: writes come in bursts."""
+_GATHER_SECONDS = 0.002
+"""After a touch the next ones are gathered for so long: writes come in bursts, and each of them would wake a thread."""
 _FALLBACK_SECONDS = 0.05
 """How often to look where the system has no notifications left to give (inotify's limits)."""
 
@@ -51,6 +51,7 @@ class Notifier:
         self._directory = directory
         self._wake = wake
         self._stop = threading.Event()
+        self._stopped, self._stopper = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="store-notifier", daemon=True)
 
     def start(self) -> None:
@@ -58,27 +59,37 @@ class Notifier:
 
     def close(self) -> None:
         self._stop.set()
+        os.close(self._stopper)
         if self._thread.is_alive():
             self._thread.join()
+        os.close(self._stopped)
 
     def _run(self) -> None:
         try:
-            self._listen()
-        except (OSError, RuntimeError):
+            touches = self._touches()
+        except OSError:
             while not self._stop.wait(_FALLBACK_SECONDS):
                 self._wake()
+            return
+        try:
+            self._listen(touches)
+        finally:
+            touches.close()
 
-    def _listen(self) -> None:
-        from watchfiles._rust_notify import RustNotify
-
+    def _touches(self) -> Inotify:
         file = self._directory / SIGNAL
         with suppress(OSError):
             file.touch(mode=0o600)
-        watched = file if file.exists() else self._directory
-        with RustNotify([str(watched)], False, False, 0, False, False) as notify:
-            step, timeout = _IDLE_STEP_MS, 0
-            while (found := notify.watch(0, step, timeout, self._stop)) != "stop":
-                step, timeout = _IDLE_STEP_MS, 0
-                if found != "timeout":
-                    self._wake()
-                    step, timeout = _BUSY_STEP_MS, _BUSY_MS
+        return Inotify(str(file if file.exists() else self._directory), written=True)
+
+    def _listen(self, touches: Inotify) -> None:
+        poll = select.poll()
+        for descriptor in (touches.descriptor, self._stopped):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            poll.poll()
+            if self._stop.is_set():
+                return
+            touches.drain()
+            self._wake()
+            time.sleep(_GATHER_SECONDS)

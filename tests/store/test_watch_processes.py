@@ -131,10 +131,10 @@ def test_a_writer_killed_before_it_could_tell(tmp_path: Path, sqlite: SqliteStor
 def test_where_the_system_has_no_notifications_left(
     tmp_path: Path, sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(24, "inotify watch limit reached")
 
-    monkeypatch.setattr("watchfiles._rust_notify.RustNotify", refuse)
+    monkeypatch.setattr("cumulus.store.notify.Inotify", refuse)
     monkeypatch.setattr(sqlite._hub, "_poll_seconds", 60.0)
     watch = sqlite.watch(since=0)
     with writer(tmp_path / "store", "one") as one:
