@@ -59,7 +59,7 @@ class MakerOracle:
         if maker["kind"] == "GPUJobArray":
             if len(others) >= maker["spec"].get("parallelism", 10):
                 raise Violation("array", f"{name} is made beside {len(others)} others that are not over")
-            if key not in index_ranges.parse(maker["spec"]["indexes"]):
+            if key not in indexes_of(maker["spec"]["indexes"]):
                 raise Violation("array", f"{name} is made, which was not asked for")
             return
         self._new.append(maker["metadata"]["uid"])
@@ -99,8 +99,8 @@ class MakerOracle:
     def _summary(self, array: Doc, before: Doc, status: Doc) -> None:
         """What is said of an array is so of each index."""
         name = array["metadata"]["name"]
-        wanted = index_ranges.parse(array["spec"]["indexes"])
-        succeeded, failed, active = (index_ranges.parse(status.get(part, "")) for part in _PARTS)
+        wanted = indexes_of(array["spec"]["indexes"])
+        succeeded, failed, active = (indexes_of(status.get(part, "")) for part in _PARTS)
         if succeeded & failed or (succeeded | failed) & active:
             raise Violation("array", f"{name} counts an index twice: {_line(status)}")
         if len(succeeded) + len(failed) + len(active) + status.get("waiting", 0) != len(wanted):
@@ -115,12 +115,16 @@ class MakerOracle:
             if index in failed and phase_of(job) != "Failed" and not job.get("gone"):
                 raise Violation("array", f"{name}: index {index} is said to have failed, and is {phase_of(job)}")
         for part, now in (("succeeded", succeeded), ("failed", failed)):
-            if index_ranges.parse(before.get(part, "")) - now:
+            if indexes_of(before.get(part, "")) - now:
                 raise Violation("array", f"{name} forgot that indexes {before[part]} {part}")
         over = len(succeeded) + len(failed) == len(wanted)
         phase = ("Failed" if failed else "Succeeded") if over else None
         if (phase or status["phase"]) != status["phase"] or (phase is None and status["phase"] in _OVER):
             raise Violation("array", f"{name} is {status['phase']}: {_line(status)}")
+
+
+def indexes_of(text: str) -> frozenset[int]:
+    return frozenset(index_ranges.parse(text))
 
 
 _PARTS = ("succeeded", "failed", "active")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from cumulus.resources import index_ranges
 from cumulus.resources.cron_job import GPUCronJob
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_array import ArrayPhase, GPUJobArray
 from cumulus.resources.job_phase import JobPhase
 from cumulus.store.client import Client
+from tests.sim.maker_oracle import indexes_of
 from tests.sim.people import Wanted
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ def _array(array: GPUJobArray, wanted: Wanted, jobs: Mapping[str, GPUJob], sim: 
             yield f"array {name} keeps more jobs that are {phase} than {most}"
     if spec.suspend:
         return
-    indexes = index_ranges.parse(spec.indexes)
+    indexes = indexes_of(wanted.spec["indexes"])
     if sim.oracle.makers.made[array.uid].keys() != indexes:
-        yield f"array {name} made jobs for {index_ranges.words(sim.oracle.makers.made[array.uid])}"
+        yield f"array {name} made jobs for {sorted(sim.oracle.makers.made[array.uid])}"
     if status.phase not in (ArrayPhase.SUCCEEDED, ArrayPhase.FAILED):
         yield f"array {name} is {status.phase}"
         return
-    if not _dropped(wanted, sim) and index_ranges.parse(_where(wanted, status.succeeded, status.failed)) != indexes:
+    if not _dropped(wanted, sim) and indexes_of(_where(wanted, status.succeeded, status.failed)) != indexes:
         yield f"array {name}: {status.succeeded!r} succeeded, {status.failed!r} failed"
 
 
