@@ -126,7 +126,7 @@ def test_output_directory_environment_and_exit_code(machine: Machine, tmp_path: 
 def test_a_program_reads_what_the_command_reads(machine: Machine) -> None:
     data = os.urandom(2_000_000)
     words = [CUMULUS, "run", "-i", *SMALL, "--name", "reads", "--", "sh", "-c", "wc -c; exit 4"]
-    done = subprocess.run(words, env=machine.env, input=data, capture_output=True, timeout=90, check=False)
+    done = subprocess.run(words, env=machine.env, input=data, capture_output=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout.split(), told(done.stderr.decode())) == (4, [b"2000000"], [])
     assert machine.get("job", "reads")["spec"]["stdin"] is True
     refused = machine.run("attach", "-i", machine.ok("run", *SMALL, "-d", "true").strip())
@@ -147,9 +147,9 @@ def test_who_leaves_in_the_middle_of_the_input_is_told(machine: Machine) -> None
         client.send_signal(signal.SIGINT)
         assert client.stderr is not None
         said = client.stderr.read().decode()
-        assert client.wait(60) == 130
+        assert client.wait(PATIENCE) == 130
     assert "The rest of its input is cut off, so it gets SIGHUP." in said
-    machine.ok("wait", "job/halved", "--for=condition=Failed", "--timeout=60s")
+    machine.ok("wait", "job/halved", "--for=condition=Failed", "--timeout=150s")
     assert "whole" not in machine.ok("logs", "halved")
 
 
@@ -162,7 +162,9 @@ def test_a_directory_goes_along_and_what_changed_comes_back(machine: Machine, tm
     (here / "counted").write_text("0\n")
     script = "pwd; cat read; ls; echo 1 > counted; mkdir runs; echo done > runs/log; rm read; cat; exit 3"
     words = [CUMULUS, "run", "--sync", *SMALL, "--name", "carried", "--", "sh", "-c", script]
-    done = subprocess.run(words, env=machine.env, cwd=here, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(
+        words, env=machine.env, cwd=here, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     lines = done.stdout.splitlines()
     assert (done.returncode, lines[1:]) == (3, ["swordfish", "counted", "read"]), done.stderr
     assert lines[0] != str(here)
@@ -179,7 +181,7 @@ def test_a_directory_goes_along_and_what_changed_comes_back(machine: Machine, tm
     fetched = machine.run("attach", "--sync", "carried", cwd=other)
     assert (fetched.returncode, (other / "runs" / "log").read_text()) == (3, "done\n"), fetched.stderr
     plain = machine.ok("run", *SMALL, "-d", "true").strip()
-    machine.ok("wait", f"job/{plain}", "--for=condition=Succeeded", "--timeout=60s")
+    machine.ok("wait", f"job/{plain}", "--for=condition=Succeeded", "--timeout=150s")
     assert "has no directory of its own here" in machine.run("attach", "--sync", plain).stderr
 
 

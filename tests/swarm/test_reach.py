@@ -25,7 +25,7 @@ from tests.lab.node import Node
 from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.control import Control, job
 from tests.unix_users import User
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.skipif(bool(unix_users.missing()), reason=unix_users.missing())]
 
@@ -228,12 +228,12 @@ def test_the_input_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     made = bed.backend.reach(whole.job_uid, 1, 0).feed()
     data = memoryview(b"x" * 300_000)
     while data:
-        assert select.select([], [made.stdin], [], 30)[1]
+        assert select.select([], [made.stdin], [], PATIENCE)[1]
         data = data[os.write(made.stdin, data) :]
     with pytest.raises(NotRunning, match="was given it before"):
         bed.backend.reach(whole.job_uid, 1, 0).feed()
     made.close_stdin()
-    assert select.select([made.done], [], [], 30)[0]
+    assert select.select([made.done], [], [], PATIENCE)[0]
     assert made.exit().code == 0
     made.close()
     assert bed.finish(whole).exit_code == 3

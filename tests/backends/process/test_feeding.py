@@ -13,6 +13,7 @@ from cumulus.backends.base import State, Workload
 from cumulus.errors import NotRunning
 from cumulus.lib.execution import Execution
 from tests.backends.process_bed import ProcessBed
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -35,12 +36,12 @@ def feed(bed: ProcessBed, work: Workload) -> Execution:
 def write(made: Execution, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        assert select.select([], [made.stdin], [], 30)[1]
+        assert select.select([], [made.stdin], [], PATIENCE)[1]
         view = view[os.write(made.stdin, view) :]
 
 
 def taken(made: Execution) -> int | None:
-    assert select.select([made.done], [], [], 30)[0]
+    assert select.select([made.done], [], [], PATIENCE)[0]
     code = made.exit().code
     made.close()
     return code
@@ -74,7 +75,7 @@ def test_a_program_that_takes_no_more_ends_as_it_likes(bed: ProcessBed) -> None:
     made = feed(bed, work)
     write(made, b"one\ntwo\n")
     assert bed.finish(work).state is State.SUCCEEDED
-    assert select.select([made.done], [], [], 30)[0]
+    assert select.select([made.done], [], [], PATIENCE)[0]
     assert made.exit().code is None
     made.close()
     assert bed.log(work) == b"got one\n"
