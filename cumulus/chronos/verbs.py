@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import cumulus
 from cumulus.chronos import lease_args, names, printers
 from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Parking, Proof, Usage, variables, wire
+from cumulus.chronos.contract.node import checkpoint_places
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import SystemClock, to_the_second
@@ -415,6 +416,7 @@ def _node() -> dict[str, Any]:
         "bootId": boot_id(),
         # Of what not every version takes.
         "takes": ["name", "overuse", "policy", "park", "sharing"],
+        "checkpointPlaces": checkpoint_places(),
     }
 
 

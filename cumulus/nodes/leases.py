@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts, PolicyChange, commands, wire
+from cumulus.chronos.contract.node import read_checkpoint_places
 from cumulus.chronos.contract.usage import LeaseUse, lease_uses
 from cumulus.clock import parse_timestamp
 from cumulus.errors import LedgerUnavailable, ParkRefused
@@ -55,6 +56,7 @@ class RemoteLeases:
             self._facts = NodeFacts(
                 node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions, figures, unleased,
                 wire.read_parking(said["parking"]) if said.get("parking") else None,
+                read_checkpoint_places(node.get("checkpointPlaces")),
             )  # fmt: skip
             found = [wire.read_device(fields) for fields in said["devices"]]
         self._discovered = True

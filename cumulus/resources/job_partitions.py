@@ -108,6 +108,7 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         runtime=runtime(job),
         host_ports=tuple(sorted(port.host_port for port in job.spec.ports)),
         program=_program(job),
+        checkpoint_place=_checkpoint_place(job),
         node=_kept_at(job),
         gang=gang,
     )
@@ -131,6 +132,15 @@ def _program(job: GPUJob) -> Program | None:
         directory=spec.working_dir, same_on=tuple(name for name in same_on.split(",") if name), python=python,
         only_here=only_here,
     )  # fmt: skip
+
+
+def _checkpoint_place(job: GPUJob) -> Literal["s3"] | None:
+    """What its node has to reach, since the job names it. In the daemon's own bucket a job keeps what can be kept."""
+    asked, spec = job.spec.checkpoint, job.spec
+    if asked is None or not (asked.uri or "").startswith("s3://"):
+        return None
+    # The program of a container without a path copies what it likes.
+    return None if spec.image is not None and asked.path is None else "s3"
 
 
 def _kept_at(job: GPUJob) -> str | None:

@@ -256,6 +256,11 @@ class GPUNodeStatus(Model):
     drain: NodeDrain | None = Field(
         None, description="The next time, or the one now, in which the node is held for nobody: `cumulus drain --at`."
     )
+    checkpoint_places: tuple[Literal["file", "s3"], ...] | None = Field(
+        None,
+        description="To what the node copies checkpoints: file, s3. For s3 it needs boto3, which `cumulus node setup` "
+        "installs. Left out where it does not say.",
+    )
     heartbeat_time: Time | None = Field(None, description="When the node last answered.")
     term: int = Field(
         0,

@@ -99,6 +99,9 @@ class GPUPartitionSpec(Model):
     program: Program | None = Field(
         None, description="Set by the job controller, for a job without an image: what its node must have."
     )
+    checkpoint_place: Literal["s3"] | None = Field(
+        None, description="Set by the job controller: to what its node must be able to copy checkpoints."
+    )
     gang: Gang | None = Field(None, description="Set by the job controller.")
     sharing: Sharing | None = Field(
         None, description="Whether its program can be parked, or runs beside others at once: see GPUJob."

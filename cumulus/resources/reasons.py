@@ -188,6 +188,8 @@ class SchedulingReason(StrEnum):
     RUNTIME_MISSING = "RuntimeMissing"
     NOT_ON_NODE = "NotOnNode"
     """What a job without an image needs is not on the node: its user, or its directory."""
+    NO_UPLOADER = "NoUploader"
+    """The node can't copy checkpoints to where the job keeps them."""
     LABEL_MISMATCH = "LabelMismatch"
     NO_MATCHING_DEVICE = "NoMatchingDevice"
     ENFORCEMENT_TOO_WEAK = "EnforcementTooWeak"

@@ -43,6 +43,8 @@ class Filter:
     """Of a call: it must be the same there."""
     only_here: str = ""
     """Why it runs on the daemon's own machine alone."""
+    checkpoint_place: str = ""
+    """To what its node must be able to copy checkpoints."""
     avoid: tuple[int, ...] = ()
     """Devices of `node` that other members of the same group hold already."""
     without: tuple[str, ...] = ()
@@ -231,6 +233,7 @@ def _demand_of(partition: GPUPartition) -> Demand:
         program.same_on if program is not None else (),
         (program and program.python) or "",
         (program and program.only_here) or "",
+        spec.checkpoint_place or "",
     )
 
 
@@ -253,6 +256,7 @@ def _demand(
     same_on: tuple[str, ...],
     python: str,
     only_here: str,
+    checkpoint_place: str,
 ) -> Demand:
     """One object for all equal demands: most partitions of a queue want the same."""
     return Demand(
@@ -271,6 +275,7 @@ def _demand(
             same_on=same_on,
             python=python,
             only_here=only_here,
+            checkpoint_place=checkpoint_place,
         ),
         memory=parse_share(memory),
         compute=None if compute is None else parse_millis(compute),

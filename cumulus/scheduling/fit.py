@@ -54,6 +54,13 @@ def node_mismatch(wanted: Filter, node: Node) -> Reason | None:
         )
     if wanted.user and node.host_jobs is not None and (problem := _not_on_node(wanted, node.name, node.host_jobs)):
         return Reason(SchedulingReason.NOT_ON_NODE, problem)
+    places = node.checkpoint_places
+    if wanted.checkpoint_place and places is not None and wanted.checkpoint_place not in places:
+        return Reason(
+            SchedulingReason.NO_UPLOADER,
+            f"copies no checkpoints to {wanted.checkpoint_place}://: it has no boto3 (cumulus node setup {node.name}, "
+            "or pip install 'cumulus-chronos[s3]' there)",
+        )
     for key, value in wanted.node_labels:
         if node.labels.get(key) != value:
             there = f"{key}={node.labels[key]}" if key in node.labels else f"no label {key}"

@@ -45,6 +45,8 @@ class Node:
     """Devices that have failed, by index, and why: they take nothing new."""
     host_jobs: HostJobs | None = None
     """Of a node that is not the daemon's own machine."""
+    checkpoint_places: tuple[str, ...] | None = None
+    """To what it copies checkpoints; None where it does not say."""
 
 
 class ReturnsBy(Enum):
@@ -264,6 +266,7 @@ def _node(node: GPUNode) -> Node:
         devices=tuple(found.device for found in sorted(node.status.devices, key=lambda found: found.index)),
         faults=tuple((found.index, found.fault) for found in node.status.devices if found.fault),
         host_jobs=node.status.host_jobs,
+        checkpoint_places=node.status.checkpoint_places,
     )
 
 

@@ -23,6 +23,7 @@ from cumulus.backends.programs import ProgramBackend
 from cumulus.blob.base import BlobStore
 from cumulus.blob.opened import open_blobs
 from cumulus.chronos.contract import NodeFacts, variables
+from cumulus.chronos.contract.node import checkpoint_places
 from cumulus.chronos.local import Ledger, ensure_running, usage_of
 from cumulus.clock import SystemClock
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
@@ -176,7 +177,7 @@ def _facts(ledger: Ledger) -> NodeFacts:
     seen = ledger.watched()
     return NodeFacts(
         socket.gethostname(), boot_id(), __version__, conditions=ledger.health(), figures=seen.figures,
-        unleased=seen.unleased, parking=ledger.parking(),
+        unleased=seen.unleased, parking=ledger.parking(), checkpoint_places=checkpoint_places(),
     )  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_json_is_a_protocol(shell: Shell) -> None:
     assert [x["partitionId"] for x in shell.json("list")["leases"]] == ["a"]
     stats = shell.json("stats")
     assert stats["devices"][0]["freeMemoryBytes"] == 60 * GIB
-    assert stats["node"].keys() == {"hostname", "chronosVersion", "bootId", "takes"}
+    assert stats["node"].keys() == {"hostname", "chronosVersion", "bootId", "takes", "checkpointPlaces"}
     assert [d["id"] for d in shell.json("devices")["devices"]] == ["GPU-a", "GPU-b"]
     assert shell.json("devices")["conditions"] == []
     assert shell.json("get a")["lease"]["token"] == 1

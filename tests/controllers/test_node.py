@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +16,11 @@ from cumulus.clock import FakeClock, timestamp
 from cumulus.controllers.node import controller
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
 from cumulus.nodes.agent import NodeAgent
+from cumulus.resources import job_partitions
 from cumulus.resources.enforcement import Overuse
 from cumulus.resources.event import Event
-from cumulus.resources.job import GPUJob
+from cumulus.resources.job import GPUJob, Mount
+from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.kinds.gpunode import node_status
 from cumulus.resources.meta import ObjectMeta, condition, is_true
@@ -29,6 +34,7 @@ from tests.controllers.objects import a_job, a_partition
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 GIB = 2**30
+ROOT = Path(__file__).parents[2]
 
 
 def after(seconds: float, status: GPUNodeStatus, **changes: object) -> GPUNodeStatus:
@@ -302,3 +308,57 @@ def _ready(world: World) -> str:
     nodes = world.client.list(GPUNode)
     found = condition(nodes[0].status.conditions, "Ready") if nodes else None
     return found.status if found else ""
+
+
+def test_a_job_whose_checkpoints_a_node_cannot_copy_waits_and_goes_where_they_can_be() -> None:
+    world = World(["node-1", "node-2"], devices=2)
+    places: dict[str, tuple[str, ...]] = {"node-1": ("file",), "node-2": ("file",)}
+    world.agents[:] = [
+        NodeAgent(name, leases, facts=lambda name=name: NodeFacts(checkpoint_places=places[name]))  # type: ignore[misc]
+        for name, leases in world.leases.items()
+    ]
+    daemon = Daemon(world)
+    world.apply(a_job(checkpoint=Checkpoint(uri="s3://bucket/run")))
+    world.apply(a_job("shared", checkpoint=Checkpoint(uri="file:///shared/run"), memory="0.1"))
+    world.apply(a_job("quiet", checkpoint=Checkpoint(), memory="0.1"))
+
+    def told(name: str) -> str:
+        found = condition(world.job(name).status.conditions, "Scheduled")
+        return "" if found is None else found.message
+
+    drive(world, daemon, until=lambda: "NoUploader" in told("train"), within=60)
+    assert world.job("train").status.attempts[-1].node == ""
+    assert {world.job(name).status.phase for name in ("shared", "quiet")} == {JobPhase.RUNNING}
+    places["node-2"] = ("file", "s3")
+    drive(world, daemon, until=lambda: world.job("train").status.phase is JobPhase.RUNNING, within=60)
+    assert world.job("train").status.attempts[-1].node == "node-2"
+
+
+@pytest.mark.parametrize(
+    ("spec", "place"),
+    [
+        ({"checkpoint": Checkpoint(uri="s3://bucket/run")}, "s3"),
+        ({"checkpoint": Checkpoint(uri="file:///shared")}, None),
+        ({"checkpoint": Checkpoint()}, None),
+        ({}, None),
+        # The program of a container whose checkpoints are on no mount copies them itself.
+        ({"checkpoint": Checkpoint(uri="s3://bucket/run"), "image": "i"}, None),
+        ({"checkpoint": Checkpoint(uri="s3://b/run", path="/data/c"), "image": "i",
+          "mounts": (Mount(source="/data/ann", target="/data"),)}, "s3"),
+    ],
+)  # fmt: skip
+def test_what_a_node_has_to_reach_for_a_jobs_checkpoints(spec: dict[str, Any], place: str | None) -> None:
+    job = a_job(**spec)
+    metadata = job.metadata.model_copy(update={"creation_timestamp": timestamp(NOW), "uid": "u"})
+    (partition,) = job_partitions.partitions(job.replace(metadata=metadata), 1)
+    assert partition.spec.checkpoint_place == place
+
+
+def test_an_installation_without_boto3_says_so() -> None:
+    """As on a worker whose packages were not installed: no site-packages at all."""
+    ask = "import sys; sys.path.insert(0, sys.argv[1]); from cumulus.chronos.contract.node import *; print(*checkpoint_places())"
+    for options, places in ((["-I", "-S"], "file"), (["-I"], "file s3")):
+        said = subprocess.run(
+            [sys.executable, *options, "-c", ask, str(ROOT)], capture_output=True, text=True, check=True
+        ).stdout
+        assert said.split() == places.split()

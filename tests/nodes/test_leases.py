@@ -75,6 +75,7 @@ def test_facts_are_known_with_the_devices(leases: RemoteLeases) -> None:
     assert leases.facts.chronos_version
     assert leases.facts.clock_skew is not None
     assert abs(leases.facts.clock_skew) < 2
+    assert leases.facts.checkpoint_places == ("file", "s3")
 
 
 def test_conditions_of_the_node_are_among_its_facts(leases: RemoteLeases, worker: Worker) -> None:

@@ -32,6 +32,9 @@ REASONS = [
     (node(cordoned=True), [pending("p")], "Cordoned", "the node is cordoned"),
     (node(), [pending("p", runtime="container")],
      "RuntimeMissing", "needs the runtime container, the node offers process"),
+    (node(checkpoint_places=("file",)), [pending("p", checkpoint_place="s3")],
+     "NoUploader", "copies no checkpoints to s3://: it has no boto3 (cumulus node setup n1, or pip install "
+     "'cumulus-chronos[s3]' there)"),
     (node(labels={"zone": "b"}), [pending("p", selector={"node_labels": {"zone": "a"}})],
      "LabelMismatch", "needs the label zone=a, the node has zone=b"),
     (node(), [pending("p", selector={"name": "A100"})],

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from cumulus.chronos.contract.parking import Parking
+
+CHECKPOINT_PLACES = ("file", "s3")
+"""Schemes of places to which an uploader can copy checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +74,15 @@ class NodeFacts:
     unleased: tuple[UnleasedProcess, ...] = ()
     parking: Parking | None = None
     """None where its Chronos cannot park."""
+    checkpoint_places: tuple[str, ...] | None = None
+    """To which of CHECKPOINT_PLACES its uploader copies; None where it does not say."""
+
+
+def checkpoint_places() -> tuple[str, ...]:
+    """Those of CHECKPOINT_PLACES to which the uploader of this installation copies."""
+    return CHECKPOINT_PLACES if find_spec("boto3") is not None else CHECKPOINT_PLACES[:1]
+
+
+def read_checkpoint_places(said: object) -> tuple[str, ...] | None:
+    """What a node says of its own; what this version does not know is left out."""
+    return tuple(place for place in CHECKPOINT_PLACES if place in said) if isinstance(said, list) else None

@@ -378,6 +378,7 @@ def observed(
             "runtimes": agent.runtimes,
             "devices": tuple(_device(device, leases, own, facts) for device in devices),
             "parking": None if facts.parking is None else _parking(facts.parking),
+            "checkpoint_places": facts.checkpoint_places,
             "heartbeat_time": moment,
             "chronos_version": facts.chronos_version,
             "clock_skew_seconds": facts.clock_skew,

@@ -127,6 +127,7 @@ def sections(node: Document, around: Surroundings) -> Iterator[Section]:
             ("Schedulable", "no, it is cordoned" if lookup(node, "spec.unschedulable") else "yes"),
             ("Runtimes", text(status.get("runtimes") or [])),
             ("Without image", _host_jobs(status.get("hostJobs"))),
+            ("Checkpoints to", text(status.get("checkpointPlaces") or [])),
             ("Heartbeat", moment(status.get("heartbeatTime"), now)),
             ("Boot ID", status.get("bootId", "")),
             ("Chronos", status.get("chronosVersion", "")),
