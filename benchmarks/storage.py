@@ -95,7 +95,7 @@ def _checkpoints(directory: Path, bucket: Bucket) -> Iterator[Result]:
 
     def fetch() -> None:
         with open(target, "w+b") as opened:
-            place.fetch("x", file, opened.fileno(), lambda count: None)
+            place.fetch("x", file, opened.fileno())
 
     def raw_fetch() -> None:
         url = client.url_to_read("bench/x", 600)
@@ -104,7 +104,7 @@ def _checkpoints(directory: Path, bucket: Bucket) -> Iterator[Result]:
 
     def fetch_alone() -> None:
         with open(target, "w+b") as opened:
-            transfer.fetch(client, "bench/x", CHECKPOINT, opened.fileno(), _NoDigest())
+            transfer.fetch(client, "bench/x", CHECKPOINT, opened.fileno(), None)
 
     best = _best(CHECKPOINT, fetch_alone, raw_fetch)
     yield at_least("a checkpoint of 512 MiB from S3", *best, 0.9, unit="MB/s", peer_name="raw ranges")
@@ -170,7 +170,7 @@ with open(source if verb == "send" else source + ".new", "rb" if verb == "send" 
     if verb == "send":
         place.send("x", file, opened.fileno(), _NoNotes(), lambda count: None)
     else:
-        place.fetch("x", file, opened.fileno(), lambda count: None)
+        place.fetch("x", file, opened.fileno())
 print((highest() - before) / 1024)
 """
 
@@ -183,11 +183,6 @@ def _grown(verb: str, bucket: Bucket, source: Path, file: File) -> float:
         [sys.executable, "-c", _WORKER, *arguments, file.sha256], capture_output=True, text=True, check=True
     )
     return float(done.stdout)
-
-
-class _NoDigest:
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        return
 
 
 class _NoNotes:

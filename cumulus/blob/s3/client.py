@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from http.client import HTTPResponse
 from typing import Any, TypeVar
 
 from cumulus.blob.s3.bucket import Bucket
@@ -144,12 +145,16 @@ class S3Client:
                 Bucket=self.bucket.name, Key=key, Range=f"bytes={place}-{offset + length - 1}", **condition
             )
             with answer["Body"] as body:
+                direct = _direct(body)
                 while place < offset + length:
-                    count = body.readinto(buffer[: offset + length - place])
+                    count = direct.readinto(buffer[: offset + length - place])
                     if not count:
                         raise ConnectionError("the answer ended early")
                     into(place, buffer[:count])
                     place += count
+                if direct is not body and direct.isclosed():
+                    # All of it was read, which urllib3 has not seen: the next request may have the connection.
+                    body.release_conn()
 
         self._again(f"read {key}", receive)
 
@@ -325,3 +330,11 @@ class S3Client:
                 },
             ),
         )
+
+
+def _direct(body: Any) -> Any:
+    """What reads an answer's bytes into memory of ours: the standard library's response, below urllib3's. That one makes
+    a new object of each piece and copies it, and no other thread runs meanwhile. Where nothing of that kind is below,
+    the body itself."""
+    below = getattr(body, "_fp", None)
+    return below if isinstance(below, HTTPResponse) else body
