@@ -14,7 +14,7 @@ import pytest
 from cumulus.blob.base import BlobInfo, Collected, UploadUrls
 from cumulus.blob.s3.bucket import Bucket, Keys
 from cumulus.blob.s3.client import S3Client
-from cumulus.blob.s3.problems import problem
+from cumulus.blob.s3.problems import Missing, problem
 from cumulus.blob.s3.transfer import LEAST_PART, MOST_PARTS, PART, part_size
 from cumulus.blob.s3_store import PREFIX, S3BlobStore
 from cumulus.clock import FakeClock
@@ -202,6 +202,29 @@ def test_conditions(client: S3Client) -> None:
     assert client.head("b") is None
     with pytest.raises(ObjectChanged):
         client.read("a", 0, 1, lambda place, piece: None, etag)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_ranges_come_by_a_signed_url_and_without(
+    client: S3Client, monkeypatch: pytest.MonkeyPatch, signed: bool
+) -> None:
+    if not signed:
+        monkeypatch.setattr("cumulus.blob.s3.client._sent", lambda *_: None)
+    content = bytes(range(251)) * 20_000
+    etag = client.put("a", content)
+    got = bytearray(len(content))
+
+    def write(place: int, piece: memoryview) -> None:
+        got[place : place + len(piece)] = piece
+
+    for start in range(0, len(content), 3_000_000):
+        client.read("a", start, min(3_000_000, len(content) - start), write, etag)
+    assert got == content
+    client.put("a", b"other")
+    with pytest.raises(ObjectChanged):
+        client.read("a", 0, 5, write, etag)
+    with pytest.raises(Missing):
+        client.read("b", 0, 5, write)
 
 
 @pytest.mark.parametrize(
