@@ -311,7 +311,7 @@ def _ready(world: World) -> str:
 
 
 def test_a_job_whose_checkpoints_a_node_cannot_copy_waits_and_goes_where_they_can_be() -> None:
-    world = World(["node-1", "node-2"], devices=2)
+    world = World(["node-1", "node-2"], devices=2, script=lambda work: Script(seconds=1e6))
     places: dict[str, tuple[str, ...]] = {"node-1": ("file",), "node-2": ("file",)}
     world.agents[:] = [
         NodeAgent(name, leases, facts=lambda name=name: NodeFacts(checkpoint_places=places[name]))  # type: ignore[misc]
@@ -356,7 +356,10 @@ def test_what_a_node_has_to_reach_for_a_jobs_checkpoints(spec: dict[str, Any], p
 
 def test_an_installation_without_boto3_says_so() -> None:
     """As on a worker whose packages were not installed: no site-packages at all."""
-    ask = "import sys; sys.path.insert(0, sys.argv[1]); from cumulus.chronos.contract.node import *; print(*checkpoint_places())"
+    ask = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from cumulus.chronos.contract import node; "
+        "print(*node.checkpoint_places())"
+    )
     for options, places in ((["-I", "-S"], "file"), (["-I"], "file s3")):
         said = subprocess.run(
             [sys.executable, *options, "-c", ask, str(ROOT)], capture_output=True, text=True, check=True
