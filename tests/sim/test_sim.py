@@ -24,8 +24,8 @@ pytestmark = pytest.mark.timeout(600)
 SEEDS = 30
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
 CHUNKS, SLOW_CHUNKS = 5, 63
-SHARED_SEEDS = 15
-SHARED_CHUNKS, SLOW_SHARED_CHUNKS = 2, 40
+SHARED_SEEDS = 12
+SHARED_CHUNKS, SLOW_SHARED_CHUNKS = 1, 50
 """Of worlds that are shared."""
 REPLAYED = list(range(8))
 WITHIN = 200
