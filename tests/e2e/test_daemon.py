@@ -242,7 +242,7 @@ def test_a_node_is_kept_empty_for_a_time_to_come(served: Machine) -> None:
     served.ok("drain", node, "--at", "1h", "--for", "30m")
     try:
         eventually(lambda: "Ready,Drain(in " in served.ok("get", "nodes"), what="the node shows it")
-        served.apply(manifest("long", "sleep 600", duration="2h"), manifest("short", "true"))
+        served.apply(manifest("long", "sleep 600", duration="2h"), manifest("short", "true", duration="10m"))
         served.ok("wait", "job/short", "--for=condition=Succeeded", "--timeout=60s")
         assert served.get("job", "long")["status"]["phase"] == "Pending"
         assert f"drain-{node}" in served.ok("why", "long")
