@@ -60,7 +60,7 @@ def record(root: Path, command: Sequence[str], trace: Path) -> list[Call]:
     strace = ["strace", "-f", "-y", "-xx", "-s", "10000000", "-o", str(trace), "-e", f"trace={_CALLS}"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [*strace, *command], capture_output=True, text=True, timeout=100, check=False, env=environment
+        [*strace, *command], capture_output=True, text=True, timeout=380, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
     return list(_parse(trace.read_text(errors="replace").splitlines(), str(root)))

@@ -194,7 +194,7 @@ def test_a_run_of_the_process_backend(place: Path) -> None:
         """
         import pathlib, sys
         from tests.crash.test_power_loss import backend, workload
-        from tests.waiting import poll
+        from tests.waiting import PATIENCE, poll
         root = pathlib.Path(sys.argv[1])
         made = backend(root)
         for name in ("kept", "purged"):

@@ -86,7 +86,7 @@ class Traces:
         return self.cgroups() or files or self._interfaces() or of_lab(self._directory)
 
     def are_gone(self) -> None:
-        eventually(lambda: not self.left(), 150, f"nothing of {self._directory} is left")
+        eventually(lambda: not self.left(), what=lambda: f"something of {self._directory} is left: {self.left()}")
 
 
 def test_the_tour_the_playground_and_the_end(environment: dict[str, str], tmp_path: Path) -> None:
