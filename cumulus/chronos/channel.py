@@ -332,11 +332,23 @@ class _Terminal:
                 return
             fcntl.flock(lock, fcntl.LOCK_UN)
             time.sleep(_ALONE_LOOK)
-        for number in (SIGHUP, SIGCONT):
-            _send(_session_of(self._reached), number)
+        _hang_up(self._reached)
 
     def _exit_code(self) -> int | None:
         return _exit_code(lambda: self._engine.get("/containers/{0}/json", self._reached.id)["State"])
+
+
+def _hang_up(reached: _Reached) -> None:
+    """SIGHUP to the program, as when its terminal is closed.
+
+    What it does by default would end the program. The kernel keeps that from the first process of a container, which
+    so would go on as if nothing had been (pid_namespaces(7)): it is killed instead."""
+    first = processes.read(reached.leader)
+    if first is not None and processes.takes_default(first.pid, SIGHUP):
+        _send({processes.Identity(first.pid, first.start)}, SIGKILL)
+        return
+    for number in (SIGHUP, SIGCONT):
+        _send(_session_of(reached), number)
 
 
 def _session_of(reached: _Reached) -> set[processes.Identity]:
@@ -362,8 +374,7 @@ class _Input:
         try:
             frames.put(STARTED)
             if not self._carried(frames, pipe):
-                for number in (SIGHUP, SIGCONT):
-                    _send(_session_of(self._reached), number)
+                _hang_up(self._reached)
             with contextlib.suppress(OSError):
                 holder.send(END)
         finally:

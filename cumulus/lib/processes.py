@@ -14,6 +14,8 @@ from typing import NamedTuple
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _LARGEST_ENVIRONMENT = 6 * 2**20
 """Bytes of arguments and environment that a program can be started with (execve(2))."""
+_MASKS = (b"SigBlk:", b"SigIgn:", b"SigCgt:")
+"""Of /proc/PID/status: signals as bits, the first of them for 1 (proc_pid_status(5))."""
 
 
 def boot_id() -> str:
@@ -169,6 +171,13 @@ def user(pid: int) -> int | None:
         if line.startswith(b"Uid:"):
             return min(map(int, line.split()[1:4]))
     return None
+
+
+def takes_default(pid: int, number: int) -> bool:
+    """Whether the signal does to the process what it does by default: it is neither caught, ignored nor blocked there.
+    False where the process is gone."""
+    masks = [line.split()[1] for line in content(f"/proc/{pid}/status").splitlines() if line.startswith(_MASKS)]
+    return len(masks) == len(_MASKS) and not any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def pid_namespace(pid: int) -> str:

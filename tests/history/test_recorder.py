@@ -108,7 +108,7 @@ def _check_lanes(directory: Path, schedule: Schedule) -> None:
     window = Window(BEGIN, BEGIN + ALL, BEGIN + ALL)
     with reading(directory / "history" / "h.db") as db:
         assert db is not None
-        lanes = {(d.node, d.number): found for d, found in spans.past(db, window, 10**9, lambda _: True)}
+        lanes = {(d.node, d.number): found for d, found in spans.past(db, window, 10**9, lambda span, _, over: span)}
     area = sum((h.end - h.start) * h.share / 100 for h in schedule.held)
     told = [span for found in lanes.values() for span in found]
     assert sum((s["end"] - s["start"]) * s["share"] for s in told) == pytest.approx(area, rel=1e-3)
@@ -135,7 +135,7 @@ def test_what_is_merged_has_the_area_of_all_it_stands_for(
     window = Window(BEGIN, BEGIN + 700 * MINUTE, BEGIN + ALL)
     with reading(directory / "history" / "h.db") as db:
         assert db is not None
-        told = [span for _, found in spans.past(db, window, pixels, lambda _: True) for span in found]
+        told = [span for _, found in spans.past(db, window, pixels, lambda span, _, over: span) for span in found]
     area = sum((min(h.end, 700 * MINUTE) - h.start) * h.share / 100 for h in schedule.held)
     assert sum((s["end"] - s["start"]) * s["share"] for s in told) == pytest.approx(area, rel=0.02)
     assert sum(s["merged"] for s in told) >= len(schedule.held)
@@ -414,7 +414,7 @@ class TestParking:
         window = Window(BEGIN, BEGIN + ALL, BEGIN + ALL)
         with reading(tmp_path / "history" / "h.db") as db:
             assert db is not None
-            ((_, found),) = spans.past(db, window, 10**9, lambda _: True)
+            ((_, found),) = spans.past(db, window, 10**9, lambda span, _, over: span)
             assert spans.is_over(db, held.uid)
         assert sorted(
             ((span["start"] - BEGIN) // MINUTE, (span["end"] - BEGIN) // MINUTE, span["kind"], span["share"])

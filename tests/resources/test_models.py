@@ -185,6 +185,6 @@ def test_a_call_takes_the_place_of_the_command() -> None:
     del document["spec"]["command"]
     made = GPUJob.model_validate(document)
     assert made.spec.call is not None
-    assert made.to_json()["spec"]["call"] == {**call, "session": False}
+    assert made.to_json()["spec"]["call"] == {**call, "session": False, "arguments": []}
     assert "call" not in GPUJob.MUTABLE
     assert "value_error" in errors(job(call=call)).values()

@@ -238,10 +238,9 @@ def test_the_input_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     made.close()
     assert bed.finish(whole).exit_code == 3
     assert bed.log(whole).split() == [b"300000", b"[secret]"]
-    half = up(
-        bed,
-        confined(bed, user, "trap 'exit 143' TERM; trap 'echo HUP; exit 9' HUP; wc -c; echo whole", job="half", **more),
-    )
+    traps = "trap 'exit 143' TERM; trap 'echo HUP; exit 9' HUP; echo ready"
+    half = up(bed, confined(bed, user, f"{traps}; wc -c; echo whole", job="half", **more))
+    eventually(lambda: b"ready" in bed.log(half))
     made = bed.backend.reach(half.job_uid, 1, 0).feed()
     os.write(made.stdin, b"half")
     made.close()

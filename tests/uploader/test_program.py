@@ -20,7 +20,7 @@ from cumulus.blob.s3.client import S3Client
 from cumulus.checkpoint import layout
 from cumulus.cli.verbs.checkpoints import receive
 from cumulus.errors import BackendError
-from cumulus.infrastructure import checkpoints
+from cumulus.infrastructure import node_files
 from cumulus.infrastructure.checkpoints import CheckpointsBeyond
 from cumulus.lib import locks
 from cumulus.lib.unix_user import UnixUser
@@ -362,7 +362,7 @@ class TestBeyond:
         assert [one.step for one in beyond.list()] == [3, 2]
 
     def test_a_place_that_does_not_answer_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(checkpoints._LONGEST, "list", 0.5)
+        monkeypatch.setitem(node_files.LONGEST, "list", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
             beyond = CheckpointsBeyond(Config("s3://bucket/x/y", endpoint=endpoint, keys=Keys("a", "b")), {})

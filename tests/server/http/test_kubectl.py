@@ -146,7 +146,7 @@ def test_forms_watches_and_deletes(kubectl: Kubectl, store: MemoryStore) -> None
     store.create(running("busy"))
     store.create(job("train"))
     assert kubectl("get", "gj", "busy", "-o", "wide").splitlines()[0].split() == [
-        "NAME", "PHASE", "NODE", "GPU", "ATTEMPTS", "LEASE", "ENDS", "CHECKPOINT", "IMAGE", "REASON", "AGE",
+        "NAME", "PHASE", "NODE", "GPU", "ATTEMPTS", "LEASE", "ENDS", "CHECKPOINT", "IMAGE", "VALUES", "REASON", "AGE",
     ]  # fmt: skip
     assert kubectl("get", "gj", "-o", "go-template={{range .items}}{{.metadata.name}},{{end}}") == "busy,train,"
     assert json.loads(kubectl("get", "gj", "busy", "-o", "json"))["metadata"]["name"] == "busy"
