@@ -13,7 +13,7 @@ from tests.lab.sweep import sweep
 LOCK = "lock"
 STRANGE_SECONDS = 2.0
 """How long files without a lock are taken for some that a sweeper is just removing."""
-SWEPT_SECONDS = 60.0
+SWEPT_SECONDS = 150.0
 """How long an earlier lab's sweeper is waited for."""
 
 

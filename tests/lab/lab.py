@@ -50,7 +50,7 @@ def missing() -> str:
     return "" if done.returncode == 0 else "a lab needs the right to make namespaces (a privileged container)"
 
 
-_MEND_SECONDS = 20.0
+_MEND_SECONDS = 90.0
 """How long a node may take to be Ready, after each step that is to bring it back."""
 
 _numbers = itertools.count()

@@ -20,8 +20,8 @@ from tests.processes import cgroups_of
 CONTROLLERS = "cumulus"
 """The state directory of the lab's controllers, in its own."""
 GRACE_SECONDS = 5.0
-SECONDS = 20.0
-"""The kernel needs a moment to end a namespace's processes."""
+SECONDS = 120.0
+"""For the kernel to end the processes of the lab's namespaces: long on a busy machine."""
 
 
 def sweep(directory: Path) -> None:
