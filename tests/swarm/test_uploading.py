@@ -10,6 +10,7 @@ import pytest
 
 from cumulus.answers.checkpoints import CheckpointBytes
 from cumulus.backends.base import Checkpointing, Mount, State, Workload
+from cumulus.backends.swarm import preparing
 from cumulus.errors import BackendRefused
 from cumulus.infrastructure.checkpoints import on_node
 from cumulus.uploader import catalog
@@ -18,7 +19,7 @@ from cumulus.uploader.place import Name
 from tests.swarm.bed import SwarmBed
 from tests.swarm.control import Control, job
 from tests.uploader.saves import loaded, save
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 SMALL = {"weights": b"w" * 100_000, "optimizer/state": b"o"}
@@ -59,7 +60,9 @@ class Jobs:
 
 
 @pytest.fixture
-def jobs(bed: SwarmBed, tmp_path: Path) -> Jobs:
+def jobs(bed: SwarmBed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    # However busy the machine is, a start tells why there is none.
+    monkeypatch.setattr(preparing, "WAIT_SECONDS", PATIENCE)
     return Jobs(bed, tmp_path)
 
 
