@@ -341,10 +341,11 @@ class _Terminal:
 def _hang_up(reached: _Reached) -> None:
     """SIGHUP to the program, as when its terminal is closed.
 
-    What it does by default would end the program. The kernel keeps that from the first process of a container, which
-    so would go on as if nothing had been (pid_namespaces(7)): it is killed instead."""
+    What that does by default would end the program. The kernel keeps it from the first process of a container, so
+    that one which has only just begun would go on as if nothing had been (pid_namespaces(7)): it is killed instead.
+    Later the first is an init that hands signals on. It waits for them, in which time it does not seem to block any."""
     first = processes.read(reached.leader)
-    if first is not None and processes.takes_default(first.pid, SIGHUP):
+    if first is not None and reached.pids() == {first.pid} and processes.takes_default(first.pid, SIGHUP):
         _send({processes.Identity(first.pid, first.start)}, SIGKILL)
         return
     for number in (SIGHUP, SIGCONT):
