@@ -70,6 +70,7 @@ def spans(page: Page) -> Mapping[str, Any]:
 def test_a_parked_job_is_on_the_timeline_until_it_comes_back(machine: Machine, open_page: Opens) -> None:
     page = open_page(machine.ok("ui", "--print").split()[0])
     eventually(lambda: spans(page) == {"Lease": pytest.approx(0.5)}, what="it runs")
+    begun = timeline_of(page, "t.now")
     machine.ok("park", "notebook")
     machine.ok("wait", "gpujob/notebook", "--for=condition=Parked", "--timeout=120s")
     eventually(lambda: spans(page) == {"Parked": 0}, what="it is parked")
@@ -85,8 +86,8 @@ def test_a_parked_job_is_on_the_timeline_until_it_comes_back(machine: Machine, o
     eventually(told, what=lambda: f"the table says it: {timeline_of(page, rows)}")
     machine.ok("unpark", "notebook")
     eventually(lambda: spans(page) == {"Lease": pytest.approx(0.5)}, what="it has its share again")
-    # So near that no part of it is shorter than a pixel.
-    timeline_of(page, "(t._loose(), t.view.from = t.now - 900, t.view.until = t.now + 60, t._moved())")
+    # Little more than that, so that no part of it is shorter than a pixel.
+    timeline_of(page, f"(t._loose(), t.view.from = {begun} - 5, t.view.until = t.now + 5, t._moved())")
     kinds = """[...t.model.within(t.now - 3600, t.now + 1)].filter(([span]) => span.job === "default/notebook")
         .map(([span]) => span.kind)"""
     whole = ["Lease", "Parked", "Lease"]
