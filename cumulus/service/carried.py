@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cumulus.errors import Forbidden, UsageError
 from cumulus.resources.key import Document, Key
-from cumulus.resources.registry import BY_NAME
 from cumulus.service.access.access import Access
+from cumulus.service.entering import entered
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.service.reached_nodes import reached_node
@@ -35,13 +34,5 @@ class Carried:
         """What the job's last attempt changed in the directory that was carried to it; the content where that is not
         more bytes than `most`. For its submitter and admins, and audited. Raises NotFound, Forbidden, UsageError; the
         iterator raises BackendError."""
-        if not BY_NAME[key.kind].leaves_files:
-            raise UsageError(f"only jobs run programs, not a {key.kind}")
-        pod = f"{key.name}-0"
-        self._access.check(identity, "create", _RESOURCE, key.namespace, pod, group="")
-        job = self._objects.get(identity, key)
-        if refused := self._objects.why_not_entered(identity, job):
-            self._access.audit.tell(identity, "create", _RESOURCE, key.namespace, pod, "Forbidden")
-            raise Forbidden(f"you can't enter gpujob/{key.name}", hint=refused)
-        with self._access.audit.doing(identity, [("create", _RESOURCE, key.namespace, pod)]):
+        with entered(self._access, self._objects, identity, _RESOURCE, key, 0) as job:
             return self._read(job, max(0, most), partial(reached_node, self._store))

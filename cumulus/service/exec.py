@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from cumulus.errors import Forbidden, NotRunning, UsageError
+from cumulus.errors import NotRunning, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.kinds.gpujob import running_attempt
-from cumulus.resources.registry import BY_NAME
 from cumulus.service.access.access import Access
+from cumulus.service.entering import entered
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.service.reached_nodes import reached_node
@@ -77,15 +77,7 @@ class Exec:
 
     @contextmanager
     def _entered(self, identity: Identity, resource: str, key: Key, replica: int) -> Iterator[_Running]:
-        if not BY_NAME[key.kind].leaves_files:
-            raise UsageError(f"only jobs run programs, not a {key.kind}")
-        pod = f"{key.name}-{replica}"
-        self._access.check(identity, "create", resource, key.namespace, pod, group="")
-        job = self._objects.get(identity, key)
-        if refused := self._objects.why_not_entered(identity, job):
-            self._access.audit.tell(identity, "create", resource, key.namespace, pod, "Forbidden")
-            raise Forbidden(f"you can't enter gpujob/{key.name}", hint=refused)
-        with self._access.audit.doing(identity, [("create", resource, key.namespace, pod)]):
+        with entered(self._access, self._objects, identity, resource, key, replica) as job:
             yield self._running(identity, job, replica)
 
     def _running(self, identity: Identity, job: Document, replica: int) -> _Running:
