@@ -69,9 +69,8 @@ class CheckpointReader(Protocol):
         ...
 
 
-LogReaders = Callable[[Document, str, "Document | None"], LogReader]
-"""The reader for a job's log of a run on a node, with its GPUNode as far as that is known. Raises NoLog where the job
-ran nothing with this state directory."""
+LogReaders = Callable[[Document, str], LogReader]
+"""The reader for a job's log of a run on a node. Raises NoLog where the job ran nothing with this state directory."""
 
 
 WordsOnNodes = Callable[[Document, str, int, str, str], str]
@@ -146,7 +145,7 @@ class Infrastructure(Protocol):
     def swarm(self) -> Swarm: ...
 
     def log_reader(self, job: Document, node: str, where: Document | None) -> LogReader:
-        """See `LogReaders`."""
+        """See `LogReaders`. `where`: the GPUNode, as far as that is known."""
         ...
 
     def missing_python(self, job: Document) -> str:

@@ -26,19 +26,13 @@ from cumulus.resources.reasons import AttemptReason
 from cumulus.resources.registry import BY_NAME
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
-from cumulus.service.infrastructure import LogReader, LogReaders
+from cumulus.service.infrastructure import LogReaders
 from cumulus.service.objects import Objects
-from cumulus.service.reached_nodes import reached_node
 from cumulus.service.wait_conditions import phase_summary
-from cumulus.store.base import Store
 
 _PATIENCE = 2.0
 """Seconds for the controllers to write down that an attempt ended; a missing daemon does not. Who reads hears so often
 that the log goes on."""
-
-
-_Open = Callable[[Document, str], LogReader]
-"""Opens the log of a job on a node."""
 
 
 class _Wanted(NamedTuple):
@@ -62,12 +56,10 @@ class _Wanted(NamedTuple):
 class Logs:
     """`readers` open the log of a job on a node; `served` tells whether a daemon runs."""
 
-    def __init__(
-        self, access: Access, store: Store, objects: Objects, readers: LogReaders, served: Callable[[], bool]
-    ) -> None:
+    def __init__(self, access: Access, objects: Objects, readers: LogReaders, served: Callable[[], bool]) -> None:
         self._access = access
         self._objects = objects
-        self._open = partial(_opened, store, readers)
+        self._readers = readers
         self._served = served
 
     def read(
@@ -112,12 +104,12 @@ class Logs:
         if replica is None and replicas > 1:
             yield ReplicaChosen(0, replicas)
         if follow:
-            follower = _Follower(self._objects, self._open, self._served, identity, key, job, replica or 0)
+            follower = _Follower(self._objects, self._readers, self._served, identity, key, job, replica or 0)
             yield from follower.pieces(attempt, wanted, skip, onwards)
             return follower.job
         number = _shown_attempt(job, attempt)
         for shown in [number, *(later for later in _begun(job) if onwards and later > number)]:
-            wrote = yield from _copied(self._open, job, shown, replica or 0, follow=False, wanted=wanted, skip=skip)
+            wrote = yield from _copied(self._readers, job, shown, replica or 0, follow=False, wanted=wanted, skip=skip)
             if not wrote and wanted.all_lines:
                 yield _silence(job, shown)
             wanted, skip = wanted.of_the_next_attempt, 0
@@ -128,11 +120,11 @@ class _Follower:
     """The log of one attempt after another, until the job is over."""
 
     def __init__(
-        self, objects: Objects, open: _Open, served: Callable[[], bool],
+        self, objects: Objects, readers: LogReaders, served: Callable[[], bool],
         identity: Identity, key: Key, job: Document, replica: int,
     ) -> None:  # fmt: skip
         self._objects = objects
-        self._open = open
+        self._readers = readers
         self._served = served
         self._identity = identity
         self._key = key
@@ -149,7 +141,7 @@ class _Follower:
         asked = 0 if onwards else asked
         while True:
             wrote = yield from _copied(
-                self._open, self.job, number, self._replica, follow=True, wanted=wanted, skip=skip
+                self._readers, self.job, number, self._replica, follow=True, wanted=wanted, skip=skip
             )
             skip = 0
             come = yield from self._until(partial(self._ended, number), "end")
@@ -232,15 +224,11 @@ def _of_run(job: Document, run: int, *, follow: bool) -> Document:
     return found
 
 
-def _opened(store: Store, readers: LogReaders, job: Document, node: str) -> LogReader:
-    return readers(job, node, reached_node(store, node))
-
-
 def _copied(
-    open: _Open, job: Document, attempt: int, replica: int, *, follow: bool, wanted: _Wanted, skip: int = 0
+    readers: LogReaders, job: Document, attempt: int, replica: int, *, follow: bool, wanted: _Wanted, skip: int = 0
 ) -> Generator[LogPiece, None, bool]:
     """The bytes of one attempt; whether there were any."""
-    reader = open(job, _node(job, attempt, replica))
+    reader = readers(job, _node(job, attempt, replica))
     wrote, position = skip > 0, wanted.position
     try:
         for chunk in reader.logs(job["metadata"]["uid"], attempt, replica, follow=follow, **wanted._asdict()):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cumulus.service.extensions import Extensions
     from cumulus.service.history import History
     from cumulus.service.identity import Identity
-    from cumulus.service.infrastructure import Infrastructure
+    from cumulus.service.infrastructure import Infrastructure, LogReader
     from cumulus.service.jobs import Jobs
     from cumulus.service.logs import Logs
     from cumulus.service.namespaces import Namespaces
@@ -197,8 +197,12 @@ class Service:
     @cached_property
     def logs(self) -> Logs:
         from cumulus.service.logs import Logs
+        from cumulus.service.reached_nodes import reached_node
 
-        return Logs(self.access, self.store, self.objects, self.infrastructure.log_reader, self.is_served)
+        def reader(job: Document, node: str) -> LogReader:
+            return self.infrastructure.log_reader(job, node, reached_node(self.store, node))
+
+        return Logs(self.access, self.objects, reader, self.is_served)
 
     @cached_property
     def exec(self) -> Exec:

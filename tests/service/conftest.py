@@ -59,7 +59,7 @@ class FakeLogs:
     times_asked: list[tuple[float | None, bool]] = field(default_factory=list)
     open: int = 0
 
-    def reader(self, job: Document, node: str, where: Document | None) -> LogReader:
+    def reader(self, job: Document, node: str) -> LogReader:
         if not self.chunks:
             raise NoLog("there are no logs")
         self.open += 1
@@ -259,7 +259,7 @@ class FakeInfrastructure:
 
     def log_reader(self, job: Document, node: str, where: Document | None) -> LogReader:
         self.reached.append(where)
-        return self.logs.reader(job, node, where)
+        return self.logs.reader(job, node)
 
     def changes(
         self, job: Document, most: int, nodes: Callable[[str], Document | None]

@@ -45,7 +45,7 @@ class Bed:
         self.files = FakeLogs()
         self.served = True
         access = Access(lambda: store, 0)
-        self.logs = Logs(access, store, Objects(store, clock, access), self.files.reader, lambda: self.served)
+        self.logs = Logs(access, Objects(store, clock, access), self.files.reader, lambda: self.served)
 
     def tell(self, *attempts: Document, phase: str = "Running") -> None:
         self.store.update_status({**self.store.get(TRAIN), "status": status(*attempts, phase=phase)})
