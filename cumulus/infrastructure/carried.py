@@ -7,15 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from cumulus import paths
 from cumulus.answers.carried import ChangedBytes, ChangedFile, ChangePiece, ChangesFound, GoneFile, StayingFile
-from cumulus.backends.process.backend import ProcessBackend
 from cumulus.errors import BackendError, NotFound
+from cumulus.infrastructure.left_on_nodes import elsewhere, here, programs_of
 from cumulus.infrastructure.node_files import Said, exactly, line_of, read_here, read_there
-from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
-from cumulus.secrets import JobSecrets
 
 _CHUNK = 256 * 2**10
 
@@ -28,44 +25,18 @@ def changes(
     if not attempts:
         raise NotFound(f"gpujob/{job['metadata']['name']} changed nothing: it has not run yet")
     last = attempts[-1]
-    place = _here(home, job, last["number"])
+    uid, number = job["metadata"]["uid"], last["number"]
+    place = here(home, lambda backend: backend.own_directory(uid, number))
     if place is not None:
         path, user = place
         ask: Callable[..., Said] = partial(read_here, user)
     else:
-        path, ask = _elsewhere(home, job, last["number"], nodes)
+        found = elsewhere(home, lambda backend: backend.own_directory(uid, number))
+        if found is None:
+            raise NotFound(f"gpujob/{job['metadata']['name']} has no directory of its own here")
+        node, path, whose = found
+        ask = partial(read_there, programs_of(home, nodes, node, "it ran"), whose)
     return _pieces(last["node"], path, lambda: ask("changed", path, str(most)))
-
-
-def _here(home: Path, job: Document, attempt: int) -> tuple[str, UnixUser | None] | None:
-    directory = paths.process_dir(home)
-    if not directory.exists():
-        return None
-    backend = ProcessBackend(directory, "", JobSecrets(paths.job_secrets_dir(home)))
-    try:
-        return backend.own_directory(job["metadata"]["uid"], attempt)
-    finally:
-        backend.close()
-
-
-def _elsewhere(
-    home: Path, job: Document, attempt: int, nodes: Callable[[str], Document | None]
-) -> tuple[str, Callable[..., Said]]:
-    from cumulus.infrastructure import swarm
-
-    found = None
-    if paths.swarm_dir(home).exists():
-        backend = swarm.reader(home)
-        found = backend.own_directory(job["metadata"]["uid"], attempt)
-        backend.close()
-    if found is None:
-        raise NotFound(f"gpujob/{job['metadata']['name']} has no directory of its own here")
-    name, path, user = found
-    node = nodes(name)
-    engine = None if node is None else swarm.engine_of(home, node)
-    if engine is None:
-        raise BackendError(f"{name}, where it ran, has no SSH address", hint=f"set spec.ssh of gpunode/{name}")
-    return path, partial(read_there, engine.checkpoints, user)
 
 
 def _pieces(node: str, path: str, ask: Callable[[], Said]) -> Iterator[ChangePiece]:

@@ -22,10 +22,10 @@ from cumulus.answers.checkpoints import (
     CheckpointManifest,
     CheckpointPiece,
 )
-from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.rundir.uploading import Beyond, NoKeys
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BackendError, NotFound, UsageError
+from cumulus.infrastructure.left_on_nodes import elsewhere, here, programs_of
 from cumulus.infrastructure.node_files import LONGEST, Said, exactly, line_of, read_here, read_there, running
 from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser
@@ -154,7 +154,7 @@ def beyond(home: Path, job: Document, uri: str, variables: Mapping[str, str]) ->
                 f"{uri} is a directory of the nodes, which this machine may not have",
                 hint="look there, or at the job's node: leave --beyond out",
             )
-        place = _place_here(home, job)
+        place = here(home, lambda backend: backend.checkpoint_place(uid))
         if place is None:
             raise _not_here(job)
         user = place[1]
@@ -170,61 +170,26 @@ def beyond(home: Path, job: Document, uri: str, variables: Mapping[str, str]) ->
 
 def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointFiles:
     """See `service.infrastructure.Infrastructure.checkpoint_reader`."""
-    elsewhere = _elsewhere(home, job)
-    if elsewhere is None and lookup(job, "spec.image"):
+    uid = job["metadata"]["uid"]
+    there = elsewhere(home, lambda backend: backend.checkpoint_place(uid))
+    if there is None and lookup(job, "spec.image"):
         raise UsageError(
             f"gpujob/{job['metadata']['name']} keeps its checkpoints in its container alone, or has not run yet",
             hint="name a directory on one of spec.mounts in checkpoint.path",
         )
-    here = None if lookup(job, "spec.image") else _place_here(home, job)
+    at_home = None if lookup(job, "spec.image") else here(home, lambda backend: backend.checkpoint_place(uid))
     attempts = [attempt for attempt in lookup(job, "status.attempts") or () if attempt.get("node")]
-    if elsewhere is not None and (here is None or attempts[-1:] == [] or attempts[-1]["node"] == elsewhere[0]):
-        return _of_node(home, nodes, *elsewhere)
-    if here is None:
+    if there is not None and (at_home is None or attempts[-1:] == [] or attempts[-1]["node"] == there[0]):
+        name, path, whose = there
+        return on_node(path, programs_of(home, nodes, name, "the checkpoints are"), whose)
+    if at_home is None:
         raise _not_here(job)
-    path, user = here
+    path, user = at_home
     return CheckpointFiles(path, partial(read_here, user))
 
 
 def _not_here(job: Document) -> NotFound:
     return NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
-
-
-def _place_here(home: Path, job: Document) -> tuple[str, UnixUser | None] | None:
-    """Directory and user of what processes of the job left on this machine."""
-    directory = paths.process_dir(home)
-    if not directory.exists():
-        return None
-    backend = ProcessBackend(directory, "", JobSecrets(paths.job_secrets_dir(home)))
-    place = backend.checkpoint_place(job["metadata"]["uid"])
-    backend.close()
-    return place
-
-
-def _elsewhere(home: Path, job: Document) -> tuple[str, str, UnixUser | None] | None:
-    """Node, directory and user of what services of the job left."""
-    if not paths.swarm_dir(home).exists():
-        return None
-    from cumulus.infrastructure import swarm
-
-    backend = swarm.reader(home)
-    place = backend.checkpoint_place(job["metadata"]["uid"])
-    backend.close()
-    return place
-
-
-def _of_node(
-    home: Path, nodes: Callable[[str], Document | None], name: str, path: str, user: UnixUser | None
-) -> CheckpointFiles:  # fmt: skip
-    from cumulus.infrastructure import swarm
-
-    node = nodes(name)
-    engine = None if node is None else swarm.engine_of(home, node)
-    if engine is None:
-        raise BackendError(
-            f"{name}, where the checkpoints are, has no SSH address", hint=f"set spec.ssh of gpunode/{name}"
-        )
-    return on_node(path, engine.checkpoints, user)
 
 
 def on_node(path: str, programs: CheckpointPrograms, user: UnixUser | None) -> CheckpointFiles:
