@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,9 +37,11 @@ class ProcessOwners:
         self._leases: Sequence[LeaseProcesses] = ()
         self._attached: dict[Identity, set[str]] = {}
         self._sessions: dict[Identity, set[str]] = {}
-        self._found: dict[Identity, frozenset[str]] = {}
+        self._told: dict[Identity, frozenset[str]] = {}
+        self._said: dict[Identity, frozenset[str]] = {}
+        """What its environment said of a process of which nothing else told: never more than that, later either."""
         self._looked: set[Identity] = set()
-        """Those of `_found` that were looked at since the ledger said something new."""
+        """Those that were looked at since the ledger said something new."""
         self._containers: dict[str, frozenset[str]] = {}
 
     def learn(self, leases: Sequence[LeaseProcesses]) -> None:
@@ -51,12 +53,8 @@ class ProcessOwners:
                 self._attached.setdefault(Identity(process.pid, process.start), set()).add(lease.id)
             for session in lease.sessions:
                 self._sessions.setdefault(session, set()).add(lease.id)
-        live = {lease.id for lease in leases}
-        self._found = {
-            process: found & live
-            for process, found in self._found.items()
-            if found & live and processes.is_alive(process)
-        }
+        live = frozenset(lease.id for lease in leases)
+        self._told, self._said = _still(self._told, live), _still(self._said, live)
         self._looked.clear()
         self._containers.clear()
 
@@ -66,16 +64,20 @@ class ProcessOwners:
         if proc is None or not proc.alive:
             return None
         who = Identity(pid, proc.start)
-        found = self._found.get(who, frozenset())
-        if not found or who not in self._looked:
-            found = self._look(who, found)
-            self._found[who] = found
+        if not self._known(who) or who not in self._looked:
+            self._look(who)
             self._looked.add(who)
-        return found
+        return self._known(who)
 
-    def _look(self, who: Identity, known: frozenset[str]) -> frozenset[str]:
-        told = known | self._by_cgroup(who) | self._by_container(who) | self._by_ancestors(who)
-        return told or self._by_environment(who)
+    def _known(self, who: Identity) -> frozenset[str]:
+        return self._told.get(who) or self._said.get(who) or frozenset()
+
+    def _look(self, who: Identity) -> None:
+        told = self._told.get(who, frozenset())
+        told |= self._by_cgroup(who) | self._by_container(who) | self._by_ancestors(who)
+        self._told[who] = told
+        if not told:
+            self._said[who] = self._said.get(who, frozenset()) | self._by_environment(who)
 
     def _by_cgroup(self, who: Identity) -> frozenset[str]:
         # The whole path counts: in a part that is delegated to them, users make cgroups of any name.
@@ -142,6 +144,10 @@ class ProcessOwners:
         if user is None:
             return False
         return user in (0, os.geteuid()) or name_of(user) == lease.user or bool(_containers(who.pid))
+
+
+def _still(found: Mapping[Identity, frozenset[str]], live: frozenset[str]) -> dict[Identity, frozenset[str]]:
+    return {who: ids & live for who, ids in found.items() if ids & live and processes.is_alive(who)}
 
 
 def _leases(note: dict[str, object]) -> list[object]:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from cumulus.backends.swarm.backend import SwarmBackend
     from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 
-Found = TypeVar("Found")
+What = TypeVar("What")
 
 
-def here(home: Path, find: Callable[[ProcessBackend], Found | None]) -> Found | None:
+def here(home: Path, find: Callable[[ProcessBackend], What | None]) -> What | None:
     """What `find` knows of this machine's processes; None where none ran with this state directory."""
     directory = paths.process_dir(home)
     if not directory.exists():
@@ -29,7 +29,7 @@ def here(home: Path, find: Callable[[ProcessBackend], Found | None]) -> Found | 
         return find(backend)
 
 
-def elsewhere(home: Path, find: Callable[[SwarmBackend], Found | None]) -> Found | None:
+def elsewhere(home: Path, find: Callable[[SwarmBackend], What | None]) -> What | None:
     """The same of services."""
     if not paths.swarm_dir(home).exists():
         return None

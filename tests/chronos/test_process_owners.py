@@ -37,9 +37,13 @@ do(15, b"nvidia-cuda-mps", 0, 0, 0)
 
 def owners(ledger: Ledger) -> ProcessOwners:
     found = ProcessOwners(ledger.home)
+    learn(found, ledger)
+    return found
+
+
+def learn(found: ProcessOwners, ledger: Ledger) -> None:
     with ledger.database.read() as db:
         found.learn([LeaseProcesses.load(db, lease.id) for lease in ledger.list()])
-    return found
 
 
 def attached(ledger: Ledger, process: subprocess.Popen[bytes], *ids: str) -> None:
@@ -84,6 +88,17 @@ def test_the_environment_counts_only_where_it_blames_nobody_else(ledger: Ledger,
     assert owners(ledger).of(forged.pid) == {"other"}
 
 
+def test_what_a_process_said_before_it_was_attached_blames_nobody_afterwards(ledger: Ledger, run: Run) -> None:
+    attached(ledger, run(SLEEP), "taken")
+    forged = run(SLEEP, CHRONOS_PARTITION_ID="taken")
+    up(forged)
+    found = owners(ledger)
+    assert found.of(forged.pid) == {"taken"}
+    attached(ledger, forged, "other")
+    learn(found, ledger)
+    assert found.of(forged.pid) == {"other"}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts programs of other users")
 def test_another_user_blames_nobody(ledger: Ledger, run: Run) -> None:
     attached(ledger, run(SLEEP), "taken")
@@ -116,8 +131,7 @@ def test_a_process_that_leases_more_later_runs_in_all_of_it(ledger: Ledger, run:
     found = owners(ledger)
     assert found.of(process.pid) == {"a"}
     attached(ledger, process, "b")
-    with ledger.database.read() as db:
-        found.learn([LeaseProcesses.load(db, lease.id) for lease in ledger.list()])
+    learn(found, ledger)
     assert found.of(process.pid) == {"a", "b"}
 
 
