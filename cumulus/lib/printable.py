@@ -82,8 +82,9 @@ def clip(text: str, limit: int) -> str:
     return text[:taken].rstrip() + "…"
 
 
-def wrap(text: str, limit: int) -> list[str]:
-    """`text` in lines of at most `limit` columns, broken at blanks, and inside words that are longer than a line."""
+def wrap(text: str, limit: int, *, whole_words: bool = False) -> list[str]:
+    """`text` in lines of at most `limit` columns, broken at blanks, and inside words that are longer than a line.
+    `whole_words`: not there, since somebody may copy them."""
     if cells(text) <= limit:
         return [text]
     lines: list[str] = []
@@ -93,7 +94,7 @@ def wrap(text: str, limit: int) -> list[str]:
         if line and used + 1 + size > limit:
             lines.append(line)
             line, used = "", 0
-        while size > limit:
+        while size > limit and not whole_words:
             fitting = _fitting(word, limit)
             lines.append(word[:fitting])
             word = word[fitting:]

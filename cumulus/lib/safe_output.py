@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, TextIO
 from cumulus.lib import printable
 
 GREEN, YELLOW, RED, DIM, BOLD = "32", "33", "31", "2", "1"
+_NARROWEST = 20
+"""Columns that a paragraph has at least, on the narrowest terminal."""
 Part = str | tuple[str, str]
 """Text of a line, or text and its colour."""
 
@@ -90,6 +92,20 @@ def line(out: TextIO, *parts: Part) -> None:
         text = printable.one_line(text)
         texts.append(f"\x1b[{code}m{text}\x1b[0m" if code and text and coloured else text)
     _write(raw(out), "".join(texts) + "\n")
+
+
+def paragraph(out: TextIO, text: str) -> None:
+    """Write a line; on a terminal that is too narrow for it, it goes on below, indented by two more than it begins."""
+    room = width(out)
+    begins = text[: len(text) - len(text.lstrip(" "))]
+    text = printable.one_line(text.lstrip(" "))
+    if not room or len(begins) + printable.cells(text) <= room:
+        line(out, begins + text)
+        return
+    first, *more = printable.wrap(text, max(room - len(begins) - 2, _NARROWEST), whole_words=True)
+    line(out, begins + first)
+    for each in more:
+        line(out, f"{begins}  {each}")
 
 
 def block(out: TextIO, text: str) -> None:

@@ -90,6 +90,18 @@ def test_print_writes_one_line_and_what_is_asked_for_writes_blocks(capsys: pytes
     assert said.err == "to stderr\n\n"
 
 
+def test_a_paragraph_goes_on_below_and_breaks_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/a/path/that/somebody/may/copy"
+    text = f"  fix: see {path}; then start it again"
+    out = Terminal()
+    monkeypatch.setenv("COLUMNS", "30")
+    safe_output.paragraph(out, text)
+    assert out.getvalue() == f"  fix: see\n    {path};\n    then start it again\n"
+    piped = io.StringIO()
+    safe_output.paragraph(piped, text + "\x1b[2J")
+    assert piped.getvalue() == f"{text}\\x1b[2J\n"
+
+
 def test_colours_are_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -74,4 +74,4 @@ def show(findings: Sequence[Finding]) -> None:
         for more in text[1:]:
             safe_output.line(sys.stdout, f"{'':<{width + 8}}{more}")
         if finding.fix:
-            safe_output.line(sys.stdout, f"{'':<{width + 8}}fix: {finding.fix}")
+            safe_output.paragraph(sys.stdout, f"{'':<{width + 8}}fix: {finding.fix}")

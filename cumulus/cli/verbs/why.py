@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from cumulus.cli import context, options, targets
 from cumulus.cli.left_out import LeftOut
+from cumulus.lib import safe_output
 from cumulus.resources.kinds import gpujob
 
 
@@ -24,7 +27,7 @@ def why(words: options.JobWords, namespace: options.Namespace = "") -> None:
     with context.client() as client:
         answer = client.why(targets.key(target, context.namespace(namespace)))
         for line in answer.lines:
-            print(line)
+            safe_output.paragraph(sys.stdout, line)
         state = client.server_state()
         if state.pid is None and not answer.over:
             print(f"No daemon runs on {state.home}: nothing happens until `cumulus serve` is started.")
