@@ -44,13 +44,24 @@ class Table:
     """Rows written as they come. Widths are kept between batches, so that a watch's rows line up."""
 
     def __init__(
-        self, headings: Sequence[Heading | str], out: TextIO, *, heading: bool = True, indent: str = ""
+        self,
+        headings: Sequence[Heading | str],
+        out: TextIO,
+        *,
+        heading: bool = True,
+        indent: str = "",
+        room: int | None = None,
     ) -> None:
-        """A title alone stands for a column that may be cut; NAME and NAMESPACE never are: people copy names."""
+        """A title alone stands for a column that may be cut; NAME and NAMESPACE never are: people copy names. `room`:
+        columns that there are; those of the terminal behind `out`, if not given, and then a note names what they have
+        no room for."""
         self._headings = [_heading(given) for given in headings]
         self._out = out
         self._heading = heading
         self._indent = indent
+        self._room = room
+        self.left_out: list[str] = []
+        """Titles for which there was no room."""
         self._widths = [printable.cells(h.title) if heading else 0 for h in self._headings]
         self._shown = list(range(len(self._headings)))
         self._begun = False
@@ -60,7 +71,7 @@ class Table:
         clean = [[printable.one_line(cell) for cell in row] for row in rows]
         for row in clean:
             self._widths = [max(w, printable.cells(text)) for w, text in zip(self._widths, row, strict=True)]
-        room = safe_output.width(self._out)
+        room = safe_output.width(self._out) if self._room is None else self._room
         if room is not None:
             room = max(room - len(self._indent), 1)
         if room is not None and not self._begun:
@@ -87,10 +98,10 @@ class Table:
             # Beside those that were larger there was no room for it.
             if self._fit(with_it := sorted([*self._shown, index]), room):
                 self._shown = with_it
-        titles = [heading.title for i, heading in enumerate(self._headings) if i not in self._shown]
-        if titles:
-            names = " and ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))
-            safe_output.line(sys.stderr, (f"{names} left out: no room here; `| less -S` shows all", safe_output.DIM))
+        self.left_out = [heading.title for i, heading in enumerate(self._headings) if i not in self._shown]
+        if self.left_out and self._room is None:
+            text = f"{names(self.left_out)} left out: no room here; `| less -S` shows all"
+            safe_output.line(sys.stderr, (text, safe_output.DIM))
 
     def _fit(self, shown: Sequence[int], room: int) -> bool:
         return fits([self._headings[i] for i in shown], [self._widths[i] for i in shown], room)
@@ -114,6 +125,11 @@ class Table:
             parts += [(text, colour), " " * (width - printable.cells(text)) + gap]
         # Nothing stands behind the last cell.
         safe_output.line(self._out, *parts[:-1])
+
+
+def names(titles: Sequence[str]) -> str:
+    """As in "A, B and C"."""
+    return " and ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))
 
 
 def fits(headings: Sequence[Heading], widths: Sequence[int], room: int) -> bool:

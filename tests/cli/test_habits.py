@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.answers.usage import DeviceUse, UsageNow
 from cumulus.cli import others_words
 from cumulus.cli.main import VERBS
+from cumulus.cli.verbs import top
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.documents import active, failed, job, node, partition, running
@@ -122,3 +124,31 @@ def test_top(store: SqliteStore, run: Run, still: None) -> None:
     assert (device["usedBytes"], device["temperatureCelsius"]) == (10 * 2**30, 61)
     assert json.loads(run("top", "users", "-o", "json").out)[0]["memoryBytes"] == 40 * 2**30
     assert run("top", "pods").code == 2
+
+
+def test_the_screen_of_top_cuts_no_title() -> None:
+    use = DeviceUse("gpu-1", 0, "NVIDIA H200 " * 3, "Ready (Answers)", 2**37, 2**36, 500, 2**35, 0, 2**30)
+    for room in (40, 80, 200):
+        title, heading, row = top._picture(
+            "nodes", UsageNow("2026-11-30T02:00:00Z", (use,), ()), room
+        ).plain.splitlines()
+        left_out = title.partition("no room for ")[2].replace(" and ", ", ").split(", ") if "no room" in title else []
+        assert bool(left_out) == (room < 200)
+        assert sorted([*heading.split(), *left_out]) == sorted(
+            [
+                "NODE",
+                "DEVICE",
+                "LEASED",
+                "USED",
+                "IDLE",
+                "OVER",
+                "UNLEASED",
+                "COMPUTE",
+                "BUSY",
+                "POWER",
+                "TEMP",
+                "STATE",
+            ]
+        )
+        assert row.startswith("gpu-1")
+        assert room < 80 or len(row) <= room

@@ -28,7 +28,7 @@ from cumulus.errors import NoLog, UsageError
 from cumulus.resources import reruns
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
-from cumulus.resources.kinds import gpujob
+from cumulus.resources.kinds import gpujob, gpujobarray
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
@@ -92,7 +92,12 @@ def logs(
     targets.check_named(found, several=several)
     for target in found:
         if target.kind is not gpujob.KIND:
-            raise UsageError(f"only jobs have logs, not a {target.kind.name}")
+            hint = (
+                f"each of its indexes is a job, as in: cumulus logs {target.name}-0"
+                if target.kind is gpujobarray.KIND
+                else None
+            )
+            raise UsageError(f"only jobs have logs, not a {target.kind.name}", hint=hint)
     if previous and attempt:
         raise UsageError("give either --previous or --attempt")
     selection = Selection(context.namespace(namespace), selector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,13 +12,13 @@ import typer
 
 from cumulus.cli import completion, context, options
 from cumulus.errors import UsageError
-from cumulus.lib import printable, safe_output
-from cumulus.lib.table import Heading, Table
+from cumulus.lib import safe_output
+from cumulus.lib.table import Heading, Table, names
 from cumulus.resources.columns import NOTHING, percent, until
 from cumulus.resources.quantity import format_bytes
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.text import Text
 
     from cumulus.answers.usage import DeviceUse, ShareUse, UsageNow
 
@@ -90,26 +91,28 @@ def _live(look: Callable[[], UsageNow], what: str, found: UsageNow, seconds: flo
 
     console = Console(file=safe_output.raw(sys.stdout))
     try:
-        with Live(_picture(what, found), console=console, screen=True, auto_refresh=False) as live:
+        with Live(_picture(what, found, console.width), console=console, screen=True, auto_refresh=False) as live:
             while True:
                 time.sleep(seconds)
-                live.update(_picture(what, look()), refresh=True)
+                live.update(_picture(what, look(), console.width), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _picture(what: str, found: UsageNow) -> RichTable:
-    from rich import table
+def _picture(what: str, found: UsageNow, room: int) -> Text:
+    """A screen of that many columns."""
     from rich.text import Text
 
     headings, rows = _table(what, found)
-    picture = table.Table(box=None, pad_edge=False, title=Text(f"{what}, {found.time[:19]}Z"), title_justify="left")
-    for heading in headings:
-        picture.add_column(Text(heading.title if isinstance(heading, Heading) else heading, style="bold"), no_wrap=True)
-    for row in rows:
-        # What others wrote is text here, no markup and no control characters.
-        picture.add_row(*(Text(printable.one_line(cell)) for cell in row))
-    return picture
+    written = io.StringIO()
+    table = Table(headings, written, room=room)
+    table.write(rows)
+    title = f"{what}, {found.time[:19]}Z"
+    if table.left_out:
+        title += f"; no room for {names(table.left_out)}"
+    heading, _, below = written.getvalue().partition("\n")
+    # What others wrote is text here, no markup; the table's gate took its control characters.
+    return Text.assemble((title, "italic"), "\n", (heading, "bold"), "\n", below, no_wrap=True, overflow="ellipsis")
 
 
 def _table(what: str, found: UsageNow) -> tuple[Sequence[Heading | str], Rows]:
