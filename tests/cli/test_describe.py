@@ -122,6 +122,15 @@ def test_a_node_with_its_leases(store: SqliteStore, run: Run) -> None:
     assert "gone" not in out
 
 
+def test_what_stands_at_the_left_is_one_column(store: SqliteStore, run: Run) -> None:
+    there = node("gpu-1")
+    there["status"]["checkpointPlaces"] = ["file", "s3"]
+    store.create(there)
+    lines = run("describe", "node", "gpu-1").out.partition("Devices:")[0].splitlines()
+    assert "Checkpoints to: file,s3" in lines
+    assert {len(line) - len(line.partition(":")[2].lstrip()) for line in lines} == {16}
+
+
 def test_several_and_missing(store: SqliteStore, run: Run) -> None:
     store.create(job("a"))
     store.create(job("b"))

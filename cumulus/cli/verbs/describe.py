@@ -87,11 +87,15 @@ class DescriptionPrinter:
     def write(self) -> None:
         document = self._document
         kind = BY_NAME[document["kind"]]
-        self._fields(_metadata(document, self.now))
-        for section in sections_of(kind, document, self):
+        metadata = Fields(list(_metadata(document, self.now)))
+        sections = [metadata, *sections_of(kind, document, self)]
+        # What stands at the left is one column, whoever says it.
+        left = (section for section in sections if isinstance(section, Fields) and not section.title)
+        at_left = [name for section in left for name, value in section.rows if value]
+        for section in sections:
             match section:
                 case Fields(rows, title):
-                    self._fields(rows, title)
+                    self._fields(rows, title, () if title else at_left)
                 case Rows(title, headings, rows):
                     self._table(title, headings, rows)
         if kind.related is not None:
@@ -109,7 +113,7 @@ class DescriptionPrinter:
         if self._described.waiting:
             safe_output.line(self._out, "Waiting:")
             for line in self._described.waiting:
-                safe_output.line(self._out, f"  {line}")
+                safe_output.paragraph(self._out, f"  {line}")
 
     def _conditions(self) -> None:
         conditions = lookup(self._document, "status.conditions") or ()
@@ -129,13 +133,14 @@ class DescriptionPrinter:
         rows = [[d["metadata"]["name"], *find.row(columns, d)] for d in self._described.related]
         self._table(related.title, ["NAME", *(Heading(c.title, c.fit, c.yields) for c in columns)], rows)
 
-    def _fields(self, fields: Iterable[tuple[str, Value]], title: str = "") -> None:
+    def _fields(self, fields: Iterable[tuple[str, Value]], title: str, beside: Sequence[str]) -> None:
+        """`beside`: names of others whose values begin in the same column."""
         texts = [(name, _listed(value) if isinstance(value, tuple) else value) for name, value in fields]
         shown = [(name, value) for name, value in texts if value]
         indent = "  " if title else ""
         if title and shown:
             safe_output.line(self._out, f"{title}:")
-        width = max((len(name) for name, _ in shown), default=0) + 1
+        width = max((len(name) for name in (*beside, *(name for name, _ in shown))), default=0) + 1
         width = max(width, 14)
         for name, value in shown:
             for number, line in enumerate(value.split("\n")):

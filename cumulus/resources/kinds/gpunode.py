@@ -135,8 +135,8 @@ def sections(node: Document, around: Surroundings) -> Iterator[Section]:
         ]
     )
     headings = (
-        "DEVICE", "NAME", Heading("VENDOR", yields=2), "TYPE", "MEMORY", "FREE", "FREE COMPUTE", "ENFORCEMENT",
-        Heading("DRIVER", yields=1),
+        "DEVICE", Heading("NAME", "wrap"), Heading("VENDOR", yields=2), "TYPE", "MEMORY", "FREE", "FREE COMPUTE",
+        "ENFORCEMENT", Heading("DRIVER", yields=1),
     )  # fmt: skip
     yield Rows("Devices", headings, [_device(d) for d in devices(node)])
     if parking := status.get("parking"):
