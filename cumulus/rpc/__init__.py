@@ -1,1 +1,1 @@
-"""The messages of gRPC, generated from proto/orchestrator.proto by scripts/proto.sh: nothing is written by hand."""
+"""The messages of gRPC, generated from proto/orchestrator.proto by scripts/proto.sh; `pieces` is written by hand."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cumulus.errors import CumulusError
+from cumulus.rpc import pieces
 from cumulus.sdk import presigned, transport
 from cumulus.sdk.packaging.blob import Blob
 from cumulus.sdk.transport import Connection
@@ -74,15 +75,16 @@ class Blobs:
                 if first == len(blob.content) and blob.content:
                     return
             begin, first = first, None
-            connection = self._connection
-            connection.stub().PutBlob(_messages(blob, begin), metadata=connection.metadata())
+            self._connection.upload(_messages(blob, begin))
 
         self._connection.again(once, patience=transport.short)
 
 
-def _messages(blob: Blob, offset: int) -> Iterator[orchestrator_pb2.PutBlobRequest]:
+def _messages(blob: Blob, offset: int) -> Iterator[bytes]:
     from cumulus.rpc.orchestrator_pb2 import BlobHeader, PutBlobRequest
 
-    yield PutBlobRequest(header=BlobHeader(sha256=blob.sha256, size=len(blob.content), offset=offset))
-    for data in transport.chunks(memoryview(blob.content)[offset:]):
-        yield PutBlobRequest(data=data)
+    header = BlobHeader(sha256=blob.sha256, size=len(blob.content), offset=offset)
+    yield PutBlobRequest(header=header).SerializeToString()
+    content = memoryview(blob.content)
+    for begin in range(offset, len(content), transport.CHUNK):
+        yield pieces.written(content[begin : begin + transport.CHUNK])

@@ -47,6 +47,7 @@ HELD_SECONDS = 35.0
 """What holds longer than this was no try to connect, and no short request."""
 CHUNK = 2**20
 """Bytes of content in a message at most."""
+PUT_BLOB = "/cumulus.v1.Orchestrator/PutBlob"
 CLOSED = "the client is closed"
 TICKETS = 5
 """How many tickets one request may have refused."""
@@ -106,6 +107,15 @@ class Connection:
                 self._channel = self._opened()
                 self._stub, self._pid = OrchestratorStub(self._channel), os.getpid()
             return self._stub
+
+    def upload(self, requests: Iterator[bytes]) -> None:
+        """PutBlob, of requests that are serialized. Raises grpc.RpcError, and what `stub` and `metadata` do."""
+        self.stub()
+        channel = self._channel
+        if channel is None:
+            raise CumulusError(CLOSED)
+        put: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PUT_BLOB)
+        put(requests, metadata=self.metadata())
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Who asks. Raises CumulusError where no ticket is to be had."""

@@ -36,9 +36,9 @@ class BlobCalls:
         self._turns: dict[object, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UPLOADS_OF_USER))
         """Of each user who uploaded since the server began: there are not many, and they are small."""
 
-    async def put(self, identity: Identity, requests: AsyncIterator[pb.PutBlobRequest]) -> pb.Blob:
+    async def put(self, identity: Identity, requests: AsyncIterator[pb.PutBlobRequest | bytes]) -> pb.Blob:
         first = await anext(requests, None)
-        if first is None or not first.HasField("header"):
+        if first is None or isinstance(first, bytes) or not first.HasField("header"):
             raise UsageError("the first message of an upload has its header")
         header = first.header
         async with self._turns[identity[:2]]:
@@ -89,25 +89,37 @@ def _take_no_more(pipe: Pipe[bytes], stored: asyncio.Future[Any]) -> None:
         stored.exception()
 
 
-async def _feed(pipe: Pipe[bytes], requests: AsyncIterator[pb.PutBlobRequest], stored: asyncio.Future[Any]) -> None:
+async def _feed(
+    pipe: Pipe[bytes], requests: AsyncIterator[pb.PutBlobRequest | bytes], stored: asyncio.Future[Any]
+) -> None:
     """Until the client has sent all, or the thread wants no more. Raises UsageError."""
     began, received = time.monotonic(), 0
-    while not stored.done():
-        left = began + STALLED_SECONDS + received / BYTES_PER_SECOND - time.monotonic()
-        coming: asyncio.Future[Any] = asyncio.ensure_future(anext(requests, None))
-        try:
-            await asyncio.wait([coming, stored], timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
-            if stored.done():
-                return
-            if not coming.done():
+
+    async def read() -> None:
+        nonlocal received
+        async for message in requests:
+            data = message if isinstance(message, bytes) else _data(message)
+            received += len(data)
+            await pipe.put(data)
+        pipe.end(whole=True)
+
+    reading = asyncio.ensure_future(read())
+    # Where the thread ended first, nobody asks what this raised.
+    reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+    try:
+        while not stored.done():
+            left = began + STALLED_SECONDS + received / BYTES_PER_SECOND - time.monotonic()
+            if left <= 0:
                 raise UsageError("the upload takes too long", hint="go on from what was received")
-        finally:
-            coming.cancel()
-        message = coming.result()
-        if message is None:
-            pipe.end(whole=True)
-            return
-        if not message.HasField("data"):
-            raise UsageError("only the first message of an upload has a header")
-        received += len(message.data)
-        await pipe.put(message.data)
+            await asyncio.wait([reading, stored], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and not stored.done():
+                reading.result()
+                return
+    finally:
+        reading.cancel()
+
+
+def _data(message: pb.PutBlobRequest) -> bytes:
+    if not message.HasField("data"):
+        raise UsageError("only the first message of an upload has a header")
+    return message.data

@@ -15,6 +15,7 @@ from grpc import StatusCode
 
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib.printable import one_line
+from cumulus.rpc import pieces
 from cumulus.server.api import Api
 from cumulus.server.grpc.credentials import Authenticate
 from cumulus.server.grpc.errors import TRAILER, code_of, details_of, message_of
@@ -34,7 +35,8 @@ Asked = TypeVar("Asked")
 """What comes as bytes, one message or a stream of them, and what it is once it is parsed."""
 Unary = Callable[[Identity, Request], Awaitable[Message]]
 Streaming = Callable[[Identity, Request], AsyncGenerator[Message]]
-Uploading = Callable[[Identity, AsyncIterator[Request]], Awaitable[Message]]
+Uploading = Callable[[Identity, AsyncIterator[Request | bytes]], Awaitable[Message]]
+"""Messages that are a piece of content alone come as its bytes."""
 Conversing = Callable[[Identity, AsyncIterator[Request]], AsyncGenerator[Message]]
 
 
@@ -53,6 +55,11 @@ class _Parser(NamedTuple, Generic[Request]):
         async for data in stream:
             yield self.one(data)
 
+    async def pieces(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Request | bytes]:
+        async for data in stream:
+            piece = pieces.read(data)
+            yield self.one(data) if piece is None else piece
+
 
 class Door:
     """Makes handlers of functions that take who asks, and the request or requests. `changes`: the log has a line for
@@ -70,7 +77,7 @@ class Door:
         return grpc.unary_stream_rpc_method_handler(self._each(name, _Parser(type).one, call, changes=False))
 
     def uploading(self, name: str, type: type[Request], call: Uploading[Request]) -> Handler:
-        return grpc.stream_unary_rpc_method_handler(self._one(name, _Parser(type).each, call, changes=True))
+        return grpc.stream_unary_rpc_method_handler(self._one(name, _Parser(type).pieces, call, changes=True))
 
     def conversing(self, name: str, type: type[Request], call: Conversing[Request]) -> Handler:
         return grpc.stream_stream_rpc_method_handler(self._each(name, _Parser(type).each, call, changes=True))
