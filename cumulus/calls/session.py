@@ -52,16 +52,18 @@ class SessionConnection:
         are to be read to their end before the next call. Raises ValueError where the answer is none: it comes from the
         caller's own process, which can write what it likes."""
         try:
-            self._connection.sendall(_HEAD.pack(CALL, size))
-            for chunk in payload:
+            chunks = iter(payload)
+            # At once, so that who reads is woken once.
+            self._connection.sendall(_HEAD.pack(CALL, size) + next(chunks, b""))
+            for chunk in chunks:
                 self._connection.sendall(chunk)
             outcome = Outcome.read(b"".join(self._part(OUTCOME, documents.LARGEST)[1]), OF_RUNNER)
-            length, chunks = self._part(RESULT, LARGEST)
+            length, result = self._part(RESULT, LARGEST)
         except (BrokenPipeError, ConnectionResetError, EOFError):
             raise SessionEnded("the session has ended") from None
         if length != outcome.result_size:
             raise ValueError("the session's answer is not as long as it says")
-        return outcome, length, chunks
+        return outcome, length, result
 
     def close_session(self) -> None:
         """Have the session end, once the calls before this are answered."""

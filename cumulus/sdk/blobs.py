@@ -32,13 +32,13 @@ class Blobs:
         that it can't have. Raises CumulusError."""
         wanted = [blob for blob in kept if blob.sha256 not in self._known]
         if fresh.sha256 not in self._known:
-            if len(fresh.content) <= SMALL:
+            if fresh.size <= SMALL:
                 self._put(fresh, 0)
             else:
                 wanted.append(fresh)
         if wanted:
             for blob, found in zip(wanted, self._found(wanted), strict=True):
-                if found.received >= len(blob.content) > 0:
+                if found.received >= blob.size > 0:
                     continue
                 if found.put_urls and not found.received:
                     self._put_parts(blob, found)
@@ -55,14 +55,14 @@ class Blobs:
     def _found(self, blobs: Sequence[Blob]) -> Sequence[orchestrator_pb2.Blob]:
         from cumulus.rpc.orchestrator_pb2 import BlobHeader, FindBlobsRequest
 
-        request = FindBlobsRequest(blobs=[BlobHeader(sha256=each.sha256, size=len(each.content)) for each in blobs])
+        request = FindBlobsRequest(blobs=[BlobHeader(sha256=each.sha256, size=each.size) for each in blobs])
         return self._connection.call(lambda stub: stub.FindBlobs, request).blobs
 
     def _put_parts(self, blob: Blob, found: orchestrator_pb2.Blob) -> None:
-        presigned.put(blob.content, found.put_urls, found.part_size)
+        presigned.put(blob, found.put_urls, found.part_size)
         # The server looks at it as it is asked for.
         [stored] = self._found([blob])
-        if stored.received < len(blob.content):
+        if stored.received < blob.size:
             raise CumulusError("the store of blobs lost a part of what was sent", hint="try again")
 
     def _put(self, blob: Blob, received: int) -> None:
@@ -72,7 +72,7 @@ class Blobs:
             nonlocal first
             if first is None:
                 first = self._found([blob])[0].received
-                if first == len(blob.content) and blob.content:
+                if first == blob.size and blob.size:
                     return
             begin, first = first, None
             self._connection.upload(_messages(blob, begin))
@@ -83,8 +83,6 @@ class Blobs:
 def _messages(blob: Blob, offset: int) -> Iterator[bytes]:
     from cumulus.rpc.orchestrator_pb2 import BlobHeader, PutBlobRequest
 
-    header = BlobHeader(sha256=blob.sha256, size=len(blob.content), offset=offset)
+    header = BlobHeader(sha256=blob.sha256, size=blob.size, offset=offset)
     yield PutBlobRequest(header=header).SerializeToString()
-    content = memoryview(blob.content)
-    for begin in range(offset, len(content), transport.CHUNK):
-        yield pieces.written(content[begin : begin + transport.CHUNK])
+    yield from map(pieces.written, blob.parts(offset, blob.size, transport.CHUNK))

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError
 from cumulus.lib.printable import one_line
+from cumulus.sdk.packaging.blob import Blob
 
 T = TypeVar("T")
 AT_ONCE = 4
@@ -22,10 +23,9 @@ SECONDS = 120.0
 CHUNK = 2**20
 
 
-def put(content: bytes, urls: Sequence[str], part_size: int) -> None:
+def put(blob: Blob, urls: Sequence[str], part_size: int) -> None:
     """Send the parts of a blob, each of `part_size` bytes but the last. Raises ServerUnavailable, CumulusError."""
-    whole = memoryview(content)
-    parts = [(url, whole[at * part_size : (at + 1) * part_size]) for at, url in enumerate(urls)]
+    parts = [(url, list(blob.parts(at * part_size, (at + 1) * part_size, part_size))) for at, url in enumerate(urls)]
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="cumulus-put") as pool:
         for done in [pool.submit(_tried, partial(_put, url, part)) for url, part in parts]:
             done.result()
@@ -48,10 +48,10 @@ def _tried(work: Callable[[], T]) -> T:
         raise ServerUnavailable(f"the store of blobs can't be reached: {error}") from None
 
 
-def _put(url: str, part: memoryview) -> None:
+def _put(url: str, part: Sequence[memoryview]) -> None:
     connection = _connection(url)
     try:
-        connection.request("PUT", _target(url), part, {"Content-Length": str(len(part))})
+        connection.request("PUT", _target(url), part, {"Content-Length": str(sum(map(len, part)))})
         _checked(connection.getresponse())
     finally:
         connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from cumulus.lib.ignored import Ignored, rules_of
 from cumulus.sdk.errors import NotPicklable, SourceTooLarge
 from cumulus.sdk.packaging import pickling
 from cumulus.sdk.packaging.archive import Archives, zipped
+from cumulus.sdk.packaging.blob import Blob
 from cumulus.sdk.packaging.source import Project
 
 
@@ -224,3 +226,20 @@ def test_there_are_no_more_large_arguments_than_a_call_may_have() -> None:
 def test_a_large_argument_that_cannot_be_pickled_is_named() -> None:
     with pytest.raises(NotPicklable, match="argument 2 of len, a list"):
         pickling.pickled(KEY, len, [LARGE, [LARGE, (each for each in ())]], {})
+
+
+def test_large_bytes_of_an_argument_are_not_copied() -> None:
+    large, small = b"l" * LARGE_ARGUMENT, [b"s", bytearray(2**17)]
+    [blob] = pickling.pickled(KEY, len, [[small, large, large + b"2"]], {}).arguments
+    assert any(piece is large for piece in blob.pieces)
+    assert pickle.loads(b"".join(blob.pieces)) == [small, large, large + b"2"]
+    assert blob.size == sum(map(len, blob.pieces))
+
+
+@pytest.mark.parametrize("offset", [0, 1, 5, 6, 7, 12, 13])
+def test_a_blob_is_sent_from_where_it_was_cut_off(offset: int) -> None:
+    blob = Blob.of(b"abcdef", b"g", b"hijklm")
+    parts = list(blob.parts(offset, blob.size, 4))
+    assert b"".join(parts) == b"abcdefghijklm"[offset:]
+    assert all(0 < len(part) <= 4 for part in parts)
+    assert b"".join(blob.parts(4, 9, 100)) == b"efghi"

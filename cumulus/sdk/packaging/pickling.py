@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from cumulus.calls.envelope import LARGE_ARGUMENT, MOST_ARGUMENTS, payload_head
 from cumulus.sdk import on_node
 from cumulus.sdk.errors import NotPicklable
-from cumulus.sdk.packaging.blob import Blob
+from cumulus.sdk.packaging.blob import Blob, Pieces
 
 PROTOCOL = 5
 _NO_FILE = "<dynamic-code>"
@@ -65,13 +65,13 @@ def _large(
     large: list[tuple[Blob, list[int | str]]] = []
     sources: frozenset[str] = frozenset()
     for value, there in places.values():
-        made = io.BytesIO()
+        made = Pieces()
         try:
             found = _dump(value, made)
         except Exception as error:
             raise _refusal(function, args, kwargs, error) from error
-        if made.tell() > LARGE_ARGUMENT and len(large) < MOST_ARGUMENTS:
-            large.append((Blob.of(made.getvalue()), there))
+        if made.size > LARGE_ARGUMENT and len(large) < MOST_ARGUMENTS:
+            large.append((made.blob(), there))
             sources |= found
     return large, sources
 
@@ -117,7 +117,7 @@ def name_of(function: object) -> str:
     return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
-def _dump(value: object, file: io.BytesIO) -> frozenset[str]:
+def _dump(value: object, file: io.BytesIO | Pieces) -> frozenset[str]:
     pickler = _pickler()(file, protocol=PROTOCOL)
     pickler.dump(value)
     return frozenset(pickler.sources)
@@ -132,7 +132,7 @@ def _pickler() -> Any:
     cloudpickle.register_pickle_by_value(on_node)
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        def __init__(self, file: io.BytesIO | Pieces, protocol: int) -> None:
             super().__init__(file, protocol=protocol)
             self.sources: set[str] = set()
 
