@@ -23,6 +23,7 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.meta import SERVER_FIELDS, Resource
+from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, submitter_annotations
 from cumulus.store.client import decode
 
 _SERVERS = SERVER_FIELDS - set(fieldset.USERS_METADATA)
@@ -128,7 +129,7 @@ def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str
     stored = decode(kind.model(), live)
     # Without defaults: a block that is gone from the configuration goes with the defaults in it.
     sparse = stored.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
-    wanted = merged(sparse, config, ownership.of(live), ownership.check_manager(manager))
+    wanted = _with_submitter(merged(sparse, config, ownership.of(live), ownership.check_manager(manager)), live)
     names = {"name": live["metadata"]["name"], "namespace": live["metadata"].get("namespace")}
     metadata = {name: value for name, value in names.items() if value} | wanted.get("metadata", {})
     identified = {**wanted, "apiVersion": API_VERSION, "kind": kind.name, "metadata": metadata}
@@ -139,6 +140,18 @@ def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str
         new["spec"] = immutability.spec_in_old_words(kind, old["spec"], new["spec"])
     before, after = _with(live, old, stored), _with(live, new, resource)
     return Change(live, before, after, fieldset.difference(before, after))
+
+
+def _with_submitter(wanted: Document, live: Document) -> Document:
+    """Who made an object is the server's to say, as its uid is: a configuration that was printed elsewhere says it of
+    another one."""
+    metadata = wanted.get("metadata") or {}
+    others = {
+        name: value for name, value in (metadata.get("annotations") or {}).items() if name not in SUBMITTER_ANNOTATIONS
+    }
+    annotations = others | submitter_annotations(live["metadata"].get("annotations"))
+    rest = {name: value for name, value in metadata.items() if name != "annotations"}
+    return {**wanted, "metadata": rest | ({"annotations": annotations} if annotations else {})}
 
 
 def owned(change: Change, config: Mapping[str, Any], by: Applier) -> Document:

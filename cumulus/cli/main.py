@@ -152,8 +152,11 @@ def _run(arguments: list[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
+        # Of `cumulus source add` its own help, not that of `cumulus source`.
+        parsed = getattr(error, "ctx", None)
         verb = next((word for word in arguments if word in VERBS), "")
-        raise UsageError(_sentence(error.format_message()), hint=f"see `{f'cumulus {verb}'.strip()} --help`") from None
+        asked = parsed.command_path if parsed is not None else f"cumulus {verb}".strip()
+        raise UsageError(_sentence(error.format_message()), hint=f"see `{asked} --help`") from None
 
 
 def _sentence(message: str) -> str:

@@ -418,7 +418,12 @@ class Repository:
         lines = [one_line(line) for line in finished.said.splitlines() if line.strip()]
         told = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "Host key"))] or lines
         said = truncate("; ".join(told[-3:]) or f"exit code {finished.code}")
-        return SourceUnreadable(SourceReason.FETCH_FAILED, f"git cannot read {self._url}: {said}")
+        # Whose files they are decides what git would run there, so nothing says that it does not matter.
+        another = "dubious ownership" in said
+        hint = "it belongs to another user: make the Source as that user, or read it over ssh or https"
+        return SourceUnreadable(
+            SourceReason.FETCH_FAILED, f"git cannot read {self._url}: {said}", hint=hint if another else None
+        )
 
     @contextmanager
     def _private_files(self, contents: Mapping[str, bytes]) -> Iterator[dict[str, str]]:

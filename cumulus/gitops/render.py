@@ -7,6 +7,7 @@ nothing in it, and no variable of the daemon's.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from cumulus.resources.reasons import SourceReason
 
 LIMITS = Limits(seconds=30.0, output=16 * 2**20, file=64 * 2**20)
 _CANNOT_RUN = (126, 127)
+_LOGGED = re.compile(r'^[EFIW]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] (?:"command failed" err=)?', re.MULTILINE)
+"""What kubectl writes before what is wrong: the time and its process differ each time."""
 
 
 class _Tool(NamedTuple):
@@ -84,7 +87,7 @@ def rendered(
         if done.code in _CANNOT_RUN or done.said.startswith(("unshare:", "setpriv:")):
             raise _unusable(truncate(one_line(done.said)))
         if done.code:
-            said = one_line(done.said.replace(directory, ".")) or f"{how} ended with code {done.code}"
+            said = one_line(_LOGGED.sub("", done.said.replace(directory, "."))) or f"{how} ended with code {done.code}"
             raise InvalidManifest([Problem(Position(told), "", truncate(said))])
     return {f"{told} (rendered)": done.output}
 

@@ -57,7 +57,7 @@ def test_add_says_where_and_prunes_nothing(source: Run) -> None:
     ("given", "told"),
     [
         ([], "say where the manifests are"),
-        (["--url", "https://x.org/r", "--directory", "/x"], "say where the manifests are"),
+        (["--url", "https://x.org/r", "--directory", "/x"], "--url and --directory do not go together"),
         (["--directory", "/x", "--branch", "main"], "--branch is of git"),
         (["--url", "ext::sh -c id"], "git is not asked that way"),
         (["--url", "https://x.org/r", "--prune", "always"], "must be Never, Confirm or Auto"),
@@ -73,6 +73,7 @@ def test_what_is_wrong_with_a_source_is_told(run: Run, home: Path, given: list[s
 def test_a_pending_sync_is_shown_and_approved_by_its_hash_alone(source: Run, home: Path) -> None:
     assert source("source", "diff", "cluster").code == 0
     assert "nothing waits" in source("source", "approve", "cluster", "abc").err
+    assert "see `cumulus source approve --help`" in source("source", "approve", "cluster").err
     pending = {"hash": "0123456789abcdef", "revision": FIRST, "reasons": ["too\x1b[2Jmuch"], "deletes": 2,
                "objects": ["delete job default/a"]}  # fmt: skip
     with_status(home, pendingSync=pending)
@@ -171,7 +172,7 @@ def test_lint_needs_no_cluster(run: Run, home: Path, manifests: Path) -> None:
     done = run("lint", str(manifests))
     assert done.code == 1
     assert done.out == f"{manifests}/b.yaml:10:3: spec.prioritty: unknown field; did you mean priority?\n"
-    assert run("lint", str(manifests / "team")).out == "1 objects in 1 files: all is well\n"
+    assert run("lint", str(manifests / "team")).out == "1 object in 1 file: all is well\n"
     assert not home.exists()
     github = run("lint", "-o", "github", str(manifests)).out
     assert (
@@ -183,8 +184,17 @@ def test_lint_needs_no_cluster(run: Run, home: Path, manifests: Path) -> None:
     assert result["locations"][0]["physicalLocation"]["region"] == {"startLine": 10, "startColumn": 3}
     (found,) = json.loads(run("lint", "-o", "json", str(manifests)).out)
     assert found["field"] == "spec.prioritty"
-    assert run("lint", "-o", "xml", str(manifests)).code == 2
+    assert "write text, github, sarif or json" in run("lint", "-o", "xml", str(manifests)).err
     assert run("lint").code == 2
+
+
+def test_lint_that_reads_nothing_is_not_well(run: Run, manifests: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "east.env").write_text("A=b\n")
+    for more in ([], ["-o", "sarif"], ["--variables", str(tmp_path / "east.env")]):
+        done = run("lint", *more, str(tmp_path / "empty"))
+        assert (done.code, done.out) == (2, "")
+        assert f"there is no manifest in {tmp_path}/empty; the names of manifests end with .yaml" in done.err
 
 
 def test_lint_finds_secrets_and_does_not_repeat_them(run: Run, manifests: Path) -> None:

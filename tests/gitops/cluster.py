@@ -19,6 +19,7 @@ from cumulus.service.service import Service
 from cumulus.store.base import Store
 from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, settle
+from tests.controllers.exact import ExactStore
 
 ME = Identity.of_this_process()
 ENVIRONMENT = {
@@ -136,6 +137,11 @@ class Cluster:
 
     def get(self, name: str, kind: str = "GPUJob") -> Document:
         return self.store.get(Key(kind, "default", name))
+
+    def written(self, since: int) -> list[Document]:
+        """What was stored by each write after that revision, but for those of the election of a leader."""
+        found = [event.document for event in ExactStore(self.store).watch(since=since).next()]
+        return [document for document in found if document["kind"] != "Lease"]
 
     def condition(self, type: str, name: str = "cluster") -> tuple[str, str]:
         found = next(c for c in self.source(name).status.conditions if c.type == type)

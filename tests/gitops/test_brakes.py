@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.key import Key
+from cumulus.secrets import JobSecrets
 from tests.controllers.driver import settle
 from tests.gitops.cluster import ME, Cluster, Repo, job
 
@@ -27,7 +30,9 @@ def synced(cluster: Cluster, repo: Repo) -> Cluster:
 
 
 def manual(cluster: Cluster) -> None:
-    cluster.service.objects.set_annotations(ME, Key("Source", "default", "cluster"), {SYNC_REQUESTED: "x"})
+    cluster.service.objects.set_annotations(
+        ME, Key("Source", "default", "cluster"), {SYNC_REQUESTED: f"x{cluster.store.revision()}"}, overwrite=True
+    )
 
 
 def asks(cluster: Cluster, *, deletes: int, because: str) -> str:
@@ -39,12 +44,30 @@ def asks(cluster: Cluster, *, deletes: int, because: str) -> str:
     return pending.hash
 
 
+def again(cluster: Cluster) -> None:
+    """Suspended, and resumed."""
+    cluster.change(suspend=True)
+    cluster.sync()
+    cluster.change(suspend=None)
+
+
+PATHS: list[Callable[[Cluster], object]] = [
+    lambda cluster: None, manual, lambda cluster: cluster.new_daemon(), again,
+    lambda cluster: cluster.change(approve="0123456789abcdef"),
+]  # fmt: skip
+"""On which a deletion could come: by time, by hand, after a crash, by a change of the Source, by another approval."""
+
+
 def holds(cluster: Cluster, names: list[str]) -> None:
-    """Not by time, not by hand, not after a crash."""
-    for step in (lambda: None, lambda: manual(cluster), lambda: cluster.new_daemon() and None):
-        step()
-        cluster.sync(seconds=20)
+    """On no path is anything deleted, nor made anew."""
+    uids = [cluster.get(name)["metadata"]["uid"] for name in names]
+    approved = cluster.source().spec.approve
+    for number, step in enumerate(PATHS):
+        step(cluster)
+        cluster.sync(seconds=5 if number else 20)
         assert cluster.names() == names
+        assert [cluster.get(name)["metadata"]["uid"] for name in names] == uids
+    cluster.change(approve=approved)
 
 
 def test_never_is_what_a_source_does_unless_it_is_told(cluster: Cluster, repo: Repo) -> None:
@@ -133,12 +156,35 @@ def test_what_cannot_be_parsed(synced: Cluster, repo: Repo) -> None:
     holds(synced, ALL)
 
 
-def test_a_rewritten_history(synced: Cluster, repo: Repo) -> None:
+def force_push(repo: Repo) -> None:
+    """Another history, which never had the job."""
     repo.git("checkout", "-q", "--orphan", "other")
     repo.git("rm", "-q", "--cached", "jobs/a.yaml")
     (repo.path / "jobs/a.yaml").unlink()
     repo.commit({})
     repo.git("branch", "-f", "main", "other")
+
+
+def rebase(repo: Repo) -> None:
+    """What came after the commit that made the job is put upon the one before it."""
+    repo.commit({"README": "later"})
+    repo.git("rebase", "-q", "--onto", "HEAD~2", "HEAD~1")
+
+
+def back(repo: Repo) -> None:
+    """A push by force of an older commit: one that the synced one descends from, and not the other way."""
+    repo.git("reset", "-q", "--hard", "HEAD^")
+
+
+@pytest.mark.parametrize("rewrite", [force_push, rebase, back])
+def test_a_rewritten_history(cluster: Cluster, repo: Repo, rewrite: Callable[[Repo], None]) -> None:
+    repo.commit({f"jobs/{name}.yaml": job(name, **IDLE) for name in ("b", "c")})
+    repo.commit({"jobs/a.yaml": job("a", **IDLE)})
+    cluster.add(url=repo.url, path="jobs", branch="main", prune="Auto")
+    synced = cluster
+    synced.sync()
+    assert synced.names() == ALL
+    rewrite(repo)
     synced.sync()
     hash = asks(synced, deletes=1, because="history was rewritten")
     holds(synced, ALL)
@@ -219,6 +265,77 @@ def test_running_work_is_not_lost_without_being_asked_for(running: Cluster, repo
     cluster.sync()
     cluster.sync(seconds=60)
     assert cluster.get("a")["spec"]["command"] == ["python", "other.py"]
+
+
+def unsigned(cluster: Cluster, repo: Repo) -> None:
+    """A commit without the signature that the Source demands takes the job out."""
+    JobSecrets(cluster.home / "job-secrets").of("default").set("signers", "allowed_signers", "# nobody\n")
+    cluster.change(verify={"keys": "signers"})
+    repo.commit({"a.yaml": None})
+
+
+def leaked(cluster: Cluster, repo: Repo) -> None:
+    repo.commit({"a.yaml": None, "d.yaml": job("d", env=f'[{{name: T, value: "ghp_{"a" * 36}"}}]', **IDLE)})
+
+
+def too_large(cluster: Cluster, repo: Repo) -> None:
+    repo.commit({"a.yaml": None, "d.yaml": "#" * (5 * 2**20)})
+
+
+def no_secret(cluster: Cluster, repo: Repo) -> None:
+    cluster.change(git={"credentials": "nothing"})
+    repo.commit({"a.yaml": None})
+
+
+def elsewhere(cluster: Cluster, repo: Repo) -> None:
+    """Another repository, which never had the job."""
+    other = Repo(repo.path.with_name("elsewhere"))
+    other.commit({f"{name}.yaml": job(name, **IDLE) for name in "bc"})
+    cluster.change(git={"url": other.url})
+
+
+def no_such_tag(cluster: Cluster, repo: Repo) -> None:
+    cluster.change(git={"tag": "v1"})
+    repo.commit({"a.yaml": None})
+
+
+def immutable(cluster: Cluster, repo: Repo) -> None:
+    """One mistake, beside a deletion that would be allowed."""
+    cluster.change(onChange="Fail")
+    repo.commit({"a.yaml": None, "b.yaml": job("b", command="other.py", **IDLE)})
+
+
+@pytest.mark.parametrize(
+    "brake", [unsigned, leaked, too_large, no_secret, elsewhere, no_such_tag, immutable], ids=lambda it: it.__name__
+)
+def test_what_is_not_as_it_should_be_deletes_nothing(
+    cluster: Cluster, repo: Repo, brake: Callable[[Cluster, Repo], None]
+) -> None:
+    repo.commit({f"{name}.yaml": job(name, **IDLE) for name in ALL})
+    cluster.add(url=repo.url, prune="Auto", pruneLimit={"count": 100, "percent": 100})
+    cluster.sync()
+    assert cluster.names() == ALL
+    brake(cluster, repo)
+    cluster.sync()
+    holds(cluster, ALL)
+    assert "False" in {cluster.condition(type)[0] for type in ("Ready", "Synced")}
+
+
+def test_a_directory_that_is_empty_or_gone(cluster: Cluster, tmp_path: Path) -> None:
+    place = tmp_path / "manifests"
+    place.mkdir()
+    for name in ALL:
+        (place / f"{name}.yaml").write_text(job(name, **IDLE))
+    cluster.add(directory=place, prune="Auto", pruneLimit={"count": 100, "percent": 100})
+    cluster.sync()
+    place.rename(tmp_path / "away")
+    cluster.sync(seconds=400)
+    assert cluster.condition("Ready") == ("False", "FetchFailed")
+    holds(cluster, ALL)
+    place.mkdir()
+    cluster.sync(seconds=400)
+    asks(cluster, deletes=3, because="holds no objects")
+    holds(cluster, ALL)
 
 
 def test_objects_that_are_marked_stay(synced: Cluster, repo: Repo) -> None:

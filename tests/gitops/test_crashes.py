@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from cumulus.store.base import Write
+from cumulus.machinery.reconcile import Request
+from cumulus.store.base import Query, Write
+from tests.controllers.driver import drive
 from tests.gitops.cluster import Cluster, Repo, job
 
 HOLD = {"suspend": "true"}
@@ -123,6 +125,32 @@ def test_a_commit_that_comes_while_a_sync_runs(cluster: Cluster, repo: Repo) -> 
     cluster.sync()
     assert cluster.names() == ["a", "b", "c"]
     assert [entry.revision for entry in cluster.source().status.history][-2:] == [second, repo.head]
+
+
+def test_a_thousand_manifests_are_one_commit(cluster: Cluster, repo: Repo) -> None:
+    many = {f"team-{n % 7}/{n}.yaml": job(f"j{n}", **HOLD) for n in range(1_000)}
+    repo.commit({**many, "bad.yaml": job("bad", retrry=1)})
+    cluster.add(url=repo.url)
+    drive(cluster.world, cluster.daemon, until=lambda: bool(cluster.following._of))
+    assert cluster.following.step()
+    loops = cluster.daemon.loops
+    assert loops is not None
+    # The Source's controller alone: what others do with a thousand jobs is not looked at here.
+    look = loops.runners["source"].reconciler
+    look.reconcile(Request("default", "cluster"))
+    assert cluster.condition("Synced") == ("False", "InvalidManifests")
+    assert cluster.names() == []
+    repo.commit({"bad.yaml": None})
+    cluster.following.now(("default", "cluster"))
+    assert cluster.following.step()
+    while cluster.daemon.informer.poll(0):
+        pass
+    before = cluster.store.revision()
+    look.reconcile(Request("default", "cluster"))
+    assert cluster.source().status.counts.objects == len(cluster.names()) == len(many)
+    assert cluster.condition("Synced") == ("True", "Synced")
+    versions = {item["metadata"]["resourceVersion"] for item in cluster.store.list(Query("GPUJob")).items}
+    assert all(before < int(version) <= before + len(many) for version in versions)
 
 
 def test_writes_are_of_one_transaction(cluster: Cluster, repo: Repo) -> None:

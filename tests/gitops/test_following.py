@@ -6,16 +6,22 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cumulus.clock import SystemClock
+from cumulus.controllers.source import controller
 from cumulus.gitops import directories
 from cumulus.gitops.directories import DirectoryWatch
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.following import Following, Where
 from cumulus.gitops.git import Credentials, Repository
 from cumulus.resources.git_url import parse_url
+from cumulus.resources.key import Key, key_of
+from cumulus.resources.source import Source
+from cumulus.secrets import JobSecrets
+from tests.controllers.driver import settle
 from tests.gitops.cluster import Cluster, Repo, job
 from tests.waiting import PATIENCE, eventually, poll
 
@@ -49,6 +55,70 @@ def test_a_commit_that_touches_one_of_many_wakes_one(following: Following, repo:
     assert after is not None
     assert after.revision.revision == commit
     assert after.tree != seen.tree
+
+
+@pytest.mark.parametrize("many", [5, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_a_commit_that_touches_one_of_many_plans_one(
+    cluster: Cluster, repo: Repo, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """From the question to the plan: no other Source is read, planned or written."""
+    planned: list[str] = []
+    real = controller.make_plan
+
+    def make_plan(source: Source, *given: Any, **more: Any) -> Any:
+        planned.append(source.metadata.name)
+        return real(source, *given, **more)
+
+    monkeypatch.setattr(controller, "make_plan", make_plan)
+    repo.commit({f"s{n}/a.yaml": job(f"j{n}", suspend="true") for n in range(many)})
+    for n in range(many):
+        cluster.add(f"s{n}", url=repo.url, path=f"s{n}")
+    cluster.sync()
+    assert set(planned) == {f"s{n}" for n in range(many)}
+    asked, before = cluster.following.asked, cluster.store.revision()
+    planned.clear()
+    repo.commit({"s3/a.yaml": job("j3", suspend="true", priority=5)})
+    cluster.sync()
+    assert set(planned) == {"s3"}
+    assert cluster.get("j3")["spec"]["priority"] == 5
+    written = {key_of(document) for document in cluster.written(before) if document["kind"] != "Event"}
+    assert written == {Key("Source", "default", "s3"), Key("GPUJob", "default", "j3")}
+    assert cluster.following.asked - asked == 1
+
+
+def test_a_thousand_webhooks_are_two_questions(cluster: Cluster, repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some before the question, most while it is asked, where what comes after it began must not be missed."""
+    JobSecrets(cluster.home / "job-secrets").of("default").set("forge", "token", "s3cret")
+    repo.commit({"a.yaml": job("a", suspend="true")})
+    cluster.add(url=repo.url, interval="24h", webhook="forge")
+    settle(cluster.world, cluster.daemon, seconds=0.0)
+    assert cluster.following.step()
+    settle(cluster.world, cluster.daemon, seconds=0.0)
+    assert cluster.names() == ["a"]
+    asked = cluster.following.asked
+    real = Repository.look
+
+    def called(times: int) -> None:
+        for number in range(times):
+            assert cluster.service.sources.called("default", "cluster", {"x-gitlab-token": "s3cret"}, b"{}")
+            if number % 50 == 0:
+                # The daemon takes it, and so the next call is another request.
+                settle(cluster.world, cluster.daemon, seconds=0.0)
+        settle(cluster.world, cluster.daemon, seconds=0.0)
+
+    def look(self: Repository, *given: Any) -> Any:
+        found = real(self, *given)
+        if cluster.following.asked == asked + 1:
+            repo.commit({"b.yaml": job("b", suspend="true")})
+            called(900)
+        return found
+
+    monkeypatch.setattr(Repository, "look", look)
+    called(100)
+    while cluster.following.step():
+        settle(cluster.world, cluster.daemon, seconds=0.0)
+    assert cluster.following.asked == asked + 2
+    assert cluster.names() == ["a", "b"]
 
 
 def test_a_thousand_calls_are_two_questions(following: Following, repo: Repo) -> None:

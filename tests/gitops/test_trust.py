@@ -243,3 +243,38 @@ def test_what_one_clone_says_of_a_tree_counts_for_its_own_source_alone(
     cluster.add("honest", url=repo.url)
     cluster.sync()
     assert cluster.names() == ["a", "evil"]
+
+
+def test_who_made_an_object_is_not_for_a_manifest_to_say(cluster: Cluster, repo: Repo) -> None:
+    """As `get -o yaml` prints it of another cluster, or forged."""
+    said = {"cumulus.dev/submitter": "eve", "cumulus.dev/submitter-uid": "1", "cumulus.dev/submitter-admin": "true"}
+    words = {name: f'"{value}"' for name, value in said.items()}
+    text = "{" + ", ".join(f"{name}: {value}" for name, value in words.items()) + "}"
+    repo.commit({"a.yaml": job("a", suspend="true", annotations=text)})
+    cluster.add(url=repo.url)
+    cluster.sync()
+    made = cluster.get("a")
+    repo.commit({"a.yaml": job("a", suspend="true", priority=3, annotations=text)})
+    cluster.sync()
+    assert cluster.condition("Synced") == ("True", "Synced"), cluster.source().status
+    after = cluster.get("a")
+    assert (after["metadata"]["uid"], after["spec"]["priority"]) == (made["metadata"]["uid"], 3)
+    for found in (made, after):
+        assert found["metadata"]["annotations"]["cumulus.dev/submitter"] == "root"
+    # Once the manifest no longer says it, nothing is taken away either.
+    repo.commit({"a.yaml": job("a", suspend="true", priority=3)})
+    cluster.sync()
+    assert cluster.condition("Synced") == ("True", "Synced"), cluster.source().status
+    assert cluster.get("a")["metadata"]["annotations"]["cumulus.dev/submitter"] == "root"
+
+
+def test_a_repository_of_another_user_says_what_to_do(other: Identity, open_place: Path) -> None:
+    cluster = Cluster(open_place / "home")
+    repo = Repo(open_place / "repo")
+    repo.commit({"a.yaml": job("a", suspend="true")})
+    owned(repo.path, other)
+    cluster.add(url=repo.url)
+    cluster.sync()
+    ready = cluster.source().status.conditions[0]
+    assert ready.reason == "FetchFailed"
+    assert "it belongs to another user: make the Source as that user, or read it over ssh" in ready.message

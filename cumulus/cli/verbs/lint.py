@@ -48,13 +48,20 @@ def lint(
     """
     if output not in _FORMS:
         close = nearest(output, _FORMS)
-        raise UsageError(f"there is no output format {output!r} here", hint=f"write {close[0] if close else 'text'}")
+        names = f"{', '.join([*_FORMS][:-1])} or {[*_FORMS][-1]}"
+        raise UsageError(f"there is no output format {output!r} here", hint=f"write {close[0] if close else names}")
     if not paths:
         raise UsageError("say what to check", hint="cumulus lint DIRECTORY")
     from cumulus.gitops.desired import desired
     from cumulus.manifest import InvalidManifest
 
     files = _read([*paths, variables] if variables else paths)
+    read = len(files) - bool(variables)
+    if not read:
+        raise UsageError(
+            f"there is no manifest in {one_line(' '.join(paths))}",
+            hint="the names of manifests end with .yaml, .yml or .json",
+        )
     problems: Sequence[Problem] = ()
     count = 0
     try:
@@ -65,11 +72,15 @@ def lint(
     if text:
         safe_output.block(sys.stdout, text + "\n")
     if problems:
-        terminal.note(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {len(files)} files")
+        terminal.note(f"{_counted(len(problems), 'problem')} in {_counted(len(files), 'file')}")
         return 1
     if output == "text":
-        print(f"{count} objects in {len(files) - bool(variables)} files: all is well")
+        print(f"{_counted(count, 'object')} in {_counted(read, 'file')}: all is well")
     return 0
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def schema(

@@ -19,13 +19,14 @@ from cumulus.lib.table import Heading, Table
 from cumulus.resources.condition_types import SourceCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import API_VERSION, Document, Key
-from cumulus.resources.kinds.source import KIND, short, state
+from cumulus.resources.kinds.source import KIND, approval, elsewhere, short, state
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
 
 app = subcommands(
-    "Keep the cluster equal to a git repository or a directory: a commit is the change. See docs/gitops.md.",
+    "Keep the cluster equal to a git repository or a directory: a commit is the change. `cumulus delete source NAME` "
+    "leaves what it made. See docs/gitops.md.",
 )
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="The Source.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The Source.", autocompletion=completion.sources)]
@@ -71,7 +72,9 @@ def add(
         "interval": interval, "credentials": credentials,
     }  # fmt: skip
     given = {field: value for field, value in git.items() if value}
-    if bool(directory) == bool(url):
+    if directory and url:
+        raise UsageError("--url and --directory do not go together", hint="leave one of them out")
+    if not directory and not url:
         raise UsageError("say where the manifests are", hint="--url URL or --directory PATH")
     if directory and given:
         raise UsageError(f"--{next(iter(given))} is of git: a directory has none")
@@ -134,7 +137,9 @@ def sync(
     key, seconds = _key(name, namespace), options.seconds_of(timeout, "--timeout")
     with context.client() as client:
         if lookup(client.get(key), "spec.suspend"):
-            raise UsageError(f"source/{key.name} is suspended", hint=f"resume it: cumulus source resume {key.name}")
+            raise UsageError(
+                f"source/{key.name} is suspended", hint=f"resume it: cumulus source resume {key.name}{elsewhere(key)}"
+            )
         client.set_annotations(key, {SYNC_REQUESTED: mark}, overwrite=True)
         if not wait:
             print(f"source/{key.name} is looked at")
@@ -151,8 +156,9 @@ def diff(name: Name, namespace: Namespace = "") -> int:
     Examples:
       cumulus source diff cluster
     """
+    source_key = _key(name, namespace)
     with context.client() as client:
-        pending = lookup(client.get(_key(name, namespace)), "status.pendingSync")
+        pending = lookup(client.get(source_key), "status.pendingSync")
     if not pending:
         print(f"source/{name}: nothing waits for an approval")
         return 0
@@ -160,7 +166,7 @@ def diff(name: Name, namespace: Namespace = "") -> int:
     shown = pending.get("objects") or []
     more = [f"… and {total - len(shown)} more"] if total > len(shown) else []
     lines = [f"revision {short(pending.get('revision'))}", *(f"asks: {r}" for r in pending.get("reasons") or ()),
-             *shown, *more, f"cumulus source approve {name} {pending.get('hash')}"]  # fmt: skip
+             *shown, *more, approval(source_key, str(pending.get("hash")))]  # fmt: skip
     for line in lines:
         safe_output.line(sys.stdout, (str(line), ""))
     return 1
@@ -183,7 +189,7 @@ def approve(
         pending = lookup(client.get(key), "status.pendingSync.hash")
         if pending != hash:
             what = f"what waits has the hash {pending}" if pending else "nothing waits for an approval"
-            raise UsageError(f"source/{name}: {what}", hint=f"see it first: cumulus source diff {name}")
+            raise UsageError(f"source/{name}: {what}", hint=f"see it first: cumulus source diff {name}{elsewhere(key)}")
         _set(client, key, {"approve": hash})
     print(f"source/{name} approved: {hash}")
 

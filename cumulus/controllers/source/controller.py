@@ -36,6 +36,7 @@ from cumulus.resources.annotations import APPROVED_BY, DELETED_BY, PINNED_BY, SY
 from cumulus.resources.event import Event
 from cumulus.resources.git_url import parse_url
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.kinds.source import approval
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import EventReason, SourceReason
 from cumulus.resources.registry import BY_NAME
@@ -397,7 +398,7 @@ class SourceReconciler:
             self._record(source, "Warning", EventReason.DRIFT_FOUND, f"{key}: {told}")
         pending, before = after.pending_sync, source.status.pending_sync
         if pending is not None and (before is None or before.hash != pending.hash):
-            said = f"{name}: {'; '.join(pending.reasons)}. cumulus source approve {source.metadata.name} {pending.hash}"
+            said = f"{name}: {'; '.join(pending.reasons)}. {approval(source.key, pending.hash)}"
             self._record(source, "Warning", EventReason.SYNC_PENDING, said)
 
     def _record(self, source: Source, type: EventType, reason: EventReason, message: str) -> None:

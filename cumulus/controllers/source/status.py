@@ -9,6 +9,7 @@ from cumulus.lib.truncate import truncate
 from cumulus.manifest import Problem
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kinds.source import approval
 from cumulus.resources.reasons import SourceCondition, SourceReason
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.source import (
@@ -106,8 +107,7 @@ def _is_correction(plan: Plan) -> bool:
 
 def _synced(source: Source, plan: Plan) -> tuple[bool, str, str]:
     if plan.pending is not None:
-        allow = f"cumulus source approve {source.metadata.name} {plan.pending.hash}"
-        said = f"{'; '.join(plan.pending.reasons)}: {allow}"
+        said = f"{'; '.join(plan.pending.reasons)}: {approval(source.key, plan.pending.hash)}"
         return False, SourceReason.NEEDS_APPROVAL, said
     if plan.replacing:
         return False, SourceReason.REPLACING, f"{plan.replacing} are made anew once their predecessors are gone"

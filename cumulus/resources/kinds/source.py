@@ -8,7 +8,7 @@ from datetime import datetime
 from cumulus.resources.annotations import APPROVED_BY, PINNED_BY
 from cumulus.resources.condition_types import SourceCondition
 from cumulus.resources.documents import condition, lookup
-from cumulus.resources.key import Document
+from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key
 from cumulus.resources.kind import Column, Kind, View, detail
 from cumulus.resources.roles import Role
 from cumulus.resources.sections import Fields, Rows, Section, Surroundings, flat, moment
@@ -24,6 +24,16 @@ def place(source: Document) -> str:
 
 def short(revision: object) -> str:
     return str(revision or "")[:_SHORT]
+
+
+def approval(key: Key, hash: str) -> str:
+    """The command that allows the pending sync."""
+    return f"cumulus source approve {key.name} {hash}{elsewhere(key)}"
+
+
+def elsewhere(key: Key) -> str:
+    """The option with which a command finds what is not in the default namespace."""
+    return "" if key.namespace == DEFAULT_NAMESPACE else f" -n {key.namespace}"
 
 
 def state(source: Document, now: datetime) -> str:
