@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from cumulus.clock import timestamp
 from cumulus.gitops import addresses
-from cumulus.gitops.directory import MOST_BYTES, MOST_FILE_BYTES, MOST_FILES, SUFFIXES
+from cumulus.gitops.directory import MOST_BYTES, MOST_DEPTH, MOST_FILE_BYTES, MOST_FILES, SUFFIXES
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.programs import Finished, Limits, OverLimit, run
 from cumulus.lib import versions
@@ -176,6 +176,9 @@ class Repository:
             if any(part in ("", ".", "..") for part in path.split("/")):
                 # Of a clone that somebody tampered with: git makes no such tree.
                 raise SourceUnreadable(SourceReason.INVALID, f"{path!r} is no path of a file")
+            if path.count("/") > MOST_DEPTH:
+                said = f"{truncate(one_line(path), 80)} is more than {MOST_DEPTH} directories deep"
+                raise SourceUnreadable(SourceReason.INVALID, said)
             if not path.isprintable():
                 raise SourceUnreadable(SourceReason.INVALID, f"the name of the file {path!r} holds control characters")
             found.append(File(path, rest.rpartition(b" ")[2].decode()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cumulus.gitops.directory import MOST_FILES
 from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.key import Key
 from cumulus.secrets import JobSecrets
@@ -429,3 +431,50 @@ def test_a_request_is_done_once_the_server_was_asked(cluster: Cluster, repo: Rep
         settle(cluster.world, cluster.daemon, seconds=0.0)
         assert cluster.source().status.sync_done == f"mark-{number}"
     assert cluster.condition("Ready") == ("False", "FetchFailed")
+
+
+def alias_bomb(repo: Repo) -> None:
+    """Nine levels of ten aliases each: a billion words in a few lines."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    repo.commit({"bomb.yaml": "\n".join(lines), "a.yaml": None})
+
+
+def deep_value(repo: Repo) -> None:
+    repo.commit({"bomb.yaml": "x: " + "[" * 100_000, "a.yaml": None})
+
+
+def many_files(repo: Repo) -> None:
+    """One file more than is read, all with the same content."""
+    blob = repo.git("hash-object", "-w", "b.yaml")
+    listed = "".join(f"100644 blob {blob}\tx{n}.yaml\n" for n in range(MOST_FILES + 1))
+    tree = subprocess.run(["git", "mktree"], cwd=repo.path, input=listed, capture_output=True, text=True, check=True)
+    commit = repo.git("commit-tree", tree.stdout.strip(), "-p", "HEAD", "-m", "many")
+    repo.git("update-ref", "refs/heads/main", commit)
+
+
+def links_and_modules(repo: Repo) -> None:
+    """All that is left is what is not followed: a loop, a link to elsewhere, a submodule."""
+    (repo.path / "loop").symlink_to(".")
+    (repo.path / "link.yaml").symlink_to("/etc/hostname")
+    repo.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},m")
+    gone: dict[str, str | None] = {f"{name}.yaml": None for name in ALL}
+    repo.commit({".gitmodules": '[submodule "m"]\n\tpath = m\n\turl = https://169.254.169.254/m\n', **gone})
+
+
+@pytest.mark.parametrize("bomb", [alias_bomb, deep_value, many_files, links_and_modules], ids=lambda it: it.__name__)
+def test_a_bomb_changes_nothing_and_stops_no_other(
+    cluster: Cluster, repo: Repo, tmp_path: Path, bomb: Callable[[Repo], None]
+) -> None:
+    repo.commit({f"{name}.yaml": job(name, **IDLE) for name in ALL})
+    cluster.add(url=repo.url, prune="Auto", pruneLimit={"count": 100, "percent": 100})
+    cluster.sync()
+    bomb(repo)
+    other = Repo(tmp_path / "other")
+    other.commit({"x.yaml": job("x", **IDLE)})
+    cluster.add("other", url=other.url)
+    cluster.sync()
+    assert cluster.names() == [*ALL, "x"]
+    said = [condition.message for condition in cluster.source().status.conditions if condition.status == "False"]
+    assert said
+    assert all(len(message) < 10_000 for message in said)

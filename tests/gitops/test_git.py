@@ -110,6 +110,27 @@ def test_a_bomb_of_trees_is_cut_off(content: Repo, tmp_path: Path) -> None:
         read(opened(content.url, tmp_path, Limits(seconds=30, output=4 * 2**20)), content.url, branch="main")
 
 
+@pytest.mark.parametrize("depth", [65, 2_000])
+def test_a_tree_that_is_too_deep_is_refused(content: Repo, tmp_path: Path, depth: int) -> None:
+    """The deeper one also where git itself gives up."""
+    deep(content, depth)
+    with pytest.raises(SourceUnreadable, match="more than 64 directories deep" if depth < 100 else "deep|git cannot"):
+        read(opened(content.url, tmp_path), content.url, branch="deep")
+
+
+def test_a_tree_that_is_deep_enough_for_anybody(content: Repo, tmp_path: Path) -> None:
+    deep(content, 64)
+    assert list(read(opened(content.url, tmp_path), content.url, branch="deep").values()) == [b"x"]
+
+
+def deep(repo: Repo, depth: int) -> None:
+    """A commit on the branch `deep` with one manifest below so many directories."""
+    said = (
+        f"commit refs/heads/deep\ncommitter A <a@b> 0 +0000\ndata 0\nM 100644 inline {'d/' * depth}x.yaml\ndata 1\nx\n"
+    )
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=repo.path, input=said, text=True, check=True)
+
+
 def test_a_file_that_is_too_large_is_refused(content: Repo, tmp_path: Path) -> None:
     content.commit({"huge.yaml": "x" * (5 * 2**20)})
     with pytest.raises(SourceUnreadable, match=r"huge\.yaml is larger than 4 MiB"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,12 @@ ROOT = Path(__file__).parents[2]
 def test_the_repository_that_people_copy_is_well() -> None:
     found = desired(read(str(ROOT / "manifests" / "cluster")).files, "default")
     assert sorted(key.name for key in found.manifests) == ["evaluate", "train", "vision"]
+
+
+def test_its_pipeline_installs_this_and_nobody_elses() -> None:
+    workflow = (ROOT / "manifests" / "cluster" / ".github" / "workflows" / "lint.yaml").read_text()
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    assert re.findall(r"pip install (.*)", workflow) == [name]
 
 
 @pytest.mark.daemon
