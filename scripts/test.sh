@@ -24,6 +24,8 @@ found=$(mktemp)
 checks=$!
 trap 'kill "$checks" 2>/dev/null || true; rm -f "$found"' EXIT
 failed=0
+# Of a fresh clone each process would compile all modules, all at the same time.
+[ -d tests/__pycache__ ] || python -m pytest --collect-only -qq >/dev/null 2>&1 || true
 # Three processes a core: many tests wait for what other processes do.
 python -m pytest $slow --numprocesses="${TEST_PROCESSES:-$((3 * $(nproc)))}" --dist=loadgroup || failed=$?
 echo "==> mypy and import contracts"

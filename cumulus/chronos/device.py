@@ -1,5 +1,5 @@
-"""Which devices this machine has: NVIDIA's through nvidia-smi and NVML, all others through OpenCL. The only user of
-pyopencl. On macOS, Apple's OpenCL is asked by its C interface.
+"""Which devices this machine has: NVIDIA's through nvidia-smi and NVML, all others through OpenCL's C interface: by
+the loader that pyopencl is linked with, on macOS by Apple's. pyopencl itself takes ten times as long to import.
 
 Drivers crash, hang, print and keep contexts, so each is asked in a process of its own with a time-out. NVIDIA's
 OpenCL driver is often not registered (no nvidia.icd) where the GPU is in full use through CUDA: hence nvidia-smi.
@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cumulus.chronos import nvml_devices, opencl_library
@@ -25,7 +26,8 @@ TIMEOUT = 30.0
 """Seconds for a driver to answer; a first CUDA initialisation on a big machine takes several."""
 
 _ANSWER = opencl_library.ANSWER
-_PLATFORMS_ASKED = 64
+_PROBE = opencl_library.__file__
+"""The program that asks an OpenCL library for its devices."""
 
 
 def discover() -> list[Device]:
@@ -108,11 +110,27 @@ def explain_none() -> str:
 
 def _probe() -> dict[str, list[Any]]:
     """What the probe found: the devices, and the names of CPU devices that are there but of no use."""
-    if sys.platform == "darwin":
-        return _parsed(_run([sys.executable, opencl_library.__file__, opencl_library.APPLE]))
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENCL_LAYERS", "PYOPENCL_CTX")}
-    output = _run([sys.executable, "-c", _PROBE], {**environment, **loader_environment()})
-    return _parsed(output)
+    if sys.platform == "darwin":
+        library = opencl_library.APPLE
+    elif (extension := _pyopencl()) is None:
+        return {"devices": [], "unusable": []}
+    else:
+        library = str(extension)
+        # The wheel's loader looks for its driver there; pyopencl sets it too.
+        environment |= {"PYOPENCL_HOME": str(extension.parent), **loader_environment()}
+    # It needs the standard library alone, and sets up no site-packages.
+    return _parsed(_run([sys.executable, "-I", "-S", _PROBE, library], environment))
+
+
+def _pyopencl() -> Path | None:
+    """pyopencl's extension module, through which its loader is found, bundled or the system's; pyopencl is not
+    imported. None where it is not installed."""
+    from importlib.util import find_spec
+
+    spec = find_spec("pyopencl")
+    places = spec.submodule_search_locations if spec is not None else None
+    return next((path for place in places or () for path in sorted(Path(place).glob("_cl.*so"))), None)
 
 
 def _parsed(output: str) -> dict[str, list[Any]]:
@@ -176,66 +194,3 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
-
-
-# Runs in a process of its own. Stable ids come from what the driver offers, best first: the UUID of
-# cl_khr_device_uuid (in NVIDIA's notation for its devices), the PCI address, else where it was found.
-_PROBE = f'''
-import json, uuid
-import pyopencl as cl
-
-def query(device, *names):
-    for name in names:
-        try:
-            value = getattr(device, name)
-        except Exception:
-            continue
-        if value not in (None, ""):
-            return value
-    return None
-
-def identity(platform, device, ordinal):
-    raw = query(device, "uuid_khr")
-    if raw is not None and any(bytes(raw)):
-        text = str(uuid.UUID(bytes=bytes(raw)))
-        if device.type & cl.device_type.CPU == 0:
-            return ("GPU-" if "nvidia" in device.vendor.lower() else "uuid-") + text
-    bus, slot = query(device, "pci_bus_id_nv"), query(device, "pci_slot_id_nv")
-    if bus is not None and slot is not None:
-        # The slot is the device number alone, without a function (seen with driver 580).
-        return f"pci-{{query(device, 'pci_domain_id_nv') or 0:04x}}:{{bus:02x}}:{{slot:02x}}.0"
-    topology = query(device, "topology_amd")
-    if topology is not None:
-        return f"pci-0000:{{topology.bus & 255:02x}}:{{topology.device:02x}}.{{topology.function}}"
-    return f"{{platform.name}}/{{device.name}}/{{ordinal}}".replace(" ", "-")
-
-def compiles(device):
-    # PoCL's LLVM refuses CPUs that are newer than itself: "unknown target CPU 'generic'" (pocl#1049).
-    try:
-        cl.Program(cl.Context([device]), "kernel void probe(global int *a) {{ a[0] = 1; }}").build(cache_dir=False)
-    except Exception:
-        return False
-    return True
-
-rows, unusable = [], []
-for p, platform in enumerate(cl.get_platforms()[:{_PLATFORMS_ASKED}]):
-    try:
-        devices = platform.get_devices()
-    except cl.Error:
-        continue
-    for d, device in enumerate(devices):
-        kinds = [("gpu", cl.device_type.GPU), ("accelerator", cl.device_type.ACCELERATOR), ("cpu", cl.device_type.CPU)]
-        kind = next((name for name, bit in kinds if device.type & bit), None)
-        if kind is None or not device.available or device.global_mem_size < 1:
-            continue
-        if kind == "cpu" and not compiles(device):
-            unusable.append(f"{{platform.name}} ({{device.name.strip()}})")
-            continue
-        same = [r for r in rows if (r["platform_index"], r["name"]) == (p, device.name.strip())]
-        rows.append(dict(
-            id=identity(platform, device, len(same)), name=device.name.strip(), vendor=device.vendor.strip(),
-            type=kind, memory_bytes=int(device.global_mem_size), driver=device.driver_version.strip(),
-            platform_index=p, device_index=d,
-        ))
-print("{_ANSWER}" + json.dumps(dict(devices=rows, unusable=unusable)), flush=True)
-'''

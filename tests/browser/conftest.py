@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser.chromium import MISSING, chromium, watched_context
+from tests.conftest import within
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -20,7 +21,7 @@ HERE = Path(__file__).parent
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if HERE in item.path.parents:
+        if within(item, HERE):
             item.add_marker(pytest.mark.xdist_group("browser"))
             # A busy machine's browser is slow: an end for what hangs, and no measure of anything.
             item.add_marker(pytest.mark.timeout(600))

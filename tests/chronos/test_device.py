@@ -51,7 +51,9 @@ class Machine:
 
     def opencl(self, rows: list[dict[str, object]]) -> None:
         answer = f"noise of a driver\n{device._ANSWER}{json.dumps({'devices': rows, 'unusable': []})}\n"
-        self._patch.setattr(device, "_PROBE", f"print({answer!r})")
+        probe = self._directory / "probe.py"
+        probe.write_text(f"print({answer!r})")
+        self._patch.setattr(device, "_PROBE", str(probe))
 
 
 @pytest.fixture

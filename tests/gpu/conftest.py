@@ -21,6 +21,7 @@ from cumulus.chronos.device import discover
 from cumulus.chronos.enforce import cuda_counter, environment, forget, opencl_layer
 from cumulus.chronos.enforce.mps import Mps
 from cumulus.clock import SystemClock
+from tests.conftest import within
 from tests.e2e.conftest import Machine, serving
 
 HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ _measured: list[str] = []
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if HERE in item.path.parents:
+        if within(item, HERE):
             item.add_marker(pytest.mark.gpu)
 
 

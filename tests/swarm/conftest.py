@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MENDED
+from tests.conftest import MENDED, within
 from tests.lab.lab import Lab, lab, missing
 from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.control import Control, controlled
 from tests.swarm.image import busybox
 from tests.waiting import eventually
+
+HERE = Path(__file__).parent
 
 FIRST_LAB = ("test_backend", "test_conformance", "test_endpoints", "test_faults", "test_logs", "test_observe")
 """Take about as long as all others that share a lab."""
@@ -27,10 +29,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     each of xdist's workers makes a lab of its own."""
     why = missing()
     for item in items:
-        shares = "swarm" in getattr(item, "fixturenames", ()) and item.path.stem not in OWN_LAB
-        if shares and Path(__file__).parent in item.path.parents:
+        if not within(item, HERE):
+            continue
+        if "swarm" in getattr(item, "fixturenames", ()) and item.path.stem not in OWN_LAB:
             item.add_marker(pytest.mark.xdist_group("swarm-1" if item.path.stem in FIRST_LAB else "swarm-2"))
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("docker"):
+        if item.get_closest_marker("docker"):
             if why:
                 item.add_marker(pytest.mark.skip(reason=f"THE SWARM'S TESTS ARE LEFT OUT: {why}"))
             elif item.get_closest_marker("image") and (lacks := missing_for_image(config)):
