@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import channel
+from cumulus.chronos import carrier, container_terminal, job_container
 from cumulus.errors import BackendError, NotRunning
 from cumulus.lib import processes
 from cumulus.lib.run_channel import FULL, STDOUT, Frames
@@ -26,7 +26,7 @@ DEAD = "1-1"
 
 
 def test_who_takes_what_was_written_last_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(carrier, "DRAIN_SECONDS", 0.1)
     (near, far), (engine, program) = socket.socketpair(), socket.socketpair()
     with near, far, far.dup() as sink, engine, program:
         frames = Frames(far.fileno(), sink.fileno())
@@ -42,7 +42,7 @@ def test_who_takes_what_was_written_last_slowly_gets_all_of_it(monkeypatch: pyte
 
         taker = threading.Thread(target=take)
         taker.start()
-        channel.Carrier(frames, engine).drain()
+        carrier.Carrier(frames, engine).drain()
         while frames.waiting and select.select([], [sink], [], 10)[1]:
             frames.flush()
         taker.join()
@@ -50,7 +50,7 @@ def test_who_takes_what_was_written_last_slowly_gets_all_of_it(monkeypatch: pyte
 
 
 def test_what_writes_for_ever_is_not_listened_to_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_DRAIN_MOST", 2**16)
+    monkeypatch.setattr(carrier, "_DRAIN_MOST", 2**16)
     (near, far), (engine, program) = socket.socketpair(), socket.socketpair()
     with near, far, far.dup() as sink, engine:
 
@@ -64,21 +64,21 @@ def test_what_writes_for_ever_is_not_listened_to_for_ever(monkeypatch: pytest.Mo
 
         writer = threading.Thread(target=write)
         writer.start()
-        channel.Carrier(Frames(far.fileno(), sink.fileno()), engine).drain()
+        carrier.Carrier(Frames(far.fileno(), sink.fileno()), engine).drain()
         engine.close()
         writer.join(PATIENCE)
         assert not writer.is_alive()
 
 
 def test_a_program_that_holds_the_lock_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(container_terminal, "_JOIN_SECONDS", 0.1)
     (tmp_path / "pid").touch()
     with open(tmp_path / "pid") as other, open(tmp_path / "pid") as lock:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(BackendError, match="nobody can be attached"):
-            channel._lock_shared(lock)
+            container_terminal.lock_shared(lock)
         fcntl.flock(other, fcntl.LOCK_SH)
-        channel._lock_shared(lock)
+        container_terminal.lock_shared(lock)
 
 
 def test_an_environment_of_any_size_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_a_mark_that_the_jobs_own_program_has_ends_nothing(monkeypatch: pytest.M
     own, left = f"{DEAD}-{'a' * 16}", f"{DEAD}-{'b' * 16}"
     leader, child, abandoned = programs = [started(mark) for mark in (own, own, left)]
     try:
-        reached = channel._Reached.__new__(channel._Reached)
+        reached = job_container.JobContainer.__new__(job_container.JobContainer)
         reached.leader = leader.pid
         monkeypatch.setattr(reached, "pids", lambda: {each.pid for each in programs})
         reached.end_abandoned()
@@ -116,6 +116,6 @@ def test_what_ran_in_a_container_that_is_deleted_has_no_exit_code() -> None:
     def forgotten() -> dict[str, object]:
         raise NotRunning("its program has ended")
 
-    assert channel._exit_code(forgotten) is None
-    assert channel._exit_code(lambda: {"Running": False, "ExitCode": None}) is None
-    assert channel._exit_code(lambda: {"Running": False, "ExitCode": 3}) == 3
+    assert job_container.exit_code(forgotten) is None
+    assert job_container.exit_code(lambda: {"Running": False, "ExitCode": None}) is None
+    assert job_container.exit_code(lambda: {"Running": False, "ExitCode": 3}) == 3
