@@ -1,14 +1,16 @@
-"""`python -m benchmarks.versions OLD [PART…] [--pairs N] [--ratio R]`: this version against an older one.
+"""`python -m benchmarks.versions OLD [PART…] [--pairs N] [--ratio R] [--set NAME=N]`: this version and an older one.
 
 OLD is a checkout of the older version. Both run their own benchmarks in turn, N times each (7), on this machine; where
 a checkout has a `.venv`, its Python is used. A ratio above 1 means that the new version takes more: more time, more
 memory, or fewer a second. Each is the median of the ratios of the pairs, so that what else the machine does weighs on
-both sides alike. The exit code is 1 where one is above R (1.10), or where a side failed.
+both sides alike. `--set` gives another size to a constant of the part, on both sides: `jobs --set COUNT=1000`. The exit
+code is 1 where a ratio is above R (1.10), or where a side failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import statistics
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import Row, machine, written
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all if left out")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--ratio", type=float, default=1.10)
+    parser.add_argument("--set", action="append", default=[], type=_size, metavar="NAME=N", dest="sizes")
     options = parser.parse_args(arguments)
     pairs: defaultdict[str, list[tuple[float, float, str]]] = defaultdict(list)
     failed: list[str] = []
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
             # Whoever goes second finds warmer caches: they take turns in that too.
             trees = {"old": options.old.resolve(), "new": NEW}
             order = ("old", "new") if number % 2 == 0 else ("new", "old")
-            found = {side: _figures(trees[side], part) for side in order}
+            found = {side: _figures(trees[side], part, dict(options.sizes)) for side in order}
             failed += [f"{part} of the {side} version" for side in order if not found[side]]
             for what in found["old"].keys() & found["new"].keys():
                 pairs[what].append((found["old"][what][0], found["new"][what][0], found["new"][what][1]))
@@ -72,7 +75,24 @@ def _cost(old: float, new: float, unit: str) -> float:
     return old / new if unit.endswith("/s") else new / old
 
 
-def _figures(tree: Path, part: str) -> Figures:
+def _size(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    return name, int(number)
+
+
+_RUN = """
+import json, sys
+from benchmarks import __main__ as benchmarks
+part = __import__(f"benchmarks.{sys.argv[2]}", fromlist=["run"])
+for name, size in json.loads(sys.argv[3]).items():
+    if not isinstance(getattr(part, name, None), int):
+        sys.exit(f"error: benchmarks.{sys.argv[2]} has no number {name}")
+    setattr(part, name, size)
+sys.exit(benchmarks.main(["--into", *sys.argv[1:3]]))
+"""
+
+
+def _figures(tree: Path, part: str, sizes: Mapping[str, int]) -> Figures:
     """What one part of one version measures; nothing where it fails."""
     own = tree / ".venv" / "bin" / "python"
     python = str(own) if own.exists() else sys.executable
@@ -86,7 +106,7 @@ def _figures(tree: Path, part: str) -> Figures:
         file = Path(directory) / "results"
         file.touch()
         done = subprocess.run(
-            [python, "-m", "benchmarks", "--into", str(file), part], cwd=tree, env=environment, check=False
+            [python, "-c", _RUN, str(file), part, json.dumps(sizes)], cwd=tree, env=environment, check=False
         )
         rows = [result for result in written(file) if isinstance(result, Row)]
     if done.returncode != 0:

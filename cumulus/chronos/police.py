@@ -235,8 +235,8 @@ class Police:
             if by_lease is None:
                 blind.append(id)
                 # What processes without a lease hold is no lease's.
-                strays = sum(size for (device, _), size in self._stray.items() if device == id)
-                holdings |= policing.by_total(here, max(0, self._looked[id].used_bytes - strays))
+                stray_bytes = sum(size for (device, _), size in self._stray.items() if device == id)
+                holdings |= policing.by_total(here, max(0, self._looked[id].used_bytes - stray_bytes))
                 continue
             for lease_id, size in here.items():
                 bytes_, count = by_lease.get(lease_id, (0, 0))

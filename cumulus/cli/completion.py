@@ -101,7 +101,7 @@ def contexts(incomplete: str) -> list[str]:
     return [each.name for each in known if each.name.startswith(incomplete)]
 
 
-def goals(ctx: typer.Context, incomplete: str) -> list[str]:
+def wait_conditions(ctx: typer.Context, incomplete: str) -> list[str]:
     """What `wait --for` may wait for."""
     given: list[str] = [w for w in (ctx.params.get("words") or ()) if w]
     kind = (_kind(given[0].split("/")[0]) if given else None) or gpujob.KIND

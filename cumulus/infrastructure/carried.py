@@ -10,7 +10,7 @@ from typing import IO, Any
 from cumulus.answers.carried import ChangedBytes, ChangedFile, ChangePiece, ChangesFound, GoneFile, StayingFile
 from cumulus.errors import BackendError, NotFound
 from cumulus.infrastructure.left_on_nodes import elsewhere, here, programs_of
-from cumulus.infrastructure.node_files import Said, exactly, line_of, read_here, read_there
+from cumulus.infrastructure.node_files import Output, exactly, line_of, read_here, read_there
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 
@@ -29,7 +29,7 @@ def changes(
     place = here(home, lambda backend: backend.own_directory(uid, number))
     if place is not None:
         path, user = place
-        ask: Callable[..., Said] = partial(read_here, user)
+        ask: Callable[..., Output] = partial(read_here, user)
     else:
         found = elsewhere(home, lambda backend: backend.own_directory(uid, number))
         if found is None:
@@ -39,7 +39,7 @@ def changes(
     return _pieces(last["node"], path, lambda: ask("changed", path, str(most)))
 
 
-def _pieces(node: str, path: str, ask: Callable[[], Said]) -> Iterator[ChangePiece]:
+def _pieces(node: str, path: str, ask: Callable[[], Output]) -> Iterator[ChangePiece]:
     with ask() as said:
         head = line_of(said)
         if head is None:

@@ -26,7 +26,7 @@ from cumulus.backends.rundir.uploading import Beyond, NoKeys
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BackendError, NotFound, UsageError
 from cumulus.infrastructure.left_on_nodes import elsewhere, here, programs_of
-from cumulus.infrastructure.node_files import LONGEST, Said, exactly, line_of, read_here, read_there, running
+from cumulus.infrastructure.node_files import LONGEST, Output, exactly, line_of, read_here, read_there, running
 from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.documents import lookup
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 
 _CHUNK = 256 * 2**10
-Ask = Callable[..., Said]
+Ask = Callable[..., Output]
 """A verb and its words -> what the program for files says, until the block ends. Raises BackendError."""
 
 
@@ -138,7 +138,7 @@ class CheckpointsBeyond:
             raise BackendError(f"{self.path} does not answer")
         return found
 
-    def _ask(self, *words: str) -> Said:
+    def _ask(self, *words: str) -> Output:
         command = [sys.executable, "-I", "-X", "utf8", uploader.__file__, *words]
         return running(command, self._config.encode(), LONGEST[words[0]], self._variables)
 

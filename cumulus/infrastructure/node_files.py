@@ -25,7 +25,7 @@ LONGEST = {
 }  # fmt: skip
 """Seconds that it may take."""
 
-Said = contextlib.AbstractContextManager[IO[bytes]]
+Output = contextlib.AbstractContextManager[IO[bytes]]
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ class _Chunks(io.RawIOBase):
         return count
 
 
-def read_here(user: UnixUser | None, *words: str) -> Said:
+def read_here(user: UnixUser | None, *words: str) -> Output:
     """On this machine."""
     command = [sys.executable, "-I", "-S", files.__file__, *words]
     return running(command, json.dumps(user).encode() + b"\n", LONGEST[words[0]], {})

@@ -163,7 +163,7 @@ class Command:
                 signalled = True
                 self._take_signals()
             elif descriptor != self._output:
-                self._execs.attend(descriptor)
+                self._execs.handle(descriptor)
             else:
                 if event & select.POLLOUT and self._execs.console is not None:
                     self._execs.console.type_on()

@@ -72,7 +72,7 @@ class Console:
         missed, self._missed = self._missed, bytearray()
         self._show(client, bytes(missed))
 
-    def attend(self, descriptor: int) -> bool:
+    def handle(self, descriptor: int) -> bool:
         """Something came on the descriptor, or there is room; False where that is nobody's here."""
         for client in self._clients:
             if descriptor == client.connection.fileno():

@@ -91,18 +91,18 @@ class Execs:
         self._poll: select.poll | None = None
 
     def watch(self, poll: select.poll) -> None:
-        """Have the command's loop call `attend` for what happens here."""
+        """Have the command's loop call `handle` for what happens here."""
         self._poll = poll
         if self.console is not None:
             self.console.watch(poll)
         poll.register(self._listener.fileno(), select.POLLIN)
 
-    def attend(self, descriptor: int) -> bool:
+    def handle(self, descriptor: int) -> bool:
         """Something came on the descriptor; False where that is none of these."""
         if descriptor == self._listener.fileno():
             self._accept()
         elif (program := self._programs.get(descriptor)) is None:
-            return self.console is not None and self.console.attend(descriptor)
+            return self.console is not None and self.console.handle(descriptor)
         elif program.feeds and self._given is not None:
             if self._given.take(program.connection):
                 program.tell(0)

@@ -178,7 +178,7 @@ class Mover:
                 rows.forget_processes(tx, id, gone)
                 rows.put_aside(tx, id, size)
 
-    def strays(self, id: str) -> set[Identity]:
+    def not_parked(self, id: str) -> set[Identity]:
         """Of a PARKED lease: those of its processes that are not in main memory. Raises DriverSilent."""
         with self._database.read() as db:
             known = rows.processes(db, id)

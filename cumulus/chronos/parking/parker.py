@@ -138,7 +138,7 @@ class Parker:
         def take_in(mover: Mover, id: str) -> bool:
             found = living(came)
             self._returns.update(found)
-            mover.take_in(id, found | mover.strays(id), [who for who in found if self._returns[who] > _RETURNS])
+            mover.take_in(id, found | mover.not_parked(id), [who for who in found if self._returns[who] > _RETURNS])
             mover.count(id)
             self._seen.add(id)
             return True

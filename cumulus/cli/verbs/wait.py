@@ -34,7 +34,7 @@ def wait(
         typer.Option(
             "--for",
             metavar="GOAL",
-            autocompletion=completion.goals,
+            autocompletion=completion.wait_conditions,
             show_default=False,
             help="condition=NAME[=STATUS], jsonpath='{.path}'[=VALUE], finished, create or delete.",
         ),

@@ -136,10 +136,10 @@ def test_it_is_hung_up_where_nobody_is_attached(tmp_path: Path, detached: bool) 
         assert console.next_look is None
         if detached:
             os.write(typing, b"\x10\x11")
-            assert console.attend(keyboard)
+            assert console.handle(keyboard)
         else:
             ours.close()
-            assert console.attend(theirs.fileno())
+            assert console.handle(theirs.fileno())
         console.look(time.monotonic() + ALONE_SECONDS - 5)
         time.sleep(0.3)
         assert not (tmp_path / "hup").exists()
