@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from structlog.contextvars import get_contextvars
+
 from cumulus.chronos.contract.usage import LeaseUse
 from cumulus.clock import parse_timestamp
 from cumulus.errors import NodeUnreachable
@@ -111,9 +113,11 @@ def test_jobs_that_were_deleted_stay_in_the_history(tmp_path: Path) -> None:
 def test_use_is_asked_of_nodes_with_leases_and_one_that_is_away_keeps_nobody(tmp_path: Path) -> None:
     world = World(("n1", "n2", "n3"), script=lambda workload: Script(seconds=math.inf))
     asked: list[str] = []
+    logged_with: set[tuple[str | None, str | None]] = set()
 
     def usage(name: str) -> list[LeaseUse]:
         asked.append(name)
+        logged_with.add((get_contextvars().get("loop"), get_contextvars().get("key")))
         if name == "n2":
             raise NodeUnreachable("n2 is away")
         return [LeaseUse(p.uid, 0, 100, 50, 50, 1000, 250, 750, False) for p in world.partitions()]
@@ -125,6 +129,7 @@ def test_use_is_asked_of_nodes_with_leases_and_one_that_is_away_keeps_nobody(tmp
         world.apply(a_job(name, memory="1.0", duration="1h"))
     with _daemon(world, tmp_path) as daemon:
         settle(world, daemon, seconds=400)
+    assert logged_with == {("history", "use")}
     assert "n2" in asked
     assert "n3" not in asked
     with reading(_file(tmp_path)) as db:

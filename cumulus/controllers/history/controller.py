@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import structlog
 
@@ -61,7 +62,10 @@ class HistoryReconciler:
         if not agents:
             return
         with ThreadPoolExecutor(min(_AT_ONCE, len(agents)), thread_name_prefix="history") as threads:
-            for agent, uses in zip(agents, threads.map(_ask, agents), strict=True):
+            # With the controller, key and number of this reconcile, which each line that is logged there carries too.
+            contexts = [copy_context() for _ in agents]
+            told = threads.map(lambda context, agent: context.run(_ask, agent), contexts, agents)
+            for agent, uses in zip(agents, told, strict=True):
                 if uses:
                     self._recorder.sampled(agent.name, {use.id: sample(use) for use in uses})
 
