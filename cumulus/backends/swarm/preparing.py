@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 
 WAIT_SECONDS = 3.0
 """How long who starts a run waits for it: mostly there is little to do."""
@@ -32,9 +34,9 @@ class Preparing:
                 return
             self._names.add(name)
         one = _Work(work)
-        threading.Thread(
-            target=self._do, args=(name, one, failed, ended), name=f"prepare-{name}"[:40], daemon=True
-        ).start()
+        # With the context of who starts the run: what is logged there says of which reconcile it is.
+        run = partial(copy_context().run, self._do, name, one, failed, ended)
+        threading.Thread(target=run, name=f"prepare-{name}"[:40], daemon=True).start()
         one.done.wait(WAIT_SECONDS)
         with self._mutex:
             one.waited_for = False
