@@ -167,10 +167,14 @@ def user(pid: int) -> int | None:
 
     Not the owner of /proc/PID: that is root for any process that lets nobody look into it (PR_SET_DUMPABLE).
     """
-    for line in content(f"/proc/{pid}/status").splitlines():
-        if line.startswith(b"Uid:"):
-            return min(map(int, line.split()[1:4]))
-    return None
+    users = status_field(pid, b"Uid:")
+    return min(map(int, users[:3])) if users else None
+
+
+def status_field(pid: int, name: bytes) -> list[bytes]:
+    """The words of a line of /proc/PID/status (proc_pid_status(5)), as `Uid:`; none where the process is gone."""
+    lines = content(f"/proc/{pid}/status").splitlines()
+    return next((line.split()[1:] for line in lines if line.startswith(name)), [])
 
 
 def takes_default(pid: int, number: int) -> bool:

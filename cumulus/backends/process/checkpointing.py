@@ -16,7 +16,7 @@ from cumulus.backends.process import layout
 from cumulus.backends.rundir.checkpoint import CheckpointFiles, answer_of
 from cumulus.backends.rundir.documents import write_document
 from cumulus.lib.files import replacing
-from cumulus.lib.processes import content
+from cumulus.lib.processes import status_field
 from cumulus.lib.unix_user import UnixUser
 
 LOOK, LOOK_FOR_ANSWER = 10.0, 0.1
@@ -88,7 +88,5 @@ class CheckpointWatch:
 
 def catches_sigterm(pid: int) -> bool:
     """Whether a process has a handler for the stop signal."""
-    for line in content(f"/proc/{pid}/status").splitlines():
-        if line.startswith(b"SigCgt:"):
-            return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
-    return False
+    caught = status_field(pid, b"SigCgt:")
+    return bool(caught) and bool(int(caught[0], 16) >> (signal.SIGTERM - 1) & 1)

@@ -135,7 +135,5 @@ def _name_of(pid: int) -> tuple[int, int]:
     """What the process is called in its own PID namespace, with the number of that."""
     namespace = processes.pid_namespace(pid)
     number = int(namespace.removeprefix("pid:[").removesuffix("]")) if namespace.startswith("pid:[") else 0
-    for line in processes.content(f"/proc/{pid}/status").splitlines():
-        if line.startswith(b"NSpid:"):
-            return int(line.split()[-1]), number
-    return pid, number
+    names = processes.status_field(pid, b"NSpid:")
+    return int(names[-1]) if names else pid, number
