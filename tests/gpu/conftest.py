@@ -62,12 +62,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.fixture(scope="session")
 def gpu() -> Device:
-    """The first device that Chronos offers, which is to be the GPU."""
+    """The first that Chronos offers, or the one whose number is in TEST_GPU: where there are several, two runs may be
+    made side by side."""
     devices = discover()
     nvidia = [device for device in devices if device.type == "gpu" and "nvidia" in device.vendor.lower()]
     if not nvidia:
         pytest.skip("there is no NVIDIA GPU here")
-    return nvidia[0]
+    return nvidia[int(os.environ.get("TEST_GPU", "0"))]
 
 
 @pytest.fixture(scope="session")
