@@ -99,6 +99,16 @@ def test_the_self_test_alone_proves_and_disproves(node: ParkingNode, tmp_path: P
     eventually(lambda: not node.ledger.list())
 
 
+def test_one_program_of_jax_that_comes_back_proves_nothing(node: ParkingNode, tmp_path: Path) -> None:
+    """Some did not, on a real GPU."""
+    shown = self_test(node, tmp_path, WORKS).run("jax")
+    assert shown is not None
+    assert not shown.holds
+    assert "not every program of it does" in shown.message
+    with node.ledger.database.read() as db:
+        assert [(each.framework, each.holds) for each in rows.proofs(db)] == [("jax", False)]
+
+
 def test_what_says_nothing_of_a_framework_proves_nothing(node: ParkingNode, tmp_path: Path) -> None:
     test = self_test(node, tmp_path, {"go": {"missing": "no module named cupy"}})
     assert test.run("cupy") is None

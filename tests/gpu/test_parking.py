@@ -184,6 +184,7 @@ def test_a_training_that_is_parked_has_the_losses_of_one_that_is_not(parkable: P
 def test_jax_is_refused_untouched(parkable: Parkable) -> None:
     """It was seen to come back, and seen not to."""
     pytest.importorskip("jax")
+    proven(parkable, "cuda")
     shown = SelfTest(parkable.ledger, parkable.node.gpu).run("jax")
     assert shown is not None
     assert not shown.holds
