@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cumulus.resources.key import Key
+from cumulus.resources.kinds.source import approval
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.gitops.cluster import job
@@ -86,6 +87,11 @@ def test_a_pending_sync_is_shown_and_approved_by_its_hash_alone(source: Run, hom
     assert "has the hash 0123456789abcdef" in source("source", "approve", "cluster", "abc").err
     assert source("source", "approve", "cluster", "0123456789abcdef").code == 0
     assert spec(source)["approve"] == "0123456789abcdef"
+
+
+def test_what_is_told_to_approve_finds_the_source_again() -> None:
+    assert approval(KEY, "abc") == "cumulus source approve cluster abc"
+    assert approval(Key("Source", "team", "cluster"), "abc") == "cumulus source approve cluster abc -n team"
 
 
 def test_history_rollback_and_pins(source: Run, home: Path) -> None:

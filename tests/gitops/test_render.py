@@ -48,6 +48,11 @@ def test_its_output_is_what_is_applied(tmp_path: Path) -> None:
     ("script", "told"),
     [
         ("echo 'no such\nfile' >&2; exit 1", "kustomization.yaml: no such file"),
+        # As kubectl says it: the time and its process would be another mistake each time.
+        (
+            """echo 'E1130 02:12:08.173049     370 run.go:72] "command failed" err="no such file"' >&2; exit 1""",
+            'kustomization.yaml: "no such file"',
+        ),
         ("exit 4", "ended with code 4"),
         ("yes | head -c 1000000", "gave more than 0 MiB"),
         ("sleep 30", "took longer than 1 s"),
