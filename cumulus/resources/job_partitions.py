@@ -9,7 +9,7 @@ from typing import Literal
 from cumulus.resources.annotations import SAME_DIRECTORY
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, JOB_LABEL, REPLICA_LABEL, ObjectMeta
-from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec, Program
+from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec, Program, Saved
 from cumulus.resources.preemption import Preemptible
 from cumulus.resources.reasons import AttemptReason
 from cumulus.resources.renewal import Renewal
@@ -109,7 +109,7 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         host_ports=tuple(sorted(port.host_port for port in job.spec.ports)),
         program=_program(job),
         checkpoint_place=_checkpoint_place(job),
-        node=_kept_at(job),
+        saved=_saved(job),
         gang=gang,
     )
 
@@ -143,15 +143,17 @@ def _checkpoint_place(job: GPUJob) -> Literal["s3"] | None:
     return None if spec.image is not None and asked.path is None else "s3"
 
 
-def _kept_at(job: GPUJob) -> str | None:
-    """The node whose disk has the job's checkpoint, where no other one sees it."""
+def _saved(job: GPUJob) -> Saved | None:
+    """Where its checkpoint is, where other nodes don't see that."""
     asked, saved = job.spec.checkpoint, job.status.checkpoint
     if job.spec.image is not None or asked is None or saved is None or (asked.path or "").startswith("/"):
         return None
-    if saved.uploaded_step is not None and (saved.uploaded_step >= saved.step or _node_was_lost(job)):
-        # Any node has it from beyond; of a node that is gone, the newest that came there is the best that there is.
+    if not saved.node:
         return None
-    return saved.node or None
+    copied = saved.uploaded_step
+    # Of a node that is gone, the newest that was copied is the best that there is.
+    beyond = copied is not None and (copied >= saved.step or _node_was_lost(job))
+    return Saved(node=saved.node, alone=not beyond)
 
 
 def _node_was_lost(job: GPUJob) -> bool:

@@ -54,6 +54,15 @@ class Program(Model):
     )
 
 
+class Saved(Model):
+    """Set by the job controller, for a job without an image: where its checkpoint is."""
+
+    node: Text = Field(description="The node whose disk has it. That one is preferred; another one fetches it there.")
+    alone: bool = Field(
+        True, description="Whether it is nowhere else: then no other node will do while that one does not answer."
+    )
+
+
 class GPUPartitionSpec(Model):
     """What share, of which device, for how long."""
 
@@ -101,6 +110,9 @@ class GPUPartitionSpec(Model):
     )
     checkpoint_place: Literal["s3"] | None = Field(
         None, description="Set by the job controller: to what its node must be able to copy checkpoints."
+    )
+    saved: Saved | None = Field(
+        None, description="Set by the job controller, for a job without an image: where its checkpoint is."
     )
     gang: Gang | None = Field(None, description="Set by the job controller.")
     sharing: Sharing | None = Field(

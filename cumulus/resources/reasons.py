@@ -190,6 +190,8 @@ class SchedulingReason(StrEnum):
     """What a job without an image needs is not on the node: its user, or its directory."""
     NO_UPLOADER = "NoUploader"
     """The node can't copy checkpoints to where the job keeps them."""
+    CHECKPOINT_AWAY = "CheckpointAway"
+    """The job's checkpoint is on another node alone, which does not answer."""
     LABEL_MISMATCH = "LabelMismatch"
     NO_MATCHING_DEVICE = "NoMatchingDevice"
     ENFORCEMENT_TOO_WEAK = "EnforcementTooWeak"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from cumulus.scheduling import linking
 from cumulus.scheduling.availability import Availability, Offer, Slot, is_whole
 from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.equivalence import Uniform, groups_of, ports_of, uniform_shape
-from cumulus.scheduling.snapshot import Gang
+from cumulus.scheduling.snapshot import Gang, Member
 
 LINKED_NODES = 4
 """Nodes, in the order of preference, that are looked at for one on which the whole gang fits and is linked best."""
@@ -41,7 +42,22 @@ class Seat(NamedTuple):
 
 
 def assign(availability: Availability, gang: Gang, start: int, length: int) -> list[Seat] | None:
-    """Seats for the gang's members, in their order, all from `start` for `length`; None where they don't fit."""
+    """Seats for the gang's members, in their order, all from `start` for `length`; None where they don't fit. From now
+    on, on the node that has their checkpoint, if that has room."""
+    if start == 0 and any(member.demand.filter.saved_on for member in gang.members):
+        found = _assign(availability, replace(gang, members=tuple(map(_at_home, gang.members))), start, length)
+        if found is not None:
+            return found
+    return _assign(availability, gang, start, length)
+
+
+def _at_home(member: Member) -> Member:
+    demand = member.demand
+    home = demand.filter.node or demand.filter.saved_on
+    return replace(member, demand=replace(demand, filter=replace(demand.filter, node=home)))
+
+
+def _assign(availability: Availability, gang: Gang, start: int, length: int) -> list[Seat] | None:
     members = gang.members
     # Only what is bound now is spread: of a reservation the size counts, and where it goes is chosen when it starts.
     spread = gang.spread and start == 0

@@ -45,6 +45,10 @@ class Filter:
     """Why it runs on the daemon's own machine alone."""
     checkpoint_place: str = ""
     """To what its node must be able to copy checkpoints."""
+    saved_on: str = ""
+    """The node whose disk has its checkpoint: it is preferred."""
+    saved_alone: bool = False
+    """Whether that is nowhere else."""
     avoid: tuple[int, ...] = ()
     """Devices of `node` that other members of the same group hold already."""
     without: tuple[str, ...] = ()
@@ -234,6 +238,8 @@ def _demand_of(partition: GPUPartition) -> Demand:
         (program and program.python) or "",
         (program and program.only_here) or "",
         spec.checkpoint_place or "",
+        spec.saved.node if spec.saved is not None else "",
+        spec.saved is not None and spec.saved.alone,
     )
 
 
@@ -257,6 +263,8 @@ def _demand(
     python: str,
     only_here: str,
     checkpoint_place: str,
+    saved_on: str,
+    saved_alone: bool,
 ) -> Demand:
     """One object for all equal demands: most partitions of a queue want the same."""
     return Demand(
@@ -276,6 +284,8 @@ def _demand(
             python=python,
             only_here=only_here,
             checkpoint_place=checkpoint_place,
+            saved_on=saved_on,
+            saved_alone=saved_alone,
         ),
         memory=parse_share(memory),
         compute=None if compute is None else parse_millis(compute),

@@ -54,6 +54,11 @@ def node_mismatch(wanted: Filter, node: Node) -> Reason | None:
         )
     if wanted.user and node.host_jobs is not None and (problem := _not_on_node(wanted, node.name, node.host_jobs)):
         return Reason(SchedulingReason.NOT_ON_NODE, problem)
+    if wanted.saved_alone and wanted.saved_on != node.name and wanted.saved_on not in node.reached:
+        return Reason(
+            SchedulingReason.CHECKPOINT_AWAY,
+            f"the job's checkpoint is on {wanted.saved_on} alone, which does not answer",
+        )
     places = node.checkpoint_places
     if wanted.checkpoint_place and places is not None and wanted.checkpoint_place not in places:
         return Reason(

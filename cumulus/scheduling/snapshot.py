@@ -47,6 +47,8 @@ class Node:
     """Of a node that is not the daemon's own machine."""
     checkpoint_places: tuple[str, ...] | None = None
     """To what it copies checkpoints; None where it does not say."""
+    reached: frozenset[str] = frozenset()
+    """All nodes that answer, from which it can be brought a checkpoint."""
 
 
 class ReturnsBy(Enum):
@@ -217,7 +219,7 @@ class Assembler:
         pending, incomplete = self._gangs(claims, now)
         return Snapshot(
             now=now,
-            nodes=tuple(_node(node) for node in nodes),
+            nodes=_nodes(nodes),
             holds=tuple(sorted(holds, key=_hold_order)),
             pending=tuple(sorted(pending, key=lambda gang: gang.name)),
             incomplete=tuple(sorted(incomplete, key=lambda gang: gang.name)),
@@ -250,6 +252,12 @@ class Assembler:
                 alone[key] = (first, gang)
         self._alone = alone
         return gangs, incomplete
+
+
+def _nodes(nodes: Iterable[GPUNode]) -> tuple[Node, ...]:
+    found = [_node(node) for node in nodes]
+    reached = frozenset(node.name for node in found if node.ready)
+    return tuple(replace(node, reached=reached) for node in found)
 
 
 def _node(node: GPUNode) -> Node:

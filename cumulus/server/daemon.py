@@ -105,8 +105,8 @@ def run(settings: Settings) -> int:
             facts=lambda: _facts(ledger),
             usage=lambda: usage_of(ledger), set_policy=ledger.set_policy,
         )  # fmt: skip
-        process: Backend = _process_backend(settings, name, ledger, blobs)
-        swarm = _swarm_backend(settings, store, lambda: manager.agents, blobs)
+        process = _process_backend(settings, name, ledger, blobs)
+        swarm = _swarm_backend(settings, store, lambda: manager.agents, blobs, process, name)
         backends: list[Backend] = [process]
         if swarm is not None:
             backends = [ProgramBackend(process, name, swarm), swarm]
@@ -226,14 +226,16 @@ def _process_backend(settings: Settings, node: str, ledger: Ledger, blobs: BlobS
 
 
 def _swarm_backend(
-    settings: Settings, store: Store, agents: Callable[[], Mapping[str, NodeAgent]], blobs: BlobStore
-) -> SwarmBackend | None:
-    """Loaded where the settings name a Swarm, so that a daemon without one starts faster."""
+    settings: Settings, store: Store, agents: Callable[[], Mapping[str, NodeAgent]], blobs: BlobStore,
+    process: ProcessBackend, node: str,
+) -> SwarmBackend | None:  # fmt: skip
+    """Loaded where the settings name a Swarm, so that a daemon without one starts faster. `process`: what runs on this
+    machine, `node`."""
     if not settings.swarm.is_named:
         return None
     from cumulus.server import swarm
 
-    made = swarm.backend(settings, store, agents, blobs)
+    made = swarm.backend(settings, store, agents, blobs, process, node)
     if made is not None:
         _log.info("using a Docker Swarm", managers=" ".join(made.engine.urls))
     return made

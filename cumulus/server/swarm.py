@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 
 from cumulus import paths
 from cumulus.backends.base import LeaseRef
+from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import from_settings
+from cumulus.backends.swarm.here import Here
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.blob.base import BlobStore
 from cumulus.chronos.contract import Prepares
@@ -25,9 +27,11 @@ from cumulus.store.leadership import store_id
 Agents = Callable[[], Mapping[str, NodeAgent]]
 
 
-def backend(settings: Settings, store: Store, agents: Agents, blobs: BlobStore) -> SwarmBackend | None:
+def backend(
+    settings: Settings, store: Store, agents: Agents, blobs: BlobStore, process: ProcessBackend, node: str
+) -> SwarmBackend | None:  # fmt: skip
     """None where Docker's context, which the settings name, is the default one. `agents`: of the nodes that this daemon
-    looks after."""
+    looks after; `process`: what runs on this machine, `node`."""
     engine = from_settings(settings.swarm)
     if engine is None:
         return None
@@ -37,7 +41,7 @@ def backend(settings: Settings, store: Store, agents: Agents, blobs: BlobStore) 
         store_id=lambda: store_id(store), instance=settings.swarm.instance, node_engine=nodes.engine,
         prepare=nodes.prepare, lease_end=nodes.lease_end, retention=settings.logs.retention,
         mounts=settings.containers.mounts, blobs=blobs, variables=settings.environment,
-        node_env=settings.jobs.env,
+        node_env=settings.jobs.env, here=Here(node, process.specifications),
     )  # fmt: skip
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from cumulus.backends import preparing
 from cumulus.backends.base import Checkpointing, Mount, Workload
-from cumulus.backends.swarm import preparing
+from cumulus.backends.preparing import Preparing
 from cumulus.backends.swarm.checkpoint import place_of
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, PlaceAway
-from cumulus.backends.swarm.preparing import Preparing
 from cumulus.backends.swarm.records import UPLOADER, Record, Records
 from cumulus.backends.swarm.uploading import NodeUploading, noted
 from cumulus.errors import BackendError, BackendRefused

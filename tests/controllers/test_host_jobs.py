@@ -17,6 +17,7 @@ from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.job_call import Call
 from cumulus.resources.job_checkpoint import Checkpoint, SavedCheckpoint
 from cumulus.resources.node import HostJobs, HostJobUser
+from cumulus.resources.partition import Saved
 from cumulus.resources.submitter import Submitter
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Filter, claim_of
@@ -168,13 +169,19 @@ def test_what_a_job_asks_of_a_node_is_in_its_partitions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uploaded", "reason", "node"),
-    [(None, "Saved", "a"), (4, "Saved", "a"), (5, "Saved", ""), (4, "NodeLost", ""), (None, "NodeLost", "a")],
+    ("uploaded", "reason", "alone"),
+    [(None, "Saved", True), (4, "Saved", True), (5, "Saved", False), (4, "NodeLost", False), (None, "NodeLost", True)],
 )
-def test_a_checkpoint_that_is_beyond_its_node_binds_to_none(uploaded: int | None, reason: str, node: str) -> None:
+def test_a_checkpoint_that_is_beyond_its_node_binds_to_none(uploaded: int | None, reason: str, alone: bool) -> None:
     job = of(a_job(checkpoint=Checkpoint(uri="s3://b/p")), ANN)
     saved = SavedCheckpoint(step=5, time="2026-01-01T00:00:00Z", node="a", uploaded_step=uploaded)
     status = job.status.model_copy(update={"checkpoint": saved, "attempts": (Attempt(number=1, reason=reason),)})
     metadata = job.metadata.model_copy(update={"creation_timestamp": "2026-01-01T00:00:00Z", "uid": "u"})
     [partition] = job_partitions.partitions(job.replace(status=status, metadata=metadata), 2)
-    assert (partition.spec.node or "") == node
+    assert (partition.spec.node, partition.spec.saved) == (None, Saved(node="a", alone=alone))
+    wanted = claim_of(partition).demand.filter
+    # The other node has it from beyond, or from a, if that answers.
+    for reached in ({"a", "b"}, {"b"}):
+        other = Node("b", True, "", False, {}, ("process",), (), reached=frozenset(reached))
+        found = fit.node_mismatch(wanted, other)
+        assert (found is None) == ("a" in reached or not alone)

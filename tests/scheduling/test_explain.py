@@ -35,6 +35,8 @@ REASONS = [
     (node(checkpoint_places=("file",)), [pending("p", checkpoint_place="s3")],
      "NoUploader", "copies no checkpoints to s3://: it has no boto3 (cumulus node setup n1, or pip install "
      "'cumulus-chronos[s3]' there)"),
+    (node(), [pending("p", saved={"node": "gone"})],
+     "CheckpointAway", "the job's checkpoint is on gone alone, which does not answer"),
     (node(labels={"zone": "b"}), [pending("p", selector={"node_labels": {"zone": "a"}})],
      "LabelMismatch", "needs the label zone=a, the node has zone=b"),
     (node(), [pending("p", selector={"name": "A100"})],

@@ -17,6 +17,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -29,7 +30,13 @@ from cumulus.backends.process.problems import translated
 from cumulus.backends.process.reach import ProcessReach
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.spawner import Spawner
-from cumulus.backends.process.specification import is_name, refuse_impossible, specification, user_of
+from cumulus.backends.process.specification import (
+    checkpoint_place,
+    is_name,
+    refuse_impossible,
+    specification,
+    user_of,
+)
 from cumulus.backends.process.supervisor_end import SupervisorEnd
 from cumulus.backends.process.watch import Watcher, signal_process
 from cumulus.backends.rundir import calls
@@ -289,6 +296,28 @@ class ProcessBackend:
             if spec["fresh"]:
                 return str(spec["cwd"]), UnixUser.read(spec.get("user"))
         return None
+
+    def make_place(self, workload: Workload) -> tuple[str, UnixUser | None]:
+        """Where the workload will find its checkpoints, and whose they are, where that is not the daemon's own user:
+        what is above that is made, so that they can be brought there before it starts."""
+        refuse_impossible(workload, self._node)
+        user = user_of(workload)
+        with translated("prepare a place for checkpoints"):
+            if user is not None:
+                self._make_place_of(user)
+            return checkpoint_place(workload, self._root, user), user
+
+    def specifications(self, job_uid: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Directory and specification of each of the job's runs here, removed ones too."""
+        if not self._has(job_uid):
+            return []
+        job, found = self._path(JOBS, job_uid), []
+        for entry in sorted(os.listdir(job)):
+            directory = os.path.join(job, entry)
+            with contextlib.suppress(ValueError, OSError):
+                if (spec := read_document(os.path.join(directory, layout.SPEC))) is not None:
+                    found.append((directory, spec))
+        return found
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. A change is told within milliseconds."""

@@ -68,7 +68,7 @@ def specification(
     job of this node gets, `user` whom the program runs as, where that is not the daemon's own user, `runner` the path
     of what runs calls, `port` where its gang meets."""
     run = run_directory(workload.job_uid, workload.attempt, workload.replica)
-    files = os.path.join(root, JOBS) if user is None else layout.files_of(root, user.uid)
+    files = _files(root, user)
     work = os.path.join(files, os.path.relpath(run, JOBS), layout.WORK)
     checkpoint, made = _checkpoint(workload, os.path.join(files, workload.job_uid))
     request = ""
@@ -114,6 +114,15 @@ def specification(
         "kept": list(retention),
         "events": os.path.join(root, layout.EVENTS, workload.name),
     }
+
+
+def checkpoint_place(workload: Workload, root: str, user: UnixUser | None) -> str:
+    """Where the workload finds its checkpoints. Raises `BackendRefused`."""
+    return _checkpoint(workload, os.path.join(_files(root, user), workload.job_uid))[0]
+
+
+def _files(root: str, user: UnixUser | None) -> str:
+    return os.path.join(root, JOBS) if user is None else layout.files_of(root, user.uid)
 
 
 def _gang(workload: Workload, port: int, path: str) -> tuple[dict[str, str], list[str] | None]:

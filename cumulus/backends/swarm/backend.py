@@ -7,6 +7,7 @@ So a daemon that was killed between any two lines is continued by the next: it l
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,17 +18,18 @@ import structlog
 
 from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Reach, State, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.preparing import Preparing
 from cumulus.backends.rundir.layout import run_name
 from cumulus.backends.swarm import programs, spec
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.calls import NodeCalls
 from cumulus.backends.swarm.engine import Engine
+from cumulus.backends.swarm.here import Here
 from cumulus.backends.swarm.job_log import JobLogs
 from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.node_engine import RunsPrograms
 from cumulus.backends.swarm.owner import Ownership
-from cumulus.backends.swarm.preparing import Preparing
 from cumulus.backends.swarm.reach import OpensChannels, ServiceReach
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
@@ -50,7 +52,8 @@ class SwarmBackend:
     none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log,
     `mounts` from where containers of those who are no admins may mount, `timeouts` how long it waits before it gives
     something up, `blobs` are what calls are made of, `variables` the daemon's environment, `node_env` what programs of
-    a node have by default, `reached` by what the programs of a node are reached (`node_engine`, if left out).
+    a node have by default, `reached` by what the programs of a node are reached (`node_engine`, if left out),
+    `here` the daemon's own machine, if its processes are another backend's.
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
@@ -73,6 +76,7 @@ class SwarmBackend:
         variables: Mapping[str, str] = {},
         node_env: Mapping[str, str] | None = None,
         reached: Callable[[str], OpensChannels | None] | None = None,
+        here: Here | None = None,
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()
@@ -87,7 +91,7 @@ class SwarmBackend:
             engine, self.members, secrets, self.ownership.instance, prepare, clock, retention, tuple(mounts),
             node_env or {},
         )  # fmt: skip
-        self._uploading = NodeUploading(node_engine, secrets, variables)
+        self._uploading = NodeUploading(node_engine, secrets, variables, here)
         self._preparing = Preparing()
         self._tasks = TaskReconciler(
             engine, self.members, self._services, node_engine, lease_end, clock, self._report, timeouts,
@@ -116,7 +120,7 @@ class SwarmBackend:
         record = self._records.create(workload, noted(workload))
         if record is None:
             return
-        earlier = [run for run in self._records.of_job(workload.job_uid) if run.start["attempt"] < workload.attempt]
+        earlier = [run for run in self._runs(workload.job_uid) if run.start["attempt"] < workload.attempt]
         if record.has(SERVICE) or record.has(END) or not self._uploading.fetches(record, earlier):
             self._make(record, workload)
             return
@@ -135,7 +139,7 @@ class SwarmBackend:
         """Have its checkpoint on its node. False where that can't be there, and the job began elsewhere: another one
         may do better. Raises `BackendRefused` of a first attempt, `BackendError`."""
         asked = workload.checkpointing
-        origin = self._records.of_job(asked.after) if asked is not None and asked.after else ()
+        origin = self._runs(asked.after) if asked is not None and asked.after else ()
         try:
             self._uploading.fetch(record, earlier, origin)
         except BackendRefused as error:
@@ -148,6 +152,25 @@ class SwarmBackend:
             self._changed(record.name)
             return False
         return True
+
+    def _runs(self, job_uid: str) -> Sequence[Record]:
+        """Of the job, on the daemon's own machine too."""
+        return self._uploading.runs(self._records.of_job(job_uid), job_uid)
+
+    def brings(self, workload: Workload) -> bool:
+        """See `programs.Elsewhere.brings`."""
+        runs = [run for run in self._records.of_job(workload.job_uid) if run.start["replica"] == workload.replica]
+        return workload.checkpointing is not None and any(run.start.get("checkpoint") for run in runs)
+
+    def bring(self, workload: Workload, place: str, user: UnixUser | None) -> None:
+        """See `programs.Elsewhere.bring`."""
+        asked, uid = workload.checkpointing, os.geteuid() if user is None else user.uid
+        kept = {"place": place, "user": whose(uid), "uri": asked.uri if asked is not None else ""}
+        start = {
+            "name": workload.name, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
+            "checkpoint": kept,
+        }  # fmt: skip
+        self._uploading.bring_here(start, self._runs(workload.job_uid))
 
     def _not_prepared(self, record: Record, error: Exception) -> None:
         """What nobody waits for any more could not be fetched: the controllers try again, unless that is of no use."""

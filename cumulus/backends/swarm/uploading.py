@@ -20,6 +20,7 @@ from cumulus.backends.swarm import programs
 from cumulus.backends.swarm.checkpoint import place_of
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, PlaceAway
 from cumulus.backends.swarm.confinement import NOBODYS_GROUP, user_of
+from cumulus.backends.swarm.here import Here
 from cumulus.backends.swarm.node_engine import NodeEngine, RunsCheckpoints, RunsPrograms
 from cumulus.backends.swarm.records import UPLOADER, Record
 from cumulus.errors import BackendError, BackendRefused
@@ -52,14 +53,34 @@ def noted(workload: Workload) -> dict[str, Any]:
 
 
 class NodeUploading:
-    """`engines` gives a node's own engine by the node's name; `variables` are the daemon's environment."""
+    """`engines` gives a node's own engine by the node's name; `variables` are the daemon's environment; `here` is the
+    daemon's own machine, where that runs jobs without an image."""
 
     def __init__(
-        self, engines: Callable[[str], NodeEngine | None], secrets: JobSecrets, variables: Mapping[str, str]
-    ) -> None:
+        self, engines: Callable[[str], NodeEngine | None], secrets: JobSecrets, variables: Mapping[str, str],
+        here: Here | None = None,
+    ) -> None:  # fmt: skip
         self._engines = engines
         self._secrets = secrets
         self._variables = variables
+        self._here = here
+
+    def runs(self, records: Sequence[Record], job_uid: str) -> Earlier:
+        """All runs of a job: these, and those on the daemon's own machine."""
+        return [*records, *(self._here.runs(job_uid) if self._here is not None else ())]
+
+    def bring_here(self, start: Mapping[str, Any], runs: Earlier) -> None:
+        """Have what another node has of the job in a directory of this machine, if that is newer than what it has.
+        `start`: of a run here, as its record would say. Raises `BackendError` where that node, which nothing else
+        replaces, does not give it."""
+        record = Record("", dict(start))
+        earlier = [run for run in runs if run.start["attempt"] < start["attempt"]]
+        programs = self._programs(record)
+        if programs is None:
+            return
+        missed = self._fetch_from_node(record, earlier, programs, UnixUser.read(start["checkpoint"]["user"]))
+        if missed is not None and not start["checkpoint"]["uri"] and not self._has_any(record, programs):
+            raise missed
 
     def fetches(self, record: Record, earlier: Earlier) -> bool:
         """Whether something is to be asked or fetched before the run starts."""
@@ -76,15 +97,13 @@ class NodeUploading:
         kept = record.start["checkpoint"]
         programs = self._programs(record)
         if programs is None:
-            if kept["named"] or kept["after_uid"] or _were_copied(earlier):
+            begun = _is_program(record) and _elsewhere(record, earlier) is not None
+            if kept["named"] or kept["after_uid"] or begun or _were_copied(earlier):
                 raise _no_ssh(record)
             return
         user = self._user(record, earlier)
-        engine, uid = self._engines(record.start["node"]), record.start.get("program")
-        if uid is not None and isinstance(engine, RunsPrograms):
-            engine.make_place(int(uid))
-        if earlier:
-            self._fetch_from_node(record, earlier, programs, user)
+        self._make_place(record)
+        missed = self._fetch_from_node(record, earlier, programs, user) if earlier else None
         answer = self._fetch_from_place(record, earlier, programs, user) if kept["uri"] else {}
         if (
             kept["after_uid"]
@@ -94,6 +113,11 @@ class NodeUploading:
             answer = self._adopt(record, origin, programs, user)
         for refused in answer.get("refused", ()):
             log.warning("a checkpoint is damaged", workload=record.name, problem=refused)
+        if missed is None or not _is_program(record) or answer.get("step") is not None:
+            return
+        if not self._has_any(record, programs):
+            # It would begin anew, though all that it did is there.
+            raise missed
 
     def follow(self, record: Record, container: str) -> str:
         """Have what the container saves copied, from now on until it has ended and all is copied. Why that is not
@@ -169,29 +193,50 @@ class NodeUploading:
 
     def _fetch_from_node(
         self, record: Record, earlier: Earlier, programs: CheckpointPrograms, user: UnixUser | None
-    ) -> None:
-        """Of the node where the job ran last, if that has a newer one than this and answers."""
+    ) -> BackendError | None:
+        """Of the node where the job ran last, if that has a newer one than this and answers. Why it was not to be
+        had."""
         other = _elsewhere(record, earlier)
-        theirs = None if other is None else self._programs(other)
-        if other is None or theirs is None:
-            return
+        if other is None:
+            return None
+        theirs = self._programs(other)
+        if theirs is None:
+            return _no_ssh(other)
         path, there = record.start["checkpoint"]["place"], other.start["checkpoint"]["place"]
         try:
             found, here = _newest(theirs.read(user, "list", there)), _newest(programs.read(user, "list", path))
             if found is None or (here is not None and here >= found):
-                return
+                return None
             # A reader gives up where it is damaged, and the next one to ask is the place beyond.
             with contextlib.closing(theirs.read(user, "send", there, str(found[1]))) as sent:
                 programs.receive(user, path, sent)
+            log.info(
+                "a checkpoint came from the last node", workload=record.name, node=other.start["node"], step=found[1]
+            )
+            return None
         except BackendError as error:
             log.warning(
                 "no checkpoint comes from the last node", workload=record.name, node=other.start["node"],
                 problem=str(error),
             )  # fmt: skip
+            return error
+
+    def _has_any(self, record: Record, programs: CheckpointPrograms) -> bool:
+        """Whether the run's node has a checkpoint of the job's own."""
+        user = self._user(record, ())
+        return _newest(programs.read(user, "list", record.start["checkpoint"]["place"])) is not None
 
     def _programs(self, record: Record) -> CheckpointPrograms | None:
+        if self._here is not None and record.start["node"] == self._here.node:
+            return self._here.checkpoints
         engine = self._engines(record.start["node"])
         return engine.checkpoints if isinstance(engine, RunsCheckpoints) else None
+
+    def _make_place(self, record: Record) -> None:
+        """The directory of its user's programs on its node, which may never have had one."""
+        engine = self._engines(record.start["node"])
+        if _is_program(record) and isinstance(engine, RunsPrograms):
+            engine.make_place(int(record.start["program"]))
 
     def _config(self, record: Record, user: UnixUser | None, of: Callable[[Beyond], Config]) -> Config:
         start, kept = record.start, record.start["checkpoint"]
@@ -213,8 +258,12 @@ class NodeUploading:
 
 
 def whose(uid: int) -> UnixUser:
-    """The user of a program of a node: of the groups on this machine none need be the same there."""
+    """A user of another machine: of the groups on one none need be the same on the other."""
     return UnixUser(uid, NOBODYS_GROUP, (), str(uid), "/", "/bin/sh")
+
+
+def _is_program(record: Record) -> bool:
+    return record.start.get("program") is not None
 
 
 def _user_seen(runs: Sequence[Record]) -> UnixUser | None:

@@ -1,0 +1,170 @@
+"""Jobs without an image that go on where they were not before: their checkpoints come over SSH, from and to a real
+sshd, between the daemon's own machine and a node."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.backends.base import Checkpointing, State, Workload
+from cumulus.backends.programs import ProgramBackend
+from cumulus.backends.swarm.backend import SwarmBackend
+from cumulus.backends.swarm.here import Here
+from cumulus.backends.swarm.node_engine import ShellEngine
+from cumulus.backends.swarm.uploading import noted
+from cumulus.checkpoint import layout
+from cumulus.errors import BackendError
+from cumulus.nodes.connection import NodeConnection
+from cumulus.nodes.host_keys import KnownHosts, fetch
+from cumulus.nodes.workers import ConnectionShell
+from tests.backends.process.test_checkpoints import SAVE
+from tests.backends.process_bed import NODE, ProcessBed
+from tests.nodes.conftest import Worker, client_key, known_hosts, worker
+from tests.uploader.saves import contents, loaded, save
+from tests.waiting import eventually
+
+__all__ = ["client_key", "known_hosts", "worker"]
+
+pytestmark = pytest.mark.ssh
+
+LIST = "print(sorted(name for name in os.listdir(PATH) if name[0] != '.') if os.path.isdir(PATH) else [], flush=True)\n"
+
+
+class Two:
+    """This machine, and a node called gpu-1 whose programs' checkpoints are in `there`."""
+
+    def __init__(self, bed: ProcessBed, worker: Worker, connection: NodeConnection, directory: Path) -> None:
+        self.bed = bed
+        self.worker = worker
+        self.there = directory / "there" / "saved"
+        self.there.parent.mkdir()
+        engine = ShellEngine(ConnectionShell(connection), worker.command)
+        self.swarm = SwarmBackend(
+            str(directory / "swarm"), None, bed.job_secrets,  # type: ignore[arg-type]
+            store_id=lambda: "s", node_engine=lambda node: engine if node == "gpu-1" else None,
+            here=Here(NODE, bed.backend.specifications),
+        )  # fmt: skip
+        self.backend = ProgramBackend(bed.backend, NODE, self.swarm)
+
+    def work(self, script: str, attempt: int, node: str, **more: Any) -> Workload:
+        user = pwd.getpwuid(os.geteuid())
+        return self.bed.work(
+            sys.executable, "-c", f"{SAVE}TOKEN = {attempt}\n{script}", attempt=attempt, node=node,
+            checkpoint_path="saved", checkpointing=Checkpointing(keep=2), submitter=user.pw_name,
+            submitter_uid=user.pw_uid, submitter_admin=True, **more,
+        )  # fmt: skip
+
+    def ran_there(self, attempt: int) -> None:
+        """An attempt of the job was on the node."""
+        work = self.work("", attempt, "gpu-1")
+        assert self.swarm._records.create(work, {**noted(work), "place": str(self.there)}) is not None
+
+    def fetch_there(self, attempt: int) -> None:
+        """What happens before a service of that attempt is made."""
+        work = self.work("", attempt, "gpu-1")
+        record = self.swarm._records.create(work, {**noted(work), "place": str(self.there)})
+        assert record is not None
+        earlier = [run for run in self.swarm._runs(work.job_uid) if run.start["attempt"] < attempt]
+        assert self.swarm._uploading.fetches(record, earlier)
+        self.swarm._uploading.fetch(record, earlier)
+
+    def said(self, work: Workload) -> str:
+        eventually(lambda: (found := self.backend.get(work.name)) is not None and found.state.finished, 60)
+        log = b"".join(self.bed.backend.logs(work.job_uid, work.attempt, 0)).decode()
+        found = self.backend.get(work.name)
+        assert found is not None
+        assert found.state is State.SUCCEEDED, (found, log)
+        return log
+
+
+@pytest.fixture
+def two(
+    bed: ProcessBed, worker: Worker, known_hosts: KnownHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Two]:
+    # The tests of the Swarm make the directory of a user's programs on a node of their own.
+    monkeypatch.setattr(ShellEngine, "make_place", lambda self, uid: None)
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path)
+    yield Two(bed, worker, connection, tmp_path)
+    connection.close()
+
+
+def test_an_attempt_here_after_one_on_a_node_goes_on_from_that_nodes(two: Two) -> None:
+    save(two.there, 5, token=1)
+    save(two.there, 6, token=1)
+    two.ran_there(1)
+    two.backend.start(work := two.work(LIST, 2, NODE))
+    # Also while it is on its way, nobody takes it for gone.
+    assert two.backend.get(work.name) is not None
+    assert "['step-000000000006']" in two.said(work)
+    # Nothing newer is there now: a third attempt here asks this disk alone, and the node may be away.
+    two.worker.stop()
+    two.backend.start(third := two.work(LIST, 3, NODE))
+    assert "['step-000000000006']" in two.said(third)
+
+
+def test_an_attempt_on_a_node_after_one_here_goes_on_from_this_disk(two: Two) -> None:
+    two.backend.start(first := two.work("save(5)\n", 1, NODE))
+    two.said(first)
+    two.fetch_there(2)
+    assert layout.verify(str(two.there), 5).manifest.token == 1
+    # What the node saved then comes back.
+    save(two.there, 7, token=2)
+    two.backend.start(third := two.work(LIST, 3, NODE))
+    assert "['step-000000000005', 'step-000000000007']" in two.said(third)
+
+
+def test_one_that_is_damaged_on_its_way_is_not_taken(two: Two) -> None:
+    save(two.there, 5, token=1)
+    two.ran_there(1)
+    next(iter(sorted(two.there.glob("step-*/model.bin")))).write_bytes(b"other")
+    with pytest.raises(BackendError, match=r"checkpoint of step 5: model\.bin"):
+        two.backend.start(two.work(LIST, 2, NODE))
+    assert two.backend.get(two.work(LIST, 2, NODE).name) is None
+
+
+def test_no_attempt_begins_anew_while_the_node_with_all_its_work_is_away(two: Two) -> None:
+    save(two.there, 5, token=1)
+    two.ran_there(1)
+    two.worker.stop()
+    work = two.work(LIST, 2, NODE)
+    with pytest.raises(BackendError):
+        two.backend.start(work)
+    assert two.backend.get(work.name) is None
+    two.worker.start()
+    two.backend.start(work)
+    assert "['step-000000000005']" in two.said(work)
+    place, _ = two.bed.backend.make_place(work)
+    assert loaded(Path(place), 5) == contents(5)
+
+
+def test_a_stop_while_it_is_on_its_way_starts_nothing(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(two.there, 5, token=1)
+    two.ran_there(1)
+    work = two.work(LIST, 2, NODE)
+    bring = two.swarm.bring
+
+    def stopped(*arguments: Any) -> None:
+        bring(*arguments)
+        two.backend.stop(work.name, 1.0)
+
+    monkeypatch.setattr(two.swarm, "bring", stopped)
+    two.backend.start(work)
+    eventually(lambda: two.backend.get(work.name) is None)
+    assert two.bed.backend.get(work.name) is None
+
+
+def test_a_job_without_checkpoints_waits_for_nobody(two: Two) -> None:
+    two.ran_there(1)
+    two.worker.stop()
+    work = replace(two.work("print('runs')\n", 2, NODE), checkpointing=None)
+    work = replace(work, command=("echo", "runs"))
+    two.backend.start(work)
+    assert "runs" in two.said(work)
