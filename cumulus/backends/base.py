@@ -224,6 +224,33 @@ class Finding:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Prefetched:
+    """A checkpoint on its way to a node on which nothing is leased yet."""
+
+    node: str
+    step: int | None = None
+    """Of the newest that is there; None where there is none, or not yet."""
+    done: bool = False
+    problem: str = ""
+    """Why it did not come, in one sentence."""
+
+
+@runtime_checkable
+class Prefetches(Protocol):
+    """A backend that can bring a job's newest checkpoint to a node beside whatever runs."""
+
+    def prefetch(self, workload: Workload, saved: str) -> Prefetched | None:
+        """How far it is; it is begun where it was not, and asks nobody who may be slow to answer. None where the
+        workload keeps nothing on its node. The workload has no leases yet. `saved` changes with what the job saves: one
+        that was begun for something else, or for another node, is given up."""
+        ...
+
+    def give_up(self, job_uid: str) -> None:
+        """Bring nothing for that job any more."""
+        ...
+
+
 @runtime_checkable
 class ReportsFindings(Protocol):
     """A backend whose workloads others can change, for example with the engine's own tools."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from cumulus.backends.base import Backend, CallResult, Observed, Reach, State, Workload
+from cumulus.backends.base import Backend, CallResult, Observed, Prefetched, Reach, State, Workload
 from cumulus.backends.preparing import Preparing
 from cumulus.lib.unix_user import UnixUser
 
@@ -40,6 +40,16 @@ class Elsewhere(Backend, Protocol):
 
     def brings(self, workload: Workload) -> bool:
         """Whether it may have a checkpoint on a node for a workload that another backend is to start. Asks nobody."""
+        ...
+
+    def prefetch(
+        self, workload: Workload, saved: str, here: tuple[str, UnixUser | None] | None = None
+    ) -> Prefetched | None:
+        """See `base.Prefetches`. `here`: of a workload that another backend is to start, as in `bring`."""
+        ...
+
+    def give_up(self, job_uid: str) -> None:
+        """See `base.Prefetches`."""
         ...
 
     def bring(self, workload: Workload, place: str, user: UnixUser | None) -> None:
@@ -115,6 +125,18 @@ class ProgramBackend:
         """See `Backend.purge`."""
         self._here.purge(job_uid)
         self._elsewhere.purge(job_uid)
+
+    def prefetch(self, workload: Workload, saved: str) -> Prefetched | None:
+        """See `base.Prefetches`. What is beyond the nodes comes to this machine when the workload starts."""
+        if workload.node != self._node:
+            return self._elsewhere.prefetch(workload, saved)
+        if not self._elsewhere.brings(workload):
+            return None
+        return self._elsewhere.prefetch(workload, saved, self._here.make_place(workload))
+
+    def give_up(self, job_uid: str) -> None:
+        """See `base.Prefetches`."""
+        self._elsewhere.give_up(job_uid)
 
     def get(self, name: str) -> Observed | None:
         """See `Backend.get`."""

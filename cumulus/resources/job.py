@@ -32,7 +32,7 @@ from cumulus.resources.fields import (
 )
 from cumulus.resources.job_after import After, Dependency
 from cumulus.resources.job_call import Call, CallStatus
-from cumulus.resources.job_checkpoint import Checkpoint, SavedCheckpoint
+from cumulus.resources.job_checkpoint import Checkpoint, PrefetchedCheckpoint, SavedCheckpoint
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.job_runs import Attempt as Attempt
 from cumulus.resources.job_runs import EarlierRun
@@ -486,6 +486,9 @@ class GPUJobStatus(Model):
     )
     after: tuple[Dependency, ...] | None = Field(None, description="How far each job is that spec.after names.")
     checkpoint: SavedCheckpoint | None = Field(None, description="The newest whole checkpoint.")
+    prefetch: PrefetchedCheckpoint | None = Field(
+        None, description="That checkpoint on its way to where the next attempt is to run, before it has a lease there."
+    )
     failures: int = Field(0, description="Attempts that count against retry.limit.")
     preemptions: int | None = Field(None, description="How often it gave up its share for another queue.")
     start_time: Time | None = Field(

@@ -110,3 +110,15 @@ class SavedCheckpoint(Model):
     uri: str = Field("", description="Where the job's checkpoints are kept beyond the node.")
     uploaded_step: int | None = Field(None, description="The newest step that is whole at `uri`.")
     upload_error: str = Field("", description="Why nothing newer gets there.")
+
+
+class PrefetchedCheckpoint(Model):
+    """The job's checkpoint, brought to where its next attempt is to run before anything is leased there."""
+
+    attempt: int = Field(description="The attempt that it is for.")
+    nodes: tuple[str, ...] = Field(description="The nodes of its replicas, as far as they are known.")
+    state: Literal["Fetching", "Ready", "Failed"] = Field(
+        description="Fetching: it is on its way. Ready: it is there. Failed: it did not come; the start tries it again."
+    )
+    step: int | None = Field(None, description="The newest step that is there.")
+    message: str = Field("", description="Why it did not come.")

@@ -25,7 +25,7 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.job_after import broken_words, progress, waiting_words
 from cumulus.resources.job_phase import RUNNING_PHASES, JobPhase
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.kinds.gpujob import call_outcome, unsaved
+from cumulus.resources.kinds.gpujob import call_outcome, prefetched, unsaved
 from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -300,6 +300,8 @@ class _Question:
                 yield from _last_attempt(self._document)
             return
         yield from self._explained(self.waiting())
+        if said := prefetched(self._document):
+            yield f"Its checkpoint, brought ahead: {said}."
 
     def _due(self) -> str:
         left = retries.next_due(decode(GPUJob, self._document), self._now)

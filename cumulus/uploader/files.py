@@ -14,7 +14,7 @@ Of a directory that was carried to it:
 
 The user is the first line of standard input, as JSON; null for who starts it, "owner" for whoever PATH belongs to.
 All is loaded before it becomes that user, who need not be able to read Cumulus. Exit code 3: a line of JSON says what
-is wrong.
+is wrong; with "sent" where it is who was to send a checkpoint that said so.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ _CHUNK = 2**20
 _LONGEST_LINE = 64 * 2**10
 
 
+class SentNone(layout.CheckpointError):
+    """Who was to send it says that it is not whole."""
+
+
 def main(arguments: Sequence[str]) -> int:
     verb, path, *more = arguments
     os.umask(0o077)
@@ -50,6 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         if user is not None and user.uid != os.geteuid():
             become(user)
         _VERBS[verb](path, more)
+    except SentNone as error:
+        _say({"error": str(error), "sent": True})
+        return 3
     except layout.CheckpointError as error:
         _say({"error": str(error)})
         return 3
@@ -178,7 +185,7 @@ def _line(given: IO[bytes]) -> dict[str, Any]:
     except ValueError:
         raise layout.CheckpointError("the checkpoint was cut off") from None
     if "error" in found:
-        raise layout.CheckpointError(str(found["error"]))
+        raise SentNone(str(found["error"]))
     return found
 
 

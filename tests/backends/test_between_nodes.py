@@ -3,9 +3,11 @@ sshd, between the daemon's own machine and a node."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Checkpointing, State, Workload
+from cumulus.backends.base import Checkpointing, Prefetched, State, Workload
 from cumulus.backends.programs import ProgramBackend
 from cumulus.backends.swarm.backend import SwarmBackend
+from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 from cumulus.backends.swarm.here import Here
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.uploading import noted
@@ -121,13 +124,21 @@ def test_an_attempt_on_a_node_after_one_here_goes_on_from_this_disk(two: Two) ->
     assert "['step-000000000005', 'step-000000000007']" in two.said(third)
 
 
-def test_one_that_is_damaged_on_its_way_is_not_taken(two: Two) -> None:
+def test_one_that_is_damaged_is_not_taken_but_the_one_before(two: Two) -> None:
+    for step in (4, 5):
+        save(two.there, step, token=1)
+    two.ran_there(1)
+    (two.there / "step-000000000005" / "model.bin").write_bytes(b"other")
+    two.backend.start(work := two.work(LIST, 2, NODE))
+    assert "['step-000000000004']" in two.said(work)
+
+
+def test_where_none_is_whole_it_begins_anew(two: Two) -> None:
     save(two.there, 5, token=1)
     two.ran_there(1)
-    next(iter(sorted(two.there.glob("step-*/model.bin")))).write_bytes(b"other")
-    with pytest.raises(BackendError, match=r"checkpoint of step 5: model\.bin"):
-        two.backend.start(two.work(LIST, 2, NODE))
-    assert two.backend.get(two.work(LIST, 2, NODE).name) is None
+    (two.there / "step-000000000005" / "model.bin").write_bytes(b"other")
+    two.backend.start(work := two.work(LIST, 2, NODE))
+    assert "[]" in two.said(work)
 
 
 def test_no_attempt_begins_anew_while_the_node_with_all_its_work_is_away(two: Two) -> None:
@@ -139,7 +150,15 @@ def test_no_attempt_begins_anew_while_the_node_with_all_its_work_is_away(two: Tw
         two.backend.start(work)
     assert two.backend.get(work.name) is None
     two.worker.start()
-    two.backend.start(work)
+
+    def begins() -> bool:
+        # The connection is not tried again at once.
+        with contextlib.suppress(BackendError):
+            two.backend.start(work)
+            return True
+        return False
+
+    eventually(begins, 60)
     assert "['step-000000000005']" in two.said(work)
     place, _ = two.bed.backend.make_place(work)
     assert loaded(Path(place), 5) == contents(5)
@@ -168,3 +187,55 @@ def test_a_job_without_checkpoints_waits_for_nobody(two: Two) -> None:
     work = replace(work, command=("echo", "runs"))
     two.backend.start(work)
     assert "runs" in two.said(work)
+
+
+def ahead(two: Two, attempt: int, node: str, saved: str = "t") -> Prefetched:
+    """What is asked before there is a lease. The node's directory is that of the test."""
+    found = two.backend.prefetch(two.work("", attempt, node), saved)
+    assert found is not None
+    return found
+
+
+def test_it_comes_ahead_to_the_node_that_the_queue_chose(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = str(two.there)
+    monkeypatch.setattr("cumulus.backends.swarm.backend.noted", lambda work: {**noted(work), "place": place})
+    two.backend.start(first := two.work("save(5)\n", 1, NODE))
+    two.said(first)
+    eventually(lambda: ahead(two, 2, "gpu-1") == Prefetched("gpu-1", 5, done=True), 60)
+    assert layout.verify(place, 5).manifest.token == 1
+    # The start finds it there, and this machine is not asked for the files.
+    monkeypatch.setattr(CheckpointPrograms, "receive", lambda *_: pytest.fail("it was there"))
+    two.fetch_there(2)
+    assert two.swarm._records.ahead(first.job_uid) == [("gpu-1", os.geteuid())]
+
+
+def test_it_comes_ahead_to_this_machine_too(two: Two) -> None:
+    save(two.there, 6, token=1)
+    two.ran_there(1)
+    eventually(lambda: ahead(two, 2, NODE) == Prefetched(NODE, 6, done=True), 60)
+    two.worker.stop()
+    place, _ = two.bed.backend.make_place(two.work("", 2, NODE))
+    assert loaded(Path(place), 6) == contents(6)
+
+
+def test_what_is_given_up_on_its_way_leaves_nothing(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(two.there, 5, token=1)
+    two.ran_there(1)
+    begun, gone, sent = threading.Event(), threading.Event(), CheckpointPrograms.read
+
+    def slowly(self: CheckpointPrograms, user: Any, *words: str) -> Iterator[bytes]:
+        for chunk in sent(self, user, *words):
+            yield chunk
+            if words[0] == "send":
+                begun.set()
+                gone.wait(30)
+
+    monkeypatch.setattr(CheckpointPrograms, "read", slowly)
+    ahead(two, 2, NODE)
+    assert begun.wait(30)
+    one = two.swarm._prefetching._known[two.work("", 2, NODE).job_uid, 0]
+    two.backend.give_up(two.work("", 2, NODE).job_uid)
+    gone.set()
+    assert one.over.wait(30)
+    place, _ = two.bed.backend.make_place(two.work("", 2, NODE))
+    assert not os.path.isdir(place) or os.listdir(place) == []

@@ -17,7 +17,7 @@ import cloudpickle
 import pytest
 
 from cumulus import environment
-from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, State, Workload
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, Prefetched, State, Workload
 from cumulus.backends.cluster import ProgramsAnswer
 from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.outcome import Outcome
@@ -391,6 +391,34 @@ def test_a_call_runs_by_the_nodes_python_as_its_submitter(bed: SwarmBed, ann: Us
     session.close_session()
     session.close()
     assert bed.finish(serves).state is State.SUCCEEDED
+
+
+def test_what_it_saved_comes_to_the_next_node_also_ahead_of_its_lease(bed: SwarmBed, ann: User) -> None:
+    ready = bed.lab.shared / f"ready-{bed.instance}"
+    save(ready, 5, {"weights": b"w" * 100_000})
+    for path in (ready, *ready.rglob("*")):
+        path.chmod(0o755)
+    common: dict[str, Any] = {"checkpoint_path": "saved", "checkpointing": Checkpointing()}
+    script = (
+        f'mkdir -p "$CUMULUS_CHECKPOINT_PATH" && cp -r /mnt/{ready.name}/step-* "$CUMULUS_CHECKPOINT_PATH"'
+        ' && chmod -R go= "$CUMULUS_CHECKPOINT_PATH"'
+    )
+    tell = 'ls "$CUMULUS_CHECKPOINT_PATH"; stat -c %U "$CUMULUS_CHECKPOINT_PATH"/step-*/weights'
+    said(bed, program(bed, ann, script, **common))
+    # Nothing of this user is on that node before.
+    kept = bed.lab.nodes["worker2"].chronos_home / "programs" / str(ann.uid)
+    shutil.rmtree(kept, ignore_errors=True)
+    second = program(bed, ann, tell, attempt=2, node="worker2", **common)
+    eventually(lambda: bed.backend.prefetch(second, "t") == Prefetched("worker2", 5, done=True), 60)
+    assert (kept / "uid-job/checkpoint/saved/step-000000000005/weights").stat().st_uid == ann.uid
+    assert kept.stat().st_mode & 0o777 == 0o700
+    assert said(bed, second).split() == ["step-000000000005", ann.name]
+    # Where nothing came ahead, the start brings it.
+    bed.backend.purge("uid-job")
+    assert not (kept / "uid-job").exists()
+    said(bed, program(bed, ann, script, job="other", **common))
+    third = program(bed, ann, tell, job="other", attempt=2, node="worker2", **common)
+    assert said(bed, third).split() == ["step-000000000005", ann.name]
 
 
 def test_it_is_asked_for_a_checkpoint_and_told_its_lease(bed: SwarmBed, ann: User) -> None:

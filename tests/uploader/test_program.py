@@ -33,7 +33,8 @@ from cumulus.uploader.owner import owner_of, user_of_process
 from cumulus.uploader.place import Name
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
-from tests.s3 import KEYS, Server
+from cumulus.uploader.upload import Journal, Upload
+from tests.s3 import KEYS, Proxy, Server
 from tests.unix_users import User
 from tests.uploader.saves import contents, loaded, save
 from tests.waiting import PATIENCE, eventually
@@ -132,6 +133,7 @@ from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.owner import owner_of, user_of_process
 from cumulus.uploader.place import Name
 from cumulus.uploader.s3_place import S3Place
+from cumulus.uploader.upload import Journal, Upload
 from cumulus.blob.s3 import transfer
 from cumulus.uploader import s3_place
 s3_place.PART = transfer.PART = 5 * 2**20
@@ -368,3 +370,37 @@ class TestBeyond:
             beyond = CheckpointsBeyond(Config("s3://bucket/x/y", endpoint=endpoint, keys=Keys("a", "b")), {})
             with pytest.raises(BackendError, match="does not answer"):
                 beyond.list()
+
+
+@pytest.mark.xdist_group("s3")
+def test_what_is_fetched_ahead_is_given_up_where_its_input_ends(
+    tmp_path: Path, seaweedfs: Server, proxy: Proxy
+) -> None:
+    bucket = seaweedfs.bucket()
+    save(tmp_path / "a", 1)
+    client = S3Client(bucket, patience=10)
+    Upload(S3Place(client, "c/u"), Journal(str(tmp_path / "notes"))).run(str(tmp_path / "a"), 1, 2)
+    config = Config(f"s3://{bucket.name}/c/u", region="us-east-1", endpoint=proxy.endpoint, keys=KEYS)
+
+    def begun() -> subprocess.Popen[bytes]:
+        words = [*PROGRAM, "prefetch", str(tmp_path / "b"), "2"]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(config.encode())
+        process.stdin.flush()
+        return process
+
+    # The bucket is away, and it would wait for minutes.
+    proxy.cut()
+    with begun() as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 1
+    assert layout.steps(str(tmp_path / "b")) == []
+    proxy.up.set()
+    with begun() as process:
+        # Its input stays open all the while.
+        assert process.wait(60) == 0
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["restored"] is True
+    assert loaded(tmp_path / "b", 1) == contents(1)

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Reach, State, Workload
+from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Prefetched, Reach, State, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.preparing import Preparing
 from cumulus.backends.rundir.layout import run_name
@@ -30,6 +30,7 @@ from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.node_engine import RunsPrograms
 from cumulus.backends.swarm.owner import Ownership
+from cumulus.backends.swarm.prefetching import Prefetching
 from cumulus.backends.swarm.reach import OpensChannels, ServiceReach
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
@@ -93,6 +94,7 @@ class SwarmBackend:
         )  # fmt: skip
         self._uploading = NodeUploading(node_engine, secrets, variables, here)
         self._preparing = Preparing()
+        self._prefetching = Prefetching()
         self._tasks = TaskReconciler(
             engine, self.members, self._services, node_engine, lease_end, clock, self._report, timeouts,
             self._uploading,
@@ -130,6 +132,7 @@ class SwarmBackend:
         )  # fmt: skip
 
     def _prepared(self, record: Record, workload: Workload, earlier: Sequence[Record]) -> None:
+        self._prefetching.settle(workload.job_uid, workload.replica, workload.node)
         if not self._services.known(record) and not self._fetched(record, workload, earlier):
             return
         self._make(record, workload)
@@ -164,13 +167,33 @@ class SwarmBackend:
 
     def bring(self, workload: Workload, place: str, user: UnixUser | None) -> None:
         """See `programs.Elsewhere.bring`."""
-        asked, uid = workload.checkpointing, os.geteuid() if user is None else user.uid
-        kept = {"place": place, "user": whose(uid), "uri": asked.uri if asked is not None else ""}
-        start = {
-            "name": workload.name, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
-            "checkpoint": kept,
-        }  # fmt: skip
-        self._uploading.bring_here(start, self._runs(workload.job_uid))
+        self._prefetching.settle(workload.job_uid, workload.replica, workload.node)
+        self._uploading.bring_here(_here(workload, place, user), self._runs(workload.job_uid))
+
+    def prefetch(
+        self, workload: Workload, saved: str, here: tuple[str, UnixUser | None] | None = None
+    ) -> Prefetched | None:
+        """See `programs.Elsewhere.prefetch`."""
+        record = Record(
+            "", self._records.start_of(workload, noted(workload)) if here is None else _here(workload, *here)
+        )
+        if not record.start["checkpoint"]:
+            return None
+
+        def work(given_up: threading.Event) -> int | None:
+            earlier = [run for run in self._runs(workload.job_uid) if run.start["attempt"] < workload.attempt]
+            if here is None:
+                self._records.note_ahead(record)
+            return self._uploading.prefetch(record, earlier, given_up)
+
+        return self._prefetching.ask(
+            workload.job_uid, workload.replica, workload.node, saved, work,
+            partial(self._changed_job, workload.namespace, workload.job),
+        )  # fmt: skip
+
+    def give_up(self, job_uid: str) -> None:
+        """See `base.Prefetches`."""
+        self._prefetching.forget(job_uid)
 
     def _not_prepared(self, record: Record, error: Exception) -> None:
         """What nobody waits for any more could not be fetched: the controllers try again, unless that is of no use."""
@@ -243,7 +266,7 @@ class SwarmBackend:
             self._services.remove(record)
             self._calls.remove(record)
             self._live.pop(record.name, None)
-        self._remove_files(everything)
+        self._remove_files(job_uid, everything)
         self._records.purge(job_uid)
 
     def knows(self, job_uid: str) -> bool:
@@ -359,6 +382,7 @@ class SwarmBackend:
     def close(self) -> None:
         """See `Backend.close`."""
         self._preparing.close()
+        self._prefetching.close()
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.close()
@@ -383,8 +407,11 @@ class SwarmBackend:
     def _changed(self, name: str | None) -> None:
         records = list(self._live.values()) if name is None else [r for r in [self._records.find(name)] if r]
         for namespace, job in {(r.start["namespace"], r.start["job"]) for r in records}:
-            for subscriber in self._subscribers:
-                subscriber(namespace, job)
+            self._changed_job(namespace, job)
+
+    def _changed_job(self, namespace: str, job: str) -> None:
+        for subscriber in self._subscribers:
+            subscriber(namespace, job)
 
     def _sweep(self) -> None:
         """What makes up for whatever was missed, and collects what nobody needs."""
@@ -403,10 +430,10 @@ class SwarmBackend:
         with self._mutex:
             self._findings.append(Finding(start["namespace"], start["job"], start["job_uid"], reason, message))
 
-    def _remove_files(self, records: Sequence[Record]) -> None:
+    def _remove_files(self, job_uid: str, records: Sequence[Record]) -> None:
         """Delete the directories of a job's programs on their nodes, as far as those answer."""
-        found = {(r.start["node"], r.start.get("program"), r.start["job_uid"]) for r in records}
-        for node, uid, job_uid in found:
+        found = {(r.start["node"], r.start.get("program")) for r in records} | {*self._records.ahead(job_uid)}
+        for node, uid in found:
             engine = self._node_engine(node) if uid is not None else None
             if isinstance(engine, RunsPrograms):
                 with contextlib.suppress(BackendError):
@@ -415,6 +442,16 @@ class SwarmBackend:
     def _poke(self) -> None:
         if self._watcher is not None:
             self._watcher.poke()
+
+
+def _here(workload: Workload, place: str, user: UnixUser | None) -> dict[str, Any]:
+    """What the record of a run on the daemon's own machine says."""
+    asked, uid = workload.checkpointing, os.geteuid() if user is None else user.uid
+    kept = {"place": place, "user": whose(uid), "uri": asked.uri if asked is not None else ""}
+    return {
+        "name": workload.name, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
+        "checkpoint": kept,
+    }  # fmt: skip
 
 
 def _place(root: str) -> Place:

@@ -22,6 +22,10 @@ class PlaceAway(BackendError):
     """The place of the checkpoints does not answer, or something else that may pass by itself."""
 
 
+class NotWhole(BackendError):
+    """Where it was to come from, it is damaged, or there is none."""
+
+
 class CheckpointPrograms:
     """`chronos`: the shell words that run chronos_cli on the node. Every method raises `BackendRefused` where the node
     can't do it, `BackendError` where it does not answer."""
@@ -32,11 +36,16 @@ class CheckpointPrograms:
 
     def ask(self, config: Config, *words: str) -> dict[str, Any]:
         """What the uploader answers. Raises `PlaceAway` too."""
-        answer = self._fed(["uploader", *words], iter([config.encode()]))
-        if "error" not in answer:
-            return answer
-        kind = PlaceAway if answer.get("again") else BackendRefused
-        raise kind(one_line(str(answer["error"])), hint=one_line(str(answer.get("hint") or "")) or None)
+        return _answered(self._fed(["uploader", *words], iter([config.encode()])))
+
+    def prefetch(self, config: Config, path: str, since: int, pulse: Iterator[bytes]) -> dict[str, Any]:
+        """`ask` to restore, beside what runs on the node: given up where `pulse` ends or raises."""
+
+        def given() -> Iterator[bytes]:
+            yield config.encode()
+            yield from pulse
+
+        return _answered(self._fed(["uploader", "prefetch", path, str(since)], given()))
 
     def read(self, user: UnixUser | None, *words: str) -> Generator[bytes]:
         """What the program for the files on the node writes. `user`: whose they are, None where only they tell."""
@@ -50,7 +59,7 @@ class CheckpointPrograms:
     def receive(
         self, user: UnixUser | None, path: str, chunks: Iterator[bytes], *, adopt: bool = False
     ) -> dict[str, Any]:  # fmt: skip
-        """Put what `read` gave of `send` on another node there. `adopt`: it is another job's."""
+        """Put what `read` gave of `send` on another node there. `adopt`: it is another job's. Raises `NotWhole` too."""
 
         def given() -> Iterator[bytes]:
             yield whose(user)
@@ -58,7 +67,7 @@ class CheckpointPrograms:
 
         answer = self._fed(["files", "adopt" if adopt else "receive", path], given())
         if "error" in answer:
-            raise BackendError(one_line(str(answer["error"])))
+            raise (NotWhole if answer.get("sent") else BackendError)(one_line(str(answer["error"])))
         return answer
 
     def _fed(self, words: Sequence[str], chunks: Iterator[bytes]) -> dict[str, Any]:
@@ -82,6 +91,13 @@ class CheckpointPrograms:
 
     def _command(self, words: Sequence[str]) -> str:
         return f"{self._chronos} checkpoints {shlex.join(words)}"
+
+
+def _answered(answer: dict[str, Any]) -> dict[str, Any]:
+    if "error" not in answer:
+        return answer
+    kind = PlaceAway if answer.get("again") else BackendRefused
+    raise kind(one_line(str(answer["error"])), hint=one_line(str(answer.get("hint") or "")) or None)
 
 
 def whose(user: UnixUser | None) -> bytes:

@@ -77,6 +77,7 @@ class _OwnShell:
             try:
                 for chunk in chunks:
                     process.stdin.write(chunk)
+                    process.stdin.flush()
                 process.stdin.close()
             except BrokenPipeError:
                 pass  # It has ended, and says why.

@@ -12,6 +12,7 @@ ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is 
     end.json              how it ended; written once, never changed
     log.OFFSET, log.OFFSET.times, log.done  what it wrote and when, saved before the service is removed
     removed               it was removed; only its log counts
+ROOT/jobs/JOB_UID/ahead.NODE/  a checkpoint of the job's programs came to that node before anything ran there
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ NAMES = "names"
 START, SERVICE, RUNNING, STOP, END = "start.json", "service.json", "running.json", "stop.json", "end.json"
 SAVED = "checkpoint.json"
 UPLOADER = "uploader.json"
+_AHEAD, _NODE = "ahead.", "node.json"
 LOG_DONE, REMOVED = "log.done", "removed"
 
 
@@ -96,20 +98,42 @@ class Records:
     def create(self, workload: Workload, checkpoint: dict[str, Any]) -> Record | None:
         """The workload's record, made now or before, with what is noted of its checkpoints. None where its run was
         removed, or its job purged."""
+        return self._create(self.start_of(workload, checkpoint))
+
+    def start_of(self, workload: Workload, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """What a record of the workload says."""
         leases = [asdict(lease) for lease in workload.leases]
         program = programs.user_of(workload) if programs.is_program(workload) else None
         path = workload.checkpoint_path if program is None else programs.checkpoint_path(workload, program)
         secrets = [[e.name, e.secret, e.key] for e in workload.env if e.secret]
-        return self._create(
-            {
-                "name": workload.name, "job_uid": workload.job_uid, "namespace": workload.namespace,
-                "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
-                "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
-                "checkpoint_path": path, "asked": workload.checkpointing is not None,
-                "checkpoint": checkpoint, "call": _call(workload), "gang": len(workload.gang),
-                "program": None if program is None else program.uid, "terminal": workload.terminal,
-            }
-        )  # fmt: skip
+        return {
+            "name": workload.name, "job_uid": workload.job_uid, "namespace": workload.namespace,
+            "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
+            "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
+            "checkpoint_path": path, "asked": workload.checkpointing is not None,
+            "checkpoint": checkpoint, "call": _call(workload), "gang": len(workload.gang),
+            "program": None if program is None else program.uid, "terminal": workload.terminal,
+        }  # fmt: skip
+
+    def note_ahead(self, record: Record) -> None:
+        """Before a checkpoint comes to a node on which the job may never run: its files there go with the job."""
+        uid, node = record.start.get("program"), record.start["node"]
+        place = os.path.join(self.root, layout.JOBS, record.start["job_uid"], f"{_AHEAD}{node}")
+        if uid is None or not spec.is_file_name(os.path.basename(place)) or os.path.exists(os.path.join(place, START)):
+            return
+        with _translated(f"note what comes to {node}"):
+            os.makedirs(place, mode=0o700, exist_ok=True)
+            write_document(os.path.join(place, _NODE), {"node": node, "program": uid})
+
+    def ahead(self, job_uid: str) -> Sequence[tuple[str, int]]:
+        """Nodes to which checkpoints of the job came, and whose programs' they are there."""
+        place = os.path.join(self.root, layout.JOBS, job_uid)
+        if not spec.is_file_name(job_uid) or not os.path.isdir(place):
+            return []
+        noted = (
+            read_document(os.path.join(place, name, _NODE)) for name in os.listdir(place) if name.startswith(_AHEAD)
+        )
+        return [(str(each["node"]), int(each["program"])) for each in noted if each is not None]
 
     def adopt(self, labels: dict[str, str], service_id: str) -> Record | None:
         """A record for a service of ours that this disk does not know: its directory was lost, perhaps."""
@@ -174,7 +198,7 @@ class Records:
         """Delete all of a job, and remember that."""
         with _translated(f"purge job {job_uid}"):
             records = self.of_job(job_uid)
-            if not records:
+            if not records and not self.ahead(job_uid):
                 return
             write_durably(os.path.join(self.root, layout.PURGED, job_uid), b"")
             for record in records:

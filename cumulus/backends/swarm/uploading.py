@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -18,10 +19,11 @@ from cumulus.backends.base import Workload
 from cumulus.backends.rundir.uploading import Beyond, NoKeys, taken_message
 from cumulus.backends.swarm import programs
 from cumulus.backends.swarm.checkpoint import place_of
-from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, PlaceAway
+from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, NotWhole, PlaceAway
 from cumulus.backends.swarm.confinement import NOBODYS_GROUP, user_of
 from cumulus.backends.swarm.here import Here
 from cumulus.backends.swarm.node_engine import NodeEngine, RunsCheckpoints, RunsPrograms
+from cumulus.backends.swarm.prefetching import GivenUp
 from cumulus.backends.swarm.records import UPLOADER, Record
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.unix_user import UnixUser
@@ -29,6 +31,9 @@ from cumulus.secrets import JobSecrets
 from cumulus.uploader.config import Config
 
 log = structlog.get_logger("cumulus.backends")
+
+_PULSE = 1.0
+"""Seconds between two words to a program that fetches ahead."""
 
 Earlier = Sequence[Record]
 """The runs of the job's earlier attempts."""
@@ -79,7 +84,7 @@ class NodeUploading:
         if programs is None:
             return
         missed = self._fetch_from_node(record, earlier, programs, UnixUser.read(start["checkpoint"]["user"]))
-        if missed is not None and not start["checkpoint"]["uri"] and not self._has_any(record, programs):
+        if missed is not None and not start["checkpoint"]["uri"]:
             raise missed
 
     def fetches(self, record: Record, earlier: Earlier) -> bool:
@@ -113,11 +118,27 @@ class NodeUploading:
             answer = self._adopt(record, origin, programs, user)
         for refused in answer.get("refused", ()):
             log.warning("a checkpoint is damaged", workload=record.name, problem=refused)
-        if missed is None or not _is_program(record) or answer.get("step") is not None:
-            return
-        if not self._has_any(record, programs):
+        if missed is not None and _is_program(record) and answer.get("step") is None:
             # It would begin anew, though all that it did is there.
             raise missed
+
+    def prefetch(self, record: Record, earlier: Earlier, given_up: threading.Event) -> int | None:
+        """The same before anything is leased on the run's node, and as far as it can be had: the step of the newest
+        that is there then. Raises `GivenUp` soon after the event was set, `BackendError`."""
+        kept = record.start["checkpoint"]
+        programs = self._programs(record)
+        if programs is None:
+            raise _no_ssh(record)
+        user = self._user(record, earlier)
+        self._make_place(record)
+        missed = self._fetch_from_node(record, earlier, programs, user, given_up)
+        if kept["uri"] and not self._is_here(record):
+            config = self._config(record, user, Beyond.own)
+            programs.prefetch(config, kept["place"], _here_since(record, earlier), _until(given_up))
+        found = _newest(programs.read(user, "list", kept["place"]))
+        if found is None and missed is not None:
+            raise missed
+        return None if found is None else found[1]
 
     def follow(self, record: Record, container: str) -> str:
         """Have what the container saves copied, from now on until it has ended and all is copied. Why that is not
@@ -192,8 +213,9 @@ class NodeUploading:
         return {}
 
     def _fetch_from_node(
-        self, record: Record, earlier: Earlier, programs: CheckpointPrograms, user: UnixUser | None
-    ) -> BackendError | None:
+        self, record: Record, earlier: Earlier, programs: CheckpointPrograms, user: UnixUser | None,
+        given_up: threading.Event | None = None,
+    ) -> BackendError | None:  # fmt: skip
         """Of the node where the job ran last, if that has a newer one than this and answers. Why it was not to be
         had."""
         other = _elsewhere(record, earlier)
@@ -207,12 +229,18 @@ class NodeUploading:
             found, here = _newest(theirs.read(user, "list", there)), _newest(programs.read(user, "list", path))
             if found is None or (here is not None and here >= found):
                 return None
-            # A reader gives up where it is damaged, and the next one to ask is the place beyond.
-            with contextlib.closing(theirs.read(user, "send", there, str(found[1]))) as sent:
-                programs.receive(user, path, sent)
+            try:
+                self._copy(theirs, programs, user, there, path, given_up, str(found[1]))
+            except NotWhole as error:
+                log.warning("a checkpoint is damaged", workload=record.name, problem=str(error))
+                # The one before it, if there is one.
+                self._copy(theirs, programs, user, there, path, given_up)
             log.info(
                 "a checkpoint came from the last node", workload=record.name, node=other.start["node"], step=found[1]
             )
+            return None
+        except NotWhole as error:
+            log.warning("no checkpoint of the last node is whole", workload=record.name, problem=str(error))
             return None
         except BackendError as error:
             log.warning(
@@ -221,13 +249,18 @@ class NodeUploading:
             )  # fmt: skip
             return error
 
-    def _has_any(self, record: Record, programs: CheckpointPrograms) -> bool:
-        """Whether the run's node has a checkpoint of the job's own."""
-        user = self._user(record, ())
-        return _newest(programs.read(user, "list", record.start["checkpoint"]["place"])) is not None
+    def _copy(
+        self, theirs: CheckpointPrograms, ours: CheckpointPrograms, user: UnixUser | None, there: str, path: str,
+        given_up: threading.Event | None, *step: str,
+    ) -> None:  # fmt: skip
+        with contextlib.closing(theirs.read(user, "send", there, *step)) as sent:
+            ours.receive(user, path, sent if given_up is None else _unless(given_up, sent))
+
+    def _is_here(self, record: Record) -> bool:
+        return self._here is not None and record.start["node"] == self._here.node
 
     def _programs(self, record: Record) -> CheckpointPrograms | None:
-        if self._here is not None and record.start["node"] == self._here.node:
+        if self._here is not None and self._is_here(record):
             return self._here.checkpoints
         engine = self._engines(record.start["node"])
         return engine.checkpoints if isinstance(engine, RunsCheckpoints) else None
@@ -255,6 +288,20 @@ class NodeUploading:
         user = UnixUser.read(record.start["checkpoint"]["user"]) or _user_seen(earlier)
         uid = record.start.get("program")
         return whose(int(uid)) if user is None and uid is not None else user
+
+
+def _unless(given_up: threading.Event, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        if given_up.is_set():
+            raise GivenUp
+        yield chunk
+
+
+def _until(given_up: threading.Event) -> Iterator[bytes]:
+    """Something now and then, by which a program's end is noticed."""
+    while not given_up.wait(_PULSE):
+        yield b"\n"
+    raise GivenUp
 
 
 def whose(uid: int) -> UnixUser:

@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from cumulus.backends.base import Backend
+from cumulus.backends.base import Backend, Prefetched, Prefetches
 from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.controllers import job_dependents
 from cumulus.controllers.contention import waited_for
 from cumulus.controllers.context import Removals
-from cumulus.controllers.job import earlier, handover, objects, parking, results
+from cumulus.controllers.job import earlier, handover, objects, parking, prefetch, results
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.ended import end_all
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Turn, Unknown, Vanished, View, shares_of
-from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
+from cumulus.errors import AlreadyExists, BackendError, BackendRefused, Conflict, InvalidObject, NodeUnreachable
 from cumulus.machinery.cache import Reader, StoreReader, all_owned, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
@@ -101,6 +101,7 @@ class JobReconciler:
             view = self._view(job, view.partitions, self._start(view, plan.start))
             plan = job_plan.plan(view)
         self._stop(job, plan)
+        plan = self._with_prefetch(view, plan)
         try:
             plan = self._write(job, self._with_result(job, plan))
         except InvalidObject as error:
@@ -248,6 +249,39 @@ class JobReconciler:
         for replica, grace in plan.stop.items():
             self._backend(job).stop(self._workload(job, replica), grace, plan.stop_reason)
 
+    def _with_prefetch(self, view: View, plan: JobPlan) -> JobPlan:
+        """The plan, with how far the job's checkpoint is on its way to where it is to run next."""
+        job = view.job
+        backend = self._backends.get(job_partitions.runtime(job))
+        if job.spec.checkpoint is None or not isinstance(backend, Prefetches):
+            return plan
+        seen = replace(view, job=job.replace(status=plan.status))
+        wanted, attempt, saved = prefetch.wanted(seen), prefetch.coming(plan.status), plan.status.checkpoint
+        if wanted is None:
+            return plan
+        told = None
+        if wanted and attempt is not None and saved is not None:
+            found = [self._prefetched(backend, job, attempt.number, *each, saved.time) for each in wanted.items()]
+            told = prefetch.told(attempt.number, [each for each in found if each is not None])
+        later = prefetch.due(seen)
+        if later is not None:
+            plan = replace(plan, wake=later if plan.wake is None else min(later, plan.wake))
+        if told is None and job.status.prefetch is not None:
+            backend.give_up(job.uid)
+        if told == plan.status.prefetch:
+            return plan
+        events = (*plan.events, *prefetch.events(job.status.prefetch, told))
+        return replace(plan, status=plan.status.model_copy(update={"prefetch": told}), events=events)
+
+    def _prefetched(
+        self, backend: Prefetches, job: GPUJob, attempt: int, replica: int, node: str, saved: str
+    ) -> Prefetched | None:
+        workload = objects.workload(job, attempt, replica, (), {}, self._bucket, node=node)
+        try:
+            return backend.prefetch(workload, saved)
+        except BackendError as error:
+            return Prefetched(node, done=True, problem=str(error))
+
     def _with_result(self, job: GPUJob, plan: JobPlan) -> JobPlan:
         """The plan, with what came of the call where it ends the job."""
         if job.spec.call is None or job.status.phase.finished or not plan.status.phase.finished:
@@ -368,6 +402,8 @@ class JobReconciler:
             return After(min(left))
         for backend in backends:
             for uid in uids:
+                if isinstance(backend, Prefetches):
+                    backend.give_up(uid)
                 backend.purge(uid)
         for uid in uids:
             self._forget(job, uid)

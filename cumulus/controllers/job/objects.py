@@ -69,10 +69,11 @@ def place_of(namespace: str, uid: str, bucket: str) -> str:
 
 def workload(
     job: GPUJob, attempt: int, replica: int, held: Sequence[GPUPartition], nodes: Mapping[str, GPUNode],
-    bucket: str = "", after: Origin | None = None, gang: tuple[GangMember, ...] = (),
+    bucket: str = "", after: Origin | None = None, gang: tuple[GangMember, ...] = (), node: str = "",
 ) -> Workload:  # fmt: skip
     """One replica inside its partitions, which must be Active. `bucket` as in `checkpoint_uri`; `after`: whose
-    checkpoint it goes on from; `gang` as `gang_of` makes it. Raises KeyError where their node is not in `nodes`."""
+    checkpoint it goes on from; `gang` as `gang_of` makes it; `node`: of one that has no partitions yet. Raises KeyError
+    where their node is not in `nodes`."""
     spec, resources = job.spec, job.spec.resources
     submitter = Submitter.of(job.metadata.annotations)
     return Workload(
@@ -83,7 +84,7 @@ def workload(
         attempt=attempt,
         replica=replica,
         replicas=spec.replicas,
-        node=held[0].status.node,
+        node=node or held[0].status.node,
         command=(*spec.command, *spec.args) if spec.command else (),
         args=() if spec.command else spec.args,
         leases=tuple(_lease_ref(partition, nodes[partition.status.node]) for partition in held),

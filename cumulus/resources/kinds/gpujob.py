@@ -140,12 +140,26 @@ def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
         yield "Checkpoint", f"step {saved['step']}, saved {moment(saved['time'], now)}, {size} in {took}"
         yield "Saved at", f"{saved.get('node')}:{saved.get('path')}"
         yield "Copied to", _copied(saved)
+    yield "Brought ahead", prefetched(job)
     yield "Would be lost", unsaved(job, now)
     if following := status.get("next"):
         yield "Next attempt", f"{following.get('number')}, queued {moment(following.get('queueTime'), now)}"
     failures = status.get("failures") or 0
     yield from _call_status(status.get("call") or {})
     yield "Failures", f"{failures}, of which {lookup(job, 'spec.retry.limit') or 0} are tried again" if failures else ""
+
+
+def prefetched(job: Document) -> str:
+    """How far its checkpoint is on its way to where it runs next; "" where none is brought there."""
+    found = lookup(job, "status.prefetch")
+    if not found:
+        return ""
+    step, nodes = found.get("step"), ", ".join(found.get("nodes") or ())
+    if found.get("state") == "Ready":
+        return f"step {step} is on {nodes}" if step is not None else f"{nodes} needs nothing"
+    if found.get("state") == "Failed":
+        return f"not to {nodes}: {found.get('message')}; the start tries it again"
+    return f"on its way to {nodes}"
 
 
 def _copied(saved: Document) -> str:
