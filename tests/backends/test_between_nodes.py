@@ -27,6 +27,8 @@ from cumulus.errors import BackendError
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.workers import ConnectionShell
+from cumulus.uploader.directory_place import DirectoryPlace
+from cumulus.uploader.upload import Journal, Upload
 from tests.backends.process.test_checkpoints import SAVE
 from tests.backends.process_bed import NODE, ProcessBed
 from tests.nodes.conftest import Worker, client_key, known_hosts, worker
@@ -64,15 +66,15 @@ class Two:
             submitter_uid=user.pw_uid, submitter_admin=True, **more,
         )  # fmt: skip
 
-    def ran_there(self, attempt: int) -> None:
+    def ran_there(self, attempt: int, node: str = "gpu-1") -> None:
         """An attempt of the job was on the node."""
-        work = self.work("", attempt, "gpu-1")
+        work = self.work("", attempt, node)
         assert self.swarm._records.create(work, {**noted(work), "place": str(self.there)}) is not None
 
-    def fetch_there(self, attempt: int) -> None:
+    def fetch_there(self, attempt: int, uri: str = "") -> None:
         """What happens before a service of that attempt is made."""
         work = self.work("", attempt, "gpu-1")
-        record = self.swarm._records.create(work, {**noted(work), "place": str(self.there)})
+        record = self.swarm._records.create(work, {**noted(work), "place": str(self.there), "uri": uri})
         assert record is not None
         earlier = [run for run in self.swarm._runs(work.job_uid) if run.start["attempt"] < attempt]
         assert self.swarm._uploading.fetches(record, earlier)
@@ -162,6 +164,23 @@ def test_no_attempt_begins_anew_while_the_node_with_all_its_work_is_away(two: Tw
     assert "['step-000000000005']" in two.said(work)
     place, _ = two.bed.backend.make_place(work)
     assert loaded(Path(place), 5) == contents(5)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_of_a_node_that_is_lost_the_newest_that_was_copied_is_taken(two: Two, tmp_path: Path, copied: bool) -> None:
+    save(tmp_path / "saved", 5, token=1)
+    beyond = DirectoryPlace(str(tmp_path / "beyond"))
+    if copied:
+        Upload(beyond, Journal(str(tmp_path / "notes"))).run(str(tmp_path / "saved"), 5, 2)
+    # Nobody reaches that one.
+    two.ran_there(1, "gpu-2")
+    if copied:
+        two.fetch_there(2, beyond.uri)
+        assert loaded(two.there, 5) == contents(5)
+        return
+    # It began there, and would begin anew.
+    with pytest.raises(BackendError, match="gpu-2"):
+        two.fetch_there(2, beyond.uri)
 
 
 def test_a_stop_while_it_is_on_its_way_starts_nothing(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,23 @@ def test_the_device_with_the_least_left_over_is_taken_and_whole_ones_last(free: 
     assert places(plan) == {"p": f"n1/{where}"}
 
 
+@pytest.mark.parametrize(
+    ("alone", "taken", "ready", "where"),
+    [
+        pytest.param(True, 20, True, "b/0", id="it has room"),
+        pytest.param(True, 80, True, "a/0", id="it has none, and it can be brought"),
+        pytest.param(True, 20, False, None, id="it does not answer, and has all that there is"),
+        pytest.param(False, 20, False, "a/0", id="it does not answer, and others have it"),
+    ],
+)
+def test_the_node_that_has_its_checkpoint_is_preferred(alone: bool, taken: int, ready: bool, where: str | None) -> None:
+    nodes = [node("a"), node("b", ready=ready)]
+    # The best fit would be a.
+    full = [held(pending("h"), "a", memory=50, compute=600), held(pending("g"), "b", memory=taken, compute=taken * 10)]
+    plan = planned(nodes, *full, pending("p", saved={"node": "b", "alone": alone}))
+    assert places(plan) == ({"p": where} if where else {})
+
+
 def test_a_small_share_goes_to_a_used_large_device_rather_than_a_whole_small_one() -> None:
     nodes = [node("a", device(0, 24)), node("b", device(0, 80))]
     assert places(planned(nodes, held(pending("h"), "b"), pending("p", "20Gi"))) == {"p": "b/0"}
