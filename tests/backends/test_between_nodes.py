@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cumulus.backends import preparing
 from cumulus.backends.base import Checkpointing, Prefetched, State, Workload
 from cumulus.backends.programs import ProgramBackend
 from cumulus.backends.swarm.backend import SwarmBackend
@@ -33,7 +34,7 @@ from tests.backends.process.test_checkpoints import SAVE
 from tests.backends.process_bed import NODE, ProcessBed
 from tests.nodes.conftest import Worker, client_key, known_hosts, worker
 from tests.uploader.saves import contents, loaded, save
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 __all__ = ["client_key", "known_hosts", "worker"]
 
@@ -81,7 +82,7 @@ class Two:
         self.swarm._uploading.fetch(record, earlier)
 
     def said(self, work: Workload) -> str:
-        eventually(lambda: (found := self.backend.get(work.name)) is not None and found.state.finished, 60)
+        eventually(lambda: (found := self.backend.get(work.name)) is not None and found.state.finished)
         log = b"".join(self.bed.backend.logs(work.job_uid, work.attempt, 0)).decode()
         found = self.backend.get(work.name)
         assert found is not None
@@ -93,6 +94,8 @@ class Two:
 def two(
     bed: ProcessBed, worker: Worker, known_hosts: KnownHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Two]:
+    # However busy the machine is, a start tells what came of it.
+    monkeypatch.setattr(preparing, "WAIT_SECONDS", PATIENCE)
     # The tests of the Swarm make the directory of a user's programs on a node of their own.
     monkeypatch.setattr(ShellEngine, "make_place", lambda self, uid: None)
     known_hosts.add(worker.address, fetch(worker.address, 5))
@@ -160,7 +163,7 @@ def test_no_attempt_begins_anew_while_the_node_with_all_its_work_is_away(two: Tw
             return True
         return False
 
-    eventually(begins, 60)
+    eventually(begins)
     assert "['step-000000000005']" in two.said(work)
     place, _ = two.bed.backend.make_place(work)
     assert loaded(Path(place), 5) == contents(5)
@@ -220,7 +223,7 @@ def test_it_comes_ahead_to_the_node_that_the_queue_chose(two: Two, monkeypatch: 
     monkeypatch.setattr("cumulus.backends.swarm.backend.noted", lambda work: {**noted(work), "place": place})
     two.backend.start(first := two.work("save(5)\n", 1, NODE))
     two.said(first)
-    eventually(lambda: ahead(two, 2, "gpu-1") == Prefetched("gpu-1", 5, done=True), 60)
+    eventually(lambda: ahead(two, 2, "gpu-1") == Prefetched("gpu-1", 5, done=True))
     assert layout.verify(place, 5).manifest.token == 1
     # The start finds it there, and this machine is not asked for the files.
     monkeypatch.setattr(CheckpointPrograms, "receive", lambda *_: pytest.fail("it was there"))
@@ -231,7 +234,7 @@ def test_it_comes_ahead_to_the_node_that_the_queue_chose(two: Two, monkeypatch: 
 def test_it_comes_ahead_to_this_machine_too(two: Two) -> None:
     save(two.there, 6, token=1)
     two.ran_there(1)
-    eventually(lambda: ahead(two, 2, NODE) == Prefetched(NODE, 6, done=True), 60)
+    eventually(lambda: ahead(two, 2, NODE) == Prefetched(NODE, 6, done=True))
     two.worker.stop()
     place, _ = two.bed.backend.make_place(two.work("", 2, NODE))
     assert loaded(Path(place), 6) == contents(6)
@@ -247,14 +250,14 @@ def test_what_is_given_up_on_its_way_leaves_nothing(two: Two, monkeypatch: pytes
             yield chunk
             if words[0] == "send":
                 begun.set()
-                gone.wait(30)
+                gone.wait(PATIENCE)
 
     monkeypatch.setattr(CheckpointPrograms, "read", slowly)
     ahead(two, 2, NODE)
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE)
     one = two.swarm._prefetching._known[two.work("", 2, NODE).job_uid, 0]
     two.backend.give_up(two.work("", 2, NODE).job_uid)
     gone.set()
-    assert one.over.wait(30)
+    assert one.over.wait(PATIENCE)
     place, _ = two.bed.backend.make_place(two.work("", 2, NODE))
     assert not os.path.isdir(place) or os.listdir(place) == []

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cumulus.backends.base import Prefetched
 from cumulus.backends.swarm.prefetching import MOST, GivenUp, Prefetching
 from cumulus.errors import BackendError
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 
 class Copies:
@@ -78,7 +78,7 @@ def test_what_went_wrong_is_told_and_not_tried_again() -> None:
         raise BackendError("no room")
 
     made.ask("u", 0, "b", "t", fails, ended.set)
-    assert ended.wait(10)
+    assert ended.wait(PATIENCE)
     assert made.ask("u", 0, "b", "t", fails, ended.set) == Prefetched("b", done=True, problem="no room")
     assert begun == [1]
 
@@ -95,7 +95,7 @@ def test_a_start_waits_for_the_one_to_its_node_and_gives_any_other_up() -> None:
 
     threading.Thread(target=start, daemon=True).start()
     copies.go.set()
-    assert settled.wait(10)
+    assert settled.wait(PATIENCE)
     assert copies.given_up == []
     copies.go.clear()
     made.ask("v", 0, "b", "t", *copies.of("v"))

@@ -409,7 +409,7 @@ def test_what_it_saved_comes_to_the_next_node_also_ahead_of_its_lease(bed: Swarm
     kept = bed.lab.nodes["worker2"].chronos_home / "programs" / str(ann.uid)
     shutil.rmtree(kept, ignore_errors=True)
     second = program(bed, ann, tell, attempt=2, node="worker2", **common)
-    eventually(lambda: bed.backend.prefetch(second, "t") == Prefetched("worker2", 5, done=True), 60)
+    eventually(lambda: bed.backend.prefetch(second, "t") == Prefetched("worker2", 5, done=True))
     assert (kept / "uid-job/checkpoint/saved/step-000000000005/weights").stat().st_uid == ann.uid
     assert kept.stat().st_mode & 0o777 == 0o700
     assert said(bed, second).split() == ["step-000000000005", ann.name]

@@ -395,12 +395,12 @@ def test_what_is_fetched_ahead_is_given_up_where_its_input_ends(
     with begun() as process:
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(60) == 1
+        assert process.wait(PATIENCE) == 1
     assert layout.steps(str(tmp_path / "b")) == []
     proxy.up.set()
     with begun() as process:
         # Its input stays open all the while.
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
         assert process.stdout is not None
         assert json.loads(process.stdout.read())["restored"] is True
     assert loaded(tmp_path / "b", 1) == contents(1)
