@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cumulus.answers.checkpoints import CheckpointBytes
+from cumulus.backends import preparing
 from cumulus.backends.base import Checkpointing, Mount, State, Workload
 from cumulus.backends.swarm import preparing
 from cumulus.errors import BackendRefused
