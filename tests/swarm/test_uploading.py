@@ -11,7 +11,6 @@ import pytest
 from cumulus.answers.checkpoints import CheckpointBytes
 from cumulus.backends import preparing
 from cumulus.backends.base import Checkpointing, Mount, State, Workload
-from cumulus.backends.swarm import preparing
 from cumulus.errors import BackendRefused
 from cumulus.infrastructure.checkpoints import on_node
 from cumulus.uploader import catalog
