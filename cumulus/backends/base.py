@@ -247,7 +247,7 @@ class Prefetches(Protocol):
         ...
 
     def give_up(self, job_uid: str) -> None:
-        """Bring nothing for that job any more."""
+        """Bring nothing ahead for that job any more. A purge does that too."""
         ...
 
 

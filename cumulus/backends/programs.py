@@ -23,7 +23,8 @@ class Here(Backend, Protocol):
     """The backend of the daemon's own machine."""
 
     def make_place(self, workload: Workload) -> tuple[str, UnixUser | None]:
-        """Where the workload will find its checkpoints, and whose they are; what is above that is made."""
+        """Where the workload will find its checkpoints, and whose they are; what is above that is made. What comes
+        there is purged with the job, also where it never starts."""
         ...
 
 
@@ -52,9 +53,10 @@ class Elsewhere(Backend, Protocol):
         """See `base.Prefetches`."""
         ...
 
-    def bring(self, workload: Workload, place: str, user: UnixUser | None) -> None:
+    def bring(self, workload: Workload, place: str, user: UnixUser | None) -> bool:
         """Put the newest that a node has into a directory of this machine, if it is newer than what that has. This may
-        take long. Raises `BackendError` where the workload would begin anew without it."""
+        take long. False where the job was purged meanwhile. Raises `BackendError` where the workload would begin anew
+        without it."""
         ...
 
 
@@ -92,9 +94,9 @@ class ProgramBackend:
                 raise
 
     def _prepared(self, workload: Workload) -> None:
-        self._elsewhere.bring(workload, *self._here.make_place(workload))
+        came = self._elsewhere.bring(workload, *self._here.make_place(workload))
         # A stop meanwhile means that nothing is to start.
-        if self._coming.pop(workload.name, None) is not None:
+        if self._coming.pop(workload.name, None) is not None and came:
             self._here.start(workload)
         self._tell(workload)
 
@@ -123,8 +125,9 @@ class ProgramBackend:
 
     def purge(self, job_uid: str) -> None:
         """See `Backend.purge`."""
-        self._here.purge(job_uid)
+        # What still comes here is the other one's to end.
         self._elsewhere.purge(job_uid)
+        self._here.purge(job_uid)
 
     def prefetch(self, workload: Workload, saved: str) -> Prefetched | None:
         """See `base.Prefetches`. What is beyond the nodes comes to this machine when the workload starts."""

@@ -117,8 +117,8 @@ class PrefetchedCheckpoint(Model):
 
     attempt: int = Field(description="The attempt that it is for.")
     nodes: tuple[str, ...] = Field(description="The nodes of its replicas, as far as they are known.")
-    state: Literal["Fetching", "Ready", "Failed"] = Field(
-        description="Fetching: it is on its way. Ready: it is there. Failed: it did not come; the start tries it again."
+    state: Literal["Fetching", "Arrived", "Failed"] = Field(
+        description="Fetching: it is on its way. Arrived: it is there. Failed: it is not; the start tries it again."
     )
     step: int | None = Field(None, description="The newest step that is there.")
     message: str = Field("", description="Why it did not come.")

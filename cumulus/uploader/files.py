@@ -14,17 +14,19 @@ Of a directory that was carried to it:
 
 The user is the first line of standard input, as JSON; null for who starts it, "owner" for whoever PATH belongs to.
 All is loaded before it becomes that user, who need not be able to read Cumulus. Exit code 3: a line of JSON says what
-is wrong; with "sent" where it is who was to send a checkpoint that said so.
+is wrong; with "damaged" where it is a checkpoint that is not whole, with "sent" where who was to send it said so of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import IO, Any
 
@@ -39,6 +41,8 @@ from cumulus.uploader.owner import OWNER, owner_of
 
 _CHUNK = 2**20
 _LONGEST_LINE = 64 * 2**10
+BREATH = 10.0
+"""Seconds between two signs of life."""
 
 
 class SentNone(layout.CheckpointError):
@@ -58,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         _say({"error": str(error), "sent": True})
         return 3
     except layout.CheckpointError as error:
-        _say({"error": str(error)})
+        _say({"error": str(error), "damaged": True})
         return 3
     except OSError as error:
         _say({"error": f"{path}: {error.strerror}"})
@@ -93,22 +97,50 @@ def _verified(path: str, step: int) -> layout.Manifest:
 
 
 def _send(path: str, steps: Sequence[str]) -> None:
-    found = layout.verify(path, int(steps[0])) if steps else layout.newest(path)
-    if found is None:
-        raise layout.CheckpointError(f"there is no whole checkpoint in {path}")
-    content = found.manifest.encode()
-    _say({"step": found.step, "size": len(content)})
-    _write(content)
-    for file in found.manifest.files:
-        _say({"path": file.path, "size": file.size})
-        with layout.opened_file(found, file.path) as descriptor:
-            left = file.size
-            while left:
-                chunk = os.read(descriptor, min(_CHUNK, left))
-                if not chunk:
-                    raise layout.Damaged(found.step, file.path, "became shorter while it was sent")
-                _write(chunk)
-                left -= len(chunk)
+    try:
+        with _breathing():
+            found = layout.verify(path, int(steps[0])) if steps else layout.newest(path)
+        if found is None:
+            raise layout.CheckpointError(f"there is no whole checkpoint in {path}")
+        content = found.manifest.encode()
+        _say({"step": found.step, "size": len(content)})
+        _write(content)
+        for file in found.manifest.files:
+            _say({"path": file.path, "size": file.size})
+            _send_file(found, file)
+    except FileNotFoundError:
+        raise layout.CheckpointError(f"the checkpoint is not in {path}, or not any more") from None
+
+
+def _send_file(found: layout.Checkpoint, file: layout.File) -> None:
+    with layout.opened_file(found, file.path) as descriptor:
+        left = file.size
+        while left:
+            chunk = os.read(descriptor, min(_CHUNK, left))
+            if not chunk:
+                raise layout.Damaged(found.step, file.path, "became shorter while it was sent")
+            _write(chunk)
+            left -= len(chunk)
+
+
+@contextlib.contextmanager
+def _breathing() -> Iterator[None]:
+    """Blanks before the next line of JSON: many bytes are read before the first one is sent, and who waits for it takes
+    this program for dead where it says nothing."""
+    read = threading.Event()
+
+    def breathe() -> None:
+        with contextlib.suppress(OSError):  # Nobody waits any more: the next line finds that too.
+            while not read.wait(BREATH):
+                _write(b" ")
+
+    thread = threading.Thread(target=breathe, name="breath", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        read.set()
+        thread.join()
 
 
 def _adopt(path: str, _: Sequence[str]) -> None:
@@ -185,7 +217,8 @@ def _line(given: IO[bytes]) -> dict[str, Any]:
     except ValueError:
         raise layout.CheckpointError("the checkpoint was cut off") from None
     if "error" in found:
-        raise SentNone(str(found["error"]))
+        # A disk that gives nothing back today may do so tomorrow.
+        raise (SentNone if found.get("damaged") else layout.CheckpointError)(str(found["error"]))
     return found
 
 

@@ -18,13 +18,14 @@ import pytest
 from cumulus.backends import preparing
 from cumulus.backends.base import Checkpointing, Prefetched, State, Workload
 from cumulus.backends.programs import ProgramBackend
+from cumulus.backends.swarm import backend, here
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 from cumulus.backends.swarm.here import Here
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.uploading import noted
 from cumulus.checkpoint import layout
-from cumulus.errors import BackendError
+from cumulus.errors import BackendError, BackendRefused
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.workers import ConnectionShell
@@ -79,7 +80,7 @@ class Two:
         assert record is not None
         earlier = [run for run in self.swarm._runs(work.job_uid) if run.start["attempt"] < attempt]
         assert self.swarm._uploading.fetches(record, earlier)
-        self.swarm._uploading.fetch(record, earlier)
+        self.swarm._uploading.fetch(record, earlier, threading.Event())
 
     def said(self, work: Workload) -> str:
         eventually(lambda: (found := self.backend.get(work.name)) is not None and found.state.finished)
@@ -192,9 +193,10 @@ def test_a_stop_while_it_is_on_its_way_starts_nothing(two: Two, monkeypatch: pyt
     work = two.work(LIST, 2, NODE)
     bring = two.swarm.bring
 
-    def stopped(*arguments: Any) -> None:
-        bring(*arguments)
+    def stopped(*arguments: Any) -> bool:
+        came = bring(*arguments)
         two.backend.stop(work.name, 1.0)
+        return came
 
     monkeypatch.setattr(two.swarm, "bring", stopped)
     two.backend.start(work)
@@ -240,24 +242,97 @@ def test_it_comes_ahead_to_this_machine_too(two: Two) -> None:
     assert loaded(Path(place), 6) == contents(6)
 
 
+class Slow:
+    """Checkpoints whose sending stops after the first bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        sent = CheckpointPrograms.read
+
+        def slowly(programs: CheckpointPrograms, user: Any, *words: str) -> Iterator[bytes]:
+            for chunk in sent(programs, user, *words):
+                yield chunk
+                if words[0] == "send":
+                    self.begun.set()
+                    self.go.wait(PATIENCE)
+
+        monkeypatch.setattr(CheckpointPrograms, "read", slowly)
+
+
 def test_what_is_given_up_on_its_way_leaves_nothing(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     save(two.there, 5, token=1)
     two.ran_there(1)
-    begun, gone, sent = threading.Event(), threading.Event(), CheckpointPrograms.read
-
-    def slowly(self: CheckpointPrograms, user: Any, *words: str) -> Iterator[bytes]:
-        for chunk in sent(self, user, *words):
-            yield chunk
-            if words[0] == "send":
-                begun.set()
-                gone.wait(PATIENCE)
-
-    monkeypatch.setattr(CheckpointPrograms, "read", slowly)
+    slow = Slow(monkeypatch)
     ahead(two, 2, NODE)
-    assert begun.wait(PATIENCE)
-    one = two.swarm._prefetching._known[two.work("", 2, NODE).job_uid, 0]
-    two.backend.give_up(two.work("", 2, NODE).job_uid)
-    gone.set()
-    assert one.over.wait(PATIENCE)
+    assert slow.begun.wait(PATIENCE)
+    uid = two.work("", 2, NODE).job_uid
+    two.backend.give_up(uid)
+    slow.go.set()
+    assert two.swarm._prefetching.end(uid, PATIENCE)
     place, _ = two.bed.backend.make_place(two.work("", 2, NODE))
     assert not os.path.isdir(place) or os.listdir(place) == []
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_nothing_arrives_once_the_job_is_purged(two: Two, monkeypatch: pytest.MonkeyPatch, starts: bool) -> None:
+    save(two.there, 5, token=1)
+    two.ran_there(1)
+    slow, work = Slow(monkeypatch), two.work(LIST, 2, NODE)
+    monkeypatch.setattr(backend, "_LAST_PATIENCE", 0.0)
+    if starts:
+        monkeypatch.setattr(preparing, "WAIT_SECONDS", 0.0)
+        two.backend.start(work)
+    else:
+        ahead(two, 2, NODE)
+    assert slow.begun.wait(PATIENCE)
+    two.backend.stop(work.name, 1.0)
+    job = two.bed.root / "jobs" / work.job_uid
+    assert job.exists()
+    # The job is there until that has ended.
+    with pytest.raises(BackendError, match="still on its way"):
+        two.backend.purge(work.job_uid)
+    slow.go.set()
+    assert two.swarm._prefetching.end(work.job_uid, PATIENCE)
+    # Its run on the node never was a service: there is no Swarm here.
+    monkeypatch.setattr(two.swarm, "_finished", lambda record: True)
+    monkeypatch.setattr(two.swarm.ownership, "instance", lambda: "")
+    monkeypatch.setattr(two.swarm._services, "remove", lambda record: None)
+    two.backend.purge(work.job_uid)
+    assert not job.exists()
+    with pytest.raises(BackendRefused, match="deleted"):
+        two.bed.backend.make_place(work)
+
+
+def test_a_disk_that_gives_nothing_back_does_not_make_a_checkpoint_damaged(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(two.there, 5, token=1)
+    two.ran_there(1)
+    sent = CheckpointPrograms.read
+
+    def fails(programs: CheckpointPrograms, user: Any, *words: str) -> Iterator[bytes]:
+        if words[0] != "send":
+            yield from sent(programs, user, *words)
+        else:
+            yield b'   {"error": "/d: Input/output error"}\n'
+
+    monkeypatch.setattr(CheckpointPrograms, "read", fails)
+    # It would begin anew.
+    with pytest.raises(BackendError, match="Input/output error"):
+        two.backend.start(two.work(LIST, 2, NODE))
+
+
+class TestTheProgramsOfThisMachine:
+    def test_one_that_ends_before_it_has_all_says_why(self) -> None:
+        # As where the disk is full: it does not read on, and what is left is more than a pipe holds.
+        chunks = iter([b"x", b"y" * 2**20, b"z"])
+        assert here._OwnShell().feed("sh -c 'echo {}; exit 3'", chunks) == (3, "{}\n", "")
+
+    def test_one_that_does_nothing_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(here, "STALL_SECONDS", 0.01)
+        for asks in (
+            lambda: list(here._OwnShell().read("sleep 600", b"")),
+            lambda: here._OwnShell().feed("sleep 600", iter([b"x" * 2**20])),
+        ):
+            with pytest.raises(BackendError, match="did nothing"):
+                asks()

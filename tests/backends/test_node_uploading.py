@@ -66,7 +66,8 @@ class Bed:
 
     def fetch(self, record: Record) -> None:
         runs = self.records.of_job(record.start["job_uid"])
-        self.uploading.fetch(record, [run for run in runs if run.start["attempt"] < record.start["attempt"]])
+        earlier = [run for run in runs if run.start["attempt"] < record.start["attempt"]]
+        self.uploading.fetch(record, earlier, threading.Event())
 
 
 def workload(attempt: int = 1, node: str = "a", *, uri: str = "", named: bool = True, **more: Any) -> Workload:

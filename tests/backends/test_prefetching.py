@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
+
+import pytest
 
 from cumulus.backends.base import Prefetched
 from cumulus.backends.swarm.prefetching import MOST, GivenUp, Prefetching
@@ -87,19 +90,50 @@ def test_a_start_waits_for_the_one_to_its_node_and_gives_any_other_up() -> None:
     made, copies = Prefetching(), Copies()
     made.ask("u", 0, "b", "t", *copies.of("b"))
     eventually(lambda: copies.begun == ["b"])
-    settled = threading.Event()
+    begins = threading.Event()
 
     def start() -> None:
-        made.settle("u", 0, "b")
-        settled.set()
+        with made.started("u", 0, "b"):
+            begins.set()
 
     threading.Thread(target=start, daemon=True).start()
     copies.go.set()
-    assert settled.wait(PATIENCE)
+    assert begins.wait(PATIENCE)
     assert copies.given_up == []
     copies.go.clear()
     made.ask("v", 0, "b", "t", *copies.of("v"))
     eventually(lambda: copies.begun == ["b", "v"])
-    made.settle("v", 0, "c")
-    eventually(lambda: copies.given_up == ["v"])
-    made.settle("w", 0, "c")
+    with made.started("v", 0, "c") as gone:
+        eventually(lambda: copies.given_up == ["v"])
+        # A start is not given up by what only concerns what comes ahead.
+        made.forget("v")
+        assert not gone.is_set()
+
+
+def test_the_end_of_a_job_waits_for_all_that_is_on_its_way() -> None:
+    made, copies = Prefetching(), Copies()
+    deaf, held = threading.Event(), threading.Event()
+
+    def stays(gone: threading.Event) -> int | None:
+        deaf.wait(PATIENCE)
+        raise GivenUp
+
+    def start() -> None:
+        with contextlib.suppress(GivenUp), made.started("u", 1, "c") as gone:
+            held.set()
+            gone.wait(PATIENCE)
+            raise GivenUp
+
+    made.ask("u", 0, "b", "t", stays, lambda: pytest.fail("it was given up"))
+    threading.Thread(target=start, daemon=True).start()
+    made.ask("v", 0, "b", "t", *copies.of("another job's"))
+    assert held.wait(PATIENCE)
+    assert not made.end("u", 0.0)
+    # Also one that was given up before is waited for.
+    made.forget("u")
+    assert not made.end("u", 0.0)
+    deaf.set()
+    assert made.end("u", PATIENCE)
+    assert copies.given_up == []
+    copies.go.set()
+    eventually(lambda: copies.ended == ["another job's"])

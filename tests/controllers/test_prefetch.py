@@ -74,9 +74,9 @@ def test_the_attempt_that_is_queued_ahead_gets_it_while_the_last_one_runs() -> N
     [
         ([], None, "", ""),
         ([Prefetched("m")], "Fetching", "", "on its way to m"),
-        ([Prefetched("m", 5, True)], "Ready", "CheckpointPrefetched", "step 5 is on m"),
+        ([Prefetched("m", 5, True)], "Arrived", "CheckpointPrefetched", "step 5 is on m"),
         ([Prefetched("m", 5, True), Prefetched("o")], "Fetching", "", "on its way to m, o"),
-        ([Prefetched("m", None, True)], "Ready", "", "m needs nothing"),
+        ([Prefetched("m", None, True)], "Arrived", "", "m needs nothing"),
         ([Prefetched("m", None, True, "no room")], "Failed", "CheckpointNotPrefetched",
          "not to m: no room; the start tries it again"),
     ],
@@ -132,7 +132,7 @@ def test_a_job_that_is_handed_over_to_another_node(monkeypatch: pytest.MonkeyPat
     assert (job.status.live_attempt.number, job.status.live_attempt.node) == (1, "node-1")
     backend.told = Prefetched("", 5, done=True)
     world.change_spec("train", priority=1)
-    drive(world, daemon, until=lambda: (found := told()) is not None and found.state == "Ready", within=60)
+    drive(world, daemon, until=lambda: (found := told()) is not None and found.state == "Arrived", within=60)
     assert {*backend.asked} == {("node-2", 2, "file:///shared/c")}
     drive(world, daemon, until=lambda: told() is None, within=200)
     settle(world, daemon, seconds=1)

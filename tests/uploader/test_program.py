@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -404,3 +405,41 @@ def test_what_is_fetched_ahead_is_given_up_where_its_input_ends(
         assert process.stdout is not None
         assert json.loads(process.stdout.read())["restored"] is True
     assert loaded(tmp_path / "b", 1) == contents(1)
+
+
+class TestSending:
+    def test_who_waits_while_all_is_read_sees_that_it_lives(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save(tmp_path, 1)
+        breath, written, verify = Event(), files._write, layout.verify
+
+        def write(data: bytes) -> None:
+            written(data)
+            breath.set()
+
+        def slowly(path: str, step: int) -> layout.Checkpoint:
+            assert breath.wait(PATIENCE)
+            return verify(path, step)
+
+        monkeypatch.setattr(files, "BREATH", 0.01)
+        monkeypatch.setattr(files, "_write", write)
+        monkeypatch.setattr(layout, "verify", slowly)
+        said = tmp_path / "said"
+        with said.open("wb") as target, monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", SimpleNamespace(buffer=target))
+            files._send(str(tmp_path), ["1"])
+        line = said.read_bytes().split(b"\n")[0]
+        assert (line[:1], json.loads(line)["step"]) == (b" ", 1)
+
+    def test_a_receiver_tells_what_is_damaged_from_what_could_not_be_read(self, tmp_path: Path) -> None:
+        def received(head: dict[str, object]) -> dict[str, object]:
+            program = [sys.executable, "-I", "-S", files.__file__, "receive", str(tmp_path / "c")]
+            given = b"null\n   " + json.dumps(head).encode() + b"\n"
+            done = subprocess.run(program, input=given, capture_output=True, check=False, timeout=PATIENCE)
+            assert done.returncode == 3
+            found: dict[str, object] = json.loads(done.stdout)
+            return found
+
+        assert received({"error": "step 5 is not whole", "damaged": True}).get("sent") is True
+        assert "sent" not in received({"error": "/d: Input/output error"})

@@ -299,12 +299,19 @@ class ProcessBackend:
 
     def make_place(self, workload: Workload) -> tuple[str, UnixUser | None]:
         """Where the workload will find its checkpoints, and whose they are, where that is not the daemon's own user:
-        what is above that is made, so that they can be brought there before it starts."""
+        what is above that is made, so that they can be brought there before it starts. What comes there is purged with
+        the job, also where it never starts. Raises `BackendRefused` where it was purged."""
         refuse_impossible(workload, self._node)
-        user = user_of(workload)
-        with translated("prepare a place for checkpoints"):
+        user, job = user_of(workload), self._path(JOBS, workload.job_uid)
+        with translated("prepare a place for checkpoints"), self._mutex:
+            if self._purged(workload.job_uid):
+                raise BackendRefused(f"job {workload.job} was deleted")
+            os.makedirs(job, 0o700, exist_ok=True)
             if user is not None:
                 self._make_place_of(user)
+                noted = os.path.join(job, layout.AHEAD)
+                if not os.path.exists(noted):
+                    write_document(noted, {"user": user})
             return checkpoint_place(workload, self._root, user), user
 
     def specifications(self, job_uid: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
@@ -547,7 +554,8 @@ class ProcessBackend:
 
     def _users_of(self, job: str) -> set[UnixUser]:
         runs = [os.path.join(job, entry) for entry in os.listdir(job)] if os.path.isdir(job) else []
-        return {user for run in runs if (user := layout.user_of(run)) is not None}
+        users = (*map(layout.user_of, runs), layout.user_ahead(job))
+        return {user for user in users if user is not None}
 
     def _sweep(self) -> None:
         """Finish purges that were cut short, and forget the oldest. What cannot be deleted (immutable, mounted on) is

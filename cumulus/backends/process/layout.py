@@ -4,6 +4,7 @@ ROOT/runs/NAME            link to the run's directory: everything started and no
 ROOT/events/NAME          the supervisor sets its times when the run's state has changed
 ROOT/trash/               what a purge is deleting
 ROOT/jobs/JOB_UID/checkpoint/  of all attempts, where the job gives a relative path
+ROOT/jobs/JOB_UID/ahead.json  whose a checkpoint is that came here before anything of the job ran here
 ROOT/jobs/JOB_UID/aN-rM/  one run (see `rundir.layout` for what all backends share)
     spec.json             what to run; complete before the directory has its name
     lock                  a record lock, held by the supervisor for its life: at most one, found by its pid;
@@ -56,6 +57,7 @@ UPLOADER, UPLOADER_LOG = "uploader", "uploader.log"
 CALL, ENVIRONMENTS = "call", "environments"
 REQUEST = "checkpoint-request"
 HOSTFILE = "hostfile"
+AHEAD = "ahead.json"
 EXECS = "execs"
 MOST_ASKED = 2**17
 """Bytes of a request to start a program there."""
@@ -69,8 +71,17 @@ def files_of(root: str, uid: int) -> str:
 def user_of(run: str) -> UnixUser | None:
     """Whom the program of the run in that directory runs as, where that is not the daemon's own user; None also where
     there is no run."""
+    return _user_in(os.path.join(run, SPEC))
+
+
+def user_ahead(job: str) -> UnixUser | None:
+    """Whose a checkpoint is that came to the job whose directory that is, before it ran here; None as in `user_of`."""
+    return _user_in(os.path.join(job, AHEAD))
+
+
+def _user_in(file: str) -> UnixUser | None:
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return UnixUser.read((read_document(os.path.join(run, SPEC)) or {}).get("user"))
+        return UnixUser.read((read_document(file) or {}).get("user"))
     return None
 
 

@@ -30,9 +30,9 @@ from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.node_engine import RunsPrograms
 from cumulus.backends.swarm.owner import Ownership
-from cumulus.backends.swarm.prefetching import Prefetching
+from cumulus.backends.swarm.prefetching import GivenUp, Prefetching
 from cumulus.backends.swarm.reach import OpensChannels, ServiceReach
-from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
+from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, START, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
 from cumulus.backends.swarm.uploading import NodeUploading, newest_files, noted, whose
@@ -46,6 +46,9 @@ from cumulus.resources.reasons import EventReason
 from cumulus.secrets import JobSecrets
 
 log = structlog.get_logger("cumulus.backends")
+
+_LAST_PATIENCE = 3.0
+"""Seconds that a purge waits for what it gave up."""
 
 
 class SwarmBackend:
@@ -132,19 +135,27 @@ class SwarmBackend:
         )  # fmt: skip
 
     def _prepared(self, record: Record, workload: Workload, earlier: Sequence[Record]) -> None:
-        self._prefetching.settle(workload.job_uid, workload.replica, workload.node)
-        if not self._services.known(record) and not self._fetched(record, workload, earlier):
-            return
-        self._make(record, workload)
-        self._changed(record.name)
+        with (
+            contextlib.suppress(GivenUp),
+            self._prefetching.started(workload.job_uid, workload.replica, workload.node) as given_up,
+        ):
+            # It may have been stopped before this thread began, and all of its job deleted.
+            if record.has(END) or not record.has(START):
+                return
+            if not self._services.known(record) and not self._fetched(record, workload, earlier, given_up):
+                return
+            self._make(record, workload)
+            self._changed(record.name)
 
-    def _fetched(self, record: Record, workload: Workload, earlier: Sequence[Record]) -> bool:
+    def _fetched(
+        self, record: Record, workload: Workload, earlier: Sequence[Record], given_up: threading.Event
+    ) -> bool:  # fmt: skip
         """Have its checkpoint on its node. False where that can't be there, and the job began elsewhere: another one
-        may do better. Raises `BackendRefused` of a first attempt, `BackendError`."""
+        may do better. Raises `BackendRefused` of a first attempt, `BackendError`, `GivenUp`."""
         asked = workload.checkpointing
         origin = self._runs(asked.after) if asked is not None and asked.after else ()
         try:
-            self._uploading.fetch(record, earlier, origin)
+            self._uploading.fetch(record, earlier, given_up, origin)
         except BackendRefused as error:
             if not earlier:
                 raise
@@ -165,10 +176,15 @@ class SwarmBackend:
         runs = [run for run in self._records.of_job(workload.job_uid) if run.start["replica"] == workload.replica]
         return workload.checkpointing is not None and any(run.start.get("checkpoint") for run in runs)
 
-    def bring(self, workload: Workload, place: str, user: UnixUser | None) -> None:
+    def bring(self, workload: Workload, place: str, user: UnixUser | None) -> bool:
         """See `programs.Elsewhere.bring`."""
-        self._prefetching.settle(workload.job_uid, workload.replica, workload.node)
-        self._uploading.bring_here(_here(workload, place, user), self._runs(workload.job_uid))
+        with (
+            contextlib.suppress(GivenUp),
+            self._prefetching.started(workload.job_uid, workload.replica, workload.node) as given_up,
+        ):
+            self._uploading.bring_here(_here(workload, place, user), self._runs(workload.job_uid), given_up)
+            return True
+        return False
 
     def prefetch(
         self, workload: Workload, saved: str, here: tuple[str, UnixUser | None] | None = None
@@ -254,7 +270,9 @@ class SwarmBackend:
         self._live.pop(name, None)
 
     def purge(self, job_uid: str) -> None:
-        """See `Backend.purge`."""
+        """See `Backend.purge`. Whatever still comes to a node for the job is given up first: it would stay there."""
+        if not self._prefetching.end(job_uid, _LAST_PATIENCE):
+            raise BackendError("a checkpoint of the job is still on its way to a node", hint="it is given up")
         everything = self._records.of_job(job_uid)
         records = [record for record in everything if not record.has(REMOVED)]
         if records:

@@ -8,17 +8,21 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any, Protocol, cast
 
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 from cumulus.backends.swarm.records import UPLOADER, Record
+from cumulus.errors import BackendError
 from cumulus.uploader import files
 
 Runs = Callable[[str], Sequence[tuple[str, Mapping[str, Any]]]]
 """The uid of a job -> directory and specification of each of its runs here (`process.specification`)."""
 
 _CHUNK = 2**18
+STALL_SECONDS = 120.0
+"""How long a program may neither take nor give anything."""
 
 
 class Here:
@@ -71,45 +75,104 @@ class _OwnShell:
         return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
     def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
-        with tempfile.TemporaryFile() as errors, self._started(command, errors) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
+        with _started(command) as (process, errors, moves):
             try:
                 for chunk in chunks:
-                    process.stdin.write(chunk)
-                    process.stdin.flush()
-                process.stdin.close()
+                    left = memoryview(chunk)
+                    while left:
+                        with moves:
+                            left = left[process.stdin.write(left) :]
             except BrokenPipeError:
                 pass  # It has ended, and says why.
             except BaseException:
                 # Its input is cut off: it keeps nothing of it.
                 process.stdin.close()
-                process.wait()
+                with moves:
+                    process.wait()
                 raise
-            output = process.stdout.read()
+            process.stdin.close()
+            with moves:
+                output = process.stdout.read()
             code = process.wait()
+            moves.check()
             errors.seek(0)
             return code, output.decode(errors="replace"), errors.read(2**16).decode(errors="replace")
 
     def read(self, command: str, given: bytes) -> Iterator[bytes]:
-        with tempfile.TemporaryFile() as errors, self._started(command, errors) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                process.stdin.write(given)
-                process.stdin.close()
-                while chunk := process.stdout.read(_CHUNK):
-                    yield chunk
-            finally:
-                # Nobody may want the rest.
-                process.kill()
+        with _started(command) as (process, _, moves):
+            # One that has ended already says why.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(given)  # A line, which a pipe has room for.
+            process.stdin.close()
+            while True:
+                with moves:
+                    chunk = process.stdout.read(_CHUNK)
+                if not chunk:
+                    moves.check()
+                    return
+                yield chunk
 
-    def _started(self, command: str, errors: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            ["sh", "-c", f"exec {command}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd="/",
-            env={},
-        )
+
+class _Moves:
+    """Kills a program that neither takes nor gives anything for long: the job may have put its files where nobody
+    answers. Entered while something is expected of it."""
+
+    def __init__(self, kill: Callable[[], None]) -> None:
+        self._kill = kill
+        self._turns = 0
+        """Odd while something is expected."""
+        self._over = threading.Event()
+        self._killed = False
+        self._thread = threading.Thread(target=self._watch, name="own-files", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> None:
+        self._turns += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._turns += 1
+
+    def check(self) -> None:
+        if self._killed:
+            raise BackendError(f"what reads and writes checkpoints here did nothing for {STALL_SECONDS:.0f}s")
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        seen = 0
+        while not self._over.wait(STALL_SECONDS):
+            if self._turns % 2 and self._turns == seen:
+                self._killed = True
+                self._kill()
+                return
+            seen = self._turns
+
+
+class _Pipes(Protocol):
+    """A process with both pipes, unbuffered: what is written has gone, and what is there is read."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+
+    def wait(self) -> int: ...
+
+
+@contextlib.contextmanager
+def _started(command: str) -> Iterator[tuple[_Pipes, IO[bytes], _Moves]]:
+    """A program that ends with the block, its errors, and who watches it. Raises BackendError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            errors = stack.enter_context(tempfile.TemporaryFile())
+            process = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                cwd="/", env={}, bufsize=0,
+            )  # fmt: skip
+        except OSError as error:
+            raise BackendError(f"no checkpoints can be read or written here: {error.strerror}") from None
+        stack.enter_context(process)
+        moves = _Moves(process.kill)
+        stack.callback(process.kill)
+        stack.callback(moves.close)
+        yield cast(_Pipes, process), errors, moves

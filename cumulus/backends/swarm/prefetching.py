@@ -2,12 +2,15 @@
 
 A thread for each, few of which work at a time. One is given up when its job is to start elsewhere, or saved something
 newer meanwhile. What comes is verified where it arrives. The start asks for the newest all the same, and finds it.
+
+What a start brings itself is known here too: nothing may arrive once all that a job left was deleted.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -24,17 +27,18 @@ _LOOK = 1.0
 
 Work = Callable[[threading.Event], int | None]
 """Brings one, and tells its step; None where there is nothing to bring. Raises `GivenUp` soon after the event was set,
-`BackendError`."""
+`BackendError`, OSError."""
 
 
 class GivenUp(Exception):
     """Nobody wants it any more."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _One:
+    job_uid: str
     node: str
-    wanted: str
+    wanted: str = ""
     gone: threading.Event = field(default_factory=threading.Event)
     """Set where it is given up."""
     over: threading.Event = field(default_factory=threading.Event)
@@ -48,6 +52,8 @@ class Prefetching:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._known: dict[tuple[str, int], _One] = {}
+        self._under_way: set[_One] = set()
+        """All that are not over, also those that nobody wants any more, and those of starts."""
         self._turns = threading.BoundedSemaphore(MOST)
 
     def ask(
@@ -61,32 +67,49 @@ class Prefetching:
                 return known.told or Prefetched(node)
             if known is not None:
                 known.gone.set()
-            one = self._known[job_uid, replica] = _One(node, wanted)
+            one = self._known[job_uid, replica] = _One(job_uid, node, wanted)
+            self._under_way.add(one)
         threading.Thread(target=self._do, args=(one, work, ended), name=f"prefetch-{node}"[:40], daemon=True).start()
         return Prefetched(node)
 
-    def settle(self, job_uid: str, replica: int, node: str) -> None:
-        """Wait for one that works for that node; any other is given up. For who starts the replica."""
+    @contextmanager
+    def started(self, job_uid: str, replica: int, node: str) -> Iterator[threading.Event]:
+        """For who starts the replica and brings its checkpoint. One that works for that node is waited for, any other
+        is given up. The event is set where the job goes meanwhile: raise `GivenUp` then."""
         with self._mutex:
             known = self._known.pop((job_uid, replica), None)
-            if known is None:
-                return
-            if known.node != node or not known.works:
+            if known is not None and (known.node != node or not known.works):
                 known.gone.set()
-        if not known.gone.is_set():
-            known.over.wait()
+            one = _One(job_uid, node)
+            self._under_way.add(one)
+        try:
+            if known is not None and not known.gone.is_set():
+                known.over.wait()
+            if one.gone.is_set():
+                raise GivenUp
+            yield one.gone
+        finally:
+            self._ended(one)
 
-    def forget(self, job_uid: str) -> bool:
-        """Give up what is on its way for the job. Whether nothing is any more."""
+    def forget(self, job_uid: str) -> None:
+        """Give up what comes ahead for the job."""
         with self._mutex:
-            mine = [self._known.pop(key) for key in list(self._known) if key[0] == job_uid]
-        for one in mine:
-            one.gone.set()
-        return all(one.over.is_set() for one in mine)
+            for key in [key for key in self._known if key[0] == job_uid]:
+                self._known.pop(key).gone.set()
+
+    def end(self, job_uid: str, patience: float) -> bool:
+        """Give up all that is on its way for the job, also for a start. Whether nothing is any more: it is waited for
+        that long."""
+        self.forget(job_uid)
+        with self._mutex:
+            mine = [one for one in self._under_way if one.job_uid == job_uid]
+            for one in mine:
+                one.gone.set()
+        return all(one.over.wait(patience) for one in mine)
 
     def close(self) -> None:
         with self._mutex:
-            for one in self._known.values():
+            for one in self._under_way:
                 one.gone.set()
 
     def _do(self, one: _One, work: Work, ended: Callable[[], None]) -> None:
@@ -103,10 +126,15 @@ class Prefetching:
                 self._turns.release()
         except GivenUp:
             pass
-        except BackendError as error:
+        except (BackendError, OSError) as error:
             log.warning("a checkpoint was not brought ahead", node=one.node, problem=str(error))
             one.told = Prefetched(one.node, done=True, problem=str(error))
         finally:
-            one.over.set()
+            self._ended(one)
             if not one.gone.is_set():
                 ended()
+
+    def _ended(self, one: _One) -> None:
+        with self._mutex:
+            self._under_way.discard(one)
+        one.over.set()

@@ -74,16 +74,17 @@ class NodeUploading:
         """All runs of a job: these, and those on the daemon's own machine."""
         return [*records, *(self._here.runs(job_uid) if self._here is not None else ())]
 
-    def bring_here(self, start: Mapping[str, Any], runs: Earlier) -> None:
+    def bring_here(self, start: Mapping[str, Any], runs: Earlier, given_up: threading.Event) -> None:
         """Have what another node has of the job in a directory of this machine, if that is newer than what it has.
         `start`: of a run here, as its record would say. Raises `BackendError` where that node, which nothing else
-        replaces, does not give it."""
+        replaces, does not give it, `GivenUp`."""
         record = Record("", dict(start))
         earlier = [run for run in runs if run.start["attempt"] < start["attempt"]]
         programs = self._programs(record)
         if programs is None:
             return
-        missed = self._fetch_from_node(record, earlier, programs, UnixUser.read(start["checkpoint"]["user"]))
+        user = UnixUser.read(start["checkpoint"]["user"])
+        missed = self._fetch_from_node(record, earlier, programs, user, given_up)
         if missed is not None and not start["checkpoint"]["uri"]:
             raise missed
 
@@ -92,13 +93,15 @@ class NodeUploading:
         kept = record.start.get("checkpoint") or {}
         return bool(kept) and bool(kept["uri"] or kept["after_uid"] or _elsewhere(record, earlier))
 
-    def fetch(self, record: Record, earlier: Earlier, origin: Sequence[Record] = ()) -> None:
+    def fetch(
+        self, record: Record, earlier: Earlier, given_up: threading.Event, origin: Sequence[Record] = ()
+    ) -> None:  # fmt: skip
         """Have the newest checkpoint on the run's node: its own, else that of the node where the job ran last, else
         the one beyond the nodes. Where the job has none, that of the job it goes on from, whose runs are `origin`, in
         the same order. This may take long.
 
         Raises `BackendRefused` where the node can't reach the place that the job names, `PlaceAway` and `BackendError`
-        where another try may help."""
+        where another try may help, `GivenUp` soon after the event was set."""
         kept = record.start["checkpoint"]
         programs = self._programs(record)
         if programs is None:
@@ -108,14 +111,14 @@ class NodeUploading:
             return
         user = self._user(record, earlier)
         self._make_place(record)
-        missed = self._fetch_from_node(record, earlier, programs, user) if earlier else None
+        missed = self._fetch_from_node(record, earlier, programs, user, given_up) if earlier else None
         answer = self._fetch_from_place(record, earlier, programs, user) if kept["uri"] else {}
         if (
             kept["after_uid"]
             and answer.get("step") is None
             and _newest(programs.read(user, "list", kept["place"])) is None
         ):
-            answer = self._adopt(record, origin, programs, user)
+            answer = self._adopt(record, origin, programs, user, given_up)
         for refused in answer.get("refused", ()):
             log.warning("a checkpoint is damaged", workload=record.name, problem=refused)
         if missed is not None and _is_program(record) and answer.get("step") is None:
@@ -164,8 +167,9 @@ class NodeUploading:
         return str(after["error"])
 
     def _adopt(
-        self, record: Record, origin: Sequence[Record], programs: CheckpointPrograms, user: UnixUser | None
-    ) -> dict[str, Any]:
+        self, record: Record, origin: Sequence[Record], programs: CheckpointPrograms, user: UnixUser | None,
+        given_up: threading.Event,
+    ) -> dict[str, Any]:  # fmt: skip
         """The last checkpoint of the job that this one goes on from. Raises `BackendRefused` where there is none."""
         kept = record.start["checkpoint"]
         last, whose = newest_files(origin) or (None, None)
@@ -175,7 +179,7 @@ class NodeUploading:
             try:
                 if (found := _newest(theirs.read(whose, "list", there))) is not None:
                     with contextlib.closing(theirs.read(whose, "send", there, str(found[1]))) as sent:
-                        return programs.receive(user, kept["place"], sent, adopt=True)
+                        return programs.receive(user, kept["place"], _unless(given_up, sent), adopt=True)
             except BackendError as error:
                 if not kept["after_uri"]:
                     raise
@@ -214,7 +218,7 @@ class NodeUploading:
 
     def _fetch_from_node(
         self, record: Record, earlier: Earlier, programs: CheckpointPrograms, user: UnixUser | None,
-        given_up: threading.Event | None = None,
+        given_up: threading.Event,
     ) -> BackendError | None:  # fmt: skip
         """Of the node where the job ran last, if that has a newer one than this and answers. Why it was not to be
         had."""
@@ -251,10 +255,10 @@ class NodeUploading:
 
     def _copy(
         self, theirs: CheckpointPrograms, ours: CheckpointPrograms, user: UnixUser | None, there: str, path: str,
-        given_up: threading.Event | None, *step: str,
+        given_up: threading.Event, *step: str,
     ) -> None:  # fmt: skip
         with contextlib.closing(theirs.read(user, "send", there, *step)) as sent:
-            ours.receive(user, path, sent if given_up is None else _unless(given_up, sent))
+            ours.receive(user, path, _unless(given_up, sent))
 
     def _is_here(self, record: Record) -> bool:
         return self._here is not None and record.start["node"] == self._here.node

@@ -266,7 +266,7 @@ class JobReconciler:
         later = prefetch.due(seen)
         if later is not None:
             plan = replace(plan, wake=later if plan.wake is None else min(later, plan.wake))
-        if told is None and job.status.prefetch is not None:
+        if told is None:
             backend.give_up(job.uid)
         if told == plan.status.prefetch:
             return plan
@@ -402,8 +402,6 @@ class JobReconciler:
             return After(min(left))
         for backend in backends:
             for uid in uids:
-                if isinstance(backend, Prefetches):
-                    backend.give_up(uid)
                 backend.purge(uid)
         for uid in uids:
             self._forget(job, uid)

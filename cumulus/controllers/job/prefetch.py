@@ -43,7 +43,8 @@ def wanted(view: View) -> Mapping[int, str] | None:
     for replica in range(job.spec.replicas):
         nodes = {_node(partition, view.now) for partition in shares_of(held, replica)}
         node = nodes.pop() if len(nodes) == 1 else ""
-        if node and last is not None and node != _node_of(last, replica):
+        # Where a replica ran last, its files are in the same directory, and may be in use.
+        if node and last is not None and node not in (last.nodes or (last.node,)):
             found[replica] = node
     return found
 
@@ -71,10 +72,6 @@ def _node(partition: GPUPartition, now: datetime) -> str:
     return promise.node if promise is not None and _left(promise.start_by, now) <= HORIZON else ""
 
 
-def _node_of(attempt: Attempt, replica: int) -> str:
-    return attempt.nodes[replica] if replica < len(attempt.nodes) else attempt.node
-
-
 def told(attempt: int, found: Sequence[Prefetched]) -> PrefetchedCheckpoint | None:
     """What the job's status says of them."""
     if not found:
@@ -84,7 +81,7 @@ def told(attempt: int, found: Sequence[Prefetched]) -> PrefetchedCheckpoint | No
     return PrefetchedCheckpoint(
         attempt=attempt,
         nodes=tuple(dict.fromkeys(each.node for each in found)),
-        state="Failed" if failed is not None else "Ready" if all(each.done for each in found) else "Fetching",
+        state="Failed" if failed is not None else "Arrived" if all(each.done for each in found) else "Fetching",
         step=max(steps, default=None),
         message="" if failed is None else truncate(failed.problem),
     )

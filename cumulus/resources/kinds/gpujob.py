@@ -155,7 +155,7 @@ def prefetched(job: Document) -> str:
     if not found:
         return ""
     step, nodes = found.get("step"), ", ".join(found.get("nodes") or ())
-    if found.get("state") == "Ready":
+    if found.get("state") == "Arrived":
         return f"step {step} is on {nodes}" if step is not None else f"{nodes} needs nothing"
     if found.get("state") == "Failed":
         return f"not to {nodes}: {found.get('message')}; the start tries it again"

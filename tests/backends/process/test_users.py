@@ -329,6 +329,22 @@ class TestPurge:
         assert not place.exists()
         assert os.listdir(bed.root / layout.TRASH) == []
 
+    def test_a_checkpoint_that_came_ahead_goes_with_the_job_though_that_never_ran_here(
+        self, bed: ProcessBed, users: tuple[User, User]
+    ) -> None:
+        user = users[0]
+        work = bed.work("true", checkpoint_path="saved", checkpointing=Checkpointing(), **of(user))
+        place, whose = bed.backend.make_place(work)
+        assert whose is not None
+        assert (whose.uid, Path(place).is_relative_to(files(bed, user, work))) == (user.uid, True)
+        Path(place).mkdir(parents=True)
+        for path in (Path(place), *list(Path(place).parents)[:2]):
+            os.chown(path, user.uid, user.gid)
+        bed.backend.purge(work.job_uid)
+        assert not files(bed, user, work).exists()
+        with pytest.raises(BackendRefused, match="deleted"):
+            bed.backend.make_place(work)
+
     def test_files_that_are_not_deleted_in_time_are_waited_for_once(
         self, bed: ProcessBed, users: tuple[User, User], monkeypatch: pytest.MonkeyPatch
     ) -> None:
