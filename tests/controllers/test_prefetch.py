@@ -57,6 +57,10 @@ def test_where_it_is_brought(phase: PartitionPhase, node: str, promise: float | 
         for change in ({"suspend": True}, {"checkpoint": None}):
             other = job.replace(spec=job.spec.model_copy(update=change))
             assert prefetch.wanted(replace(view, job=other)) == {}
+        # Another replica ran there, in the same directory.
+        both = job.status.attempts[0].model_copy(update={"nodes": ("n", "m")})
+        shared = job.status.model_copy(update={"attempts": (both, job.status.attempts[1])})
+        assert prefetch.wanted(replace(view, job=job.replace(status=shared))) == {}
         nothing = job.replace(status=job.status.model_copy(update={"checkpoint": None}))
         assert prefetch.wanted(replace(view, job=nothing)) == {}
 
