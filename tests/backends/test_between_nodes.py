@@ -222,7 +222,7 @@ def ahead(two: Two, attempt: int, node: str, saved: str = "t") -> Prefetched:
 
 def test_it_comes_ahead_to_the_node_that_the_queue_chose(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     place = str(two.there)
-    monkeypatch.setattr("cumulus.backends.swarm.backend.noted", lambda work: {**noted(work), "place": place})
+    monkeypatch.setattr(backend, "noted", lambda work: {**noted(work), "place": place})
     two.backend.start(first := two.work("save(5)\n", 1, NODE))
     two.said(first)
     eventually(lambda: ahead(two, 2, "gpu-1") == Prefetched("gpu-1", 5, done=True))
@@ -231,6 +231,20 @@ def test_it_comes_ahead_to_the_node_that_the_queue_chose(two: Two, monkeypatch: 
     monkeypatch.setattr(CheckpointPrograms, "receive", lambda *_: pytest.fail("it was there"))
     two.fetch_there(2)
     assert two.swarm._records.ahead(first.job_uid) == [("gpu-1", os.geteuid())]
+
+
+def test_what_came_ahead_to_a_node_goes_with_the_job_though_that_never_ran_there(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, gone = str(two.there), list[tuple[int, str]]()
+    monkeypatch.setattr(backend, "noted", lambda work: {**noted(work), "place": place})
+    monkeypatch.setattr(ShellEngine, "remove_program", lambda self, uid, job: gone.append((uid, job)))
+    two.backend.start(first := two.work("save(5)\n", 1, NODE))
+    two.said(first)
+    eventually(lambda: ahead(two, 2, "gpu-1").done)
+    two.backend.purge(first.job_uid)
+    assert gone == [(os.geteuid(), first.job_uid)]
+    assert two.swarm._records.ahead(first.job_uid) == []
 
 
 def test_it_comes_ahead_to_this_machine_too(two: Two) -> None:
