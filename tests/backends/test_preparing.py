@@ -6,7 +6,7 @@ import threading
 
 from structlog.contextvars import bound_contextvars, get_contextvars
 
-from cumulus.backends.swarm.preparing import Preparing
+from cumulus.backends.preparing import Preparing
 from tests.waiting import PATIENCE
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -69,7 +71,9 @@ class Prefetching:
                 known.gone.set()
             one = self._known[job_uid, replica] = _One(job_uid, node, wanted)
             self._under_way.add(one)
-        threading.Thread(target=self._do, args=(one, work, ended), name=f"prefetch-{node}"[:40], daemon=True).start()
+        # With the context of who asks: what is logged there says of which reconcile it is.
+        run = partial(copy_context().run, self._do, one, work, ended)
+        threading.Thread(target=run, name=f"prefetch-{node}"[:40], daemon=True).start()
         return Prefetched(node)
 
     @contextmanager
