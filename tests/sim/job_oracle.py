@@ -10,7 +10,7 @@ from cumulus.testing.backend import _Run
 from tests.sim.maker_oracle import MakerOracle, maker_of
 from tests.sim.parts import failed_itself
 from tests.sim.queue_oracle import QueueOracle
-from tests.sim.truth import Doc, Violation, owner_of, run_name
+from tests.sim.truth import Doc, Violation, finished, owner_of, run_name
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
@@ -51,6 +51,8 @@ class JobOracle:
             self.suspended[uid] = sim.now()
         if type == ADDED and maker_of(document):
             self._makers.job_made(document)
+        if maker_of(document) and (type == DELETED or finished(document)):
+            self._makers.job_over(document)
         if sim.stack and document["spec"] != sim.model.specs.get(uid):
             raise Violation("lost change", f"{sim.who()} wrote a spec of {name} that nobody asked for")
         if type == DELETED:

@@ -120,13 +120,6 @@ SUSPENDED_BEFORE_START = a_schedule(
 )  # fmt: skip
 """A held-up daemon starts the rest of a gang that people suspended meanwhile: its end is wanted."""
 
-NOTHING_WRONG = {
-    "renewed-then-held": RENEWED_THEN_HELD,
-    "held-in-turn": HELD_IN_TURN,
-    "suspended-before-start": SUSPENDED_BEFORE_START,
-}
-"""Where the simulation itself once went wrong."""
-
 LATE_RENEWAL = a_schedule(Fault(19.078, "late", call="store.write update Lease", when="after", seconds=4.2), seed=0)
 """The answer to a renewal comes when the term is over: that term is not led again."""
 
@@ -335,11 +328,22 @@ FAILING_SWEEP = replace(
 """An array of which every job fails."""
 
 
-def by_a_schedule(policy: str, seconds: float, *parts: Action | Fault) -> Schedule:
+CHANGED_IN_AN_ARRAY = shared(
+    action(
+        0.01, "array", "a0", Program(seconds=5.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0,
+        replicas=1, memory="0.5", indexes="0-3", parallelism=1, kept=100, user="ann", checkpoint=True,
+    ),
+    Action(12.0, "change", "a0-2", (("park", True),)),
+    Action(14.0, "change", "a0-2", (("park", False),)),
+)  # fmt: skip
+"""People park a job that an array has made for them, and bring it back: the array's jobs change by no other hand."""
+
+
+def by_a_schedule(policy: str, seconds: float, *parts: Action | Fault, **fields: object) -> Schedule:
     return shared(
         action(
             1.0, "cron", "c0", Program(seconds=seconds), backoff="1s", count=1, duration=600.0, limit=0, priority=0,
-            replicas=1, memory="0.25", minutes=(1, 2), policy=policy, user="ann",
+            replicas=1, memory="0.25", minutes=(1, 2), policy=policy, user="ann", **fields,
         ),
         *parts,
     )  # fmt: skip
@@ -349,6 +353,16 @@ CRASH_AT_ITS_TIME = by_a_schedule(
     "Allow", 2.0, Fault(119.0, "crash", call="store.write status GPUCronJob", when="after", seconds=1.0)
 )
 """The daemon dies just after a job that was due is written."""
+
+LEFT_OUT = by_a_schedule("Forbid", 70.0, deadline=10)
+"""The job of the first minute goes on until the second one's deadline is over: that one is left out, and an event
+says so."""
+
+LEFT_OUT_BY_A_CLOCK = replace(LEFT_OUT, skews=(7.5, 0.0))
+"""The same by a daemon whose clock is ahead."""
+
+JUST_IN_TIME = by_a_schedule("Forbid", 70.0, deadline=40)
+"""The job of the first minute ends before the second one's deadline: that one is made then."""
 
 IN_TURN = shared(
     action(0.0, "queue", "qa", turns={"length": "10s"}),
@@ -367,6 +381,16 @@ IDLE_BEFORE = shared(
     job("first", 80.0, Program(seconds=30.0), memory="0.5", idle="Release", idle_after=20.0),
 )
 """A device did nothing for a while before a job came, and then works."""
+
+NOTHING_WRONG = {
+    "renewed-then-held": RENEWED_THEN_HELD,
+    "held-in-turn": HELD_IN_TURN,
+    "suspended-before-start": SUSPENDED_BEFORE_START,
+    "changed-in-an-array": CHANGED_IN_AN_ARRAY,
+    "left-out": LEFT_OUT,
+    "left-out-by-a-clock": LEFT_OUT_BY_A_CLOCK,
+}
+"""Where the simulation itself once went wrong."""
 
 FOUND: dict[str, tuple[Schedule, str]] = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
@@ -409,6 +433,8 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "cron-in-two-transactions": (CRASH_AT_ITS_TIME, "not at rest"),
     "cron-forbids-nothing": (by_a_schedule("Forbid", 70.0), "cron"),
     "cron-replaces-nothing": (by_a_schedule("Replace", 70.0), "cron"),
+    "left-out-too-early": (JUST_IN_TIME, "cron"),
+    "left-out-in-silence": (LEFT_OUT, "not at rest"),
     "turn-at-once": (IN_TURN, "turn"),
     "turn-for-nobody": (ALONE, "turn"),
     "idle-before-it-came": (IDLE_BEFORE, "harm"),

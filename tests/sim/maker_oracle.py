@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from cumulus.clock import parse_timestamp
 from cumulus.resources import index_ranges
 from cumulus.resources.job_array import INDEX
 from cumulus.store.codec import DELETED
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
 MAKERS = ("GPUJobArray", "GPUCronJob")
+
+INFORMER_SECONDS = 2.0
+"""How late an informer that is late by chance may show that a job is over."""
 
 
 def maker_of(job: Doc) -> str:
@@ -31,6 +35,11 @@ class MakerOracle:
         self._docs = docs
         self.made: defaultdict[str, dict[int, str]] = defaultdict(dict)
         """uid of an array or cron job -> index, or minute -> uid of its job."""
+        self._began: dict[str, float] = {}
+        self._over: dict[str, float] = {}
+        """uid of a job of these -> when it was made, and when it was over or gone."""
+        self.left_out: defaultdict[str, set[int]] = defaultdict(set)
+        """uid of a cron job -> the minutes whose jobs are said to be left out."""
         self._makers: dict[str, Doc] = {}
         self._new: list[str] = []
         """Cron jobs of which a job was made in the transaction that is being looked at."""
@@ -45,6 +54,9 @@ class MakerOracle:
         if document["kind"] == "GPUJobArray" and old is not None and old.get("status") != document.get("status"):
             self._sim.note(f"{document['metadata']['name']}: {_line(document.get('status') or {})}")
             self._summary(document, old.get("status") or {}, document.get("status") or {})
+        missed = (document.get("status") or {}).get("missedTime")
+        if missed and missed != ((old or {}).get("status") or {}).get("missedTime"):
+            self._left_out(document, int(parse_timestamp(missed).timestamp()) // 60)
 
     def job_made(self, job: Doc) -> None:
         """One of them made a job, just now: as its template says, once, and not too many at once."""
@@ -55,6 +67,7 @@ class MakerOracle:
             raise Violation("made twice", f"{name} is made, and was before")
         others = [uid for uid in mine.values() if self._lives(uid)]
         mine[key] = job["metadata"]["uid"]
+        self._began[mine[key]] = self._sim.now()
         self._check_spec(maker, job, key)
         if maker["kind"] == "GPUJobArray":
             if len(others) >= maker["spec"].get("parallelism", 10):
@@ -70,6 +83,34 @@ class MakerOracle:
             raise Violation("cron", f"{name} is made at {self._sim.now():.1f}, and due at {due:g}")
         if maker["spec"].get("concurrencyPolicy") == "Forbid" and others:
             raise Violation("cron", f"{name} is made while another one is not over")
+
+    def job_over(self, job: Doc) -> None:
+        """A job that one of them made ended or went, just now or before."""
+        self._over.setdefault(job["metadata"]["uid"], self._sim.now())
+
+    def _left_out(self, cron: Doc, minute: int) -> None:
+        """It says that no job is made for that minute: its deadline is over. Without faults, and where nobody
+        paused it, another of its jobs was in the way until then."""
+        sim, uid, name = self._sim, cron["metadata"]["uid"], f"{cron['metadata']['name']}-{minute}"
+        self.left_out[uid].add(minute)
+        deadline = cron["spec"].get("startingDeadlineSeconds")
+        if deadline is None:
+            raise Violation("cron", f"{name} is left out, and has no deadline")
+        if minute in self.made[uid]:
+            raise Violation("cron", f"{name} is left out, and was made")
+        due = minute * 60 - sim.epoch
+        if sim.now() < due + deadline - clocks_wrong(sim) - 0.01:
+            raise Violation("cron", f"{name} is left out at {sim.now():.1f}, and may be made until {due + deadline:g}")
+        if sim.schedule.faults or paused(cron["metadata"]["name"], sim):
+            return
+        due -= sim.stack[-1].clock.offset
+        late = INFORMER_SECONDS if sim.schedule.sluggish else 0.01
+        in_the_way = cron["spec"].get("concurrencyPolicy") == "Forbid" and any(
+            self._began[job] <= due and self._over.get(job, sim.now()) >= due + deadline - late
+            for job in self.made[uid].values()
+        )
+        if not in_the_way:
+            raise Violation("cron", f"{name} is left out, and nothing was in its way until {due + deadline:g}")
 
     def all_committed(self) -> None:
         """The transaction is over: what a job takes the place of is on its way out."""
@@ -121,6 +162,11 @@ class MakerOracle:
         phase = ("Failed" if failed else "Succeeded") if over else None
         if (phase or status["phase"]) != status["phase"] or (phase is None and status["phase"] in _OVER):
             raise Violation("array", f"{name} is {status['phase']}: {_line(status)}")
+
+
+def paused(name: str, sim: Simulation) -> bool:
+    """Whether people suspend that cron job for a while."""
+    return any(action.name == name and action.verb == "adjust" for action in sim.schedule.actions)
 
 
 def indexes_of(text: str) -> frozenset[int]:

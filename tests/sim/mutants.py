@@ -314,6 +314,14 @@ MUTANTS = (
         cron_plan.plan, "if spec.concurrency_policy is ConcurrencyPolicy.REPLACE:", "if False:", kind="shared",
     ),
     Mutant(
+        "left-out-too-early", "a job by a schedule is left out before its deadline is over",
+        cron_plan._since, "timedelta(seconds=deadline)", "timedelta(seconds=deadline / 4)", kind="shared",
+    ),
+    Mutant(
+        "left-out-in-silence", "nobody is told that a job by a schedule is left out",
+        cron_plan.plan, "told=((EventReason.MISS_SCHEDULE, message),)", "told=()", kind="shared",
+    ),
+    Mutant(
         "turn-at-once", "a turn is over as soon as somebody waits",
         job.JobReconciler._turn, "had >= length and ", "", kind="shared",
     ),

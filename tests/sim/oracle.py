@@ -109,6 +109,10 @@ class Oracle:
             if "Pending" in phases.values():
                 raise Violation("gang", f"only a part of a gang was bound: {phases}")
 
+    def was_told(self, uid: str, reason: str) -> bool:
+        """Whether an event with that reason was written of that object."""
+        return (uid, reason) in self._told
+
     def granted(self, node: SimLeases, lease: Lease, seconds: float) -> None:
         """The node granted a lease, just now."""
         sim, place = self._sim, (node.name, lease.device)

@@ -60,7 +60,8 @@ class Model:
         self.dropped: set[str] = set()
         """uids of jobs of arrays that people deleted."""
         self.specs: dict[str, dict[str, Any]] = {}
-        """uid -> spec, of everything that people ever made."""
+        """uid -> spec, of everything that people ever made and of jobs that were made for them, as they changed it
+        last."""
         self.foreign = 0
         self.overused: set[str] = set()
         """uids of jobs whose programs took more than was leased, if they had a lease: their end depends on when."""
@@ -118,9 +119,10 @@ class Model:
         if job.deleting:
             return "is being deleted"
         made = self._client.update(job.replace(spec=job.spec.model_copy(update=fields)))
+        self.specs[made.uid] = _spec(made)
         wanted = self.jobs.get(action.name)
-        if wanted is not None:
-            wanted.spec = self.specs[made.uid] = _spec(made)
+        if wanted is not None and wanted.uid == made.uid:
+            wanted.spec = self.specs[made.uid]
         return str(fields)
 
     def _delete(self, action: Action, fields: dict[str, Any]) -> str:
