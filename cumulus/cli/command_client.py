@@ -18,6 +18,7 @@ Whatever goes wrong before GO, the command is run here as if there were no serve
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` without its enums
 import _socket
 import os
 import sys
@@ -142,10 +143,12 @@ def _begun(home: str, arguments: list[str], patience: float) -> _socket.socket |
             request = _request(arguments)
             connection.sendall(len(request).to_bytes(4, "big") + request)
             if connection.recv(1) == READY:
+                _hold_stop(held=True)
                 _go(connection)
                 connection.settimeout(None)
                 return connection
     except OSError:
+        _hold_stop(held=False)
         connection.close()
         raise
     connection.close()
@@ -190,6 +193,11 @@ def _go(connection: _socket.socket) -> None:
         os.close(directory)
 
 
+def _hold_stop(*, held: bool) -> None:
+    """A Ctrl-Z between GO and `_follow` would stop this process, and the command would go on: it waits for that."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK if held else _signal.SIG_UNBLOCK, (_signal.SIGTSTP,))
+
+
 def _follow(connection: _socket.socket) -> int:
     """Pass signals on until the command has ended; its exit code. Ends by the signal that the command ended by."""
     # Only now, while the server is at work.
@@ -212,6 +220,7 @@ def _follow(connection: _socket.socket) -> int:
         # What was ignored from the start (nohup) stays so.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, pause if number == signal.SIGTSTP else pass_on)
+    _hold_stop(held=False)
     status = _end(connection)
     if status is None:
         from cumulus.cli import terminal

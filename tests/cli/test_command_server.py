@@ -156,9 +156,9 @@ def clients() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Served commands that go on."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    def start(*arguments: str, command: list[str] = SERVED, **options: Any) -> subprocess.Popen[bytes]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen([*SERVED, *arguments], **pipes, **options))
+        started.append(subprocess.Popen([*command, *arguments], **pipes, **options))
         return started[-1]
 
     yield start
@@ -384,6 +384,29 @@ def test_stopping_and_continuing(
     # And where it gets the next one while it cleans up, it ends by the signal itself.
     interrupted = (130, -signal.SIGINT)
     eventually(lambda: client.send_signal(signal.SIGINT) or client.poll() in interrupted, what="both are interrupted")
+
+
+SLOW_TO_FOLLOW = """
+import sys, time
+from cumulus.cli import command_client
+follow = command_client._follow
+command_client._follow = lambda connection: (time.sleep(1), follow(connection))[1]
+sys.exit(command_client.main())
+"""
+
+
+def test_a_stop_before_signals_are_passed_on_waits_until_they_are(
+    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    store.create(job("a"))
+    command = [sys.executable, "-P", "-c", SLOW_TO_FOLLOW]
+    client = clients("get", "jobs", "-w", "-o", "name", command=command, process_group=0)
+    pid = server.command()
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"gpujob.cumulus.dev/a\n"
+    client.send_signal(signal.SIGTSTP)
+    eventually(lambda: state(pid) == state(client.pid) == "T", what="both are stopped")
+    client.send_signal(signal.SIGCONT)
 
 
 def test_many_at_once_leave_nothing(server: Server, store: SqliteStore) -> None:
