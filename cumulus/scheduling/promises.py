@@ -166,11 +166,14 @@ class Promises:
             return self._keep_from(gang, *found)
         new = self._keep_from(gang, *found)
         start_by = self._start_by(found[0])
-        before = self._moved.get(gang.name)
-        cause = before.cause if before is not None and gang.promised is not None and start_by > gang.promised else None
-        self._moved[gang.name] = Moved(gang, start_by, _places(gang, found[1]), cause)
+        self._moved[gang.name] = Moved(gang, start_by, _places(gang, found[1]), self._still_late(gang, start_by))
         self.unsettled = True
         return new
+
+    def _still_late(self, gang: Gang, start_by: datetime) -> Reason | None:
+        """Why the gang starts later than it was promised, where this cycle has moved it before and it still does."""
+        before = self._moved.get(gang.name)
+        return before.cause if before is not None and gang.promised is not None and start_by > gang.promised else None
 
     def give(self, gang: Gang, start: int, seats: Sequence[Seat], taken: Sequence[tuple[str, Place]]) -> None:
         """Promise a gang the start that has just been reserved for it, where nothing speaks against it."""
@@ -195,7 +198,8 @@ class Promises:
         kept = self._kept[gang.name] = _kept(gang, start, seats)
         for slot, memory, compute in seats:
             self._availability.reserve(slot, start, kept.end - start, memory, compute, gang.name)
-        self._moved[gang.name] = Moved(gang, self._start_by(start), _places(gang, seats))
+        start_by = self._start_by(start)
+        self._moved[gang.name] = Moved(gang, start_by, _places(gang, seats), self._still_late(gang, start_by))
         self.unsettled = True
         return True
 

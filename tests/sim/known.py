@@ -305,6 +305,43 @@ HELD_MEANWHILE = shared(
 )
 """A device is held for nobody, so that a promise has to move, and people are told."""
 
+HELD_FOR_NOBODY: dict[str, Any] = {"nodes": ("node-1",), "for": {}}
+
+HELD_FROM_ITS_OWN = shared(
+    *TWO_QUEUES,
+    action(0.0, "reserve", "r0", start=20.0, duration="10s", **HELD_FOR_NOBODY),
+    job("borrows", 0.1, Program(seconds=2.0), queue="qb", checkpoint=True),
+    job("owns", 0.2, Program(seconds=2.0), queue="qa"),
+    action(5.0, "reserve", "r1", start=22.0, duration="30s", **HELD_FOR_NOBODY),
+)
+"""Devices are held for nobody, so that the promise of a job within its quota has to move, for which others move, too:
+people are told."""
+
+HELD_TWICE = shared(
+    action(0.0, "reserve", "r1", start=22.0, duration="30s", devices=1, **FOR_ANN),
+    job("bobs", 0.1, Program(seconds=2.0), queue="qa", user="bob"),
+    action(1.0, "reserve", "r0", start=14.0, duration="10s", nodes=("node-1",), **{"for": {"queues": ("qa",)}}),
+)
+"""A whole node is held for a queue, and what held a device of it before holds it no more: this is said before a job
+of the queue gets the device."""
+
+HELD_BY_TWO = shared(
+    action(0.0, "reserve", "r0", start=15.0, duration="30s", nodes=("node-1",), **FOR_ANN),
+    action(1.0, "reserve", "r1", start=10.0, duration="20s", nodes=("node-1",), **{"for": {"queues": ("qa",)}}),
+    job("anns", 2.0, Program(seconds=2.0), queue="qb", user="ann"),
+    job("bobs", 3.0, Program(seconds=2.0), queue="qa", user="bob"),
+)
+"""A node is held for two at the same time: the first of them has it then."""
+
+HELD_IN_ORDER = shared(
+    action(0.0, "reserve", "r1", start=20.0, duration="20s", devices=1, **FOR_ANN),
+    action(1.0, "reserve", "r0", start=15.0, duration="10s", nodes=("node-1",), **{"for": {"queues": ("qa",)}}),
+    job("anns", 5.0, Program(seconds=2.0), queue="qb", user="ann"),
+)
+"""A whole node is held for one, a device of it for another: who has the whole node goes first."""
+
+NOTHING_WRONG["held-by-two"] = HELD_BY_TWO
+
 SWEEP = shared(
     action(
         0.1, "array", "a0", Program(seconds=1.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0,
@@ -426,6 +463,9 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "renewed-into-a-reservation": (RENEWED_UNTIL_HELD, "reserved"),
     "promise-not-kept": (PROMISED, "promise"),
     "moved-in-silence": (HELD_MEANWHILE, "promise"),
+    "moved-in-silence-within-a-quota": (HELD_FROM_ITS_OWN, "promise"),
+    "held-in-silence": (HELD_TWICE, "reserved"),
+    "first-come-holds": (HELD_IN_ORDER, "reserved"),
     "forgotten-index-runs-again": (SWEEP, "array"),
     "deleted-index-runs-again": (DROPPED, "made twice"),
     "more-than-parallelism": (DROPPED, "array"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.controllers.array import plan as array_plan
+from cumulus.controllers.binding import controller as binding
 from cumulus.controllers.binding import promised
 from cumulus.controllers.cron import controller as cron
 from cumulus.controllers.cron import plan as cron_plan
@@ -282,6 +283,25 @@ MUTANTS = (
     Mutant(
         "moved-in-silence", "nobody is told that a promise moved later",
         promised.tell_of_late, "if one.cause is None:", "if True:", kind="shared",
+    ),
+    Mutant(
+        "moved-in-silence-within-a-quota", "why a promise moved is forgotten where others move for that one",
+        promises.Promises.take_back, "self._still_late(gang, start_by)", "None", kind="shared",
+    ),
+    Mutant(
+        "held-in-silence", "what reservations hold is written after others got what they held before",
+        binding.BindingReconciler.reconcile,
+        "    if not self._hold(planned):\n"
+        "        return After(VISIBLE_WITHIN)\n"
+        "    bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))\n",
+        "    bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))\n"
+        "    if not self._hold(planned):\n"
+        "        return After(VISIBLE_WITHIN)\n",
+        kind="shared",
+    ),
+    Mutant(
+        "first-come-holds", "what holds a device goes before what holds its whole node, if it was there first",
+        windows._order, "spec.devices is not None, ", "", kind="shared",
     ),
     Mutant(
         "forgotten-index-runs-again", "an index whose job is not kept is taken for one that had none",

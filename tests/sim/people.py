@@ -178,7 +178,11 @@ class Model:
 
     def _adjust(self, action: Action, fields: dict[str, Any]) -> str:
         """Change an array or a cron job."""
-        made = self._client.get(self._others[action.name], NAMESPACE, action.name)
+        model = self._others.get(action.name)
+        if model is None:
+            # Who shrinks a schedule left out what makes it.
+            return "was never made"
+        made = self._client.get(model, NAMESPACE, action.name)
         if made.deleting:
             return "is being deleted"
         spec = made.spec.model_copy(update=fields)  # type: ignore[attr-defined]

@@ -195,21 +195,26 @@ class QueueOracle:
     # Reservations.
 
     def _check_reserved(self, document: Doc) -> None:
-        """A share was bound: it does not reach into a time for which its device is held for others."""
+        """A share was bound: it does not reach into a time for which its device is held for others. Where several
+        hold a device at the same time, it is held by the first of them alone."""
         sim, status = self._sim, document["status"]
         now, wrong = sim.now(), clocks_wrong(sim)
         ends = now + parse_duration(document["spec"]["duration"])
         place = (status["node"], status["device"])
-        for held in self._reservations.values():
+        before: list[tuple[float, float]] = []
+        for held in sorted(self._reservations.values(), key=_rank):
             chosen = {(each["node"], each["device"]) for each in (held.get("status") or {}).get("devices") or ()}
-            if place not in chosen or self._admits(held, document):
+            if place not in chosen:
                 continue
             start = moment(held["spec"]["start"], sim)
             end = start + parse_duration(held["spec"]["duration"])
-            if start < ends - wrong and now < end - wrong:
-                bound = f"{document['metadata']['name']} is bound to {place} until {ends:.0f}"
-                other = f"{held['metadata']['name']} from {start:.0f} to {end:.0f}"
-                raise Violation("reserved", f"{bound}, which is held by {other}")
+            if not self._admits(held, document):
+                for since, until in _without((start, end), before):
+                    if since < ends - wrong and now < until - wrong:
+                        bound = f"{document['metadata']['name']} is bound to {place} until {ends:.0f}"
+                        other = f"{held['metadata']['name']} from {since:.0f} to {until:.0f}"
+                        raise Violation("reserved", f"{bound}, which is held by {other}")
+            before.append((start, end))
 
     def renewed(self, uid: str, ends: float) -> None:
         """A lease was renewed, just now."""
@@ -314,6 +319,24 @@ def _yields(job: Doc) -> bool:
     checkpoint = job["spec"].get("checkpoint")
     saves = checkpoint is not None and checkpoint.get("onExpiry") != "Fail"
     return saves or job["spec"].get("preemptible") == "Kill"
+
+
+def _rank(reservation: Doc) -> tuple[bool, bool, str, str]:
+    """The least goes first: what is held for nobody, then whole nodes, then who came first."""
+    spec, meta = reservation["spec"], reservation["metadata"]
+    for_ = spec.get("for") or {}
+    somebody = bool(for_.get("users") or for_.get("queues"))
+    return somebody, spec.get("devices") is not None, meta["creationTimestamp"], meta["name"]
+
+
+def _without(time: tuple[float, float], others: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """What is left of a time."""
+    left = [time]
+    for begin, end in others:
+        left = [
+            (a, b) for since, until in left for a, b in ((since, min(until, begin)), (max(since, end), until)) if a < b
+        ]
+    return left
 
 
 def _status(document: Doc) -> Doc:

@@ -125,11 +125,13 @@ class BindingReconciler:
         unplaced, refusals, young = self._place(snapshot, cycle)
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
+        # What is held is said before anybody is bound by it. Where that changed meanwhile, the cycle was of another view.
+        if not self._hold(planned):
+            return After(VISIBLE_WITHIN)
         bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))
         self._placed(cycle.bindings, refusals, snapshot.now)
         told = self._refuse(unplaced, cycle.promises.moved)
         told = self._reclaim.write(cycle.victims, snapshot) and told
-        told = self._hold(planned) and told
         if not (bound and told) or cycle.promises.unsettled:
             # The change that made it stale need not be one that wakes this controller, as that of a label.
             return After(VISIBLE_WITHIN)
