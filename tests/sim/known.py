@@ -340,8 +340,6 @@ HELD_IN_ORDER = shared(
 )
 """A whole node is held for one, a device of it for another: who has the whole node goes first."""
 
-NOTHING_WRONG["held-by-two"] = HELD_BY_TWO
-
 SWEEP = shared(
     action(
         0.1, "array", "a0", Program(seconds=1.0), backoff="1s", count=1, duration=600.0, limit=0, priority=0,
@@ -426,6 +424,7 @@ NOTHING_WRONG = {
     "changed-in-an-array": CHANGED_IN_AN_ARRAY,
     "left-out": LEFT_OUT,
     "left-out-by-a-clock": LEFT_OUT_BY_A_CLOCK,
+    "held-by-two": HELD_BY_TWO,
 }
 """Where the simulation itself once went wrong."""
 
