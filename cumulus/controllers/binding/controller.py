@@ -125,7 +125,7 @@ class BindingReconciler:
         unplaced, refusals, young = self._place(snapshot, cycle)
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
-        # What is held is said before anybody is bound by it. Where that changed meanwhile, this cycle saw what was before.
+        # What is held is said before anybody is bound by it. Where that changed meanwhile, this cycle looked too early.
         if not self._hold(planned):
             return After(VISIBLE_WITHIN)
         bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))
