@@ -206,7 +206,9 @@ class GPUPartitionStatus(Model):
     )
     parked: Parked | None = Field(None, description="Its program in main memory; the last time, where that is over.")
     park_asked: int | None = Field(
-        None, description="The generation of the spec for whose wish to be parked its node was asked last."
+        None,
+        description="The generation of the spec at which its node was asked to park its program, or was still at it; "
+        "none once nobody wants it parked, and it runs.",
     )
     park_refused: int | None = Field(
         None, description="The generation of the spec whose wish to be parked its node has refused."

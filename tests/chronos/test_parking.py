@@ -461,6 +461,29 @@ def test_a_program_that_does_not_come_back_ends_its_lease_and_disproves_its_fram
     assert any("is lost" in line for line in node.said)
 
 
+def test_a_program_that_dies_while_it_is_brought_back_is_lost_and_disproves_nothing(
+    node: ParkingNode, tmp_path: Path
+) -> None:
+    """Its end alone would be taken for its own failure."""
+    _, [pid] = node.lease("a", GIB)
+    node.park()
+    asked, gone = tmp_path / "asked", tmp_path / "gone"
+    node.cuda.script(f"touch restore {pid} {asked}", f"wait restore {pid} {gone}", f"code restore {pid} 304")
+
+    def die() -> None:
+        eventually(asked.exists)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: processes.is_gone(pid))
+        gone.touch()
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    found = node.unpark()
+    thread.join()
+    assert found.end_reason is EndReason.UNPARK_FAILED
+    assert all(each.holds for each in node.ledger.parking().proofs)
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_an_unlock_that_does_not_succeed_yet_loses_nothing(node: ParkingNode, back: bool) -> None:
     """As where the call of a monitor that was killed is still being done."""

@@ -11,9 +11,10 @@ from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.clock import timestamp
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.controllers.partition.plan import ENDING_POLL, Answer, GrantRefused, NodeGone, Unreachable
-from cumulus.controllers.partition_facts import over_by_time
+from cumulus.controllers.partition_facts import latest_end, over_by_time
 from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.meta import ATTEMPT_LABEL, ObjectMeta, condition
+from cumulus.resources.parking import Parked, ParkRequest
 from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionStatus, PartitionPhase, Renewal
 from tests.controllers.objects import a_job, a_partition
 
@@ -203,3 +204,54 @@ def test_over_by_time_only_after_end_grace_and_margin() -> None:
     ends = partition.replace(status=partition.status.model_copy(update={"expires_at": timestamp(NOW)}))
     assert not over_by_time(ends, NOW + timedelta(seconds=70), 60)
     assert over_by_time(ends, NOW + timedelta(seconds=71), 60)
+
+
+WISH = ParkRequest(reason="Requested", duration="24h")
+TAKEN_BACK = WISH.model_copy(update={"back_since": timestamp(NOW)})
+IN_MEMORY = Parked(since=timestamp(NOW), until=timestamp(NOW))
+SEEN = {"observed_generation": 1}
+
+
+@pytest.mark.parametrize(
+    ("phase", "spec", "status", "hours"),
+    [
+        pytest.param(ACTIVE, {}, {}, 0, id="its end"),
+        pytest.param(ACTIVE, {"park": WISH}, {}, 24, id="it may have been parked"),
+        pytest.param(ACTIVE, {"park": WISH}, {"park_refused": 1}, 0, id="its node refused to"),
+        pytest.param(ACTIVE, {"park": TAKEN_BACK}, {}, 24, id="the wish was taken back, and nobody has seen it since"),
+        pytest.param(ACTIVE, {"park": TAKEN_BACK}, {**SEEN, "park_asked": 1}, 24, id="its node was at it still"),
+        pytest.param(ACTIVE, {"park": TAKEN_BACK}, SEEN, 0, id="taken back, and it was seen to run"),
+        pytest.param(PARKED, {"park": WISH}, {"parked": IN_MEMORY}, 0, id="parked: to the end of its time there"),
+        pytest.param(UNPARKING, {}, {"parked": IN_MEMORY}, 1, id="its node may have brought it back"),
+        pytest.param(
+            UNPARKING, {}, {"parked": IN_MEMORY.model_copy(update={"until": timestamp(NOW + timedelta(hours=9))})}, 0,
+            id="its node said when the new lease ends",
+        ),
+        pytest.param(ACTIVE, {"until": timestamp(NOW + timedelta(hours=3))}, {}, 3, id="it may have been extended"),
+    ],
+)  # fmt: skip
+def test_the_latest_end_counts_what_its_node_may_have_been_asked_for(
+    phase: PartitionPhase, spec: dict[str, object], status: dict[str, object], hours: float
+) -> None:
+    partition = stored(phase, duration="1h", **spec)
+    update = {"expires_at": timestamp(NOW), **status}
+    partition = partition.replace(status=partition.status.model_copy(update=update))
+    assert latest_end(partition) == NOW + timedelta(hours=hours)
+
+
+def test_a_wish_to_be_parked_is_over_once_its_node_is_not_at_it() -> None:
+    at_it, runs = replace(LIVES, state=LeaseState.PARKING), LIVES
+    asked = [
+        partition_plan.plan(stored(ACTIVE, park=park), lease, releasing=False, now=NOW).status.park_asked
+        for park, lease in ((WISH, at_it), (WISH, runs), (TAKEN_BACK, at_it), (TAKEN_BACK, runs))
+    ]
+    assert asked == [1, 1, 1, None]
+
+
+def test_what_waits_in_memory_again_has_the_end_that_its_node_says() -> None:
+    share = stored(UNPARKING)
+    share = share.replace(status=share.status.model_copy(update={"parked": IN_MEMORY, "expires_at": timestamp(NOW)}))
+    status = partition_plan.plan(share, replace(LIVES, state=LeaseState.PARKED), releasing=False, now=NOW).status
+    assert (status.phase, status.expires_at, status.fencing_token) == (UNPARKING, LIVES.expires_at, 3)
+    assert status.parked is not None
+    assert status.parked.until == LIVES.expires_at

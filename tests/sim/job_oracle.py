@@ -122,7 +122,7 @@ class JobOracle:
             )
         if reason == "Preempted":
             self._queues.attempt_preempted(self._docs["GPUJob", uid], attempt["number"])
-        if reason == "Overused" and not any(_overused(run) for run in runs):
+        if reason == "Overused" and not any(self._overused(run) for run in runs):
             raise Violation("ahead of the truth", f"{name}: Overused, but no workload of the attempt was")
         if reason == "Error":
             codes = [run.script.exit_code for run in runs if failed_itself(run)]
@@ -135,6 +135,10 @@ class JobOracle:
         return seen.state is State.SUCCEEDED or (
             seen.exit_code == 0 and not self._docs["GPUJob", uid]["spec"].get("checkpoint")
         )
+
+    def _overused(self, run: _Run) -> bool:
+        """Whether it was ended since it held more than it leased, whatever else was to end it by then."""
+        return run.workload.name in self._sim.model.overusers
 
     def _phase(self, document: Doc, before: Doc, status: Doc) -> None:
         sim, meta = self._sim, document["metadata"]
@@ -165,16 +169,11 @@ class JobOracle:
         if phase == "Failed" and not attempts:
             raise Violation("ahead of the truth", f"{name} is Failed without an attempt")
         runs = sim.backend.by_job.get(uid, ())
-        failed = {run.workload.attempt for run in runs if failed_itself(run) or _overused(run)}
+        failed = {run.workload.attempt for run in runs if failed_itself(run) or self._overused(run)}
         if status.get("failures", 0) > len(failed):
             raise Violation(
                 "ahead of the truth", f"{name}: {status.get('failures')} failures, but {len(failed)} attempts failed"
             )
-
-
-def _overused(run: _Run) -> bool:
-    """Whether it was ended since it held more than it leased, or never ran for that."""
-    return run.broken_reason == "Overused" if run.broken else run._stop is not None and run._stop[1] == "Overused"
 
 
 def _job_line(status: Doc) -> str:

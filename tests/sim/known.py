@@ -120,6 +120,21 @@ SUSPENDED_BEFORE_START = a_schedule(
 )  # fmt: skip
 """A held-up daemon starts the rest of a gang that people suspended meanwhile: its end is wanted."""
 
+OVERUSED_BEFORE_START = a_schedule(
+    a_job("early"),
+    Action(1.0, "overuse", "early"),
+    Fault(0.0, "pause", call="chronos.grant", when="after", seconds=15.0),
+)
+"""A lease is there, and no program in it: nothing is overused."""
+
+OVERUSED_IN_GRACE = a_schedule(
+    a_job("held", program=Program(seconds=30.0, stop_seconds=7.0)),
+    Action(5.0, "change", "held", (("suspend", True),)),
+    Action(6.0, "overuse", "held"),
+    Action(30.0, "change", "held", (("suspend", False),)),
+)
+"""A program that was asked to end takes more than it leased, and is killed for that."""
+
 LATE_RENEWAL = a_schedule(Fault(19.078, "late", call="store.write update Lease", when="after", seconds=4.2), seed=0)
 """The answer to a renewal comes when the term is over: that term is not led again."""
 
@@ -167,6 +182,28 @@ PARKED_AND_BACK = replace(
     parking_seconds=4.0,
 )
 """A job is parked, another has its share meanwhile, and it comes back once that has ended."""
+
+FAILED_ONCE_BACK = replace(
+    a_schedule(
+        a_job("parked", limit=1, program=Program(kind="fails", seconds=6.0, fails=1)),
+        Action(2.0, "change", "parked", (("park", True),)),
+        Action(12.0, "change", "parked", (("park", False),)),
+        Fault(15.0, "lag", seconds=20.0),
+    ),
+    parking_seconds=4.0,
+)
+"""A program fails after it came back, before anybody has seen that it is back: it failed, and was not lost."""
+
+CUT_WHILE_PARKED = replace(
+    a_schedule(
+        a_job("parked", checkpoint=True, duration=20.0, program=Program(kind="forever", again=True, seconds=2.0)),
+        Action(2.0, "change", "parked", (("park", True),)),
+        Fault(4.0, "cut", target="node-1", seconds=130.0, amount=3),
+        Action(160.0, "change", "parked", (("park", False),)),
+    ),
+    parking_seconds=4.0,
+)
+"""A node is cut off while it parks a program, which then waits in main memory far beyond the end of its lease."""
 
 LONG_PARKED = a_schedule(
     a_job("parked", memory="1.0", program=Program(seconds=6.0)),
@@ -418,6 +455,8 @@ IDLE_BEFORE = shared(
 """A device did nothing for a while before a job came, and then works."""
 
 NOTHING_WRONG = {
+    "overused-before-start": OVERUSED_BEFORE_START,
+    "overused-in-grace": OVERUSED_IN_GRACE,
     "renewed-then-held": RENEWED_THEN_HELD,
     "held-in-turn": HELD_IN_TURN,
     "suspended-before-start": SUSPENDED_BEFORE_START,
@@ -441,6 +480,8 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "finalizer-too-early": (RELEASED_IN_GRACE, "gone too early"),
     "lapsed-term-revives": (LATE_RENEWAL, "revived"),
     "blind-write": (CHANGED_AT_START, "lost change"),
+    "back-and-failed-is-lost": (FAILED_ONCE_BACK, "ahead of the truth"),
+    "unseen-in-memory-is-dead": (CUT_WHILE_PARKED, "ahead of the truth"),
     "parked-too-early": (PARKED_AND_BACK, "parked"),
     "parked-is-said-to-run": (LONG_PARKED, "parked"),
     "back-by-an-old-token": (BACK_TOO_LATE, "parked"),

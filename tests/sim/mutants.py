@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cumulus.controllers import partition_facts
 from cumulus.controllers.array import plan as array_plan
 from cumulus.controllers.binding import controller as binding
 from cumulus.controllers.binding import promised
@@ -20,7 +21,7 @@ from cumulus.controllers.cron import controller as cron
 from cumulus.controllers.cron import plan as cron_plan
 from cumulus.controllers.gc import controller
 from cumulus.controllers.job import controller as job
-from cumulus.controllers.job import objects, parking, plan
+from cumulus.controllers.job import ending, objects, parking, plan
 from cumulus.controllers.job import outcome as job_outcome
 from cumulus.controllers.job import view as job_view
 from cumulus.controllers.partition import controller as partition
@@ -112,6 +113,22 @@ MUTANTS = (
     Mutant(
         "unreachable-is-dead", "a workload whose node does not answer is taken to have ended",
         job_view.alive, "isinstance(replica, Unknown) or ", "",
+    ),
+    Mutant(
+        "back-and-failed-is-lost",
+        "a program that came back from main memory and failed is taken for one that could not be brought back",
+        ending.cause,
+        "    failed = None if _failed_on_its_way_back(view, held) else _failure(replicas, held)\n",
+        "    if _failed_on_its_way_back(view, held):\n"
+        "        return _not_brought_back(view.job)\n"
+        "    failed = _failure(replicas, held)\n",
+    ),
+    Mutant(
+        "unseen-in-memory-is-dead",
+        "a program that its node parked while nobody could see it is taken to have ended with its lease",
+        partition_facts.latest_end,
+        "if _may_be_parked(partition) and spec.park is not None:",
+        "if False:",
     ),
     Mutant(
         "relist-keeps-the-gone", "a relist does not notice what was deleted meanwhile",

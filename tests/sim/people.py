@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cumulus.chronos.contract import LeaseRequest
+from cumulus.chronos.contract import EndReason, LeaseRequest
 from cumulus.clock import timestamp
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError
 from cumulus.resources.annotations import UNPARK_REQUESTED
@@ -25,6 +25,7 @@ from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.resources.submitter import QUEUE, SUBMITTER
 from cumulus.store.client import Client
 from tests.sim.schedule import GRACE, Action, Program
+from tests.sim.truth import run_name
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
@@ -64,7 +65,9 @@ class Model:
         last."""
         self.foreign = 0
         self.overused: set[str] = set()
-        """uids of jobs whose programs took more than was leased, if they had a lease: their end depends on when."""
+        """uids of jobs whose programs took more than was leased, if any ran: their end depends on when."""
+        self.overusers: set[str] = set()
+        """Names of the workloads that were ended for it."""
         self._waiting: dict[str, deque[Action]] = {}
 
     def act(self, action: Action) -> None:
@@ -219,17 +222,20 @@ class Model:
         return live[-1].metadata.name
 
     def _overuse(self, action: Action, fields: dict[str, Any]) -> str:
-        """Its processes take more than it leased: their node sees to that alone, reachable or not."""
+        """Its processes, if it has any on a GPU, take more than it leased: their node sees to that alone, reachable or
+        not."""
         job = self._client.get(GPUJob, NAMESPACE, action.name)
         self.overused.add(job.uid)
-        for partition in self._client.list(GPUPartition):
-            if any(owner.uid == job.uid for owner in partition.metadata.owner_references) and partition.status.node:
-                try:
-                    self._sim.leases[partition.status.node].overuse(partition.uid, partition.status.memory_bytes + 1)
-                except ChronosError:
-                    continue
-                return partition.metadata.name
-        return "has no lease"
+        for run in self._sim.backend.alive(job.uid):
+            lease, node = run.workload.leases[0], self._sim.leases[run.workload.node]
+            try:
+                node.overuse(lease.id, lease.memory_bytes + 1)
+            except ChronosError:
+                continue
+            if node.why_ended(lease.id) is EndReason.OVERUSED:
+                self.overusers.add(run.workload.name)
+            return run_name(run)
+        return "has no program on a GPU"
 
     def _lose(self, action: Action, fields: dict[str, Any]) -> str:
         """Its node will not be able to bring back what it parks of the job now."""

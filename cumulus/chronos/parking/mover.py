@@ -57,11 +57,12 @@ class _Stopped(Exception):
 
 
 class _Lost(Exception):
-    """A process cannot be brought back."""
+    """A process cannot be brought back. `died`: it ended meanwhile, which tells nothing of others."""
 
-    def __init__(self, process: ParkedProcess, message: str) -> None:
+    def __init__(self, process: ParkedProcess, message: str, *, died: bool = False) -> None:
         super().__init__(message)
         self.process = process
+        self.died = died
 
 
 class _NoRoom(Exception):
@@ -390,7 +391,8 @@ class Mover:
             except DriverRefused as refused:
                 tried += 1
                 if not is_alive(each.process):
-                    return
+                    text = f"process {each.process.pid} ended while it was brought back: {refused}"
+                    raise _Lost(each, text, died=True) from refused
                 if refused.code == OUT_OF_MEMORY and tried >= _WAITS_FOR_MEMORY:
                     raise _NoRoom(str(refused)) from refused
                 if refused.code != OUT_OF_MEMORY and tried >= _RESTORES:
@@ -469,10 +471,12 @@ class Mover:
         found = self._reader.clients([known.device.id])
         driver = (found[1] if found else "") or known.device.driver
         name = known.device.name
-        failed = [Proof(name, driver, each, False, str(lost), timestamp(now.wall)) for each in lost.process.frameworks]
+        frameworks = () if lost.died else lost.process.frameworks
+        failed = [Proof(name, driver, each, False, str(lost), timestamp(now.wall)) for each in frameworks]
         with self._database.write() as tx:
             rows.record_proofs(tx, failed)
-            rows.say_why(tx, known.lease.id, ParkingReason.FAILED_BEFORE, str(lost))
+            reason = ParkingReason.DRIVER_REFUSED if lost.died else ParkingReason.FAILED_BEFORE
+            rows.say_why(tx, known.lease.id, reason, str(lost))
             current = records.find_lease(tx, known.lease.id, now)
             if current is not None and current.state.goes_on:
                 records.begin_end(tx, current, EndReason.UNPARK_FAILED, now)

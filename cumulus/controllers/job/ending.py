@@ -48,15 +48,16 @@ _OF_FAILED: dict[str, AttemptReason] = {
 def cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """Why the attempt must end, or has ended; None while it may go on. What the job did itself comes first."""
     replicas = view.replicas
-    if (lost := _lost_on_its_way_back(view, held)) is not None:
-        return lost
+    if any(_ended_by(partition) == PartitionReason.UNPARK_FAILED for partition in held):
+        return _not_brought_back(view.job)
     done = [r for r in replicas if isinstance(r, Observed) and _did_its_work(view.job, r)]
     if replicas and len(done) == len(replicas):
         return Cause(AttemptReason.COMPLETED, next((r.message for r in done if r.message), ""), exit_code=0)
     refused = next((r for r in replicas if isinstance(r, StartRefused)), None)
     if refused is not None:
         return Cause(AttemptReason.START_REFUSED, refused.message)
-    failed = _failure(replicas, held)
+    # What failed on its way back was lost, or came back before: its node says which in a moment.
+    failed = None if _failed_on_its_way_back(view, held) else _failure(replicas, held)
     if failed is not None and failed.reason not in _GIVEN_BACK:
         return failed
     outside = _from_outside(view, attempt, held)
@@ -65,17 +66,17 @@ def cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause |
     return replace(outside, exit_code=failed.exit_code)
 
 
-def _lost_on_its_way_back(view: View, held: Sequence[GPUPartition]) -> Cause | None:
+def _not_brought_back(job: GPUJob) -> Cause:
     """A parked program that its node could not bring back is lost, however its processes ended: it did no wrong."""
-    for partition in held:
-        unparking = partition.status.phase is PartitionPhase.UNPARKING
-        if _ended_by(partition) == PartitionReason.UNPARK_FAILED or (
-            unparking and any(isinstance(r, Observed) and _failed_alone(r) for r in view.replicas)
-        ):
-            saved = view.job.status.checkpoint
-            last = "it had saved nothing" if saved is None else f"its last checkpoint is step {saved.step}"
-            return Cause(AttemptReason.LOST, f"it was parked, and could not be brought back to its GPU; {last}")
-    return None
+    saved = job.status.checkpoint
+    last = "it had saved nothing" if saved is None else f"its last checkpoint is step {saved.step}"
+    return Cause(AttemptReason.LOST, f"it was parked, and could not be brought back to its GPU; {last}")
+
+
+def _failed_on_its_way_back(view: View, held: Sequence[GPUPartition]) -> bool:
+    """Whether it failed while its partition is said to be on its way back, which may be over by now."""
+    unparking = any(partition.status.phase is PartitionPhase.UNPARKING for partition in held)
+    return unparking and any(isinstance(r, Observed) and _failed_alone(r) for r in view.replicas)
 
 
 def _failed_alone(replica: Observed) -> bool:

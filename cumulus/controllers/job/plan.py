@@ -31,7 +31,7 @@ from cumulus.controllers.job.view import (
     saved_checkpoint,
     shares_of,
 )
-from cumulus.controllers.partition_facts import over_by_time
+from cumulus.controllers.partition_facts import latest_end, over_by_time
 from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.resources import job_partitions, retries
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPromise
@@ -290,8 +290,8 @@ def _wake(view: View, held: Sequence[GPUPartition]) -> float | None:
     if any(isinstance(replica, Unknown) for replica in view.replicas):
         waits.append(UNKNOWN_POLL)
     for partition in held:
-        if partition.status.expires_at is not None:
-            over = parse_timestamp(partition.status.expires_at) - view.now
+        if (end := latest_end(partition)) is not None:
+            over = end - view.now
             waits.append(over.total_seconds() + parse_duration(partition.spec.grace_period) + OVERRUN_MARGIN + 1)
         elif (left := view.stuck_left(partition)) is not None:
             waits.append(left)

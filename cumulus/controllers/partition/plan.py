@@ -180,8 +180,7 @@ def plan(
             return PartitionPlan(_ending(partition, answer, now), wake=ENDING_POLL)
         case Lease(state=LeaseState.PARKED) if partition.status.phase is PartitionPhase.UNPARKING:
             # It has its token where the answer of an earlier try was lost: without it none would ever succeed.
-            status = partition.status.model_copy(update={"fencing_token": answer.token})
-            return PartitionPlan(status, wake=MOVING_POLL)
+            return PartitionPlan(_still_parked(partition, answer), wake=MOVING_POLL)
         case Lease(state=LeaseState.PARKED):
             wake = max(0.0, answer.expires_in) + ENDING_POLL
             return PartitionPlan(_parked(partition, answer, now), wake=wake, ended_at=answer.parked_at)
@@ -280,10 +279,11 @@ def _came_back(partition: GPUPartition, lease: Lease) -> Parked | None:
 
 
 def _asked(partition: GPUPartition, lease: Lease) -> dict[str, int | None]:
-    """For which generation of the spec the node was asked to park its program, and has refused it."""
-    if not wants_to_park(partition):
-        return {}
+    """For which generation of the spec the node was asked to park its program, and has refused it. None once it is not
+    at it, and nobody wants it any more."""
     generation = partition.metadata.generation
+    if not wants_to_park(partition):
+        return {"park_asked": generation if lease.state is LeaseState.PARKING else None}
     refused = generation if was_refused(partition, lease) else partition.status.park_refused
     return {"park_asked": generation, "park_refused": refused}
 
@@ -330,6 +330,14 @@ def _parked(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitio
             "conditions": condition_set(conditions, moment, PartitionCondition.PARKED, True, reason, message),
         }
     )
+
+
+def _still_parked(partition: GPUPartition, lease: Lease) -> GPUPartitionStatus:
+    """It was to come back, and waits in main memory yet, or again."""
+    parked = partition.status.parked
+    until = None if parked is None else parked.model_copy(update={"until": lease.expires_at})
+    update = {"fencing_token": lease.token, "expires_at": lease.expires_at, "parked": until}
+    return partition.status.model_copy(update=update)
 
 
 def _not_unparked(partition: GPUPartition, answer: UnparkRefused, now: datetime) -> GPUPartitionStatus:
