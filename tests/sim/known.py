@@ -454,6 +454,37 @@ IDLE_BEFORE = shared(
 )
 """A device did nothing for a while before a job came, and then works."""
 
+IDLE_WHILE_CUT = shared(
+    job("idles", 0.1, Program(seconds=180.0, busy_seconds=2.0), memory="0.5", idle="Park", idle_after=65.0),
+    action(180.0, "unpark", "idles"),
+    Fault(180.0, "cut", target="node-1", seconds=130.0, amount=1),
+)
+"""An idle job that was parked is asked for, and its node does not answer for longer than it may be idle."""
+
+PARKED_UNSEEN = shared(
+    action(0.0, "queue", "qa", quota=[{"devices": 1.0}], minRuntime="1s"),
+    action(0.0, "queue", "qb", minRuntime="5s"),
+    job("borrows", 0.01, Program(seconds=10.0, stop_seconds=7.0), queue="qb", checkpoint=True, memory="0.5"),
+    job("owns", 0.721, Program(seconds=25.0, stop_seconds=3.0), queue="qa", kill=True),
+    Fault(6.51, "lag", seconds=30.0),
+    parking=4.0,
+)
+"""A job is parked for another queue's, and the daemon does not see that before the share was to be free."""
+
+PARKED_UNWRITTEN = replace(
+    PARKED_UNSEEN,
+    faults=(Fault(6.51, "errors", call="store.write create QueueUsage", seconds=15.0, amount=1.0),),
+)
+"""The same, and what its node did cannot be written for as long."""
+
+QUEUED_AHEAD_FOR_NOTHING = a_schedule(
+    a_job("gang", 1.0, duration=20.0, limit=1, memory="0.5", replicas=2, checkpoint=True,
+          program=Program(kind="forever", again=True, seconds=0.0)),
+    Fault(18.0, "lag", seconds=15.0, amount=0.5),
+    Fault(21.3, "reboot", target="node-1"),
+)  # fmt: skip
+"""The attempt of a gang that was queued ahead is not needed, and the next one has its number."""
+
 NOTHING_WRONG = {
     "overused-before-start": OVERUSED_BEFORE_START,
     "overused-in-grace": OVERUSED_IN_GRACE,
@@ -464,8 +495,9 @@ NOTHING_WRONG = {
     "left-out": LEFT_OUT,
     "left-out-by-a-clock": LEFT_OUT_BY_A_CLOCK,
     "held-by-two": HELD_BY_TWO,
+    "parked-unseen": PARKED_UNSEEN,
 }
-"""Where the simulation itself once went wrong."""
+"""Where the simulation itself once went wrong, or the control plane with no one line to blame."""
 
 FOUND: dict[str, tuple[Schedule, str]] = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
@@ -518,6 +550,9 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "turn-at-once": (IN_TURN, "turn"),
     "turn-for-nobody": (ALONE, "turn"),
     "idle-before-it-came": (IDLE_BEFORE, "harm"),
+    "idle-before-it-came-back": (IDLE_WHILE_CUT, "idle"),
+    "parked-is-released": (PARKED_UNWRITTEN, "harm"),
+    "gang-bound-in-part": (QUEUED_AHEAD_FOR_NOTHING, "gang"),
     "parked-for-ever": (PARKED_FOR_ANOTHER, "not at rest"),
 }
 """By the bug: a schedule that shows it, and the oracle that sees it. Chance takes hundreds of seeds to find these."""

@@ -372,6 +372,20 @@ MUTANTS = (
         parking.idle_for, "max(view.idle_since, *begun)", "view.idle_since", kind="shared",
     ),
     Mutant(
+        "idle-before-it-came-back", "a job that was parked is idle for as long as its node took to bring it back",
+        parking.on_gpu_since, "(status.activated_at, attempt.start_time, back)",
+        "(status.activated_at, attempt.start_time)", kind="shared",
+    ),
+    Mutant(
+        "parked-is-released", "a share is taken back though its program came to main memory, which is not written yet",
+        partition.PartitionReconciler._release, "lease.state is LeaseState.PARKED", "False", kind="shared",
+    ),
+    Mutant(
+        "gang-bound-in-part", "of a gang the first partition alone is bound",
+        binding.BindingReconciler._bind, "(binding for gang in gangs for binding in gang)",
+        "(gang[0] for gang in gangs)",
+    ),
+    Mutant(
         "parked-for-ever", "a program that was parked for another queue's job does not come back",
         parking._stays, "if park is None or _held(job):", "if True:", kind="shared",
     ),

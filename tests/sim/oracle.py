@@ -80,7 +80,7 @@ class Oracle:
         sim = self._sim
         if fence is not None and fence.token != self._leader:
             raise Violation("fencing", f"a write with token {fence.token} was accepted, the leader's is {self._leader}")
-        bound: set[tuple[str, str]] = set()
+        bound: set[tuple[str, str, str]] = set()
         for row in rows:
             document = decode(row.document)
             kind = row.key.kind
@@ -104,8 +104,10 @@ class Oracle:
             self._check_told(decode(row.document))
         for row in {row.key: row for row in rows if row.key.kind == "GPUJob" and row.type != DELETED}.values():
             self._check_withdrawn(decode(row.document))
-        for gang in bound:
-            phases = {p["metadata"]["name"]: phase_of(p) for p in self._parts[gang].values()}
+        for job, attempt, uid in bound:
+            parts, asked = self._parts[job, attempt], self._asked(job, attempt)
+            gang = asked if uid in asked else parts.keys() - asked
+            phases = {parts[each]["metadata"]["name"]: phase_of(parts[each]) for each in gang}
             if "Pending" in phases.values():
                 raise Violation("gang", f"only a part of a gang was bound: {phases}")
 
@@ -129,6 +131,8 @@ class Oracle:
     def moved(self, node: SimLeases, lease: Lease, ends: float) -> None:
         """A program came to main memory or back, or was lost on its way, just now."""
         self._leases[lease.id].ends = ends
+        if lease.state is LeaseState.ACTIVE:
+            self._queues.back[lease.id] = self._sim.now()
         self._sim.note(f"{node.name}: the lease of {self._lease_name(lease.id)} is {lease.state}")
 
     def taken_back(self, node: SimLeases, lease: Lease, ends: float) -> None:
@@ -155,11 +159,12 @@ class Oracle:
         self._leases[id].ends = ends
         self._sim.note(f"the time of {self._lease_name(id)} counts")
 
-    def released(self, node: SimLeases, id: str) -> None:
-        """The node was asked to end a lease that was live, just now: nobody may want it any more."""
+    def released(self, node: SimLeases, id: str, *, parked: bool) -> None:
+        """The node was asked to end a lease that was live, just now: nobody may want it any more. One that was parked
+        takes no share of anybody."""
         self._sim.note(f"{node.name} is asked to end the lease of {self._lease_name(id)}")
         document = self._docs.get(("GPUPartition", id))
-        if document is not None and self._wanted(document):
+        if document is not None and self._wanted(document, parked=parked):
             raise Violation("harm", f"the lease of {self._lease_name(id)} is ended, which is still wanted")
 
     def stopped(self, run: _Run) -> None:
@@ -192,14 +197,9 @@ class Oracle:
             return
         if not self._interrupted() and not self._is_live(work.job_uid, work.attempt):
             raise Violation("started too late", f"{run_name(run)} starts after the attempt was over")
-        # Of one name the last that was made: others were for an attempt that was queued ahead and not needed. Its
-        # number is the next one's.
-        by_name = {p["metadata"]["name"]: uid for uid, p in self._parts[work.job_uid, str(work.attempt)].items()}
-        attempts = self._docs["GPUJob", work.job_uid]["status"]["attempts"]
-        asked = next((a["partitions"] for a in attempts if a["number"] == work.attempt), list(by_name))
-        parts = {by_name[name]: name for name in asked if name in by_name}
-        missing = [name for uid, name in parts.items() if uid not in self._leases]
-        if missing or not parts:
+        asked = self._asked(work.job_uid, str(work.attempt))
+        missing = [self._lease_name(uid) for uid in asked if uid not in self._leases]
+        if missing or not asked:
             raise Violation("gang", f"{run_name(run)} starts while {missing} were never leased")
         for lease in work.leases:
             self._check_device(sim.leases[work.node], lease.device)
@@ -232,7 +232,7 @@ class Oracle:
 
     # What the nodes truly do.
 
-    def _wanted(self, document: Doc) -> bool:
+    def _wanted(self, document: Doc, *, parked: bool = False) -> bool:
         """Whether the partition is there to hold its lease on."""
         if document.get("gone") or phase_of(document) in ENDED or document["metadata"].get("deletionTimestamp"):
             return False
@@ -242,7 +242,7 @@ class Oracle:
         job = self._docs["GPUJob", owner]
         if job.get("gone"):
             return False
-        if self._taken_back(document):
+        if not parked and self._taken_back(document):
             return False
         number = int(document["metadata"]["labels"]["cumulus.dev/attempt"])
         status = job.get("status") or {}
@@ -250,6 +250,15 @@ class Oracle:
             return True
         attempts = status.get("attempts") or []
         return bool(attempts) and attempts[-1]["number"] == number and not attempts[-1].get("endTime")
+
+    def _asked(self, job_uid: str, attempt: str) -> dict[str, None]:
+        """uids of the partitions that the job says are the attempt's. Those of an attempt that was queued ahead and not
+        needed are of the same number and may be of the same names: of one name the last that was made counts."""
+        by_name = {p["metadata"]["name"]: uid for uid, p in self._parts[job_uid, attempt].items()}
+        status = self._docs["GPUJob", job_uid].get("status") or {}
+        attempts = [each for each in (*(status.get("attempts") or ()), status.get("next")) if each]
+        names = next((each["partitions"] for each in attempts if str(each["number"]) == attempt), list(by_name))
+        return {by_name[name]: None for name in names if name in by_name}
 
     def _taken_back(self, document: Doc) -> bool:
         """Whether its share goes back to another queue by now, or may seem to by a wrong clock. One that is parked for
@@ -394,7 +403,7 @@ class Oracle:
             raise Violation("fencing", f"{holder} leads with the token of {self._holder}")
         self._leader, self._holder = token, holder
 
-    def _partition(self, type: int, document: Doc, bound: set[tuple[str, str]]) -> None:
+    def _partition(self, type: int, document: Doc, bound: set[tuple[str, str, str]]) -> None:
         sim, meta = self._sim, document["metadata"]
         uid, name = meta["uid"], meta["name"]
         old = self._docs.get(("GPUPartition", uid))
@@ -424,7 +433,7 @@ class Oracle:
         if (phase in ENDED and before not in ENDED) or type == DELETED:
             self._share_over(uid, name, phase, type)
         if phase == "Bound" and before == "Pending" and owner:
-            bound.add((owner, attempt))
+            bound.add((owner, attempt, uid))
 
     def _active(self, uid: str, name: str, document: Doc) -> None:
         found, status = self._leases.get(uid), document["status"]

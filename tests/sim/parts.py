@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cumulus.admission import door
 from cumulus.backends.base import Observed, Workload
-from cumulus.chronos.contract import EndReason, Figures, Lease, LeaseRequest, NodeFacts
+from cumulus.chronos.contract import EndReason, Figures, Lease, LeaseRequest, LeaseState, NodeFacts
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from cumulus.store.base import Documents, Event, Fence, Retention, Write
@@ -125,11 +125,11 @@ class SimLeases(FakeLeases):
             self._sim.oracle.renewed(self, held.lease.id, held.ends - self._sim.started_at)
 
     def _end(self, held: _Held, at: float, reason: EndReason) -> None:
-        wanted = held.lease.state.goes_on and reason is EndReason.RELEASED
+        before = held.lease.state
         super()._end(held, at, reason)
         self._sim.backend.changed = True
-        if wanted:
-            self._sim.oracle.released(self, held.lease.id)
+        if before.goes_on and reason is EndReason.RELEASED:
+            self._sim.oracle.released(self, held.lease.id, parked=before is LeaseState.PARKED)
 
     def held(self, id: str) -> Lease | None:
         """The lease as it was when the node last looked."""
@@ -231,6 +231,8 @@ class SimBackend(FakeBackend):
             seconds += 1
         if program.kind == "forever" and not (program.again and any(not run.broken for run in runs)):
             seconds = float("inf")
+        if program.resumes:
+            seconds = max(0.0, seconds - sum(run.ends() - run.began - run._paused for run in runs if not run.broken))
         return Script(
             seconds=seconds, exit_code=code, stop_seconds=program.stop_seconds, start_seconds=program.start_seconds,
             refused="it can never be started" if program.kind == "refused" else "",

@@ -15,6 +15,7 @@ from cumulus.resources.cron_job import GPUCronJob, GPUCronJobSpec, JobTemplate, 
 from cumulus.resources.job import GPU, GPUJob, GPUJobSpec, RetryPolicy
 from cumulus.resources.job_array import GPUJobArray, GPUJobArraySpec
 from cumulus.resources.job_checkpoint import Checkpoint
+from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import ObjectMeta, Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.parking import Idle
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
 NAMESPACE = "default"
+
+UNPARK_SECONDS = 60.0
+"""How often who has asked for a job once looks whether it is parked again."""
 
 AGAIN_SECONDS = 0.5
 """How often a person tries again to make what is there already."""
@@ -69,6 +73,10 @@ class Model:
         self.overusers: set[str] = set()
         """Names of the workloads that were ended for it."""
         self._waiting: dict[str, deque[Action]] = {}
+        self._looks: set[str] = set()
+        """The jobs at which somebody looks again later, to ask for them."""
+        self._unparked: set[tuple[str, str]] = set()
+        """uid of a partition, and since when it was parked when somebody asked for its job."""
 
     def act(self, action: Action) -> None:
         """Do it, after what is still to be done with that object: a name can be used again when its object is gone."""
@@ -203,11 +211,29 @@ class Model:
         return str(fields["job"])
 
     def _unpark(self, action: Action, fields: dict[str, Any]) -> str:
-        """Ask for a job that was parked without being asked."""
+        """Ask for a job that was parked without being asked, once each time: as with `cumulus unpark`, nothing is asked
+        of one that is not parked. It may be so later, so that people look again."""
         job = self._client.get(GPUJob, NAMESPACE, action.name)
+        if job.status.phase.finished:
+            return "is over"
+        if action.name not in self._looks:
+            self._looks.add(action.name)
+            self._sim.at(self._sim.now() + UNPARK_SECONDS, lambda: self._look_again(action.name))
+        parked = {
+            (p.uid, p.status.parked.since)
+            for p in self._client.list(GPUPartition)
+            if p.status.parked is not None and any(owner.uid == job.uid for owner in p.metadata.owner_references)
+        }
+        if job.spec.park or job.status.phase is not JobPhase.PARKED or parked <= self._unparked:
+            return "needs nobody"
+        self._unparked |= parked
         annotations = job.metadata.annotations | {UNPARK_REQUESTED: str(action.at)}
         self._client.update(job.replace(metadata=job.metadata.model_copy(update={"annotations": annotations})))
         return ""
+
+    def _look_again(self, name: str) -> None:
+        self._looks.discard(name)
+        self.act(Action(self._sim.now(), "unpark", name))
 
     def _release(self, action: Action, fields: dict[str, Any]) -> str:
         """Delete a job's partition by hand."""

@@ -52,6 +52,8 @@ class QueueOracle:
         """uids of partitions that wait for a share."""
         self._waited = -STALE
         """When one did last."""
+        self.back: dict[str, float] = {}
+        """Lease -> when its program came back from main memory last."""
 
     def committed(self, type: int, document: Doc) -> None:
         """A Queue or Reservation was written, just now."""
@@ -252,7 +254,8 @@ class QueueOracle:
             return
         if park["reason"] == "TurnOver":
             turns = next((q["spec"]["turns"] for q in self._path(document) if q["spec"].get("turns")), None)
-            had = sim.now() - moment(document["status"]["activatedAt"], sim)
+            since = moment(document["status"]["activatedAt"], sim)
+            had = sim.now() - max(since, self.back.get(document["metadata"]["uid"], since))
             if turns is None or had < parse_duration(turns["length"]) - clocks_wrong(sim):
                 raise Violation("turn", f"the turn of {name} is over after {had:.1f} s")
             if sim.now() - self._waited >= STALE:
@@ -266,7 +269,8 @@ class QueueOracle:
         runs = sim.backend.by_job.get(uid, ())[-1:]
         begun = max((run.began - sim.started_at for run in runs), default=0.0)
         busy = [sim.leases[r.workload.node].busy_at.get(ref.device, 0.0) for r in runs for ref in r.workload.leases]
-        idle = sim.now() - max([begun, *busy], default=0.0)
+        back = [self.back.get(ref.id, 0.0) for run in runs for ref in run.workload.leases]
+        idle = sim.now() - max([begun, *busy, *back], default=0.0)
         return bool(runs) and idle >= parse_duration(after) - clocks_wrong(sim) - 1.0
 
     # Promises.

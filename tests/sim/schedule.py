@@ -33,6 +33,8 @@ class Program:
     """A job that runs for ever does so only the first time."""
     stop_seconds: float = 0.0
     start_seconds: float = 0.0
+    resumes: bool = False
+    """It saves before its lease ends, and goes on from there the next time."""
     busy_seconds: float = math.inf
     """So long it has work for its GPU; after that it does nothing there."""
 
@@ -160,7 +162,9 @@ def _parks(seed: int, actions: tuple[Action, ...], *, clocks_right: bool) -> tup
             "backoff": "1s", "checkpoint": True, "count": 1, "duration": SHORT, "limit": 0, "memory": "0.25",
             "parks": True, "priority": 0, "replicas": 1,
         }  # fmt: skip
-        made.append(Action(_at(rng), "create", "pk", tuple(sorted(fields.items())), Program(seconds=25.0)))
+        made.append(
+            Action(_at(rng), "create", "pk", tuple(sorted(fields.items())), Program(seconds=25.0, resumes=True))
+        )
     for action in alone:
         at = action.at
         for _ in range(rng.choice((0, 1, 1, 2))):

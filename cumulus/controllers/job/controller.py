@@ -150,11 +150,11 @@ class JobReconciler:
         if queue is None or queue.spec.turns is None or len(held) != 1:
             return None
         (partition,) = held
-        if partition.status.phase is not PartitionPhase.ACTIVE or partition.status.activated_at is None:
+        since = parking.on_gpu_since(attempt, partition)
+        if partition.status.phase is not PartitionPhase.ACTIVE or since is None:
             return None
         asked = parse_duration(queue.spec.turns.length)
         length = parking.turn_length(asked, partition)
-        since = max(parse_timestamp(partition.status.activated_at), parse_timestamp(attempt.start_time))
         had = (now - since).total_seconds()
         return Turn(asked, length, had, had >= length and waited_for(self._reader, partition, now))
 

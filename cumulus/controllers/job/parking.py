@@ -16,10 +16,11 @@ from cumulus.controllers.job.view import Turn, View
 from cumulus.resources import reclaim
 from cumulus.resources.annotations import UNPARK_REQUESTED
 from cumulus.resources.job import Attempt, GPUJob
+from cumulus.resources.meta import condition
 from cumulus.resources.parking import ParkRequest
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import format_duration, parse_duration
-from cumulus.resources.reasons import ParkCause
+from cumulus.resources.reasons import ParkCause, PartitionCondition
 
 PART_OF_LEASE = 2
 """A lease is parked before its end no earlier than in its last such part, however long parking takes."""
@@ -104,12 +105,21 @@ def instead_of_handover(view: View, partition: GPUPartition) -> bool:
     return _parks_at_end(view.job) and not _refused_for(partition, ParkCause.LEASE_OVER)
 
 
+def on_gpu_since(attempt: Attempt, partition: GPUPartition) -> datetime | None:
+    """Since when the program of an attempt has its GPU. One that comes back from main memory has it later than its
+    share was bound: its node may not answer for a while."""
+    status = partition.status
+    said = condition(status.conditions, PartitionCondition.PARKED) if status.parked is not None else None
+    back = said.last_transition_time if said is not None and said.status == "False" else None
+    return max((parse_timestamp(at) for at in (status.activated_at, attempt.start_time, back) if at), default=None)
+
+
 def idle_for(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
     """Seconds for which the GPUs of a running attempt have done nothing since it has them; None where they work, or
     where nobody knows."""
     if view.idle_since is None or attempt.start_time is None:
         return None
-    begun = [parse_timestamp(at) for p in held for at in (p.status.activated_at, attempt.start_time) if at]
+    begun = [since for partition in held if (since := on_gpu_since(attempt, partition)) is not None]
     return max(0.0, (view.now - max(view.idle_since, *begun)).total_seconds())
 
 

@@ -73,13 +73,16 @@ class PartitionReconciler:
             return self._delete_damaged(request)
         if partition is None:
             return Done()
+        now = self._clock.now()
         if partition.status.phase in (PartitionPhase.BOUND, PartitionPhase.UNPARKING):
             # A lease is never asked for on old knowledge: a partition deleted meanwhile must not get one.
+            partition = self._fresh(partition)
+        elif partition_plan.reclaim_due(partition, now):
+            # Nor is one taken back: its job may have been parked meanwhile, or be told that it keeps its share.
             partition = self._fresh(partition)
         if partition.status.phase.ended:
             return self._apply(partition, partition_plan.plan_idle(partition, releasing=True, now=self._clock.now()))
         job = owning_job(self._reader, partition)
-        now = self._clock.now()
         releasing = partition_plan.releasing(partition, job, now)
         saving = partition_plan.saving_left(partition, job, now)
         if partition.status.phase is PartitionPhase.PENDING:
@@ -117,7 +120,7 @@ class PartitionReconciler:
                 return NodeGone()
             raise NodeUnreachable(f"this daemon does not manage the node {partition.status.node}")
         if releasing:
-            return agent.leases.release(partition.uid)
+            return self._release(agent.leases, partition)
         if started is not None:
             # A process's supervisor did so on the node; a container's start nobody there is told of.
             return self._park(agent.leases, partition, agent.leases.begin(partition.uid))
@@ -129,6 +132,16 @@ class PartitionReconciler:
             return agent.leases.grant(partition_plan.lease_request(partition, self._owner))
         except (InsufficientShare, NoSuchDevice) as error:
             return GrantRefused(type(error).__name__, str(error))
+
+    def _release(self, leases: Leases, partition: GPUPartition) -> Lease | None:
+        """Give the lease back; where it is taken back for another and its program came to main memory in time, though
+        that was not written yet, the share is free and the program stays."""
+        status = partition.status
+        if status.phase is PartitionPhase.ACTIVE and status.reclaim is not None:
+            lease = leases.get(partition.uid)
+            if lease is not None and lease.state is LeaseState.PARKED:
+                return lease
+        return leases.release(partition.uid)
 
     def _park(self, leases: Leases, partition: GPUPartition, lease: Lease | None) -> Lease | None:
         """The lease, once its node is asked to park its program where that is wanted and it is not at it."""

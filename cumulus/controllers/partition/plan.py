@@ -90,7 +90,7 @@ def releasing(partition: GPUPartition, owner: GPUJob | None, now: datetime) -> b
     """Whether the lease is to end now: the partition is being deleted, or the attempt it was made for is over."""
     if partition.deleting:
         return saving_left(partition, owner, now) <= 0
-    if (left := reclaim_left(partition, now)) is not None and left <= 0:
+    if reclaim_due(partition, now):
         return True
     return owner is not None and attempt_over(partition, owner)
 
@@ -102,6 +102,12 @@ def reclaim_left(partition: GPUPartition, now: datetime) -> float | None:
         return None
     grace = parse_duration(partition.spec.grace_period) + RECLAIM_MARGIN
     return grace - (now - parse_timestamp(taken.at)).total_seconds()
+
+
+def reclaim_due(partition: GPUPartition, now: datetime) -> bool:
+    """Whether a share that is taken back must be free by now."""
+    left = reclaim_left(partition, now)
+    return left is not None and left <= 0
 
 
 def saving_left(partition: GPUPartition, owner: GPUJob | None, now: datetime) -> float:
