@@ -146,9 +146,10 @@ def _with_submitter(wanted: Document, live: Document) -> Document:
     """Who made an object is the server's to say, as its uid is: a configuration that was printed elsewhere says it of
     another one."""
     metadata = wanted.get("metadata") or {}
-    others = {
-        name: value for name, value in (metadata.get("annotations") or {}).items() if name not in SUBMITTER_ANNOTATIONS
-    }
+    given = metadata.get("annotations") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(given, dict | None):
+        return wanted  # Which is refused for that.
+    others = {name: value for name, value in (given or {}).items() if name not in SUBMITTER_ANNOTATIONS}
     annotations = others | submitter_annotations(live["metadata"].get("annotations"))
     rest = {name: value for name, value in metadata.items() if name != "annotations"}
     return {**wanted, "metadata": rest | ({"annotations": annotations} if annotations else {})}

@@ -33,6 +33,9 @@ from cumulus.resources.reasons import AttemptReason, EventReason
 REJOIN_SECONDS = 30.0
 """How long before the end of a run its node may have joined anew for that to be the reason."""
 
+REACHED_SECONDS = 60.0
+"""How long after a node joined anew its Chronos is waited for, which alone knows whether a lease ended the run."""
+
 LOOK = 15.0
 """Seconds between looks at what a program has saved."""
 AFTER_SAVE = 2.0
@@ -320,18 +323,23 @@ class TaskReconciler:
             return Evidence(stopped=stopped)
         member = self._members.by_id(run.node_id)
         return Evidence(
-            lease=self._how_lease_ended(record, run), oom=self._was_oom(record, run) if run.exit_code == 137 else False,
+            lease=self._how_lease_ended(record, run, member),
+            oom=self._was_oom(record, run) if run.exit_code == 137 else False,
             memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
             restarted=_joined_anew(member, run), drained=member is not None and member.drained,
         )  # fmt: skip
 
-    def _how_lease_ended(self, record: Record, run: Task) -> str:
+    def _how_lease_ended(self, record: Record, run: Task, member: Member | None) -> str:
         """By the word of the node's Chronos; where it says nothing, by the time. A lease that ended after the run did
-        not end it."""
+        not end it. Raises `NodeUnreachable` while that is waited for."""
         for lease in record.start["leases"]:
             try:
                 end, expires = self._lease_end(record.start["node"], lease["id"])
-            except ChronosError:
+            except ChronosError as error:
+                if member is not None and self._joined_just_now(member):
+                    raise NodeUnreachable(
+                        f"{member.name} joined the Swarm anew, and its leases are not told yet: {error}"
+                    ) from error
                 expires = lease["expires_at"]
                 end = "expired" if expires and self._clock.now() >= parse_timestamp(expires) else ""
             if end == "expired" and expires and run.at and seconds_between(run.at, expires) > CLOCKS:
@@ -339,6 +347,10 @@ class TaskReconciler:
             if end:
                 return end
         return ""
+
+    def _joined_just_now(self, member: Member) -> bool:
+        ago = seconds_between(member.updated, timestamp(self._clock.now()))
+        return -REJOIN_SECONDS < ago < REACHED_SECONDS
 
     def _checkpoint_at(self, record: Record, run: Task) -> str | None:
         engine, path = self._node_engine(record.start["node"]), record.start.get("checkpoint_path")
