@@ -114,6 +114,16 @@ def exit_code(state: Callable[[], Mapping[str, Any]]) -> int | None:
 
 
 def send(members: set[processes.Identity], number: int) -> None:
-    for each in members:
+    """To parents before their children: one that heard of its child's end first could go on as if that were all."""
+    parents = {each.pid: proc.parent for each in members if (proc := processes.read(each.pid)) is not None}
+    for each in sorted(members, key=lambda member: _depth(member.pid, parents)):
         with contextlib.suppress(PermissionError):
             processes.send(each, number)
+
+
+def _depth(pid: int, parents: Mapping[int, int]) -> int:
+    """How many ancestors of the process `parents` tells, which is of one moment nearly: no longer than it is long."""
+    depth = 0
+    while depth < len(parents) and pid in parents:
+        pid, depth = parents[pid], depth + 1
+    return depth

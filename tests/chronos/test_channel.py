@@ -119,3 +119,25 @@ def test_what_ran_in_a_container_that_is_deleted_has_no_exit_code() -> None:
     assert job_container.exit_code(forgotten) is None
     assert job_container.exit_code(lambda: {"Running": False, "ExitCode": None}) is None
     assert job_container.exit_code(lambda: {"Running": False, "ExitCode": 3}) == 3
+
+
+def test_a_parent_hears_of_a_signal_before_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a shell whose child has died of it goes on with its next line."""
+    program = ["sh", "-c", "sh -c 'sleep 60; :'; :"]
+    with subprocess.Popen(program, start_new_session=True) as shell:
+        line = [shell.pid]
+        for _ in range(2):
+            line += eventually(lambda: processes.children(line[-1]))
+        told: list[int] = []
+        monkeypatch.setattr(processes, "send", lambda who, number: told.append(who.pid))
+        members = {processes.Identity(proc.pid, proc.start) for pid in line if (proc := processes.read(pid))}
+        job_container.send(members, 1)
+        os.killpg(shell.pid, 9)
+    assert told == line
+    assert len(told) == 3
+
+
+def test_what_is_gone_or_its_own_ancestor_is_told_last() -> None:
+    # As a table that was read while numbers were given anew may say.
+    assert job_container._depth(2, {2: 3, 3: 2}) == 2
+    assert job_container._depth(7, {}) == 0
