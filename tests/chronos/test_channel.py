@@ -127,7 +127,7 @@ def test_a_parent_hears_of_a_signal_before_its_children(monkeypatch: pytest.Monk
     with subprocess.Popen(program, start_new_session=True) as shell:
         line = [shell.pid]
         for _ in range(2):
-            line += eventually(lambda: processes.children(line[-1]))
+            line += eventually(lambda last=line[-1]: processes.children(last))
         told: list[int] = []
         monkeypatch.setattr(processes, "send", lambda who, number: told.append(who.pid))
         members = {processes.Identity(proc.pid, proc.start) for pid in line if (proc := processes.read(pid))}

@@ -88,7 +88,13 @@ class DescriptionPrinter:
         document = self._document
         kind = BY_NAME[document["kind"]]
         metadata = Fields(list(_metadata(document, self.now)))
-        sections = [metadata, *sections_of(kind, document, self)]
+        sections: list[Fields | Rows] = [metadata]
+        damage: Exception | None = None
+        try:
+            for section in sections_of(kind, document, self):
+                sections.append(section)  # noqa: PERF402
+        except (InvalidObject, *MALFORMED) as error:
+            damage = error  # What is whole is shown first.
         # What stands at the left is one column, whoever says it.
         left = (section for section in sections if isinstance(section, Fields) and not section.title)
         at_left = [name for section in left for name, value in section.rows if value]
@@ -98,6 +104,8 @@ class DescriptionPrinter:
                     self._fields(rows, title, () if title else at_left)
                 case Rows(title, headings, rows):
                     self._table(title, headings, rows)
+        if damage is not None:
+            raise damage
         if kind.related is not None:
             self._related(kind.related, document)
         self._conditions()
