@@ -92,7 +92,7 @@ class DescriptionPrinter:
         damage: Exception | None = None
         try:
             for section in sections_of(kind, document, self):
-                sections.append(section)  # noqa: PERF402
+                sections.append(section)
         except (InvalidObject, *MALFORMED) as error:
             damage = error  # What is whole is shown first.
         # What stands at the left is one column, whoever says it.
