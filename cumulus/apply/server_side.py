@@ -23,7 +23,7 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.meta import SERVER_FIELDS, Resource
-from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, submitter_annotations
+from cumulus.resources.submitter import submitter_annotations, with_submitter
 from cumulus.store.client import decode
 
 _SERVERS = SERVER_FIELDS - set(fieldset.USERS_METADATA)
@@ -149,10 +149,7 @@ def _with_submitter(wanted: Document, live: Document) -> Document:
     given = metadata.get("annotations") if isinstance(metadata, dict) else None
     if not isinstance(metadata, dict) or not isinstance(given, dict | None):
         return wanted  # Which is refused for that.
-    others = {name: value for name, value in (given or {}).items() if name not in SUBMITTER_ANNOTATIONS}
-    annotations = others | submitter_annotations(live["metadata"].get("annotations"))
-    rest = {name: value for name, value in metadata.items() if name != "annotations"}
-    return {**wanted, "metadata": rest | ({"annotations": annotations} if annotations else {})}
+    return with_submitter(wanted, submitter_annotations(live["metadata"].get("annotations")))
 
 
 def owned(change: Change, config: Mapping[str, Any], by: Applier) -> Document:

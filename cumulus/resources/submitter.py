@@ -45,6 +45,15 @@ def submitter_annotations(annotations: Mapping[str, Any] | None) -> dict[str, An
     return {name: given[name] for name in SUBMITTER_ANNOTATIONS if name in given}
 
 
+def with_submitter(document: Mapping[str, Any], submitter: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with those annotations of its submitter and no others."""
+    metadata = document.get("metadata") or {}
+    annotations = metadata.get("annotations") or {}
+    kept = {name: value for name, value in annotations.items() if name not in SUBMITTER_ANNOTATIONS}
+    after = {name: value for name, value in metadata.items() if name != "annotations"}
+    return {**document, "metadata": after | ({"annotations": kept | dict(submitter)} if kept or submitter else {})}
+
+
 class DaemonRules(NamedTuple):
     """What a daemon runs for whom. `uid`: whom it runs as. `mounts`: the directories of nodes that containers of all
     users may mount from. `switches`: whether it runs a program as its submitter, as a system daemon does."""

@@ -102,7 +102,7 @@ class NodeCalls:
 
 def relay(record: Record) -> tuple[str, ...]:
     """What connects to the session that the run is, beside it."""
-    call, program = record.start["call"], record.start.get("program") is not None
+    call, program = record.start["call"], record.is_program
     return _command(call["python"], call["interpreter"], RELAY, program=program)
 
 

@@ -86,5 +86,5 @@ def _whose(record: Record) -> dict[str, str]:
 
 def _exporting(record: Record) -> list[str]:
     names = [str(name) for name, *_ in record.start["secrets"]]
-    at = spec.SECRETS if record.start.get("program") is None else programs.SECRETS
+    at = programs.SECRETS if record.is_program else spec.SECRETS
     return spec.exporting(names, at) if names else []

@@ -53,6 +53,11 @@ class Record:
     def name(self) -> str:
         return str(self.start["name"])
 
+    @property
+    def is_program(self) -> bool:
+        """Whether it has its node's own root."""
+        return self.start.get("program") is not None
+
     def read(self, file: str) -> dict[str, Any] | None:
         try:
             return read_document(os.path.join(self.directory, file))

@@ -152,7 +152,7 @@ class TaskReconciler:
             return False
         self._look(record, run, now=True)
         with contextlib.suppress(BackendError):
-            engine.put(run.container, programs.REQUEST if _is_program(record) else REQUEST, reason)
+            engine.put(run.container, programs.REQUEST if record.is_program else REQUEST, reason)
             return True
         return False
 
@@ -163,7 +163,7 @@ class TaskReconciler:
         seconds = min((float(lease.get("seconds") or 0) for lease in record.start["leases"]), default=0.0)
         if record.start.get("asked") and run.container and seconds > 0 and isinstance(engine, SeesFiles):
             with contextlib.suppress(BackendError):
-                engine.put_deadline(run.container, programs.DEADLINE if _is_program(record) else DEADLINE, seconds)
+                engine.put_deadline(run.container, programs.DEADLINE if record.is_program else DEADLINE, seconds)
 
     def _look(self, record: Record, run: Task, *, now: bool = False) -> None:
         """See what it has saved, now and then: its node is asked."""
@@ -397,11 +397,6 @@ class TaskReconciler:
         end = record.end()
         assert end is not None
         return end
-
-
-def _is_program(record: Record) -> bool:
-    """Whether it has its node's own root."""
-    return record.start.get("program") is not None
 
 
 def _joined_anew(member: Member | None, run: Task) -> bool:

@@ -105,7 +105,7 @@ class NodeUploading:
         kept = record.start["checkpoint"]
         programs = self._programs(record)
         if programs is None:
-            begun = _is_program(record) and _elsewhere(record, earlier) is not None
+            begun = record.is_program and _elsewhere(record, earlier) is not None
             if kept["named"] or kept["after_uid"] or begun or _were_copied(earlier):
                 raise _no_ssh(record)
             return
@@ -121,7 +121,7 @@ class NodeUploading:
             answer = self._adopt(record, origin, programs, user, given_up)
         for refused in answer.get("refused", ()):
             log.warning("a checkpoint is damaged", workload=record.name, problem=refused)
-        if missed is not None and _is_program(record) and answer.get("step") is None:
+        if missed is not None and record.is_program and answer.get("step") is None:
             # It would begin anew, though all that it did is there.
             raise missed
 
@@ -272,7 +272,7 @@ class NodeUploading:
     def _make_place(self, record: Record) -> None:
         """The directory of its user's programs on its node, which may never have had one."""
         engine = self._engines(record.start["node"])
-        if _is_program(record) and isinstance(engine, RunsPrograms):
+        if record.is_program and isinstance(engine, RunsPrograms):
             engine.make_place(int(record.start["program"]))
 
     def _config(self, record: Record, user: UnixUser | None, of: Callable[[Beyond], Config]) -> Config:
@@ -311,10 +311,6 @@ def _until(given_up: threading.Event) -> Iterator[bytes]:
 def whose(uid: int) -> UnixUser:
     """A user of another machine: of the groups on one none need be the same on the other."""
     return UnixUser(uid, NOBODYS_GROUP, (), str(uid), "/", "/bin/sh")
-
-
-def _is_program(record: Record) -> bool:
-    return record.start.get("program") is not None
 
 
 def _user_seen(runs: Sequence[Record]) -> UnixUser | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from cumulus.clock import Clock, timestamp
@@ -19,7 +19,7 @@ from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key,
 from cumulus.resources.kind import Kind
 from cumulus.resources.kinds import queue as queue_kind
 from cumulus.resources.registry import BY_NAME
-from cumulus.resources.submitter import QUEUE, SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
+from cumulus.resources.submitter import QUEUE, Submitter, submitter_annotations, with_submitter
 from cumulus.service.access import bindings, cycles, queues
 from cumulus.service.access.access import Access, refusal
 from cumulus.service.access.matrix import find
@@ -70,7 +70,7 @@ class Guard:
         gone = self._checked(identity, Write("delete", key=key, uid=metadata["uid"]), told, there)
         if keeps and not _is_mine(identity, old):
             self._access.check(identity, "create", BY_NAME[key.kind].plural, key.namespace, key.name)
-            made = Write("create", _submitted(new, submitter_annotations(metadata.get("annotations"))))
+            made = Write("create", with_submitter(new, submitter_annotations(metadata.get("annotations"))))
         else:
             made = self._checked(identity, Write("create", _without(new, _CONTROLLERS_OWN)), told, there)
             made = replace(made, document=_with(made.document or {}, new, _CONTROLLERS_OWN))
@@ -122,7 +122,7 @@ class Guard:
             self._check_rules(identity, key, document, submitter)
             self._check_blobs(kind, key, document, submitter)
             annotations = submitter.annotations | self._queued(identity, kind, key, document, there)
-            return replace(write, document=_signed(identity, kind, _submitted(document, annotations), {}))
+            return replace(write, document=_signed(identity, kind, with_submitter(document, annotations), {}))
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
         again = write.verb == "delete" and stored["metadata"].get("deletionTimestamp")
@@ -141,7 +141,7 @@ class Guard:
         # Left out it is kept. One that is changed is refused at the store's door.
         kept = submitter_annotations(stored["metadata"].get("annotations"))
         given = submitter_annotations(document["metadata"].get("annotations"))
-        written = _signed(identity, kind, _submitted(document, kept | given), stored)
+        written = _signed(identity, kind, with_submitter(document, kept | given), stored)
         if write.verb == "update":
             written = _edited(identity, written, stored)
         return replace(write, document=written, uid=uid)
@@ -370,12 +370,3 @@ def _edited(identity: Identity, document: Document, stored: Document) -> Documen
     from cumulus.gitops.editors import with_editor
 
     return with_editor(identity.name, document, stored)
-
-
-def _submitted(document: Document, submitter: dict[str, Any]) -> Document:
-    """The object with that submitter and no other."""
-    metadata = document["metadata"]
-    annotations = metadata.get("annotations") or {}
-    kept = {name: value for name, value in annotations.items() if name not in SUBMITTER_ANNOTATIONS}
-    after = {name: value for name, value in metadata.items() if name != "annotations"}
-    return {**document, "metadata": after | ({"annotations": kept | submitter} if kept or submitter else {})}
