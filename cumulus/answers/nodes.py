@@ -107,6 +107,14 @@ DrainStep = Cordoned | NodeHolds | Drained
 
 
 @dataclass(frozen=True, slots=True)
+class DrainPlanned:
+    """So many leases of the node go on into the drain, the last until `last_ends`, as far as who asks may see them."""
+
+    leases: int = 0
+    last_ends: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LeasesForgotten:
     """So many leases are no longer this store's, and go on there where the node lives."""
 

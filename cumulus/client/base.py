@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
+        DrainPlanned,
         DrainStep,
         HostKey,
         NodeChange,
@@ -357,6 +358,21 @@ class NodeClient(Protocol):
     def drain_node(self, name: str, *, now: bool = False, seconds: float | None = None) -> Iterator[DrainStep]:
         """Place nothing new on the node, and wait until its last lease has ended. With `now` the leases are ended.
         `seconds`: how long at most. The iterator raises NotFound, and NodeRefused when time is up."""
+        ...
+
+    def plan_drain(self, name: str, *, at: str, duration: str = "") -> DrainPlanned:
+        """Drain the node from `at` on, a timestamp to come: for `duration`, or until it is uncordoned. This takes the
+        place of a drain that was planned before. Raises NotFound, InvalidObject, and UsageError where `at` is no time
+        to come, or where the Reservation of that name was made for something else."""
+        ...
+
+    def cancel_drain(self, name: str) -> bool:
+        """Take back the node's planned drain, begun or not; whether there was one. Raises NotFound, UsageError."""
+        ...
+
+    def end_drain(self, name: str) -> str:
+        """Take back the planned drain of a node, where it has begun. Where it is still to come it stays, and the answer
+        is when it begins; else "". Raises NotFound where there is none."""
         ...
 
     def remove_node(self, name: str, *, force: bool = False) -> Iterator[RemoveStep]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
+        DrainPlanned,
         DrainStep,
         HostKey,
         NodeChange,
@@ -265,6 +266,15 @@ class EmbeddedClient:
 
     def drain_node(self, name: str, *, now: bool = False, seconds: float | None = None) -> Iterator[DrainStep]:
         return self._service.nodes.drain(self._identity, name, now=now, seconds=seconds)
+
+    def plan_drain(self, name: str, *, at: str, duration: str = "") -> DrainPlanned:
+        return self._service.planned_drains.plan(self._identity, name, at=at, duration=duration)
+
+    def cancel_drain(self, name: str) -> bool:
+        return self._service.planned_drains.cancel(self._identity, name)
+
+    def end_drain(self, name: str) -> str:
+        return self._service.planned_drains.end(self._identity, name)
 
     def remove_node(self, name: str, *, force: bool = False) -> Iterator[RemoveStep]:
         return self._service.nodes.remove(self._identity, name, force=force)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cumulus.service.namespaces import Namespaces
     from cumulus.service.nodes import Nodes
     from cumulus.service.objects import Objects
+    from cumulus.service.planned_drains import PlannedDrains
     from cumulus.service.readiness import Check
     from cumulus.service.reruns import Reruns
     from cumulus.service.secrets import Secrets
@@ -181,6 +182,12 @@ class Service:
         from cumulus.service.nodes import Nodes
 
         return Nodes(self.objects, self.clock, self.is_served)
+
+    @cached_property
+    def planned_drains(self) -> PlannedDrains:
+        from cumulus.service.planned_drains import PlannedDrains
+
+        return PlannedDrains(self.objects, self.clock)
 
     @cached_property
     def directories(self) -> Directories:

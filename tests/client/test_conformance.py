@@ -11,13 +11,13 @@ import pytest
 
 from cumulus import manifest
 from cumulus.answers.logs import AttemptEnded, LogBytes
-from cumulus.answers.nodes import Cordoned, Drained, Removed, WorkerAddress, WorkerFound, WorkerSaid
+from cumulus.answers.nodes import Cordoned, Drained, DrainPlanned, Removed, WorkerAddress, WorkerFound, WorkerSaid
 from cumulus.answers.objects import Extended
 from cumulus.answers.secrets import SecretKey
 from cumulus.answers.server import ApiAddress
 from cumulus.answers.swarm import ImagePushed, SwarmInvitation, SwarmMade, SwarmStatus
 from cumulus.client.base import Applied, Client, ConditionMet, StillWaiting
-from cumulus.clock import FakeClock
+from cumulus.clock import FakeClock, to_the_second
 from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import (
     AlreadyExists,
@@ -573,6 +573,19 @@ class TestWorkers:
         assert list(client.remove_node("gpu-1")) == [Removed()]
         with pytest.raises(NotFound):
             client.ask_worker("gpu-1")
+
+    def test_a_drain_is_planned_and_taken_back(self, client: Client, store: Store) -> None:
+        store.create(node("gpu-1"))
+        store.create(active("p"))
+        assert client.plan_drain("gpu-1", at="2099-01-31T09:00:00Z", duration="2h") == DrainPlanned()
+        assert client.end_drain("gpu-1") == "2099-01-31T09:00:00.000000Z"
+        assert [client.cancel_drain("gpu-1"), client.cancel_drain("gpu-1")] == [True, False]
+        with pytest.raises(NotFound):
+            client.end_drain("gpu-1")
+        found = client.plan_drain("gpu-1", at=ahead(minutes=30))
+        assert found == DrainPlanned(1, to_the_second(ahead(minutes=55)))
+        with pytest.raises(UsageError, match="is over"):
+            client.plan_drain("gpu-1", at="2001-01-31T09:00:00Z")
 
 
 class TestTokens:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DirectoryOnNode,
+        DrainPlanned,
         DrainStep,
         HostKey,
         NodeChange,
@@ -362,6 +363,17 @@ class HttpClient:
         from cumulus.answers.nodes import DrainStep
 
         return self._steps("drain_node", DrainStep, name=name, now=now, seconds=seconds)
+
+    def plan_drain(self, name: str, *, at: str, duration: str = "") -> DrainPlanned:
+        from cumulus.answers.nodes import DrainPlanned
+
+        return self._call("plan_drain", DrainPlanned, name=name, at=at, duration=duration)
+
+    def cancel_drain(self, name: str) -> bool:
+        return self._call("cancel_drain", bool, name=name)
+
+    def end_drain(self, name: str) -> str:
+        return self._call("end_drain", str, name=name)
 
     def remove_node(self, name: str, *, force: bool = False) -> Iterator[RemoveStep]:
         from cumulus.answers.nodes import RemoveStep

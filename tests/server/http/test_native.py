@@ -58,7 +58,7 @@ def test_each_call_asks_who_may(served: Served) -> None:
         "key": KEY, "changes": {}, "name": "n", "address": {"ssh": "a@b"}, "uids": [], "suspended": True,
         "unschedulable": True, "nodes": [], "every": 1.0, "mark": None, "values": {}, "overwrite": True,
         "namespace": "default", "verb": "get", "resource": "gpujobs", "keep": 1, "directory": "/x", "word": "",
-        "seconds": 1.0, "document": job("x"), "parked": False, "serial": "4a", "most": 1,
+        "seconds": 1.0, "document": job("x"), "parked": False, "at": "2099-01-01T00:00:00Z", "serial": "4a", "most": 1,
     }  # fmt: skip
     for name, call in CALLS.items():
         given = {argument: examples[argument] for argument in call.arguments if argument in examples}
