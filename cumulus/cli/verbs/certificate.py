@@ -11,7 +11,7 @@ from cumulus.cli import context, options
 from cumulus.cli.subcommands import subcommands
 from cumulus.clock import to_the_second
 from cumulus.lib import safe_output
-from cumulus.lib.table import Table
+from cumulus.lib.table import Heading, Table
 
 app = subcommands("Revoke client certificates, which show the API who asks. docs/api.md says how to make one.")
 
@@ -52,6 +52,6 @@ def list_(
     if not found:
         print("No revoked certificates found.", file=sys.stderr)
         return
-    Table(["SERIAL", "REVOKED", "BY"], sys.stdout).write(
+    Table([Heading("SERIAL", "whole"), Heading("REVOKED", "whole"), Heading("BY", "cut", 1)], sys.stdout).write(
         [[each.serial, to_the_second(each.revoked) if each.revoked else "", each.revoked_by] for each in found]
     )

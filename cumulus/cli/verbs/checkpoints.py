@@ -199,7 +199,10 @@ def _table(found: Sequence[CheckpointFound]) -> None:
     if not found:
         terminal.note("No checkpoints found.")
         return
-    headings: list[Heading | str] = ["STEP", "SAVED", "SIZE", "TOOK", "ATTEMPT", "FILES", "PROBLEM"]
+    headings = (
+        Heading("STEP", "whole"), Heading("SAVED", "whole"), Heading("SIZE", "whole"), Heading("TOOK", "whole", 1),
+        Heading("ATTEMPT", "whole", 3), Heading("FILES", "whole", 2), Heading("PROBLEM", "wrap"),
+    )  # fmt: skip
     rows = [
         [
             str(each.step), each.saved_at or NOTHING, format_bytes(each.size), f"{each.seconds:.1f}s",

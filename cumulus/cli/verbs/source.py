@@ -233,8 +233,10 @@ def history(name: Name, namespace: Namespace = "") -> None:
     if not entries:
         print("No syncs yet.", file=sys.stderr)
         return
-    headings: list[Heading | str] = ["TIME", "REVISION", "RESULT", "CHANGES", "AUTHOR"]
-    headings += [Heading("SUBJECT", yields=1), Heading("WHY", yields=2)]
+    headings = (
+        Heading("TIME", "whole"), Heading("REVISION", "whole"), Heading("RESULT", "whole"),
+        Heading("CHANGES", "cut", 1), Heading("AUTHOR", "cut", 3), Heading("SUBJECT", "cut", 2), Heading("WHY", "wrap"),
+    )  # fmt: skip
     Table(headings, sys.stdout).write(
         [
             [

@@ -13,7 +13,7 @@ from cumulus.clock import to_the_second
 from cumulus.errors import NotFound
 from cumulus.lib import safe_output
 from cumulus.lib.fingerprint import fingerprint
-from cumulus.lib.table import Table
+from cumulus.lib.table import Heading, Table
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
@@ -92,7 +92,11 @@ def list_(
     if not found:
         print("No tokens found.", file=sys.stderr)
         return
-    Table(["NAME", "USER", "GROUPS", "CREATED", "EXPIRES", "BY"], sys.stdout).write(
+    headings = (
+        "NAME", "USER", Heading("GROUPS", "cut", 2), Heading("CREATED", "whole", 3), Heading("EXPIRES", "whole"),
+        Heading("BY", "cut", 1),
+    )  # fmt: skip
+    Table(headings, sys.stdout).write(
         [
             [
                 each.name, each.user, ",".join(each.groups), to_the_second(each.created), to_the_second(each.expires),
