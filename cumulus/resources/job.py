@@ -232,10 +232,10 @@ class GPUJobSpec(Model):
     resources: HostResources = Field(
         default_factory=HostResources, description="CPU and memory limits of each replica."
     )
-    placement: Placement = Field(
-        Placement.PACK,
+    placement: Placement | None = Field(
+        None,
         description="Pack: use devices that are in use already, so that whole devices stay free for large jobs. "
-        "Spread: put each replica on the node that is least loaded then.",
+        "Spread: put each replica on the node that is least loaded then. If left out: as its queue says, else Pack.",
     )
     priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(
         0, description="Jobs with a higher priority are placed first."

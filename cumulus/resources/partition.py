@@ -93,10 +93,10 @@ class GPUPartitionSpec(Model):
     )
     renewal: Renewal = Field(default_factory=Renewal, description="Whether the lease is renewed before it ends.")
     priority: int = Field(0, ge=-(10**9), le=10**9, description="Partitions with a higher priority are placed first.")
-    placement: Placement = Field(
-        Placement.PACK,
+    placement: Placement | None = Field(
+        None,
         description="Pack: use a device that is in use already, so that whole devices stay free. Spread: use the node "
-        "that is least loaded.",
+        "that is least loaded. If left out: as its queue says, else Pack.",
     )
     queue: Name | None = Field(
         None, description="The queue that it is submitted to. If left out, the one of its user: see Queue."

@@ -22,6 +22,7 @@ from cumulus.resources.fields import (
 )
 from cumulus.resources.meta import Resource
 from cumulus.resources.parking import Idle, Turns
+from cumulus.resources.placement import Placement
 
 MOST_THOUSANDTHS = 10**9
 
@@ -148,6 +149,11 @@ class QueueSpec(Model):
         description="Ranges of priority; within one, use decides who goes first. If left out, each priority is one.",
     )
     hours: tuple[Opening, ...] = Field((), description="When its jobs may start. If left out: always.")
+    placement: Placement | None = Field(
+        None,
+        description="Where jobs of it go that say nothing themselves. Pack: to devices that are in use already. "
+        "Spread: each replica to the node that is least loaded then. If left out: as its parent; Pack at the top.",
+    )
     time_zone: TimeZone = Field("UTC", description="That of `hours`: Europe/Berlin.")
     idle: Idle | None = Field(
         None, description="What happens to jobs of it whose GPU does nothing, if they say nothing themselves."

@@ -111,7 +111,8 @@ class Claim:
     size: int
     group: int
     demand: Demand
-    spread: bool
+    spread: bool | None
+    """Over the least loaded nodes, or packed; None where its queue says which."""
     duration: float
     grace: float
     priority: int
@@ -166,7 +167,7 @@ def claim_of(partition: GPUPartition) -> Claim:
         size=gang.size if gang is not None else 1,
         group=gang.group if gang is not None else 0,
         demand=_demand_of(partition),
-        spread=spec.placement is Placement.SPREAD,
+        spread=None if spec.placement is None else spec.placement is Placement.SPREAD,
         # As long as the share may be taken: what waits behind it is promised no earlier time.
         duration=_seconds(spec.duration) + start_within(spec),
         grace=_seconds(spec.grace_period),

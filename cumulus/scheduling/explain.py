@@ -22,6 +22,7 @@ from cumulus.scheduling.cycle import BackfillReservation, Binding, Cycle, Refusa
 from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason, utc
 from cumulus.scheduling.forecast import expected_starts
+from cumulus.scheduling.fragments import would_fit_if
 from cumulus.scheduling.node_reasons import NodeReason, node_reasons, words_for_ports
 from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, ReturnsBy, Snapshot
@@ -79,6 +80,8 @@ class Explanation:
     """What gives it its place, where there are queues."""
     instead: tuple[str, ...] = ()
     """What it could ask for instead to start now: a lease of 20m; half of the share."""
+    moved: str = ""
+    """Which other lease on another device would make room for it: there is enough, but in pieces."""
 
     @property
     def headline(self) -> str:
@@ -115,6 +118,7 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
         reasons = node_reasons(snapshot, cycle.availability, admitted)
         instead = _instead(cycle, admitted) if policies.promises else ()
     ahead = _competitors(cycle, admitted)
+    moved = "" if ahead or cycle.bindings else would_fit_if(snapshot, cycle.windows, admitted)
     reservation, far_back = cycle.take_back(gang), False
     if reservation is None:
         reservation, far_back = _reserve_in_turn(cycle, gang, ahead)
@@ -137,6 +141,7 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
         expected=expected_starts(snapshot, policies, position).get(gang.name) if policies.promises else None,
         notes=(*policies.note(snapshot, gang), *_taken_back(snapshot, cycle, gang)),
         instead=instead,
+        moved=moved,
         position=position,
         queue=len(snapshot.pending),
         ahead=tuple(f"job {r.gang.job}" if r.gang.job else r.gang.name for r in ahead),
@@ -327,6 +332,8 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
     yield from about.notes
     if about.instead:
         yield f"would start now with {' or '.join(about.instead)}"
+    if about.moved:
+        yield f"would fit if {about.moved}"
     if about.blockers:
         yield "waits for:"
         for blocker in about.blockers[:limit]:

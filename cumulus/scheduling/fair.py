@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from cumulus.resources.device import FULL_COMPUTE
+from cumulus.resources.placement import Placement
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import Both, Gate, Policies, Taken
-from cumulus.scheduling.queues import Book, Cap, Rules, Standing, Standings
+from cumulus.scheduling.queues import Book, Cap, Rules, Standing, Standings, placement_of
 from cumulus.scheduling.quota import TakeBackQuota
 from cumulus.scheduling.snapshot import Gang, Snapshot
 from cumulus.scheduling.usage import share_of
@@ -109,7 +110,7 @@ def _within_quota(keys: list[tuple[object, ...]], snapshot: Snapshot, standings:
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """A queue's hours, and what it and its users may hold at once."""
+    """A queue's hours, what it and its users may hold at once, and whether its jobs are packed or spread."""
 
     book: Book
 
@@ -128,8 +129,23 @@ class _Limits:
         """Queues and users whom nothing holds back."""
         self._narrowed: dict[tuple[int, tuple[str, ...]], Demand] = {}
         self._closed: dict[str, Reason | None] = {}
+        self._spreads: dict[str, bool] = {}
 
     def admit(self, gang: Gang) -> Gang | Reason:
+        admitted = self._admit(gang)
+        if gang.spread is None and not isinstance(admitted, Reason) and self._spread(gang.queue):
+            return replace(admitted, spread=True)
+        return admitted
+
+    def _spread(self, queue: str) -> bool:
+        """Whether jobs of the queue that say nothing themselves are spread."""
+        found = self._spreads.get(queue)
+        if found is None:
+            said = placement_of(self._tree.path(queue or DEFAULT_QUEUE))
+            found = self._spreads[queue] = said is not None and said[0] is Placement.SPREAD
+        return found
+
+    def _admit(self, gang: Gang) -> Gang | Reason:
         place = (gang.queue, gang.user)
         if place in self._free:
             return gang

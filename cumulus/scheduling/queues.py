@@ -14,6 +14,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from cumulus.resources.device import FULL_COMPUTE, Device
+from cumulus.resources.placement import Placement
 from cumulus.resources.quantity import format_duration, parse_duration
 from cumulus.resources.queue import DAYS, Amount, Opening, Queue, QueueSpec, clock_minutes
 from cumulus.resources.queue_names import DEFAULT_QUEUE
@@ -52,6 +53,7 @@ class Rules:
         self.user_jobs = spec.per_user.max_jobs
         self.half_life = parse_duration(spec.half_life)
         self.min_runtime = None if spec.min_runtime is None else parse_duration(spec.min_runtime)
+        self.placement = spec.placement
         self.default_priority = spec.default_priority
         self.highest_priority = spec.highest_priority
         self._bands = sorted((band.from_, band.urgent) for band in spec.bands)
@@ -145,6 +147,11 @@ class Tree:
         return path
 
 
+def placement_of(path: Sequence[Rules]) -> tuple[Placement, str] | None:
+    """Pack or Spread for jobs that say nothing, and which queue on the path says so: the lowest that does."""
+    return next(((rules.placement, rules.name) for rules in reversed(path) if rules.placement is not None), None)
+
+
 @dataclass(slots=True)
 class Standing:
     """Of one queue with those below it, or of one user in a queue."""
@@ -218,6 +225,8 @@ class Book:
         counted.append(f"{gang.user or 'its user'} {standings.user(queue, gang.user).used / 3600:.1f}")
         half_life = format_duration(own.half_life)
         lines.append(f"counted use, which halves in {half_life}: {', '.join(counted)}; who has less by weight is first")
+        if gang.spread is None and (said := placement_of(path)) is not None:
+            lines.append(f"placement {said[0]}, as the queue {said[1]} says")
         return lines
 
 

@@ -142,8 +142,9 @@ class Gang:
     since: datetime
     job: str
     user: str
-    spread: bool = False
-    """Over the least loaded nodes, instead of packed. A gang of different members is packed all the same."""
+    spread: bool | None = None
+    """Over the least loaded nodes, instead of packed. A gang of different members is packed all the same. None: as its
+    queue says, else packed."""
     started: bool = False
     """Some members are bound already, as after a crash amid the writing: the rest goes first."""
     queue: str = ""

@@ -88,7 +88,7 @@ def test_what_is_left_out_gets_its_default() -> None:
     del given["metadata"]["namespace"]
     made = admit_create(JOB, given)
     assert made["metadata"]["namespace"] == "default"
-    assert (made["spec"]["replicas"], made["spec"]["placement"]) == (1, "Pack")
+    assert (made["spec"]["replicas"], made["spec"]["preemptible"]) == (1, "Checkpoint")
     assert made["status"]["phase"] == "Pending"
 
 

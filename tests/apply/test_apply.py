@@ -252,7 +252,7 @@ def test_what_a_container_was_given_is_immutable_and_a_store_from_before_changes
         "manifest:10:14: spec.placement: is immutable and",
     ]
     document = store.get(KEY)
-    for field in ("placement", "hostNetwork"):
+    for field in ("preemptible", "hostNetwork"):
         del document["spec"][field]
     store.update(document)
     assert applied(store, job("image: x\nports: [{containerPort: 80, hostPort: 8080}]")) == [

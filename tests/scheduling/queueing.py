@@ -49,6 +49,7 @@ class Job:
     uses: float = 1.0
     replicas: int = 1
     priority: int = 0
+    spread: bool | None = None
     yields: bool = False
     """Whether it saves its work and goes on later where others need its share."""
     grace: float = 30.0
@@ -172,7 +173,7 @@ class Cluster:
         since = NOW + timedelta(seconds=job.arrives)
         self.waiting[job.name] = Gang(
             job.name, members, job.seconds, job.priority, since, job.name, job.user, queue=job.queue,
-            yielded=job.asked > 0,
+            spread=job.spread, yielded=job.asked > 0,
         )  # fmt: skip
 
     def _bind(self, name: str, plan: CycleResult) -> None:

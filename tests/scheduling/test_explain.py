@@ -263,3 +263,22 @@ def test_a_device_that_failed_takes_nothing_new_and_is_the_reason() -> None:
     assert (found.state, found.reasons[0].reason.code) == (State.NO_NODE, "DeviceFailed")
     assert "device 1: Xid 79" in found.reasons[0].reason.message
     assert told([node("n1", device(0), failed)], pending("p")).state is State.FITS
+
+
+def test_free_room_in_pieces_is_told_with_the_lease_that_would_have_to_be_elsewhere() -> None:
+    nodes = [node("n1", device(0), device(1)), node("n2", device(0, 20))]
+    small, large = of_job(held(pending("s"), memory=10, ends=60), "small"), held(pending("l"), "n1", 1, memory=60)
+    found = told(nodes, pending("p", "100%", compute="50%", selector={"minMemory": "80Gi"}), small, large)
+    assert "would fit if job default/small were on device 1 of n1 instead of device 0 of n1" in found.lines()
+
+
+def test_nothing_is_told_of_pieces_where_nobody_could_move_or_others_are_ahead() -> None:
+    nodes = [node("n1", device(0), device(1))]
+    small, asked = of_job(held(pending("s"), memory=10), "small"), pending("p", "80Gi")
+    full = held(pending("l"), "n1", 1, memory=75)
+    assert told(nodes, asked, small, full).moved == ""
+    beside, ahead = held(pending("l"), "n1", 1, memory=60), pending("q", "75Gi", age=9)
+    assert told(nodes, asked, small, beside).moved
+    assert told(nodes, asked, small, beside, ahead).moved == ""
+    replicas = [of_job(held(pending(f"r{n}"), "n1", n, memory=10), "both") for n in range(2)]
+    assert told(nodes, asked, *replicas).moved == ""

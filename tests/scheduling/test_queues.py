@@ -93,6 +93,40 @@ def test_who_is_kept_off_a_class_of_devices_is_told_of_the_limit_and_not_of_what
         assert [blocker.job for blocker in found.blockers] == [on_other]
 
 
+def test_jobs_are_packed_or_spread_as_their_queue_says_or_those_above_it_unless_they_say_it_themselves() -> None:
+    queues = [
+        a_queue("lab", placement="Spread"), a_queue("vision", parent="lab"),
+        a_queue("sweeps", parent="lab", placement="Pack"), a_queue("default"),
+    ]  # fmt: skip
+    small = Share(size=10 * GI)
+
+    def used(queue: str, spread: bool | None = None) -> int:
+        """On how many nodes four of its jobs are."""
+        cluster = Cluster(queues, nodes=4)
+        cluster.submit(*(Job(f"j{n}", queue=queue, memory=small, spread=spread) for n in range(4)))
+        cluster.run(1.0)
+        return len({hold.node for held in cluster.holds.values() for hold in held})
+
+    assert {queue: used(queue) for queue in ("lab", "vision", "sweeps", "default", "")} == {
+        "lab": 4, "vision": 4, "sweeps": 1, "default": 1, "": 1,
+    }  # fmt: skip
+    assert (used("vision", spread=False), used("sweeps", spread=True)) == (1, 4)
+
+
+def test_why_names_the_queue_that_says_where_jobs_go() -> None:
+    queues = [a_queue("lab", placement="Spread"), a_queue("vision", parent="lab", maxJobs=1)]
+    cluster = Cluster(queues, nodes=1)
+    cluster.submit(Job("a", queue="vision"), Job("b", queue="lab", arrives=1.0), Job("c", spread=False, arrives=1.0))
+    cluster.run(2.0)
+
+    def notes(job: str) -> tuple[str, ...]:
+        found = explain(cluster.snapshot(), Key("GPUPartition", "default", f"{job}-0"), cluster.policies())
+        return () if found is None else found.notes
+
+    assert "placement Spread, as the queue lab says" in notes("b")
+    assert not any("placement" in note for note in notes("c"))
+
+
 def test_a_queue_below_its_quota_goes_first_whatever_was_used() -> None:
     cluster = Cluster([a_queue("sure", quota=[{"devices": 1}]), a_queue("rest")], nodes=2)
     cluster.submit(Job("s0", "alice", "sure", seconds=50 * HOUR))

@@ -156,3 +156,8 @@ def test_the_order_of_what_is_handed_over_does_not_matter() -> None:
     nodes = [node("n2", device(1), device(0)), node("n1")]
     partitions = [held(pending("a")), held(pending("b"), "n2"), pending("c"), *gang("g", 2, 2), pending("d", age=3)]
     assert build(nodes, partitions, NOW) == build(nodes[::-1], partitions[::-1], NOW)
+
+
+def test_who_says_nothing_of_placement_leaves_it_to_the_queue() -> None:
+    asked = [pending("a"), pending("b", placement="Pack"), pending("c", placement="Spread")]
+    assert [gang.spread for gang in build([node()], asked, NOW).pending] == [None, False, True]
