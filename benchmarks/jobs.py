@@ -134,7 +134,7 @@ def process_jobs(count: int) -> Taken:
         finally:
             backend.close()
             ledger.close()
-            _stop_monitor(home / "chronos")
+            stop_monitor(home / "chronos")
 
 
 def _run_jobs(
@@ -144,7 +144,7 @@ def _run_jobs(
     manifests = load_text(text)
     store = SqliteStore(directory / "store")
     try:
-        with _managed(store, backends, agents):
+        with managed(store, backends, agents):
             return _timed(store, manifests)
     finally:
         store.close()
@@ -175,7 +175,7 @@ def _processor() -> float:
 
 
 @contextmanager
-def _managed(store: Store, backends: Sequence[Backend], agents: Sequence[NodeAgent]) -> Iterator[None]:
+def managed(store: Store, backends: Sequence[Backend], agents: Sequence[NodeAgent]) -> Iterator[None]:
     stop = threading.Event()
     manager = threading.Thread(target=ControlPlane(store, backends, agents).run, args=(stop,))
     manager.start()
@@ -186,7 +186,7 @@ def _managed(store: Store, backends: Sequence[Backend], agents: Sequence[NodeAge
         manager.join()
 
 
-def _stop_monitor(home: Path) -> None:
+def stop_monitor(home: Path) -> None:
     from cumulus.chronos import monitor_control
 
     pid = monitor_control.running(home)

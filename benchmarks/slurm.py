@@ -39,9 +39,9 @@ SwitchType=switch/none
 MpiDefault=none
 MaxJobCount=200000
 MaxArraySize=100001
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_max_job_start=0,max_rpc_cnt=0
+SchedulerParameters={scheduler}
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=1000 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={slots} RealMemory=1000 State=UNKNOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -54,9 +54,13 @@ def available() -> str | None:
     return f"not installed: {', '.join(missing)} (Debian: slurm-wlm, munge)" if missing else None
 
 
+SCHEDULER = "batch_sched_delay=0,sched_min_interval=0,sched_max_job_start=0,max_rpc_cnt=0"
+"""What makes it start jobs as fast as it can."""
+
+
 @contextmanager
-def cluster() -> Iterator[dict[str, str]]:
-    """A Slurm of one node with 64 job slots; gives the environment that its commands need."""
+def cluster(slots: int = 64, scheduler: str = SCHEDULER) -> Iterator[dict[str, str]]:
+    """A Slurm of one node with so many job slots; gives the environment that its commands need."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
         for part in ("munge", "state", "spool"):
@@ -67,7 +71,8 @@ def cluster() -> Iterator[dict[str, str]]:
         key.chmod(0o400)
         host = socket.gethostname().split(".")[0]
         config = directory / "slurm.conf"
-        config.write_text(CONFIG.format(directory=directory, host=host, controller=free_port(), node=free_port()))
+        ports = {"controller": free_port(), "node": free_port()}
+        config.write_text(CONFIG.format(directory=directory, host=host, slots=slots, scheduler=scheduler, **ports))
         munge = [
             "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={directory}/munge/socket",
             f"--pid-file={directory}/munge/pid", f"--log-file={directory}/munge/log",
