@@ -64,10 +64,10 @@ def job_key(words: Sequence[str], namespace: str, otherwise: str) -> Key:
     `otherwise`: what a person who names another object is told: `only jobs run programs, not`. Raises UsageError."""
     from cumulus.cli import context
 
-    found = key(parse_one(words, default=gpujob.KIND), context.namespace(namespace))
-    if found.kind != gpujob.KIND.name:
-        raise UsageError(f"{otherwise} a {found.kind}")
-    return found
+    target = parse_one(words, default=gpujob.KIND)
+    if not target.kind.runs:
+        raise UsageError(f"{otherwise} a {target.kind.name}")
+    return key(target, context.namespace(namespace))
 
 
 def keys_in(files: Sequence[str], recursive: bool) -> list[Key]:

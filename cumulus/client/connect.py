@@ -48,10 +48,11 @@ def is_abandoned(home: Path) -> bool:
     from cumulus.daemon_lock import daemon_pid
     from cumulus.resources.documents import lookup
     from cumulus.resources.job_phase import RUNNING_PHASES, JobPhase
+    from cumulus.resources.kinds import gpujob
     from cumulus.resources.query import Query
 
     with EmbeddedClient.of(home) as client:
-        jobs = client.list(Query("GPUJob")).items
+        jobs = client.list(Query(gpujob.KIND.name)).items
     if not any(lookup(job, "status.phase") in (*RUNNING_PHASES, JobPhase.PARKED) for job in jobs):
         return False
     until = time.monotonic() + RESTART_SECONDS

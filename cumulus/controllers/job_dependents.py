@@ -23,6 +23,9 @@ from cumulus.store.base import Store
 R = TypeVar("R", bound=Resource)
 
 
+_AWAITED: tuple[type[GPUJob] | type[GPUJobArray], ...] = (GPUJob, GPUJobArray)
+
+
 def _waits_for(document: Document) -> Iterable[str]:
     """Those that a job names which has not begun yet."""
     if lookup(document, "spec.after") is None or lookup(document, "status.attemptCount"):
@@ -70,11 +73,9 @@ def phases(job: GPUJob, reader: Reader, store: Store) -> dict[str, str]:
 
 def _phase(key: Key, reader: Reader, store: Store) -> str | None:
     """None where it is not there. Raises InvalidObject."""
-    if key.kind == GPUJobArray.KIND:
-        whole = _there(GPUJobArray, key, reader, store)
-        return None if whole is None else whole.status.phase
-    if (job := _there(GPUJob, key, reader, store)) is not None:
-        return job.status.phase
+    for model in _AWAITED:
+        if key.kind == model.KIND and (found := _there(model, key, reader, store)) is not None:
+            return found.status.phase
     # The jobs of an array go when more have ended than it keeps.
     if (made := index_of(key)) is None or (array := _there(GPUJobArray, made[0], reader, store)) is None:
         return None

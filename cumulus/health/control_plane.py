@@ -87,11 +87,11 @@ def daemon(home: Path) -> Iterator[Finding]:
         yield Finding("WARN", "daemon", "no daemon runs on this state directory", "run: cumulus serve")
         return
     from cumulus import stores
-    from cumulus.resources.kinds.lease import LEADER
+    from cumulus.resources.kinds.lease import KIND, LEADER
 
     opened = stores.of_home(home)
     try:
-        lease = opened.get(Key("Lease", "", LEADER))
+        lease = opened.get(Key(KIND.name, "", LEADER))
     except NotFound:
         lease = {}
     finally:

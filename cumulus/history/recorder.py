@@ -21,8 +21,8 @@ from cumulus.history.series import Sample
 from cumulus.history.writer import Writer
 from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document
-from cumulus.resources.kinds import gpunode, gpupartition, reservation
 from cumulus.resources.query import Event
+from cumulus.resources.registry import BY_NAME
 
 _log = structlog.get_logger("cumulus.history")
 
@@ -74,7 +74,7 @@ class Recorder:
                 self._observe(writer, document, now, deleted=False)
                 metadata = document.get("metadata") or {}
                 seen.add(str(metadata.get("uid")))
-                if document.get("kind") == reservation.KIND.name:
+                if _remembered_as(document) == "reservation":
                     reservations.add(str(metadata.get("name")))
             writer.close_missing(seen, now)
             writer.end_missing_reservations(reservations, now)
@@ -113,13 +113,14 @@ class Recorder:
     def _observe(self, writer: Writer, document: Document, now: int, *, deleted: bool) -> None:
         """What is damaged is left out."""
         try:
-            if document["kind"] == gpupartition.KIND.name:
-                _partition(writer, document, now, deleted=deleted)
-            elif document["kind"] == gpunode.KIND.name:
-                writer.node(facts.node(document), now, deleted=deleted)
-            elif document["kind"] == reservation.KIND.name:
-                held = None if deleted else facts.reservation(document)
-                writer.reservation(str(document["metadata"]["name"]), held, now)
+            match _remembered_as(document):
+                case "lease":
+                    _partition(writer, document, now, deleted=deleted)
+                case "node":
+                    writer.node(facts.node(document), now, deleted=deleted)
+                case "reservation":
+                    held = None if deleted else facts.reservation(document)
+                    writer.reservation(str(document["metadata"]["name"]), held, now)
         except MALFORMED as error:
             _log.warning("left out a damaged object", error=repr(error))
 
@@ -156,6 +157,11 @@ class Recorder:
             # What was begun and not committed goes with the connection.
             self._opened[0].close()
             self._opened = None
+
+
+def _remembered_as(document: Document) -> str:
+    kind = BY_NAME.get(str(document.get("kind")))
+    return kind.remembered_as if kind is not None else ""
 
 
 def _partition(writer: Writer, document: Document, now: int, *, deleted: bool) -> None:

@@ -21,7 +21,7 @@ from cumulus.machinery.cache import Cache, Index
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Reconciler, Request
 from cumulus.machinery.recorder import Recorder
-from cumulus.resources.documents import owners
+from cumulus.resources.documents import owners_of
 from cumulus.store.client import Client
 
 
@@ -116,9 +116,8 @@ def owner(kind: str) -> Callable[[Change, Cache], Iterable[Request]]:
     """The owner of that kind of the object that changed."""
 
     def keys(change: Change, cache: Cache) -> Iterable[Request]:
-        for reference in owners(change.new):
-            if reference["kind"] == kind:
-                return (Request(change.key.namespace, reference["name"]),)
+        for reference in owners_of(change.new, kind):
+            return (Request(change.key.namespace, reference["name"]),)
         return ()
 
     return keys

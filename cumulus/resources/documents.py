@@ -5,7 +5,7 @@ Verbs and pages read documents this way, so that they start fast and so that a d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cumulus.resources.key import Document
@@ -29,6 +29,11 @@ def lookup(document: Any, path: str | Sequence[str]) -> Any:
 def owners(document: Document) -> Sequence[Mapping[str, Any]]:
     """The object's owner references, each with a uid."""
     return document["metadata"].get("ownerReferences") or ()
+
+
+def owners_of(document: Document, kind: str) -> Iterator[Mapping[str, Any]]:
+    """Those of its owner references that are to objects of one kind."""
+    return (reference for reference in owners(document) if reference["kind"] == kind)
 
 
 def condition(document: Document, type: str) -> Mapping[str, Any]:

@@ -117,6 +117,10 @@ class Kind:
     """The kind of what belongs to it and is shown with it."""
     noun: str = ""
     """What people call one in a sentence: job, node. Its name in small letters if left out."""
+    runs: bool = False
+    """Whether a program runs of each of its objects, in attempts, with logs and checkpoints."""
+    logs_hint: str = ""
+    """Of a kind that does not run itself: where people find its logs, with `{name}` for that of the object."""
     waits: bool = False
     """Whether it may wait in the queue for a share, so that `why` explains it."""
     related: Related | None = None
@@ -131,6 +135,12 @@ class Kind:
     losses: Callable[[Document, Sequence[Document]], Sequence[str]] | None = None
     """What a delete loses that no controller brings back, each as the rest of a sentence: `is cordoned`. It gets the
     object and what `related` finds. None: nothing."""
+    parent: str = ""
+    """The field that names the object of the same kind which it is a part of: its objects form trees."""
+    remembered_as: Literal["", "lease", "node", "reservation"] = ""
+    """As what the history remembers its objects; not at all if left out."""
+    beats: bool = False
+    """Whether it is written every few seconds while nothing happens, so that pages are not told of it."""
     tells: bool = True
     """Whether events are told of it."""
     conditions: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from cumulus.resources.enforcement import Enforcement, Overuse, Sharing
 from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Name, Text, Time
 from cumulus.resources.job import DeviceSelector, HostPort
-from cumulus.resources.meta import Condition, Resource
+from cumulus.resources.meta import Condition, OwnerReference, Resource
 from cumulus.resources.parking import Parked, ParkRequest
 from cumulus.resources.placement import Placement
 from cumulus.resources.preemption import Preemptible
@@ -237,6 +237,11 @@ class GPUPartition(Resource):
         default_factory=GPUPartitionStatus,
         description="Where it was bound and what lease it holds. A manifest cannot set it.",
     )
+
+    @property
+    def job(self) -> OwnerReference | None:
+        """The job that it belongs to; None of one that a person made."""
+        return self.owner("GPUJob")
 
     @property
     def waits(self) -> bool:

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Key
 from cumulus.resources.meta import JOB_LABEL, OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase, start_within
@@ -150,7 +149,7 @@ class Claim:
 def claim_of(partition: GPUPartition) -> Claim:
     """The claim of a partition as it is stored."""
     spec, status, metadata = partition.spec, partition.status, partition.metadata
-    owner = partition.owner(GPUJob.KIND)
+    owner = partition.job
     gang, park = spec.gang, spec.park
     since = gang.since if gang is not None else metadata.creation_timestamp
     if park is not None and status.phase is PartitionPhase.PARKED:
@@ -200,7 +199,7 @@ def _promised(partition: GPUPartition) -> Promised | None:
 
 def _yields(partition: GPUPartition) -> Yields | None:
     spec = partition.spec
-    if spec.gang is None or spec.gang.preemptible is None or partition.owner(GPUJob.KIND) is None:
+    if spec.gang is None or spec.gang.preemptible is None or partition.job is None:
         return None
     return Yields(spec.gang.preemptible == "Kill", spec.priority, _seconds(spec.grace_period))
 

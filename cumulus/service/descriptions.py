@@ -9,6 +9,7 @@ from cumulus.answers.objects import Description
 from cumulus.errors import Forbidden, InvalidObject
 from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.kinds import event
 from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME
 from cumulus.service import diagnose
@@ -93,7 +94,7 @@ class Descriptions:
         if not BY_NAME[key.kind].tells:
             return []
         fields = f"involvedObject.kind={key.kind},involvedObject.name={key.name}"
-        query = Query("Event", namespace=key.namespace or None, fields=fields)
+        query = Query(event.KIND.name, namespace=key.namespace or None, fields=fields)
         try:
             found = self._objects.list(identity, query).items
         except Forbidden:

@@ -16,6 +16,7 @@ from cumulus.errors import UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
+from cumulus.resources.kinds import gpunode
 from cumulus.resources.query import Query
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
@@ -48,7 +49,7 @@ class Directories:
         uid = identity.uid
         if uid is None:
             return []
-        nodes = [node for node in self._store.list(Query("GPUNode")).items if _asked(node, directory)]
+        nodes = [node for node in self._store.list(Query(gpunode.KIND.name)).items if _asked(node, directory)]
         if not word or not nodes:
             return [DirectoryOnNode(node["metadata"]["name"], "it was not asked") for node in nodes]
 

@@ -14,12 +14,11 @@ from cumulus.history import facts
 from cumulus.history.facts import LeaseFact, NodeFact, PromisedSeat, ReservationFact
 from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.kinds import gpunode, gpupartition, reservation
 from cumulus.resources.query import Query, Watch
+from cumulus.resources.registry import BY_NAME, KINDS
 from cumulus.store.base import Store
 
-_PARTITION, _NODE, _RESERVATION = gpupartition.KIND.name, gpunode.KIND.name, reservation.KIND.name
-_KINDS = frozenset((_PARTITION, _NODE, _RESERVATION))
+_KINDS = frozenset(kind.name for kind in KINDS if kind.remembered_as)
 RECENT_SECONDS = 60
 """Leases that ended so long ago are told too: the history learns of an end a moment later."""
 
@@ -102,10 +101,11 @@ class SharesNow:
     def _put(self, document: Document) -> None:
         try:
             key = key_of(document)
-            if key.kind == _NODE:
+            remembered_as = BY_NAME[key.kind].remembered_as
+            if remembered_as == "node":
                 self._nodes[key] = facts.node(document)
                 return
-            if key.kind == _RESERVATION:
+            if remembered_as == "reservation":
                 self._reservations.pop(key, None)
                 if (held := facts.reservation(document)) is not None:
                     self._reservations[key] = held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cumulus.errors import NotFound
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kinds import gpunode
 from cumulus.store.base import Store
 
 
@@ -12,6 +13,6 @@ def reached_node(store: Store, name: str) -> Document | None:
     if not name:
         return None
     try:
-        return store.get(Key("GPUNode", "", name))
+        return store.get(Key(gpunode.KIND.name, "", name))
     except NotFound:
         return None

@@ -13,7 +13,7 @@ from cumulus.lib import unix_socket
 from cumulus.resources.condition_types import LeaderCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document, Key
-from cumulus.resources.kinds.lease import LEADER
+from cumulus.resources.kinds.lease import KIND, LEADER
 from cumulus.store.base import Store
 
 RENEWED_SECONDS = 20.0
@@ -30,7 +30,7 @@ class Check(NamedTuple):
 def checks(store: Store, clock: Clock) -> list[Check]:
     """The store can be read, a daemon leads, and its controllers make progress."""
     try:
-        lease = store.get(Key("Lease", "", LEADER))
+        lease = store.get(Key(KIND.name, "", LEADER))
     except NotFound:
         lease = {}
     except CumulusError as error:

@@ -14,6 +14,7 @@ from cumulus.answers.secrets import SecretMove
 from cumulus.daemon_lock import daemon_pid
 from cumulus.errors import StoreInUse
 from cumulus.resources.documents import lookup
+from cumulus.resources.kinds import gpujob, gpunode
 from cumulus.resources.query import Query
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_ADMIN
 from cumulus.secrets import JobSecrets, SecretStore, SecretUnavailable
@@ -42,9 +43,9 @@ def planned(store: Store, home: Path, unused: str) -> Sequence[SecretMove]:
     A job counts where an admin made it, or where it is older than submitters: nobody else gets a secret by naming it.
     """
     places: dict[str, set[str]] = {name: set() for name in unmoved(home)}
-    for node in store.list(Query("GPUNode")).items:
+    for node in store.list(Query(gpunode.KIND.name)).items:
         places.get(lookup(node, "spec.ssh.keySecret") or "", set()).add("")
-    for job in store.list(Query("GPUJob")).items:
+    for job in store.list(Query(gpujob.KIND.name)).items:
         annotations = job["metadata"].get("annotations") or {}
         if SUBMITTER in annotations and annotations.get(SUBMITTER_ADMIN) != "true":
             continue

@@ -12,6 +12,7 @@ from cumulus.daemon_lock import daemon_pid
 from cumulus.lib import process_identity, unix_socket
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
+from cumulus.resources.kinds import lease
 from cumulus.resources.query import Query
 from cumulus.service.readiness import leader_problem
 from cumulus.store.base import Store
@@ -22,7 +23,7 @@ _API_SECONDS = 10.0
 
 def server_state(store: Store, home: Path, clock: Clock) -> ServerState:
     # The leader wrote that time by the clock of this same machine.
-    leases = store.list(Query("Lease")).items
+    leases = store.list(Query(lease.KIND.name)).items
     renewed = max((lookup(lease, "spec.renewTime") or "" for lease in leases), default="")
     now, pid = clock.now(), daemon_pid(home)
     silent = (now - parse_timestamp(renewed)).total_seconds() if renewed else None

@@ -25,6 +25,7 @@ from cumulus.lib.files import replacing
 from cumulus.resources.annotations import SUBMISSION
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, NAME_LETTERS, Document, Key
 from cumulus.resources.kinds import gpujob
+from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import Submitter
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
@@ -144,7 +145,8 @@ class Submissions:
 
 def _checked(document: Document, mark: str) -> Document:
     """The job to make, with a name and the annotation. What else is wrong with it admission tells."""
-    if document.get("kind") != gpujob.KIND.name:
+    kind = BY_NAME.get(str(document.get("kind")))
+    if kind is None or not kind.runs:
         raise InvalidObject("only a GPUJob can be submitted", field="kind")
     metadata = document.get("metadata")
     if not isinstance(metadata, dict):

@@ -14,6 +14,7 @@ from cumulus.answers.swarm import (
     SwarmStatus,
 )
 from cumulus.resources.documents import lookup
+from cumulus.resources.kinds import gpujob, gpunode
 from cumulus.resources.query import Query
 from cumulus.service.identity import Identity
 
@@ -48,7 +49,7 @@ class Swarm:
     def ownership(self, identity: Identity) -> SwarmOwnership:
         """Whose it is, and what of the services there are this store's jobs."""
         self._service.access.check(identity, "get", "swarms")
-        jobs = {item["metadata"]["uid"] for item in self._service.store.list(Query("GPUJob")).items}
+        jobs = {item["metadata"]["uid"] for item in self._service.store.list(Query(gpujob.KIND.name)).items}
         return self._access.ownership(self._store_id, jobs)
 
     def adopt(self, identity: Identity, mark: SwarmMark | None) -> None:
@@ -73,6 +74,6 @@ class Swarm:
         from cumulus.resources.node import GPUNode
         from cumulus.store.client import decode
 
-        items = self._service.store.list(Query("GPUNode")).items
+        items = self._service.store.list(Query(gpunode.KIND.name)).items
         found = [decode(GPUNode, item) for item in items if lookup(item, "spec.ssh")]
         return {node.metadata.name: node.spec.ssh for node in found if node.spec.ssh is not None}

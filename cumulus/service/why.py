@@ -191,7 +191,7 @@ class _Question:
         self._document = document
         self._now = read.now
         self._title = f"{document['kind'].lower()}/{document['metadata']['name']}"
-        self.of_job = document["kind"] == GPUJob.KIND
+        self.of_job = BY_NAME[document["kind"]].runs
         self._all_partitions: Sequence[GPUPartition] = ()
         """As `waiting` has read them."""
 

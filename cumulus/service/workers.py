@@ -16,6 +16,7 @@ from cumulus.answers.nodes import (
 from cumulus.errors import AlreadyExists, InvalidObject, NodeRefused, UsageError
 from cumulus.resources.fields import check_name, check_secret_name, check_text
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kinds import gpunode
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.service import infrastructure
 from cumulus.service.access.access import Access
@@ -84,7 +85,7 @@ class Workers:
             return
         if prefix:
             ssh = ssh.model_copy(update={"chronos_cli": f"{prefix.rstrip('/')}/bin/chronos_cli"})
-            self._objects.edit(identity, Key("GPUNode", "", name), _with_ssh(ssh))
+            self._objects.edit(identity, Key(gpunode.KIND.name, "", name), _with_ssh(ssh))
         yield self._access.ask(name, ssh)
 
     def _ssh(self, name: str, address: WorkerAddress, damaged: list[InvalidObject]) -> SshAddress:

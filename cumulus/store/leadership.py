@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from cumulus.errors import BackendError, NotFound, StoreError
 from cumulus.resources.key import Key
-from cumulus.resources.kinds.lease import LEADER
+from cumulus.resources.kinds.lease import KIND, LEADER
 from cumulus.store.base import Store
 
-_KEY = Key("Lease", "", LEADER)
+_KEY = Key(KIND.name, "", LEADER)
 
 
 def holder_identity(store: Store) -> str:

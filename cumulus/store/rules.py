@@ -15,10 +15,11 @@ from typing import Any
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound, Replaced
 from cumulus.resources.documents import owners
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kinds import lease
 from cumulus.store.base import Admission, Fence, Write
 from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, check_room, encode, has_room
 
-LEASE_KIND = "Lease"
+LEASE_KIND = lease.KIND.name
 _OWN = frozenset(
     ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion")
 )

@@ -215,6 +215,6 @@ def _table(found: Sequence[CheckpointFound]) -> None:
 
 def _key(words: Sequence[str], namespace: str) -> Key:
     target = targets.parse_one(words, default=gpujob.KIND)
-    if target.kind is not gpujob.KIND:
+    if not target.kind.runs:
         raise UsageError(f"only jobs keep checkpoints, not {target}")
     return targets.key(target, context.namespace(namespace))

@@ -15,6 +15,7 @@ from cumulus.cli.printers import to_json
 from cumulus.cli.progress import Progress
 from cumulus.clock import SystemClock
 from cumulus.lib import printable, safe_output
+from cumulus.resources.kinds import gpupartition
 from cumulus.resources.query import Query
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _mig() -> list[Finding]:
     from cumulus.health import mig
 
     with context.client(quiet=True) as client:
-        pending = client.list(Query("GPUPartition", fields="status.phase=Pending")).items
+        pending = client.list(Query(gpupartition.KIND.name, fields="status.phase=Pending")).items
     return list(mig.check(pending))
 
 

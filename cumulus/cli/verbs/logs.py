@@ -28,7 +28,7 @@ from cumulus.errors import NoLog, UsageError
 from cumulus.resources import reruns
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
-from cumulus.resources.kinds import gpujob, gpujobarray
+from cumulus.resources.kinds import gpujob
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
@@ -91,12 +91,8 @@ def logs(
     found, several = targets.parse_some(words or (), default=gpujob.KIND), bool(selector or all)
     targets.check_named(found, several=several)
     for target in found:
-        if target.kind is not gpujob.KIND:
-            hint = (
-                f"each of its indexes is a job, as in: cumulus logs {target.name}-0"
-                if target.kind is gpujobarray.KIND
-                else None
-            )
+        if not target.kind.runs:
+            hint = target.kind.logs_hint.format(name=target.name) or None
             raise UsageError(f"only jobs have logs, not a {target.kind.name}", hint=hint)
     if previous and attempt:
         raise UsageError("give either --previous or --attempt")

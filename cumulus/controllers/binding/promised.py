@@ -35,7 +35,7 @@ def tell_of_late(moved: Iterable[Moved], reader: Reader, recorder: Recorder, com
             continue
         key = one.gang.members[0].partition
         partition = readable(reader, GPUPartition, key.namespace, key.name)
-        owner = partition.owner(GPUJob.KIND) if partition is not None else None
+        owner = partition.job if partition is not None else None
         job = readable(reader, GPUJob, key.namespace, owner.name) if owner is not None else None
         message = f"{_change(one)}: {one.cause.message}"
         for about in (partition, job):

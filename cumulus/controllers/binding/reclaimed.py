@@ -48,7 +48,7 @@ class ReclaimWriter:
             return False
         told: set[str] = set()
         for partition, said in wanted:
-            owner = partition.owner(GPUJob.KIND)
+            owner = partition.job
             if owner is not None and owner.uid not in told:
                 told.add(owner.uid)
                 self._tell(partition, owner.name, said)

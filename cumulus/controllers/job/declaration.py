@@ -14,7 +14,7 @@ from cumulus.machinery.cache import Cache, readable
 from cumulus.machinery.controller import Controller, Push, Watch, exists, itself, owner
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
-from cumulus.resources.documents import owners
+from cumulus.resources.documents import owners_of
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_array import GPUJobArray
 from cumulus.resources.node import GPUNode
@@ -29,9 +29,8 @@ def owners_on_node(change: Change, cache: Cache) -> Iterable[Request]:
     found: dict[Request, None] = {}
     for key in sorted(cache.indexed(ON_NODE, change.key.name)):
         document = cache.document(key)
-        for reference in owners(document) if document is not None else ():
-            if reference["kind"] == GPUJob.KIND:
-                found[Request(key.namespace, reference["name"])] = None
+        for reference in owners_of(document, GPUJob.KIND) if document is not None else ():
+            found[Request(key.namespace, reference["name"])] = None
     return found
 
 

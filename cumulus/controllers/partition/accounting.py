@@ -9,7 +9,6 @@ from datetime import datetime
 from cumulus.clock import parse_timestamp
 from cumulus.errors import NotFound
 from cumulus.machinery.cache import Reader, readable
-from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, start_within
 from cumulus.resources.quantity import parse_duration
@@ -40,7 +39,7 @@ def entry(
         longest = max(longest, (parse_timestamp(spec.until) - parse_timestamp(granted)).total_seconds())
     longest += parse_duration(spec.grace_period) + OVERRUN
     seconds = held_seconds(parse_timestamp(granted), parse_timestamp(ended_at) if ended_at else now, longest)
-    owner = partition.owner(GPUJob.KIND)
+    owner = partition.job
     name = plain_name(owner.name) if owner is not None else ""
     lease = Held(partition.status.share or 0, seconds, parse_duration(spec.duration), name)
     found = readable(reader, Queue, "", queue)

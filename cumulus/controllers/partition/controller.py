@@ -347,7 +347,7 @@ class PartitionReconciler:
 def owning_job(reader: Reader, partition: GPUPartition) -> GPUJob | None:
     """The job that owns the partition, as the reader knows it; None where it is damaged: the lease is then neither
     given back nor lengthened for its sake."""
-    owner = partition.owner(GPUJob.KIND)
+    owner = partition.job
     if owner is None:
         return None
     job = readable(reader, GPUJob, partition.metadata.namespace or "", owner.name)

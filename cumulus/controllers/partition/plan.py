@@ -454,7 +454,7 @@ def _unreachable(partition: GPUPartition, answer: Unreachable, now: datetime) ->
 
 def _job(partition: GPUPartition) -> str:
     """namespace/name of the job it belongs to: whom the lease is for where the spec names nobody."""
-    owner = partition.owner(GPUJob.KIND)
+    owner = partition.job
     return f"{partition.metadata.namespace}/{owner.name}" if owner is not None else ""
 
 

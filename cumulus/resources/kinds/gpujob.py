@@ -315,6 +315,7 @@ KIND = Kind(
     work=True,
     owns=_OWNS,
     noun="job",
+    runs=True,
     waits=True,
     related=Related("Partitions", lambda job: Query(_OWNS, owner_uid=job["metadata"]["uid"])),
     sections=sections,

@@ -90,6 +90,7 @@ KIND = Kind(
     ),
     writers=Role.USER,
     noun="job array",
+    logs_hint="each of its indexes is a job, as in: cumulus logs {name}-0",
     # Its jobs are its submitter's: nobody else says what they are.
     reads_as_submitter=frozenset({"jobTemplate"}),
     sealed=frozenset({"status.active", "status.succeeded", "status.failed"}),

@@ -235,6 +235,7 @@ KIND = Kind(
     readers=None,
     guarded=True,
     noun="node",
+    remembered_as="node",
     related=Related(
         "Partitions",
         lambda node: partitions(node["metadata"]["name"]),

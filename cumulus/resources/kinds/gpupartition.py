@@ -105,6 +105,7 @@ KIND = Kind(
     writers=Role.USER,
     work=True,
     noun="partition",
+    remembered_as="lease",
     waits=True,
     own_grace_period=True,
     sealed=frozenset({"spec.until", "spec.park", "status.queue", "status.share", "status.promise", "status.reclaim"}),

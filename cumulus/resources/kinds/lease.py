@@ -19,5 +19,6 @@ KIND = Kind(
         Column("RENEWED", "spec.renewTime", form="age"),
     ),
     user_made=False,
+    beats=True,
     tells=False,
 )

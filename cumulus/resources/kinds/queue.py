@@ -75,6 +75,7 @@ KIND = Kind(
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
     ),
     guarded=True,
+    parent="spec.parent",
     sections=sections,
     state=state,
 )

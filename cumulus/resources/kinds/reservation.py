@@ -69,6 +69,7 @@ KIND = Kind(
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
     ),
     guarded=True,
+    remembered_as="reservation",
     tells=False,
     sealed=frozenset({"status.devices"}),
     sections=sections,

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from cumulus.clock import parse_timestamp
 from cumulus.machinery.informer import Change
 from cumulus.resources.documents import MALFORMED, lookup
-from cumulus.resources.job import GPUJob
+from cumulus.resources.registry import BY_NAME
 from cumulus.scheduling.cycle import Binding, Refusal
 
 _WAITS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 86400.0, 7 * 86400.0)
@@ -32,7 +32,7 @@ class StartMetrics:
 
     def changed(self, change: Change) -> None:
         """An informer's handler. Never raises: a damaged job counts nowhere."""
-        if change.key.kind != GPUJob.KIND or change.before is None:
+        if change.before is None or not BY_NAME[change.key.kind].runs:
             return
         try:
             started = lookup(change.new, "status.startTime")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cumulus.errors import Forbidden
 from cumulus.lib.printable import one_line
+from cumulus.resources.kinds import rolebinding
 from cumulus.resources.roles import Role, strongest
 from cumulus.resources.submitter import DaemonRules
 from cumulus.service.access.bindings import Bindings
@@ -132,6 +133,6 @@ def _decision(role: Role | None, least: Role | None, identity: Identity, namespa
         return Decision(True, "everybody may")
     if role is not None and role.covers(least):
         return Decision(True, f"{one_line(identity.name)} has the role {role} {where}")
-    binding = "RoleBinding" if namespace else "ClusterRoleBinding"
+    binding = (rolebinding.KIND if namespace else rolebinding.CLUSTER_KIND).name
     has = f"you have {role}" if role is not None else "you have none"
     return Decision(False, f"it needs the role {least} {where}, {has}; an admin gives it with a {binding}")

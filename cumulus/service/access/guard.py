@@ -17,7 +17,7 @@ from cumulus.resources.documents import lookup
 from cumulus.resources.field_managers import OF_SOURCES
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import queue as queue_kind
+from cumulus.resources.kinds import event
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import QUEUE, Submitter, submitter_annotations, with_submitter
 from cumulus.service.access import bindings, cycles, queues
@@ -79,8 +79,8 @@ class Guard:
         return [Write("update", bare), gone, made, *told]
 
     def _check_trees(self, writes: Sequence[Write]) -> None:
-        """Queues have parents that are there, and are no part of themselves."""
-        written = [w.document for w in writes if w.document is not None and w.target.kind == queue_kind.KIND.name]
+        """Objects that form trees have parents that are there, and are no part of themselves."""
+        written = [w.document for w in writes if w.document is not None and BY_NAME[w.target.kind].parent]
         if not written:
             return
         from cumulus.admission.problems import Rejected
@@ -88,7 +88,7 @@ class Guard:
         there = queues.queues(self._store)
         for document in written:
             if (problem := queues.tree_problem(there, document, written)) is not None:
-                raise Rejected(Key(queue_kind.KIND.name, "", document["metadata"]["name"]), [problem])
+                raise Rejected(key_of(document), [problem])
 
     def _check_cycles(self, writes: Sequence[Write]) -> None:
         """No job waits for itself through others, as far as that can be seen now."""
@@ -337,7 +337,7 @@ def _told(
     # Of each change one, also where it changed nothing.
     name = f"{metadata['name'][:200].rstrip('.-')}.{uuid4().hex[:16]}"
     return {
-        "apiVersion": API_VERSION, "kind": "Event",
+        "apiVersion": API_VERSION, "kind": event.KIND.name,
         "metadata": {"name": name, "namespace": metadata.get("namespace") or DEFAULT_NAMESPACE, **noted},
         "involvedObject": about, "reason": reason.value, "message": message, "type": "Normal",
         "source": {"component": "api", "host": ""}, "count": 1, "firstTimestamp": now, "lastTimestamp": now,

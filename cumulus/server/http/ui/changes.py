@@ -37,8 +37,6 @@ QUIET_SECONDS = 15.0
 MOST_KEYS = 100
 """Names that are told at once; where there are more, all may have changed."""
 STREAM = "text/event-stream"
-_SILENT = frozenset({"Lease"})
-"""Kinds that no page shows: the leader renews its own every few seconds."""
 
 
 @of_the_page
@@ -84,7 +82,7 @@ def told(access: Access, identity: Identity, events: Collection[Event]) -> dict[
     seen: dict[tuple[str, str], bool] = {}
     for event in events:
         key = event.key
-        if key.kind in _SILENT:
+        if BY_NAME[key.kind].beats:
             continue
         kinds[key.kind] = None
         scope = key.kind, key.namespace

@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document
+from cumulus.resources.kinds import queue as queue_kind
 from cumulus.resources.kinds import reservation
 from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def show(visit: Visit) -> Response:
     queue = visit.query.get("queue", "")
     found = visit.service.explanations.line(visit.identity, queue)
-    queues = [each["metadata"]["name"] for each in _all(visit, "Queue")]
+    queues = [each["metadata"]["name"] for each in _all(visit, queue_kind.KIND.name)]
     held = _all(visit, reservation.KIND.name)
     mine = visit.identity.name
     return visit.render(

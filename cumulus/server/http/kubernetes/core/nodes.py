@@ -9,6 +9,7 @@ from cumulus.resources.condition_types import NodeCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column
+from cumulus.resources.kinds import gpunode
 from cumulus.resources.kinds.gpunode import devices, is_silent, node_condition, node_status
 from cumulus.server.http.kubernetes.core.view import KEPT, View, routes
 
@@ -75,7 +76,7 @@ VIEW = View(
         Column("AGE", "metadata.creationTimestamp", form="age"),
         Column("VERSION", "status.nodeInfo.kubeletVersion"),
     ),
-    "GPUNode",
+    gpunode.KIND.name,
     nodes_of,
     "nodes are a view of gpunodes: change the gpunode of the same name, or use `cumulus node`",
 )

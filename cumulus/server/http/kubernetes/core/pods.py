@@ -19,6 +19,7 @@ from cumulus.resources.job_partitions import GRACE
 from cumulus.resources.job_phase import RUNNING_PHASES, JobPhase
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.kind import Column
+from cumulus.resources.kinds import gpujob
 from cumulus.resources.kinds.gpujob import job_attempts, job_command, job_gpu, job_node, job_reason
 from cumulus.resources.meta import JOB_LABEL, REPLICA_LABEL
 from cumulus.resources.quantity import parse_duration
@@ -95,7 +96,7 @@ class _Shared:
         labels = {**(mine.get("labels") or {}), JOB_LABEL: mine["name"], REPLICA_LABEL: str(replica)}
         submitter = (mine.get("annotations") or {}).get(SUBMITTER)
         annotations = {GPU_ANNOTATION: job_gpu(self._job), **({SUBMITTER: submitter} if submitter else {})}
-        owner = {"apiVersion": API_VERSION, "kind": "GPUJob", "name": mine["name"], "uid": mine["uid"]}
+        owner = {"apiVersion": API_VERSION, "kind": gpujob.KIND.name, "name": mine["name"], "uid": mine["uid"]}
         return {
             **{field: mine[field] for field in KEPT if field in mine}, "name": name,
             "uid": pod_uid(mine["uid"], replica), "labels": labels, "annotations": annotations,
@@ -247,7 +248,7 @@ VIEW = View(
         Column("NODE", "spec.nodeName", wide=True),
         Column("GPU", cell=lambda pod, _: pod["metadata"]["annotations"][GPU_ANNOTATION], wide=True),
     ),
-    "GPUJob",
+    gpujob.KIND.name,
     pods_of,
     "pods are a view of jobs: change or delete the gpujob that the pod is of",
     lambda name: found[0] if (found := job_of(name)) else None,
