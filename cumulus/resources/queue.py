@@ -139,10 +139,12 @@ class QueueSpec(Model):
     limit: tuple[Amount, ...] = Field((), description="What it, with all queues below it, may hold at once at most.")
     max_jobs: int | None = Field(None, ge=1, description="At most so many jobs that hold shares.")
     per_user: PerUser = Field(default_factory=PerUser, description="What one user may have of it at once.")
-    max_duration: Duration | None = Field(None, description="The longest lease that a job may ask for.")
+    max_duration: Duration | None = Field(
+        None, description="The longest lease that a job of it, or of a queue below it, may ask for."
+    )
     default_priority: int = Field(0, ge=-(10**9), le=10**9, description="The priority of jobs that name none, or 0.")
     highest_priority: int | None = Field(
-        None, ge=-(10**9), le=10**9, description="No job of it may have a higher priority."
+        None, ge=-(10**9), le=10**9, description="No job of it, or of a queue below it, may have a higher priority."
     )
     bands: tuple[Band, ...] = Field(
         (),

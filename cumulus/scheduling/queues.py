@@ -56,6 +56,7 @@ class Rules:
         self.placement = spec.placement
         self.default_priority = spec.default_priority
         self.highest_priority = spec.highest_priority
+        """No job has a higher one; `Tree` lowers it to that of the queues above."""
         self._bands = sorted((band.from_, band.urgent) for band in spec.bands)
         self._hours = spec.hours
         self._zone = spec.time_zone
@@ -111,6 +112,12 @@ class Tree:
     def __init__(self, queues: Iterable[Queue]) -> None:
         self._rules = {queue.metadata.name: Rules(queue.metadata.name, queue.spec) for queue in queues}
         self._paths: dict[str, tuple[Rules, ...]] = {}
+        ceilings = {
+            name: [r.highest_priority for r in self.path(name) if r.highest_priority is not None]
+            for name in self._rules
+        }
+        for name, rules in self._rules.items():
+            rules.highest_priority = min(ceilings[name], default=None)
 
     def __bool__(self) -> bool:
         return bool(self._rules)

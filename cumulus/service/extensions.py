@@ -129,8 +129,11 @@ class Extensions:
 
     def _check_longest(self, job: Document, longer: Sequence[Document], seconds: float) -> None:
         """Raises NotExtended where the lease would be longer than its queue allows."""
-        longest = lookup(queues.queues(self._store).get(queues.named_by(job)) or {}, "spec.maxDuration")
-        for each in longer if longest else ():
+        found = queues.longest_lease(queues.queues(self._store), queues.named_by(job))
+        if found is None:
+            return
+        longest, _ = found
+        for each in longer:
             since, until = (parse_timestamp(lookup(each, path)) for path in ("status.startedAt", "spec.until"))
             if (until - since).total_seconds() > parse_duration(longest):
                 raise NotExtended(

@@ -96,7 +96,7 @@ class Explanations:
         job = decode(GPUJob, made)
         read = self._reading(identity)
         if others := read.other_jobs(job):
-            return f"it waits {others}".removesuffix(".")
+            return f"waits {others}".removesuffix(".")
         wanted = _to_be(job)
         snapshot = read.snapshot(wanted)
         found = explain(snapshot, wanted[0].key, read.policies(snapshot))

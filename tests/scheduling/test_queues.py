@@ -17,7 +17,7 @@ from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.explain import explain
 from cumulus.scheduling.policy import Policies
-from cumulus.scheduling.queues import Rules
+from cumulus.scheduling.queues import Rules, Tree
 from cumulus.scheduling.snapshot import Snapshot
 from cumulus.scheduling.usage import counted, faded, held_seconds
 from tests.scheduling.build import GI, NOW
@@ -150,6 +150,11 @@ def test_bands_go_before_use_and_nobody_exceeds_the_highest_priority() -> None:
     ]  # fmt: skip
     assert Rules("q", a_queue("q", defaultPriority=5, highestPriority=8).spec).band(0) == (5, False)
     assert Rules("q", a_queue("q", highestPriority=8).spec).band(99) == (8, False)
+
+
+def test_nobody_exceeds_the_highest_priority_of_a_queue_above_theirs() -> None:
+    tree = Tree([a_queue("lab", highestPriority=8), a_queue("q", parent="lab"), a_queue("r", highestPriority=9)])
+    assert [tree.rules(name).band(99) for name in ("lab", "q", "r")] == [(8, False), (8, False), (9, False)]
 
 
 def test_hours_say_when_jobs_start() -> None:

@@ -63,7 +63,7 @@ def test_why_says_what_it_waits_for(tmp_path: Path) -> None:
     said = "waits for prepare to succeed, for fetch to succeed (there is no such job yet)"
     assert why() == f"gpujob/train {said}. It joins the queue after that."
     assert service.explanations.forecast(ME, waits("more", "fetch")) == (
-        "it waits for fetch to succeed (there is no such job yet). It joins the queue after that"
+        "waits for fetch to succeed (there is no such job yet). It joins the queue after that"
     )
     found = store.get(Key("GPUJob", "default", "prepare"))
     store.update_status({**found, "status": {"phase": "Failed"}})

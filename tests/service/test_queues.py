@@ -80,6 +80,18 @@ def test_the_rules_of_the_queue_hold_also_later(service: Service) -> None:
         service.objects.set_annotations(bob, Key("GPUJob", "team", "j"), {QUEUE: "vision"}, overwrite=True)
 
 
+def test_the_strictest_of_a_queue_and_those_above_it_counts(service: Service) -> None:
+    service.objects.create(ADMIN, queue("lab", maxDuration="4h", highestPriority=20))
+    service.objects.create(ADMIN, queue("below", parent="lab", maxDuration="9h", highestPriority=30))
+    for spec, words in (
+        ({"gpu": {"duration": "5h"}}, r"spec\.gpu\.duration: is more than 4h, the longest that the queue lab allows"),
+        ({"priority": 21}, r"spec\.priority: is more than 20, the highest priority of the queue lab"),
+    ):
+        with pytest.raises(InvalidObject, match=words):
+            submit(service, BOB, queue="below", **spec)
+    submit(service, BOB, queue="below", priority=20, gpu={"duration": "4h"})
+
+
 def test_queues_are_changed_by_admins_and_form_a_tree(service: Service) -> None:
     with pytest.raises(Forbidden):
         service.objects.create(ANN, queue("mine"))

@@ -254,7 +254,7 @@ def _tell_starts(client: Client, results: Sequence[Applied]) -> None:
     """When the jobs that would be made would start."""
     for result in results:
         if result.action == "created" and result.after is not None and BY_NAME[result.key.kind].owns:
-            terminal.note(f"{result.key.name} {client.forecast(result.after)}.")
+            terminal.note(f"gpujob/{result.key.name}: {client.forecast(result.after)}.")
 
 
 def _print(diff: str) -> None:

@@ -463,7 +463,7 @@ def _tell_start(job: Document) -> None:
     with context.client(quiet=True) as client, suppress(StoreUnavailable):
         if context.endpoint().kind == "embedded" and client.server_state().pid is None:
             return
-        terminal.note(f"It {client.forecast(job)}.")
+        terminal.note(f"gpujob/{job['metadata']['name']}: {client.forecast(job)}.")
 
 
 def _note_nodes(client: Client, job: Document, directory: str) -> None:

@@ -54,24 +54,44 @@ def find(there: Mapping[str, Document], identity: Identity, namespace: str, docu
 
 
 def problems(there: Mapping[str, Document], queue: str, document: Document) -> list[FieldProblem]:
-    """What of the spec the queue does not allow."""
+    """What of the spec the queue does not allow, or one above it."""
     from cumulus.admission.problems import FieldProblem
     from cumulus.resources.quantity import parse_duration
 
-    rules = lookup(there.get(queue) or {}, "spec")
-    if not rules:
-        return []
     found = []
-    highest, priority = rules.get("highestPriority"), lookup(document, "spec.priority")
-    if isinstance(highest, int) and isinstance(priority, int) and priority > highest:
-        message = f"is more than {highest}, the highest priority of the queue {queue}"
+    priority = lookup(document, "spec.priority")
+    ceilings = [
+        (highest, name) for name in _upwards(there, queue)
+        if isinstance(highest := lookup(there[name], "spec.highestPriority"), int)
+    ]  # fmt: skip
+    if ceilings and isinstance(priority, int) and priority > min(ceilings)[0]:
+        highest, name = min(ceilings, key=lambda each: each[0])
+        message = f"is more than {highest}, the highest priority of the queue {name}"
         found.append(FieldProblem(("spec", "priority"), message))
-    longest = rules.get("maxDuration")
+    longest = longest_lease(there, queue)
     for path in _DURATIONS:
         given = lookup(document, path)
-        if longest and given and parse_duration(given) > parse_duration(longest):
-            message = f"is more than {longest}, the longest that the queue {queue} allows"
+        if longest is not None and given and parse_duration(given) > parse_duration(longest[0]):
+            message = f"is more than {longest[0]}, the longest that the queue {longest[1]} allows"
             found.append(FieldProblem(path, message))
+    return found
+
+
+def longest_lease(there: Mapping[str, Document], queue: str) -> tuple[str, str] | None:
+    """The longest lease that a queue and those above it allow, and which of them says so; None where none does."""
+    from cumulus.resources.quantity import parse_duration
+
+    said = [(longest, name) for name in _upwards(there, queue) if (longest := lookup(there[name], "spec.maxDuration"))]
+    return min(said, key=lambda each: parse_duration(each[0]), default=None)
+
+
+def _upwards(there: Mapping[str, Document], queue: str) -> list[str]:
+    """The queue and those above it, as far as they are there; each once."""
+    found: list[str] = []
+    name: object = queue
+    while isinstance(name, str) and name in there and name not in found:
+        found.append(name)
+        name = lookup(there[name], "spec.parent")
     return found
 
 
