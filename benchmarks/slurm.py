@@ -23,11 +23,10 @@ AuthType=auth/munge
 AuthInfo=socket={directory}/munge/socket
 CredType=cred/munge
 SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmctldPidFile={directory}/slurmctld.pid
-SlurmdPidFile={directory}/slurmd.pid
+SlurmdPidFile={directory}/slurmd.%n.pid
 StateSaveLocation={directory}/state
-SlurmdSpoolDir={directory}/spool
+SlurmdSpoolDir={directory}/spool.%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -41,8 +40,8 @@ MaxJobCount=200000
 MaxArraySize=100001
 SchedulerParameters={scheduler}
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs={slots} RealMemory=1000 State=UNKNOWN
-PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -59,11 +58,11 @@ SCHEDULER = "batch_sched_delay=0,sched_min_interval=0,sched_max_job_start=0,max_
 
 
 @contextmanager
-def cluster(slots: int = 64, scheduler: str = SCHEDULER) -> Iterator[dict[str, str]]:
-    """A Slurm of one node with so many job slots; gives the environment that its commands need."""
+def cluster(slots: int = 64, scheduler: str = SCHEDULER, nodes: int = 1) -> Iterator[dict[str, str]]:
+    """A Slurm of so many nodes, each with so many job slots; gives the environment that its commands need."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
-        for part in ("munge", "state", "spool"):
+        for part in ("munge", "state"):
             (directory / part).mkdir(mode=0o755)
         directory.chmod(0o755)
         key = directory / "munge" / "key"
@@ -71,8 +70,20 @@ def cluster(slots: int = 64, scheduler: str = SCHEDULER) -> Iterator[dict[str, s
         key.chmod(0o400)
         host = socket.gethostname().split(".")[0]
         config = directory / "slurm.conf"
-        ports = {"controller": free_port(), "node": free_port()}
-        config.write_text(CONFIG.format(directory=directory, host=host, slots=slots, scheduler=scheduler, **ports))
+        names = [f"node{number}" for number in range(nodes)]
+        ports: set[int] = set()
+        while len(ports) <= nodes:
+            ports.add(free_port())
+        lines = [
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports.pop()} CPUs={slots} RealMemory=1000 "
+            "State=UNKNOWN"
+            for name in names
+        ]
+        config.write_text(
+            CONFIG.format(
+                directory=directory, host=host, scheduler=scheduler, controller=ports.pop(), nodes="\n".join(lines)
+            )
+        )
         munge = [
             "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={directory}/munge/socket",
             f"--pid-file={directory}/munge/pid", f"--log-file={directory}/munge/log",
@@ -84,11 +95,15 @@ def cluster(slots: int = 64, scheduler: str = SCHEDULER) -> Iterator[dict[str, s
         stack.enter_context(
             running(["slurmctld", "-D", "-c", "-f", str(config)], log=directory / "slurmctld.log", env=env)
         )
-        stack.enter_context(
-            running(["slurmd", "-D", "-f", str(config), "-N", host], log=directory / "slurmd.log", env=env)
-        )
+        for name in names:
+            (directory / f"spool.{name}").mkdir(mode=0o755)
+            command = ["slurmd", "-D", "-f", str(config), "-N", name]
+            stack.enter_context(running(command, log=directory / f"{name}.log", env=env))
         environment = {**os.environ, **env}
-        until(lambda: "idle" in _call(["sinfo", "-h", "-o", "%T"], environment), seconds=30, what="slurmd is idle")
+        until(
+            lambda: _call(["sinfo", "-h", "-t", "idle", "-o", "%D"], environment).strip() == str(nodes), seconds=60,
+            what="every slurmd is idle",
+        )  # fmt: skip
         yield environment
 
 
