@@ -25,8 +25,8 @@ from tests.controllers.driver import STEPS, Daemon, World, next_moment, settle
 from tests.controllers.faulty import FaultyStore, Oracle
 from tests.controllers.objects import a_job, a_partition
 
-STRIDE = 41
-"""The suite tries every forty-first point, each time from another first one by the kind of fault; 1 tries all."""
+STRIDE = 82
+"""The suite tries every eighty-second point, each time from another first one by the kind of fault; 1 tries all."""
 
 
 class Crash(BaseException):

@@ -1,4 +1,4 @@
-"""A short round of the crash loop; `python -m tests.crash --minutes 60` is the long one."""
+"""A short round of the crash loop, with --slow; `python -m tests.crash --minutes 60` is the long one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from tests.crash.loop import Round
 from tests.crash.world import world
 
 
+@pytest.mark.slow
 @pytest.mark.daemon
 @pytest.mark.timeout(600)
 def test_a_round_of_kills_breaks_no_promise() -> None:

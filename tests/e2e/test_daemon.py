@@ -98,19 +98,23 @@ def test_a_killed_daemon_goes_on_with_its_running_jobs(machine: Machine, tmp_pat
     eventually(lambda: not machine.leases(), what="leases released")
 
 
+MANY, KILLS = 7, 3
+"""Jobs that run three at a time, and how often the daemon is killed meanwhile."""
+
+
 def test_kill_and_restart_again_and_again_amid_work(machine: Machine, tmp_path: Path) -> None:
     log = tmp_path / "starts"
-    machine.apply(*[manifest(f"j{i}", record(log, "sleep 0.5"), memory="30%") for i in range(12)])
-    for _ in range(6):
+    machine.apply(*[manifest(f"j{i}", record(log, "sleep 0.5"), memory="30%") for i in range(MANY)])
+    for _ in range(KILLS):
         daemon = machine.serve()
         before = sum(starts(log).values())
-        eventually(lambda: sum(starts(log).values()) > before or sum(starts(log).values()) == 12, what="progress")  # noqa: B023
+        eventually(lambda: sum(starts(log).values()) > before or sum(starts(log).values()) == MANY, what="progress")  # noqa: B023
         daemon.send_signal(signal.SIGKILL)
         daemon.wait()
     machine.serve()
-    for i in range(12):
+    for i in range(MANY):
         machine.ok("wait", f"gpujob/j{i}", "--for=condition=Succeeded", "--timeout=150s")
-    assert starts(log) == {f"j{i} 1 0": 1 for i in range(12)}
+    assert starts(log) == {f"j{i} 1 0": 1 for i in range(MANY)}
     eventually(lambda: not machine.leases(), what="leases released")
 
 
