@@ -129,7 +129,7 @@ def test_a_function_that_returns_after_the_stop_signal_is_not_called_again(tmp_p
 
 def test_a_call_that_never_had_its_turn(tmp_path: Path) -> None:
     world = Calls(tmp_path, Script(seconds=math.inf))
-    world.apply(a_job("first", memory="1.0", duration="3h"))
+    world.apply(a_job("first", memory="1.0", duration="5m"))
     daemon = Daemon(world)
     settle(world, daemon, seconds=5)
     found = world.run(a_call(active_deadline="60s", suspend=False), daemon)
