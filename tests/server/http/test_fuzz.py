@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 import requests
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
 
 from cumulus.clock import FakeClock
 from cumulus.store.memory import MemoryStore
@@ -55,6 +53,10 @@ def check(session: requests.Session, case: Any, address: str) -> None:
 
 
 def fuzz(address: str, examples: int) -> None:
+    # Loaded here alone: every process of a run reads this file, and one of them runs it.
+    import schemathesis
+    from schemathesis import GenerationMode
+
     schema = schemathesis.openapi.from_dict(requests.get(f"{address}{GROUP}", timeout=SECONDS).json())
     operations = st.sampled_from([found.ok() for found in schema.get_all_operations()])
     modes = st.sampled_from([GenerationMode.POSITIVE, GenerationMode.NEGATIVE])

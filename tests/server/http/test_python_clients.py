@@ -1,4 +1,6 @@
-"""Kubernetes' Python clients, unmodified, against the API: list, create, apply, patch, watch over a restart, delete."""
+"""Kubernetes' Python clients, unmodified, against the API: list, create, apply, patch, watch over a restart, delete.
+
+Each is loaded by its test: every process of a run reads this file, and one of them runs it."""
 
 from __future__ import annotations
 
@@ -14,17 +16,7 @@ from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
-import httpx2
-import kr8s
-import kubernetes
-import lightkube
 import pytest
-from kr8s.objects import new_class
-from kubernetes.informer import SharedInformer
-from lightkube.config.kubeconfig import KubeConfig
-from lightkube.generic_resource import create_namespaced_resource
-from lightkube.types import PatchType
 
 from cumulus.clock import FakeClock
 from cumulus.store.memory import MemoryStore
@@ -105,6 +97,10 @@ def told(stream: Callable[[], Iterator[Any]]) -> Queue[Any]:
 
 def resumed(watch: Callable[[str | None], Iterator[Any]]) -> Iterator[Any]:
     """What watches tell, each begun where the last one broke off: type and name."""
+    import httpx
+    import httpx2
+    import kr8s
+
     since = None
     while True:
         with suppress(httpx.HTTPError, httpx2.HTTPError, OSError, kr8s.ConnectionClosedError):
@@ -115,6 +111,8 @@ def resumed(watch: Callable[[str | None], Iterator[Any]]) -> Iterator[Any]:
 
 
 def test_kubernetes(server: Server) -> None:
+    import kubernetes
+
     api = kubernetes.config.new_client_from_config(str(server.config))
     jobs = kubernetes.dynamic.DynamicClient(api).resources.get(api_version=f"{GROUP}/{VERSION}", kind="GPUJob")
     assert jobs.create(manifest("a"), namespace="default").metadata.name == "a"
@@ -148,6 +146,9 @@ def test_kubernetes(server: Server) -> None:
 
 
 def test_an_informer_of_kubernetes_goes_on_after_a_restart(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    import kubernetes
+    from kubernetes.informer import SharedInformer
+
     # It tries again without a pause, and logs a traceback each time.
     for name in ("kubernetes.informer.informer", "urllib3"):
         caplog.set_level(logging.CRITICAL, logger=name)
@@ -175,6 +176,9 @@ def test_an_informer_of_kubernetes_goes_on_after_a_restart(server: Server, caplo
 
 
 def test_kr8s(server: Server) -> None:
+    import kr8s
+    from kr8s.objects import new_class
+
     api = kr8s.api(kubeconfig=str(server.config))
     GPUJob = new_class("GPUJob", f"{GROUP}/{VERSION}", plural="gpujobs")
     made = GPUJob(manifest("a"), api=api)
@@ -198,6 +202,11 @@ def test_kr8s(server: Server) -> None:
 
 
 def test_lightkube(server: Server) -> None:
+    import lightkube
+    from lightkube.config.kubeconfig import KubeConfig
+    from lightkube.generic_resource import create_namespaced_resource
+    from lightkube.types import PatchType
+
     GPUJob = create_namespaced_resource(GROUP, VERSION, "GPUJob", "gpujobs")
     client = lightkube.Client(config=KubeConfig.from_file(server.config).get(), field_manager="tests")
     client.create(GPUJob(manifest("a")))
