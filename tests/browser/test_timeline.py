@@ -259,8 +259,13 @@ def test_fingers(served: Harness, open_page: Opens) -> None:
     assert ask(page, "[t.canvas.width / t.canvas.clientWidth, document.documentElement.scrollWidth]") == [2, 390]
     page.keyboard.press("Home")
     ask(page, "t._follow(true)")
+    # What the first touch told of is told of still: then the next one would open it already, and one more would meet
+    # a page that is on its way out, which may never answer it.
+    ask(page, "t._point(null)")
     x, y = place(page, 1, -0.5)
     page.touchscreen.tap(x, y)
+    eventually(lambda: card(page).is_visible(), what="the first touch tells")
+    assert page.url == served.url
     page.touchscreen.tap(x, y)
     page.wait_for_url("**/ui/jobs/team/train")
 
