@@ -26,11 +26,11 @@ from xml.sax.saxutils import escape
 
 from tests.scheduling.queueing import Cluster, Job, a_queue
 
-NODES, DEVICES = 14, 8
+NODES, DEVICES = 10, 8
 GPUS = NODES * DEVICES
 CLUSTERS = ("103959", "0e4a51", "7f04ca", "2869ce", "ed69ec")
 """Five of the trace's virtual clusters: groups of people."""
-BEGIN, DAYS = datetime(2017, 11, 6), 14
+BEGIN, DAYS = datetime(2017, 11, 20), 14
 QUARTER = 900.0
 PLOT = Path(__file__).parents[1] / "docs" / "replay.svg"
 
