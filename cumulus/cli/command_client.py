@@ -18,7 +18,7 @@ Whatever goes wrong before GO, the command is run here as if there were no serve
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # `signal` without its enums
+import _signal  # type: ignore[import-not-found]  # `signal` without its enums, which take as long to import as all else here
 import _socket
 import os
 import sys
@@ -200,9 +200,6 @@ def _hold_stop(*, held: bool) -> None:
 
 def _follow(connection: _socket.socket) -> int:
     """Pass signals on until the command has ended; its exit code. Ends by the signal that the command ended by."""
-    # Only now, while the server is at work.
-    import signal
-
     def pass_on(number: int, _frame: object) -> None:
         try:
             connection.send(bytes([number]))
@@ -210,16 +207,16 @@ def _follow(connection: _socket.socket) -> int:
             return  # It has ended, and how is about to be read.
 
     def pause(number: int, frame: object) -> None:
-        pass_on(signal.SIGSTOP, frame)
-        signal.signal(number, signal.SIG_DFL)
+        pass_on(_signal.SIGSTOP, frame)
+        _signal.signal(number, _signal.SIG_DFL)
         os.kill(os.getpid(), number)
-        signal.signal(number, pause)
-        pass_on(signal.SIGCONT, frame)
+        _signal.signal(number, pause)
+        pass_on(_signal.SIGCONT, frame)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+    for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGTSTP):
         # What was ignored from the start (nohup) stays so.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, pause if number == signal.SIGTSTP else pass_on)
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, pause if number == _signal.SIGTSTP else pass_on)
     _hold_stop(held=False)
     status = _end(connection)
     if status is None:
@@ -230,8 +227,8 @@ def _follow(connection: _socket.socket) -> int:
         return 1
     if os.WIFSIGNALED(status):
         fatal = os.WTERMSIG(status)
-        if fatal != signal.SIGKILL:
-            signal.signal(fatal, signal.SIG_DFL)
+        if fatal != _signal.SIGKILL:
+            _signal.signal(fatal, _signal.SIG_DFL)
         os.kill(os.getpid(), fatal)
     return os.waitstatus_to_exitcode(status)
 

@@ -15,6 +15,7 @@ import ctypes
 import gc
 import importlib
 import os
+import pkgutil
 import selectors
 import signal
 import socket
@@ -38,13 +39,14 @@ _MOST_BYTES = 8 * 2**20
 """Of a request. Linux allows 6 MiB to arguments and variables together."""
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP, signal.SIGCONT)
 _LATER = (
-    "cumulus.apply.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.client.http.client",
-    "cumulus.client.http.watch", "cumulus.infrastructure",
+    "cumulus.apply.apply", "cumulus.cli.left_out", "cumulus.infrastructure",
     "cumulus.manifest", "cumulus.resources.explain", "cumulus.resources.jsonpath", "cumulus.service.descriptions",
     "cumulus.service.objects", "cumulus.service.server_state", "cumulus.service.waits", "cumulus.service.why",
     "cumulus.store.memory", "cumulus.store.sqlite", "cumulus.stores", "encodings.utf_8_sig", "pydantic.type_adapter",
 )  # fmt: skip
 """What verbs import only where they need it."""
+_WHOLE = ("cumulus.answers", "cumulus.client")
+"""Packages of which they may need any module: one that is loaded in a fork is loaded again for each command."""
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _DESCRIPTORS = 4
@@ -77,7 +79,7 @@ def main() -> int:
         # The daemon ignores some of them, and that is inherited.
         signal.signal(number, signal.SIG_DFL)
     collector.begin()
-    _load()
+    load_all()
     server, itself = _Server(_listen(sys.argv[1])), os.getpid()
     gc.collect()
     gc.freeze()
@@ -97,13 +99,13 @@ def main() -> int:
     return code
 
 
-def _load() -> None:
+def load_all() -> None:
     """All that a command would otherwise import and make for itself."""
     for verb in command_client.SERVED:
         _build_validators(command.load(verb))
     # First, for the sake of what it keeps others from loading.
     importlib.import_module("cumulus.log")
-    for name in _LATER:
+    for name in (*_LATER, *(each for package in _WHOLE for each in _modules(package))):
         importlib.import_module(name)
     for kind in registry.KINDS:
         if kind.work:
@@ -112,6 +114,12 @@ def _load() -> None:
         model.model_rebuild()
     # Typer imports some of its own only when a command runs.
     command.main(["version", "--client"])
+
+
+def _modules(package: str) -> Iterator[str]:
+    """All below a package, by name."""
+    for each in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        yield each.name
 
 
 def _build_validators(verb: Any) -> None:

@@ -139,7 +139,7 @@ def _drop_output() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    group = _with_help_in_lines(typer.main.get_command(_app()))
+    group = _group(completes=environment.COMPLETE in os.environ)
     if environment.COMPLETE in os.environ:
         # A shell reads it, and breaks it into lines.
         sys.stdout = safe_output.raw(sys.stdout)
@@ -278,16 +278,18 @@ def _light(params: Any) -> Any:
     return params
 
 
-def _app() -> typer.Typer:
+@functools.cache
+def _group(*, completes: bool) -> Any:
+    """What reads a command line. The command server has made it before a command comes."""
     app = typer.Typer(
         cls=LazyGroup,
-        add_completion=environment.COMPLETE in os.environ,
+        add_completion=completes,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings=_SETTINGS,
     )
     app.callback(invoke_without_command=True)(_root)
-    return app
+    return _with_help_in_lines(typer.main.get_command(app))
 
 
 def _contexts(incomplete: str) -> list[str]:

@@ -225,6 +225,16 @@ def test_the_client_imports_next_to_nothing() -> None:
     assert set(done.stdout.split()) <= few
 
 
+def test_a_command_loads_nothing_in_its_fork(tmp_path: Path) -> None:
+    script = (
+        "import sys; from cumulus.cli import command_server, main; command_server.load_all(); old = set(sys.modules); "
+        "main.main(['get', 'jobs']); main.main(['explain', 'job']); print('loaded:', *set(sys.modules) - old)"
+    )
+    env = {**os.environ, environment.HOME: str(tmp_path), "PYTHONPATH": str(Path(cumulus.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.splitlines()[-1].split() == ["loaded:"], "add it to what the command server loads"
+
+
 @pytest.mark.parametrize(
     "words",
     [
