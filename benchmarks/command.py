@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.harness import LeftOut, Result, at_most, in_rounds, reported, running, until, version_of
+from benchmarks.installed import install
 from benchmarks.store import document
 from cumulus import environment, paths
 from cumulus.store.sqlite import SqliteStore
@@ -58,12 +59,14 @@ def _get(home: Path) -> Iterator[Result]:
 
 
 def _get_of_a_daemon(home: Path) -> Iterator[Result]:
-    """Each a new process, against the API of one daemon: `cumulus` at its socket, kubectl over TLS."""
+    """Each a new process, against the API of one daemon: `cumulus` at its socket, kubectl over TLS. Both as they are
+    installed for users."""
     what = "`cumulus get jobs` over the socket, 10 jobs"
     kubectl = version_of("kubectl", "version", "--client")
     if kubectl is None:
         yield LeftOut(f"{what} against kubectl", "kubectl is not installed")
         return
+    _, command = install(home / "venv")
     store = SqliteStore(home / "store")
     for number in range(10):
         made = document(f"job-{number}")
@@ -73,16 +76,16 @@ def _get_of_a_daemon(home: Path) -> Iterator[Result]:
     config, cache = home / "kubeconfig", home / "cache"
     theirs = ["kubectl", "--kubeconfig", str(config), f"--cache-dir={cache}", "get", "gpujobs"]
     peer = f"kubectl {kubectl.removeprefix('Client Version: ')}, get gpujobs of the same API"
-    with running([CUMULUS, "serve"], log=home / "serve.log", env=variables):
+    with running([command, "serve"], log=home / "serve.log", env=variables):
         for name in (paths.API_SOCKET, paths.COMMAND_SOCKET, "api.json"):
             until((home / name).exists, seconds=60, what=f"the daemon makes {name}")
-        _milliseconds([CUMULUS, "kubeconfig", "-o", str(config)], variables)
+        _milliseconds([command, "kubeconfig", "-o", str(config)], variables)
         times: dict[str, list[float]] = {"served": [], "kubectl": [], "alone": []}
         for _ in range(ROUNDS + 1):
-            times["served"].append(_milliseconds([CUMULUS, "get", "jobs"], variables))
+            times["served"].append(_milliseconds([command, "get", "jobs"], variables))
             times["kubectl"].append(_milliseconds(theirs, variables))
             alone = {**variables, environment.NO_COMMAND_SERVER: "1"}
-            times["alone"].append(_milliseconds([CUMULUS, "get", "jobs"], alone))
+            times["alone"].append(_milliseconds([command, "get", "jobs"], alone))
     # The first round fills kubectl's cache of discovery, and the disk's.
     found = {name: measured[1:] for name, measured in times.items()}
     yield in_rounds(what, found["served"], found["kubectl"], unit="ms", peer_name=peer, at_most=1.0)

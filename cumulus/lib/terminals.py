@@ -10,6 +10,9 @@ import termios
 
 from cumulus.lib.unix_user import UnixUser
 
+USUAL_SIZE = (80, 24)
+"""Columns and rows of a terminal before anybody has said how large theirs is: programs divide by them."""
+
 
 def set_size(descriptor: int, columns: int, rows: int) -> None:
     """Numbers that are none a terminal can have are left out."""

@@ -76,6 +76,8 @@ def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str,
     directory = _prepare_directory(spec) if user is None else _prepare_directory_as(user, spec)
     environment = {**spec["env"], **secrets, **spec["fixed_env"], **enforcement}
     output, child_output = os.openpty() if spec.get("terminal") else os.pipe2(os.O_CLOEXEC)
+    if spec.get("terminal"):
+        terminals.set_size(output, *terminals.USUAL_SIZE)
     child_input, given = os.pipe2(os.O_CLOEXEC) if spec.get("stdin") else (-1, -1)
     if child_input >= 0 and user is not None:
         # As with a terminal: the program may open it by its name, /dev/stdin.

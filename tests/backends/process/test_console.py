@@ -43,8 +43,10 @@ def done(made: Execution) -> int | None:
 
 
 def test_who_attaches_sees_what_was_missed_and_types(bed: ProcessBed) -> None:
-    work = started(bed, "tty; echo begun; read line; echo got $line; stty size; read line; exit 5")
+    work = started(bed, "tty; stty size; echo begun; read line; echo got $line; stty size; read line; exit 5")
     eventually(lambda: b"begun" in bed.log(work))
+    # Nobody has said yet how large theirs is.
+    assert b"\n24 80\r\n" in bed.log(work)
     made = attach(bed, work)
     assert b"/dev/pts/" in read(made, b"begun")
     made.resize(91, 33)
