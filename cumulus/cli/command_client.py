@@ -200,6 +200,7 @@ def _hold_stop(*, held: bool) -> None:
 
 def _follow(connection: _socket.socket) -> int:
     """Pass signals on until the command has ended; its exit code. Ends by the signal that the command ended by."""
+
     def pass_on(number: int, _frame: object) -> None:
         try:
             connection.send(bytes([number]))
