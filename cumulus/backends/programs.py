@@ -19,7 +19,7 @@ from cumulus.lib.unix_user import UnixUser
 log = structlog.get_logger("cumulus.backends")
 
 
-class Here(Backend, Protocol):
+class LocalBackend(Backend, Protocol):
     """The backend of the daemon's own machine."""
 
     def make_place(self, workload: Workload) -> tuple[str, UnixUser | None]:
@@ -63,7 +63,7 @@ class Elsewhere(Backend, Protocol):
 class ProgramBackend:
     """`here` runs what is placed on `node`, `elsewhere` all else."""
 
-    def __init__(self, here: Here, node: str, elsewhere: Elsewhere) -> None:
+    def __init__(self, here: LocalBackend, node: str, elsewhere: Elsewhere) -> None:
         self._here = here
         self._node = node
         self._elsewhere = elsewhere

@@ -9,7 +9,7 @@ from cumulus.backends.base import LeaseRef
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import from_settings
-from cumulus.backends.swarm.here import Here
+from cumulus.backends.swarm.here import LocalRuns
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.blob.base import BlobStore
 from cumulus.chronos.contract import Prepares
@@ -41,7 +41,7 @@ def backend(
         store_id=lambda: store_id(store), instance=settings.swarm.instance, node_engine=nodes.engine,
         prepare=nodes.prepare, lease_end=nodes.lease_end, retention=settings.logs.retention,
         mounts=settings.containers.mounts, blobs=blobs, variables=settings.environment,
-        node_env=settings.jobs.env, here=Here(node, process.specifications),
+        node_env=settings.jobs.env, here=LocalRuns(node, process.specifications),
     )  # fmt: skip
 
 

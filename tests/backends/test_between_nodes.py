@@ -21,7 +21,7 @@ from cumulus.backends.programs import ProgramBackend
 from cumulus.backends.swarm import backend, here
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
-from cumulus.backends.swarm.here import Here
+from cumulus.backends.swarm.here import LocalRuns
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.uploading import noted
 from cumulus.checkpoint import layout
@@ -56,7 +56,7 @@ class Two:
         self.swarm = SwarmBackend(
             str(directory / "swarm"), None, bed.job_secrets,  # type: ignore[arg-type]
             store_id=lambda: "s", node_engine=lambda node: engine if node == "gpu-1" else None,
-            here=Here(NODE, bed.backend.specifications),
+            here=LocalRuns(NODE, bed.backend.specifications),
         )  # fmt: skip
         self.backend = ProgramBackend(bed.backend, NODE, self.swarm)
 

@@ -24,7 +24,7 @@ from cumulus.backends.swarm import programs, spec
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.calls import NodeCalls
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.here import Here
+from cumulus.backends.swarm.here import LocalRuns
 from cumulus.backends.swarm.job_log import JobLogs
 from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
@@ -80,7 +80,7 @@ class SwarmBackend:
         variables: Mapping[str, str] = {},
         node_env: Mapping[str, str] | None = None,
         reached: Callable[[str], OpensChannels | None] | None = None,
-        here: Here | None = None,
+        here: LocalRuns | None = None,
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()

@@ -25,8 +25,8 @@ STALL_SECONDS = 120.0
 """How long a program may neither take nor give anything."""
 
 
-class Here:
-    """`node`: what this machine is called. `runs`: of the backend of its processes."""
+class LocalRuns:
+    """Runs on this machine. `node`: what it is called. `runs`: of the backend of its processes."""
 
     def __init__(self, node: str, runs: Runs) -> None:
         self.node = node

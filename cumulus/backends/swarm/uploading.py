@@ -21,7 +21,7 @@ from cumulus.backends.swarm import programs
 from cumulus.backends.swarm.checkpoint import place_of
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, NotWhole, PlaceAway
 from cumulus.backends.swarm.confinement import NOBODYS_GROUP, user_of
-from cumulus.backends.swarm.here import Here
+from cumulus.backends.swarm.here import LocalRuns
 from cumulus.backends.swarm.node_engine import NodeEngine, RunsCheckpoints, RunsPrograms
 from cumulus.backends.swarm.prefetching import GivenUp
 from cumulus.backends.swarm.records import UPLOADER, Record
@@ -63,7 +63,7 @@ class NodeUploading:
 
     def __init__(
         self, engines: Callable[[str], NodeEngine | None], secrets: JobSecrets, variables: Mapping[str, str],
-        here: Here | None = None,
+        here: LocalRuns | None = None,
     ) -> None:  # fmt: skip
         self._engines = engines
         self._secrets = secrets
