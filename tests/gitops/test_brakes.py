@@ -433,6 +433,32 @@ def test_a_request_is_done_once_the_server_was_asked(cluster: Cluster, repo: Rep
     assert cluster.condition("Ready") == ("False", "FetchFailed")
 
 
+def test_a_server_that_answers_during_a_look_does_not_make_an_old_look_an_answer(
+    cluster: Cluster, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.commit({"a.yaml": "x: ["})
+    cluster.add(url=repo.url)
+    cluster.sync()
+    repo.commit({"a.yaml": job("a", **IDLE)})
+    follow = cluster.following.follow
+
+    def slow(*given: Any, **more: Any) -> Any:
+        found = follow(*given, **more)
+        cluster.following.step()
+        return found
+
+    monkeypatch.setattr(cluster.following, "follow", slow)
+    before = cluster.store.revision()
+    manual(cluster)
+    settle(cluster.world, cluster.daemon, seconds=0.0)
+    source = cluster.source()
+    assert source.status.sync_done == source.status.sync_request != ""
+    assert cluster.names() == ["a"]
+    done = [it["status"] for it in cluster.written(before) if it["kind"] == "Source" and it["status"].get("syncDone")]
+    assert done
+    assert all(status["observed"]["revision"] == repo.head for status in done)
+
+
 def alias_bomb(repo: Repo) -> None:
     """Nine levels of ten aliases each: a billion words in a few lines."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]

@@ -86,6 +86,8 @@ class SourceReconciler:
         """By Source: how each object looked that was as it is to be."""
         self._quiet: dict[tuple[str, str], tuple[str, float]] = {}
         """By Source of a directory: what it holds, and since when."""
+        self._unanswered: set[tuple[str, str]] = set()
+        """Sources whose server was still to be asked, or to answer, when they were looked at."""
 
     def reconcile(self, request: Request) -> Result:
         source = self._cache.get(Source, *request)
@@ -94,8 +96,14 @@ class SourceReconciler:
             self._room.directories.forget(request)
             self._settled.pop(request, None)
             self._quiet.pop(request, None)
+            self._unanswered.discard(request)
             return Done()
         source = self._taken(source)
+        # Before it is looked at: what the server answers from here on may not have been seen.
+        if self._room.following.waits(request):
+            self._unanswered.add(request)
+        else:
+            self._unanswered.discard(request)
         try:
             user = self._room.submitters.user_of(_submitter(source))
             look = self._directory(source, user) if source.spec.directory is not None else self._git(source, user)
@@ -120,7 +128,7 @@ class SourceReconciler:
     def _answered(self, source: Source, after: SourceStatus) -> SourceStatus:
         """Note that the request for a sync that was taken is done, once the server was asked."""
         asked = source.status.sync_request
-        waits = self._room.following.waits(_request(source))
+        waits = _request(source) in self._unanswered
         return after if waits or after.sync_done == asked else after.model_copy(update={"sync_done": asked})
 
     def _directory(self, source: Source, user: UnixUser | None) -> _Look:
