@@ -112,7 +112,8 @@ class Repository:
     def fetch(self, ref: str, oid: str, credentials: Credentials) -> str:
         """Have the commit that `ref` is now, most likely `oid`, without the contents of files: its name."""
         self._prepare()
-        if not self._has(oid):
+        found = self._commit(oid)
+        if found.code:
             local = f"refs/cumulus/{ref}"
             fetched = self._over_network(
                 ["fetch", *_FETCH, "--filter=blob:none", "origin", f"+{ref}:{local}"], credentials, fails=ref == oid
@@ -120,12 +121,13 @@ class Repository:
             if fetched.code:
                 # A commit by its name alone, from a server that gives none.
                 self._over_network(["fetch", *_FETCH, "--filter=blob:none", "origin", *_ALL], credentials)
-            if not self._has(oid):
+            found = self._commit(oid)
+            if found.code and not self._has(oid):
                 if ref == oid:
                     raise _no_ref(f"there is no commit {ref} in {self._url}")
                 # It moved on in between.
                 oid = self._git(["rev-parse", "--verify", "--quiet", local], where=".").output.decode().strip()
-        found = self._git(["rev-parse", "--verify", "--quiet", f"{oid}^{{commit}}"], fails=True)
+                found = self._commit(oid)
         if found.code:
             raise _no_ref(f"{one_line(ref)} is no commit")
         return found.output.decode().strip()
@@ -282,6 +284,10 @@ class Repository:
         if fetched.code:
             # An older server, or one behind an sshd that does not hand the protocol's version on, names no objects.
             self._over_network(["fetch", *_FETCH, "--refetch", "--no-filter", "origin", *_ALL], credentials)
+
+    def _commit(self, oid: str) -> Finished:
+        """Prints the commit's name, also where `oid` is a tag's object; fails where the clone does not have it."""
+        return self._git(["rev-parse", "--verify", "--quiet", f"{oid}^{{commit}}"], fails=True)
 
     def _has(self, oid: str) -> bool:
         return self._git(["cat-file", "-e", oid], fails=True).code == 0
