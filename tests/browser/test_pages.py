@@ -18,7 +18,7 @@ from tests.e2e.conftest import Machine, manifest, serving
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 EVIL = "<img src=x onerror=alert(1)>'\"`${7*7}{{7*7}}</pre></script><script>alert(1)</script>"
 STEPS = "i=0; while :; do i=$((i+1)); printf '\\033[32mstep\\033[0m %s\\n' $i; sleep 1; done"
@@ -156,6 +156,24 @@ def test_a_change_is_seen_without_being_asked_for(site: Site, show: Shows) -> No
     jobs.get_by_role("link", name="comes").wait_for(state="detached")
     gone = held.replace("[...t", "![...t")
     eventually(lambda: timeline_of(overview, gone), what="its lease has ended on the timeline")
+
+
+def test_what_changes_while_a_page_is_on_its_way_is_seen_there(site: Site, browser: Browser) -> None:
+    """Another page of the browser listens, which the new one asks."""
+    with watched_context(browser, storage_state=site.cookies) as (context, _watched):
+        first = context.new_page()
+        first.goto(site.address("jobs"))
+
+        def late(route: Route) -> None:
+            site.machine.apply(manifest("meanwhile", "exec sleep 7200", memory="5%", duration="20m"))
+            first.get_by_role("link", name="meanwhile").wait_for()
+            route.continue_()
+
+        second = context.new_page()
+        second.route("**/page.js", late, times=1)
+        second.goto(site.address("jobs"))
+        second.get_by_role("link", name="meanwhile").wait_for()
+    site.machine.ok("delete", "gpujob", "meanwhile")
 
 
 def test_a_drained_node_is_seen_on_the_timeline(site: Site, show: Shows) -> None:

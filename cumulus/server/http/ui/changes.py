@@ -47,8 +47,8 @@ async def watch(request: Request) -> Response:
 
 
 async def _events(api: Api, identity: Identity, secret: str, since: int) -> AsyncIterator[bytes]:
-    # Whatever was missed before: who hears this looks again.
-    yield b"retry: 2000\n\n" + sse("hello", {}) + _clock(api)
+    # A page that is older looks again: what was in between was not told.
+    yield b"retry: 2000\n\n" + sse("hello", {"revision": since}) + _clock(api)
     now = asyncio.get_running_loop().time
     looked = now()
     try:
@@ -58,7 +58,7 @@ async def _events(api: Api, identity: Identity, secret: str, since: int) -> Asyn
                     await asyncio.sleep(GATHER_SECONDS)
                     events = [*events, *await watcher.next(timeout=0)]
                     if found := await api.call(told, api.service.access, identity, events):
-                        yield sse("change", found)
+                        yield sse("change", {**found, "revision": max(each.revision for each in events)})
                 if now() - looked >= QUIET_SECONDS:
                     looked = now()
                     await api.call(api.service.sessions.find, secret)

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
@@ -57,6 +57,8 @@ class Visit:
     partial: bool = False
     """Whether our script asks, which takes the content alone."""
     takes_gzip: bool = False
+    revision: int = 0
+    """All that the page shows is at least as new."""
 
     @property
     def identity(self) -> Identity:
@@ -102,9 +104,14 @@ def page(view: View) -> Endpoint:
     """The endpoint of a view, which runs in a thread."""
 
     async def show(request: Request) -> Response:
-        return await api_of(request).call(view, visit_of(request))
+        return await api_of(request).call(_shown, view, visit_of(request))
 
     return of_the_page(show)
+
+
+def _shown(view: View, visit: Visit) -> Response:
+    # Before anything is read: what changes later is told to the page.
+    return view(replace(visit, revision=visit.service.objects.revision(visit.identity)))
 
 
 def action(view: View) -> Endpoint:

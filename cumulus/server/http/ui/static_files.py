@@ -1,10 +1,11 @@
-"""Scripts and styles: the files of `static/`. Browsers keep what a page names for ever: a changed one has another
-address."""
+"""Scripts and styles: the files of `static/`. Browsers keep them for ever: all are in a folder that is named by what
+they hold together. So modules, which name each other without it, are not asked for again either."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 PREFIX = "/ui/static/"
+_TAGGED = re.compile("([0-9a-f]{16})/")
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -43,17 +45,36 @@ def files() -> Mapping[str, _File]:
     return found
 
 
+@cache
+def release() -> str:
+    """What tells these files from those of another version."""
+    return hashlib.sha256("".join(f"{name} {file.tag}\n" for name, file in files().items()).encode()).hexdigest()[:16]
+
+
 def address(name: str) -> str:
     """Where a browser gets it. Raises KeyError."""
-    return f"{PREFIX}{name}?v={files()[name].tag}"
+    return f"{PREFIX}{release()}/{_known(name)}"
+
+
+def modules(folder: str) -> list[str]:
+    """Where a browser gets the modules of a folder: it can ask for all at once."""
+    return [address(name) for name in files() if name.startswith(f"{folder}/") and name.endswith(".js")]
+
+
+def _known(name: str) -> str:
+    if name not in files():
+        raise KeyError(name)
+    return name
 
 
 async def show(request: Request) -> Response:
-    file = files().get(request.path_params["name"])
+    path: str = request.path_params["name"]
+    tagged = _TAGGED.match(path)
+    file = files().get(path[tagged.end() :] if tagged else path)
     if file is None:
         raise HTTPException(404)
-    # Modules name each other without a tag: then a browser asks each time whether it has the newest.
-    lasting = request.query_params.get("v") == file.tag
+    # A page of the version before gets what there is now, and asks again each time.
+    lasting = tagged is not None and tagged[1] == release()
     headers = {
         "cache-control": "public, max-age=31536000, immutable" if lasting else "no-cache", "vary": "accept-encoding",
         "etag": f'W/"{file.tag}"',

@@ -4,6 +4,7 @@
 (() => {
   const LOCK = "cumulus-ui-stream", SLOWEST = 15000, LEAST = 250, TIMES = 4;
   const channel = "BroadcastChannel" in window ? new BroadcastChannel("cumulus-ui") : null;
+  const EVERYTHING = {kinds: [], keys: ["*"]};
   let dirty = false, asked = 0, timer = 0, pause = LEAST, failures = 0;
 
   // Times, by the server's clock: the browser's own may be wrong. A clock that nobody sets counts on.
@@ -16,7 +17,8 @@
     tellTimes(document);
   }
 
-  const CLOCK = {dateStyle: "medium", timeStyle: "medium", hourCycle: "h23"};
+  // Made once: to make one takes longer than to word a hundred times by it.
+  const clock = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "medium", hourCycle: "h23"});
   const units = [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]];
   function duration(seconds) {
     for (let at = 0; at < units.length; at++) {
@@ -32,14 +34,14 @@
     switch (element.dataset.form) {
       case "ago": return seconds > -1 ? "now" : duration(-seconds) + " ago";
       case "in": return seconds < 1 ? "now" : "in " + duration(seconds);
-      default: return moment.toLocaleString(undefined, CLOCK);
+      default: return clock.format(moment);
     }
   }
   function tellTimes(within) {
     for (const each of within.querySelectorAll("time[data-form]")) {
       const text = words(each);
       if (each.textContent !== text) each.textContent = text;
-      if (!each.title) each.title = new Date(each.dateTime).toLocaleString(undefined, CLOCK);
+      if (!each.title) each.title = clock.format(new Date(each.dateTime));
     }
   }
 
@@ -100,7 +102,13 @@
     if (channel) channel.postMessage(message);
   }
 
+  // A page shows what was so at its revision. `latest` is that of the last news.
+  const shown = Number(document.documentElement.dataset.revision || 0);
+  let latest = 0;
+
   function hear(message) {
+    if (message.known > Math.max(shown, latest)) deliver(EVERYTHING);
+    latest = message.known ?? message.revision ?? latest;
     if (message.lost !== undefined) document.getElementById("connection").hidden = !message.lost;
     if (message.now) set(message.now);
     if (message.change) deliver(message.change);
@@ -109,18 +117,23 @@
 
   function listen() {
     const stream = new EventSource("/ui/changes?watch=1");
-    stream.addEventListener("hello", () => {
+    stream.addEventListener("hello", event => {
+      const {revision} = JSON.parse(event.data);
+      if (failures) tell({lost: false, revision, change: EVERYTHING});
+      else tell({lost: false, known: revision});
       failures = 0;
-      tell({lost: false, change: {kinds: [], keys: ["*"]}});
     });
     stream.addEventListener("clock", event => tell({now: JSON.parse(event.data).now}));
-    stream.addEventListener("change", event => tell({change: JSON.parse(event.data)}));
+    stream.addEventListener("change", event => {
+      const {revision, ...change} = JSON.parse(event.data);
+      tell({revision, change});
+    });
     stream.addEventListener("signed-out", () => { stream.close(); tell({out: true}); });
     stream.onerror = () => {
       stream.close();
       failures++;
       // One that ends and is there again at once is not worth a word.
-      if (failures > 1) tell({lost: true, change: {kinds: [], keys: ["*"]}});
+      if (failures > 1) tell({lost: true, change: EVERYTHING});
       const wait = Math.min(SLOWEST, 500 * 2 ** Math.min(failures - 1, 10));
       setTimeout(listen, wait * (0.75 + Math.random() / 2));
     };
@@ -129,10 +142,18 @@
   tellTimes(document);
   setInterval(() => { if (!document.hidden) tellTimes(document); }, 10000);
   if (content() && (content().dataset.keys || content().dataset.kinds || document.getElementById("timeline"))) {
-    if (channel) channel.onmessage = event => hear(event.data);
+    let listens = false;
+    if (channel) {
+      channel.onmessage = event => {
+        if (!event.data.asks) hear(event.data);
+        else if (listens && latest) channel.postMessage({known: latest});
+      };
+      // What changed while this page was on its way was told to the others alone.
+      channel.postMessage({asks: true});
+    }
     if (channel && navigator.locks) {
       // Held as long as this page is open; then another page listens.
-      navigator.locks.request(LOCK, () => { listen(); return new Promise(() => {}); });
+      navigator.locks.request(LOCK, () => { listens = true; listen(); return new Promise(() => {}); });
     } else {
       listen();
     }

@@ -5,6 +5,8 @@ import { Model } from "./model.js";
 
 const REST_MS = 120;
 const AROUND = 1;
+// The first picture is there sooner without what is beside it; but the view goes on with the clock meanwhile.
+const AROUND_FIRST = 0.05;
 const LONGEST_WAIT_MS = 15000;
 // What nobody announces, such as use, is asked for now and then: by so little that an idle page stays quiet.
 const REFRESH_MS = 20000;
@@ -28,7 +30,7 @@ export class Source {
     this.wanted = { from: view.from, until: view.until, scale: view.span / view.width };
     // After a failure the time of the next try is set.
     if (this.failed > 0 || covers(this.loaded, this.wanted) || covers(this.pending, this.wanted)) return;
-    this._after(REST_MS);
+    this._after(this.loaded || this.pending ? REST_MS : 0);
   }
 
   /** Something changed on the server: ask anew, soon. What changes while an answer is under way is asked for after it. */
@@ -54,8 +56,7 @@ export class Source {
     }
     this.asking?.abort();
     const asking = (this.asking = new AbortController());
-    // The first picture is there sooner without what is beside it.
-    const asked = (this.pending = around(this.wanted, this.loaded ? AROUND : 0));
+    const asked = (this.pending = around(this.wanted, this.loaded ? AROUND : AROUND_FIRST));
     this.stale = false;
     const began = performance.now();
     try {
