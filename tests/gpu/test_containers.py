@@ -14,13 +14,17 @@ import pytest
 from cumulus.backends.base import EnvVar, LeaseRef, State, Workload
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
-from cumulus.chronos.contract import Device, LeaseRequest
+from cumulus.chronos.contract import Device, LeaseRequest, LeaseState
 from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.parking import rows
+from cumulus.chronos.parking.self_test import SelfTest
+from cumulus.resources.enforcement import Sharing
 from cumulus.secrets import JobSecrets
 
 from . import engine as engines
 from .conftest import FITS, GIB, HUGE, Node, memory_used, part, until
+from .test_parking import DRIVERS_OWN
 
 Measured = Callable[[str, object], None]
 REFUSED = "CUDA_ERROR_OUT_OF_MEMORY"
@@ -41,23 +45,24 @@ print(json.dumps({"name": device.name, "memory": device.global_mem_size, **sizes
 
 
 class Bed:
-    """Services on leases of this machine's ledger."""
+    """Services on leases of this machine's ledger. `store` is that of the control plane whose the Swarm is."""
 
-    def __init__(self, engine: Engine, directory: Path, gpu: Device) -> None:
+    def __init__(self, engine: Engine, store: Path, directory: Path, gpu: Device) -> None:
         self.gpu = gpu
         self.ledger = Ledger(directory / "chronos")
         self.ledger.devices()
         self.backend = SwarmBackend(
-            str(directory / "swarm"), engine, JobSecrets(directory / "secrets"),
+            str(store), engine, JobSecrets(directory / "secrets"),
             store_id=lambda: "tests-gpu", prepare=lambda node, lease: self.ledger.prepare(lease.id),
         )  # fmt: skip
         self.node = engine.info()["Name"]
 
     def start(
-        self, job: str, share: float, *command: str, seconds: float = 600.0, env: tuple[EnvVar, ...] = ()
-    ) -> Workload:
+        self, job: str, share: float, *command: str, seconds: float = 600.0, env: tuple[EnvVar, ...] = (),
+        sharing: Sharing = Sharing.CONCURRENT,
+    ) -> Workload:  # fmt: skip
         """`share` 0 is no lease."""
-        leases = (self.lease(job, share, seconds),) if share else ()
+        leases = (self.lease(job, share, seconds, sharing),) if share else ()
         work = Workload(
             name=f"default.{job}.u-a1-r0", namespace="default", job=job, job_uid=f"uid-{job}", attempt=1, replica=0,
             replicas=1, node=self.node, command=command, leases=leases, grace=1.0, image=engines.IMAGE,
@@ -66,9 +71,10 @@ class Bed:
         self.backend.start(work)
         return work
 
-    def lease(self, id: str, share: float, seconds: float) -> LeaseRef:
+    def lease(self, id: str, share: float, seconds: float, sharing: Sharing) -> LeaseRef:
         memory, compute = int(self.gpu.memory_bytes * share), int(1000 * share)
-        lease = self.ledger.grant(LeaseRequest(id, self.gpu.index, memory, compute, seconds, grace=1.0))
+        request = LeaseRequest(id, self.gpu.index, memory, compute, seconds, grace=1.0, sharing=sharing)
+        lease = self.ledger.grant(request)
         return LeaseRef(
             id=id, device=lease.device, device_id=self.gpu.id, device_name=self.gpu.name, device_type="gpu",
             platform_index=self.gpu.platform_index, device_index=self.gpu.device_index, memory_bytes=memory,
@@ -112,10 +118,15 @@ def engine(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
         yield made
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.fixture
-def bed(engine: Engine, node: Node, gpu: Device, tmp_path: Path) -> Iterator[Bed]:
+def bed(engine: Engine, store: Path, node: Node, gpu: Device, tmp_path: Path) -> Iterator[Bed]:
     """`node` is for the layer and for MPS, which it stops."""
-    made = Bed(engine, tmp_path, gpu)
+    made = Bed(engine, store, tmp_path, gpu)
     node.home = made.ledger.home
     try:
         yield made
@@ -186,3 +197,33 @@ def test_a_container_ends_with_its_lease_and_its_gpu_memory_is_free(bed: Bed, gp
     measured("a container's quarter of the memory free after its lease's end, s", f"{took - left:.3f}")
     assert took - left < 0.5
     assert bed.finish(work) is State.FAILED
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_container_is_parked_while_it_computes_and_comes_back(
+    bed: Bed, gpu: Device, freeze: bool, measured: Measured
+) -> None:
+    proof = SelfTest(bed.ledger, gpu).run("cuda")
+    assert proof is not None
+    assert proof.holds, proof.message
+    with bed.ledger.database.write() as tx:
+        rows.record_proofs(tx, [proof])
+    before = memory_used(gpu)
+    work = bed.start("parked", 0.1, *JOB, "spin", "20", sharing=Sharing.PARKABLE)
+    until(lambda: memory_used(gpu) > before or bed.state(work).finished, 60)
+    assert moved(bed, lambda: bed.ledger.park("parked", 600.0, freeze=freeze)) is LeaseState.PARKED
+    measured(f"a container was parked, freeze {freeze}, bytes of the GPU beside before", memory_used(gpu) - before)
+    assert memory_used(gpu) <= before + DRIVERS_OWN
+    assert moved(bed, lambda: bed.ledger.unpark("parked", 600.0)) is LeaseState.ACTIVE
+    assert bed.finish(work) is State.SUCCEEDED, bed.log(work)
+    assert bed.answers(work)[-1]["blocks_per_second"] > 0
+
+
+def moved(bed: Bed, ask: Callable[[], object]) -> LeaseState:
+    """How the lease is once it was moved as it was asked to be."""
+    ask()
+    moving = (LeaseState.PARKING, LeaseState.UNPARKING)
+    until(lambda: all(lease.state not in moving for lease in bed.ledger.list()), 120)
+    (lease,) = bed.ledger.list()
+    assert lease.park_refused is None
+    return lease.state

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import queue
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cumulus.chronos import monitor_control
-from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState, Proof, variables
+from cumulus.chronos.contract import Device, EndReason, Lease, LeaseRequest, LeaseState, Proof, variables
 from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.enforce import environment
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.parking import memory, rows
 from cumulus.chronos.parking.self_test import FRAMEWORKS, SelfTest
+from cumulus.lib import cgroup
 from cumulus.resources.enforcement import Sharing
 from cumulus.resources.reasons import ParkingReason
+from tests.s3 import free_ports
 
 from .conftest import GIB, HERE, Node, Program, memory_used, until
+from .test_several import gpus
+
+__all__ = ["gpus"]
 
 MOVED_SECONDS = 120.0
 DRIVERS_OWN = 16 * 2**20
@@ -92,6 +100,38 @@ print(json.dumps("as it was" if same else "changed"), flush=True)
 """
 
 
+GENERATE = """
+import json, sys, torch
+from transformers import GPT2Config, GPT2LMHeadModel
+torch.manual_seed(0)
+size = dict(n_layer=4, n_head=8, n_embd=256, vocab_size=1000, bos_token_id=0, eos_token_id=999, pad_token_id=0)
+net = GPT2LMHeadModel(GPT2Config(**size)).cuda().eval()
+start = torch.arange(1, 17, device="cuda").reshape(2, 8)
+print(json.dumps("ready"), flush=True)
+made = [net.generate(start + n, max_new_tokens=64, do_sample=False).tolist() for n in range(int(sys.argv[1]))]
+print(json.dumps(made), flush=True)
+"""
+ALL_REDUCE = """
+import json, sys, threading, torch, torch.distributed as dist
+rank, port = sys.argv[1:]
+dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=int(rank), world_size=2)
+asked = threading.Thread(target=sys.stdin.readline, daemon=True)
+asked.start()
+wrong, told, over = 0, False, torch.zeros(1, device="cuda")
+while not over.item():
+    total = torch.full((2**24,), 1.0 + int(rank), device="cuda")
+    dist.all_reduce(total)
+    wrong += int((total != 3).sum())
+    over.fill_(0 if asked.is_alive() else 1)
+    dist.all_reduce(over)
+    if not told:
+        told = True
+        print(json.dumps("ready"), flush=True)
+print(json.dumps({"wrong": wrong}), flush=True)
+dist.destroy_process_group()
+"""
+
+
 class Parkable:
     """Leases without MPS in a ledger whose monitor parks them."""
 
@@ -100,15 +140,17 @@ class Parkable:
         self.ledger = Ledger(node.home)
         self.ledger.devices()
 
-    def lease(self, id: str, share: float = 0.1, seconds: float = 900.0, sharing: Sharing = Sharing.PARKABLE) -> Lease:
-        gpu, size = self.node.gpu, self.node.part(share)
-        return self.ledger.grant(
-            LeaseRequest(id, gpu.index, size, int(1000 * share), seconds, grace=5.0, sharing=sharing)
-        )
+    def lease(
+        self, id: str, share: float = 0.1, seconds: float = 900.0, sharing: Sharing = Sharing.PARKABLE, gpu: int = 0
+    ) -> Lease:
+        """`gpu` counts from the node's own on."""
+        device, size = self.node.gpu.index + gpu, self.node.part(share)
+        return self.ledger.grant(LeaseRequest(id, device, size, int(1000 * share), seconds, grace=5.0, sharing=sharing))
 
     def variables(self, lease: Lease) -> dict[str, str]:
-        held = environment(lease, self.node.gpu, self.node.home)
-        return {**variables.of_lease(lease, self.node.gpu), **held}
+        gpu = next(device for device in self.ledger.devices() if device.index == lease.device)
+        held = environment(lease, gpu, self.node.home)
+        return {**variables.of_lease(lease, gpu), **held}
 
     def python(self, lease: Lease, code: str, *arguments: object) -> Program:
         return self.attached(lease, [sys.executable, "-c", code, *map(str, arguments)])
@@ -121,8 +163,8 @@ class Parkable:
         self.ledger.attach(lease.id, program.process.pid, lease.token)
         return program
 
-    def park(self, id: str, park_for: float = 600.0) -> Lease:
-        self.ledger.park(id, park_for)
+    def park(self, id: str, park_for: float = 600.0, *, freeze: bool = False) -> Lease:
+        self.ledger.park(id, park_for, freeze=freeze)
         return self.moved(id)
 
     def unpark(self, id: str, seconds: float = 900.0) -> Lease:
@@ -179,6 +221,99 @@ def test_what_the_self_test_shows_is_measured(parkable: Parkable, framework: str
 def test_a_training_that_is_parked_has_the_losses_of_one_that_is_not(parkable: Parkable, how: str) -> None:
     proven(parkable, "torch")
     goes_on_as_if_nothing_had_been(parkable, TRAINING, 400, how, 1)
+
+
+def test_text_that_is_generated_by_a_program_that_is_parked_is_the_same(parkable: Parkable) -> None:
+    pytest.importorskip("transformers")
+    proven(parkable, "torch")
+    goes_on_as_if_nothing_had_been(parkable, GENERATE, 100)
+
+
+def test_a_program_that_is_parked_with_freeze_stands_still_and_comes_back(parkable: Parkable) -> None:
+    proven(parkable, "cuda")
+    program = parkable.cuda(parkable.lease("frozen"), "alloc", "device", GIB)
+    program.line()
+    place = cgroup.directory_of(program.process.pid)
+    if place is None or cgroup.members(place) != {program.process.pid}:
+        pytest.skip("THE TEST OF --freeze IS LEFT OUT: programs get no cgroup of their own here")
+    found = parkable.park("frozen", freeze=True)
+    assert found.state is LeaseState.PARKED, found.park_refused
+    assert cgroup.is_frozen(place)
+    assert parkable.unpark("frozen").state is LeaseState.ACTIVE
+    assert not cgroup.is_frozen(place)
+    assert program.alive()
+
+
+def test_a_kernel_of_jupyter_answers_while_its_gpu_part_is_parked(parkable: Parkable, tmp_path: Path) -> None:
+    """A cell that needs the GPU waits until it is back, and has the data from before."""
+    pytest.importorskip("ipykernel")
+    client_of = pytest.importorskip("jupyter_client")
+    proven(parkable, "torch")
+    file, _ = client_of.connect.write_connection_file(str(tmp_path / "kernel.json"))
+    lease = parkable.lease("notebook")
+    kernel = parkable.attached(lease, [sys.executable, "-m", "ipykernel_launcher", "-f", file])
+    client = client_of.BlockingKernelClient(connection_file=file)
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        until(lambda: is_ready(client, kernel), 90)
+        total = 2**20 * (2**20 - 1) // 2
+        cell = "import torch; x = torch.arange(2**20, device='cuda'); print(int(x.sum()))"
+        assert printed(client, client.execute(cell)) == f"{total}"
+        found = parkable.park("notebook")
+        assert found.state is LeaseState.PARKED, found.park_refused
+        assert printed(client, client.execute("print(6 * 7)")) == "42"
+        waits = client.execute("print(int(x.sum()))")
+        with pytest.raises(queue.Empty):
+            client.get_shell_msg(timeout=2)
+        assert parkable.unpark("notebook").state is LeaseState.ACTIVE
+        assert printed(client, waits) == f"{total}"
+    finally:
+        client.stop_channels()
+
+
+def is_ready(client: Any, kernel: Program) -> bool:
+    """The client takes a kernel that is slow to start for a dead one."""
+    assert kernel.process.poll() is None, "the kernel ended"
+    try:
+        client.wait_for_ready(timeout=10)
+    except RuntimeError:
+        return False
+    return True
+
+
+def printed(client: Any, cell: str) -> str:
+    """What a cell printed, once it is done."""
+    assert said(client.get_shell_msg, cell)["content"]["status"] == "ok"
+    lines = []
+    while True:
+        message = said(client.get_iopub_msg, cell)
+        if message["content"].get("execution_state") == "idle":
+            return "".join(lines).strip()
+        lines.append(message["content"].get("text", ""))
+
+
+def said(channel: Callable[..., Any], cell: str) -> Any:
+    """The next message on a kernel's channel that is about the cell."""
+    while True:
+        message = channel(timeout=60)
+        if message["parent_header"].get("msg_id") == cell:
+            return message
+
+
+def test_an_all_reduce_goes_on_whatever_is_asked(parkable: Parkable, gpus: list[Device], measured: Measured) -> None:
+    """One of its two programs is parked and comes back, or is refused: no sum is wrong."""
+    proven(parkable, "torch")
+    (port,) = free_ports(1)
+    ranks = [parkable.python(parkable.lease(f"r{rank}", gpu=rank), ALL_REDUCE, rank, port) for rank in range(2)]
+    assert [program.line(90) for program in ranks] == ["ready"] * 2
+    found = parkable.park("r0")
+    measured("one of two programs of an all-reduce was asked to park", found.park_refused or found.state)
+    if found.state is LeaseState.PARKED:
+        assert parkable.unpark("r0").state is LeaseState.ACTIVE
+    for program in ranks:
+        program.tell("")
+    assert [program.line(90) for program in ranks] == [{"wrong": 0}] * 2
 
 
 def test_jax_is_refused_untouched(parkable: Parkable) -> None:
