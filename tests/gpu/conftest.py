@@ -63,7 +63,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.fixture(scope="session")
 def gpu() -> Device:
     """The first that Chronos offers, or the one whose number is in TEST_GPU: where there are several, two runs may be
-    made side by side."""
+    made side by side. Tests of the daemon, and of `test_use.py` and `test_expiry.py`, want the first."""
     devices = discover()
     nvidia = [device for device in devices if device.type == "gpu" and "nvidia" in device.vendor.lower()]
     if not nvidia:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ class Bed:
         """`share` 0 is no lease."""
         leases = (self.lease(job, share, seconds, sharing),) if share else ()
         work = Workload(
-            name=f"default.{job}.u-a1-r0", namespace="default", job=job, job_uid=f"uid-{job}", attempt=1, replica=0,
+            # A node starts one of a name once in its life.
+            name=f"default.{job}.{uuid.uuid4().hex[:8]}-a1-r0", namespace="default", job=job,
+            job_uid=f"uid-{job}", attempt=1, replica=0,
             replicas=1, node=self.node, command=command, leases=leases, grace=1.0, image=engines.IMAGE,
             env=env, submitter="root", submitter_admin=True,
         )  # fmt: skip
@@ -208,6 +211,7 @@ def test_a_container_is_parked_while_it_computes_and_comes_back(
     assert proof.holds, proof.message
     with bed.ledger.database.write() as tx:
         rows.record_proofs(tx, [proof])
+    until(lambda: not bed.ledger.list(), 30)
     before = memory_used(gpu)
     work = bed.start("parked", 0.1, *JOB, "spin", "20", sharing=Sharing.PARKABLE)
     until(lambda: memory_used(gpu) > before or bed.state(work).finished, 60)
