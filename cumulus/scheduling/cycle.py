@@ -261,6 +261,7 @@ class Cycle:
         return True
 
     def _take(self, gang: Gang, seats: list[Seat], length: int) -> None:
+        length = _held(gang, length)
         for member, seat in zip(gang.members, seats, strict=True):
             self.availability.take(seat.slot, length, seat.memory, seat.compute)
             if member.demand.ports:
@@ -351,6 +352,7 @@ class Cycle:
             self._hopeless.add(gang, 0)
             return None
         start, seats = self._last_reserved = found
+        length = _held(gang, length)
         for member, seat in zip(gang.members, seats, strict=True):
             self.availability.reserve(seat.slot, start, length, seat.memory, seat.compute, gang.name)
             if member.demand.ports:
@@ -377,6 +379,11 @@ class Cycle:
         new = self.bindings[len(self._bound) :]
         self._bound += [(binding.gang, (binding.node, binding.device)) for binding in new]
         return self._bound
+
+
+def _held(gang: Gang, length: int) -> int:
+    """For how long it is counted on to hold the room that was found for `length`."""
+    return length if gang.given_back_after is None else min(length, microseconds(gang.given_back_after))
 
 
 def _filters(gang: Gang) -> frozenset[Filter]:

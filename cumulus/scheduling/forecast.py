@@ -1,5 +1,6 @@
 """When gangs that wait are expected to start: the cycle again, with each lease ending as early as those of its user and
-name have ended before. No promise: what was measured says nothing certain of the next.
+name have ended before. It starts where its whole lease has room all the same: before a drain, say, as placement asks.
+No promise: what was measured says nothing certain of the next.
 """
 
 from __future__ import annotations
@@ -46,4 +47,4 @@ def _hold(hold: Hold, now: datetime, policies: Policies) -> Hold:
 
 def _gang(gang: Gang, policies: Policies) -> Gang:
     part = policies.lasts(gang.queue, gang.user, gang.job)
-    return gang if part is None else replace(gang, seconds=max(1.0, gang.seconds * part))
+    return gang if part is None else replace(gang, given_back_after=max(1.0, gang.seconds * part))

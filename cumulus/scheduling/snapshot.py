@@ -154,6 +154,9 @@ class Gang:
     """When it starts at the latest, where all its members were told."""
     yielded: bool = False
     """Its job gave up a share for another before: nothing is taken back for it."""
+    given_back_after: float | None = None
+    """After how many seconds it is expected to give its shares back, in a forecast. It starts only where it could have
+    them for as long as its lease all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def line(snapshot: Snapshot, policies: Policies, queue: str, *, ids: bool) -> Li
         waiting.append(
             Waiting(
                 place, _queue(gang, policies), gang.job or gang.name, gang.user, _share(gang), gang.seconds,
-                _time(expected.get(gang.name)), _time(latest), gang.promised is not None, reason,
+                _time(_earlier(expected.get(gang.name), latest)), _time(latest), gang.promised is not None, reason,
             )
         )  # fmt: skip
     holding = [_holding(hold, ids=ids) for hold in sorted(snapshot.holds, key=lambda hold: hold.returns_at)]
@@ -73,6 +73,11 @@ def _words(demand: Demand) -> str:
     if share.size is not None:
         return format_bytes(share.size)
     return f"{float((share.fraction or 0) * 100):g}%"
+
+
+def _earlier(expected: datetime | None, latest: datetime | None) -> datetime | None:
+    """What is expected: no later than what is certain."""
+    return latest if expected is not None and latest is not None and latest < expected else expected
 
 
 def _time(moment: datetime | None) -> str:

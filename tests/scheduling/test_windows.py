@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from cumulus.clock import parse_timestamp
 from cumulus.resources.key import Key
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.quantity import Share
@@ -19,6 +20,7 @@ from cumulus.scheduling.policy import Policies, Window
 from cumulus.scheduling.queues import Tree
 from cumulus.scheduling.snapshot import Snapshot
 from cumulus.scheduling.windows import plan
+from cumulus.service.line import line
 from tests.scheduling.build import GI, NOW
 from tests.scheduling.queueing import Cluster, Job, a_queue
 
@@ -188,6 +190,23 @@ def test_times_beyond_all_measure_are_no_work(spec: dict[str, object], count: in
     (found,) = windows(a_reservation(devices=1, **spec))
     assert len(found) == count
     assert end is None or found[0].end >= end
+
+
+def test_who_ends_early_as_a_rule_is_not_expected_to_start_where_its_lease_would_reach_into_the_time() -> None:
+    cluster = a_cluster(a_reservation("service", nodes=["n0"], start=at(10)), nodes=1)
+    cluster.submit(*(Job(f"train{n}", seconds=HOUR, uses=0.1) for n in range(2)))
+    cluster.submit(Job("long", seconds=10 * HOUR, uses=0.1, arrives=HOUR))
+    cluster.run(1.5 * HOUR)
+    # Nobody is there; its like would be gone by ten, and its lease would not.
+    assert cluster.holds == {}
+    snapshot, policies = cluster.snapshot(), cluster.policies()
+    (gang,) = snapshot.pending
+    found = explain(snapshot, gang.members[0].partition, policies)
+    assert found is not None
+    assert found.expected == NOW + timedelta(hours=12)
+    assert found.headline.startswith("starts by")
+    (told,) = line(snapshot, policies, "", ids=True).waiting
+    assert parse_timestamp(told.expected) == NOW + timedelta(hours=12)
 
 
 @pytest.mark.parametrize(
