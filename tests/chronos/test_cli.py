@@ -103,6 +103,8 @@ def test_create_list_renew_release(shell: Shell) -> None:
 
 
 def test_json_is_a_protocol(shell: Shell) -> None:
+    # Before there is a lease: a monitor, which comes with one, tells of conditions when it has looked.
+    assert shell.json("devices")["conditions"] == []
     lease = shell.json("create 0 20Gi 600 --id a --compute 25% --user ada --owner lab --grace 2")["lease"]
     assert lease | {"grantedAt": "", "expiresAt": ""} == {
         "partitionId": "a",
@@ -137,7 +139,6 @@ def test_json_is_a_protocol(shell: Shell) -> None:
     assert stats["devices"][0]["freeMemoryBytes"] == 60 * GIB
     assert stats["node"].keys() == {"hostname", "chronosVersion", "bootId", "takes", "checkpointPlaces"}
     assert [d["id"] for d in shell.json("devices")["devices"]] == ["GPU-a", "GPU-b"]
-    assert shell.json("devices")["conditions"] == []
     assert shell.json("get a")["lease"]["token"] == 1
     assert shell.json("get b")["lease"] is None
     assert shell.json("renew a 900 --token 1")["lease"]["expiresIn"] == 900.0
