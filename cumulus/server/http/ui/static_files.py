@@ -53,18 +53,9 @@ def release() -> str:
 
 def address(name: str) -> str:
     """Where a browser gets it. Raises KeyError."""
-    return f"{PREFIX}{release()}/{_known(name)}"
-
-
-def modules(folder: str) -> list[str]:
-    """Where a browser gets the modules of a folder: it can ask for all at once."""
-    return [address(name) for name in files() if name.startswith(f"{folder}/") and name.endswith(".js")]
-
-
-def _known(name: str) -> str:
     if name not in files():
         raise KeyError(name)
-    return name
+    return f"{PREFIX}{release()}/{name}"
 
 
 async def show(request: Request) -> Response:

@@ -25,12 +25,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_harmless, auto_reload=False,
     )  # fmt: skip
-    made.globals |= {
-        "static": static_files.address,
-        "modules": static_files.modules,
-        "job_url": job_url,
-        "node_url": node_url,
-    }
+    made.globals |= {"static": static_files.address, "job_url": job_url, "node_url": node_url}
     made.filters |= {
         "time": time, "block": block, "bytes": format_bytes, "duration": format_duration, "percent": percent,
     }  # fmt: skip
