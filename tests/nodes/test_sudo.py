@@ -58,7 +58,7 @@ class Machine(Worker):
         assert self.process is not None
         done = subprocess.run(
             ["nsenter", "-t", str(self.process.pid), "-m", *words], capture_output=True, text=True, timeout=90,
-            env={**os.environ, "PYTHON": sys.executable}, stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHON": sys.executable, "CHRONOS_MONITOR_IDLE": "600"}, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
