@@ -191,7 +191,7 @@ class FakeLeases:
         self._refused[id] = ParkRefusal(reason, message)
 
     def fail_unpark(self, id: str) -> None:
-        """Its processes will not come back."""
+        """Its processes will not come back, where one is still there: what ended before is not brought back."""
         self._lost.add(id)
 
     def reboot(self) -> None:
@@ -330,7 +330,7 @@ class FakeLeases:
                 held.lease, state=LeaseState.PARKED, parked_at=self._wall(held.moved - self._clock.monotonic()),
                 expires_at=self._wall(left), moved_in=self.parking_seconds,
             )  # fmt: skip
-        elif held.lease.id in self._lost:
+        elif held.lease.id in self._lost and any(holder.ends() > held.moved for holder in held.holders):
             self._end(held, held.moved, EndReason.UNPARK_FAILED)
         else:
             self._back(held, held.moved)

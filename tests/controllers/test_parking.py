@@ -190,6 +190,21 @@ def test_what_cannot_be_brought_back_is_lost_and_counts_as_no_failure() -> None:
     bed.until(lambda: bed.phase("train-100") is JobPhase.SUCCEEDED)
 
 
+def test_what_had_ended_before_it_was_parked_is_not_lost() -> None:
+    """Its node has nothing to bring back, so that nothing can fail to come."""
+    bed = Bed(a_job("train-100"))
+    id = bed.partition("train-100").uid
+    bed.world.clock.advance(101)
+    bed.node.park(id, 3600.0)
+    bed.node.fail_unpark(id)
+    bed.world.clock.advance(5)
+    bed.node.unpark(id, 3600.0)
+    bed.world.clock.advance(5)
+    lease = bed.node.get(id)
+    assert lease is not None
+    assert lease.state is LeaseState.ACTIVE
+
+
 def test_a_parked_program_is_ended_when_its_time_in_main_memory_is_over() -> None:
     bed = Bed(a_job("train-100", park_for="1h"))
     bed.park("train-100")

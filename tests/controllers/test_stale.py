@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.chronos.contract import LeaseState
+from cumulus.clock import timestamp
 from cumulus.controllers.context import Context
 from cumulus.controllers.job.controller import JobReconciler
 from cumulus.errors import Conflict, NodeUnreachable, NotFound
@@ -16,6 +17,9 @@ from cumulus.machinery.reconcile import Request
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.preemption import Preemptible
+from cumulus.resources.reasons import ParkingReason
+from cumulus.resources.reclaim import Reclaim
 from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.objects import a_job, a_partition
@@ -115,6 +119,26 @@ def test_an_attempt_is_not_ended_for_partitions_that_only_the_view_lacks(monkeyp
     controller.reconcile(JOB)
     assert world.job("train").status.phase is JobPhase.RUNNING
     assert len(world.backend.running()) == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_program_is_not_ended_for_a_share_that_it_keeps_after_all(*, kept: bool) -> None:
+    """The view still shows that the share goes back to another queue, and the time for that has come."""
+    world = World(script=lambda workload: Script(seconds=math.inf, stop_seconds=0))
+    world.leases["node-1"].refuse_park(ParkingReason.NOT_PROVEN, "nothing is proven here")
+    world.apply(a_job(preemptible=Preemptible.KILL))
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: world.job("train").status.phase is JobPhase.RUNNING)
+    settle(world, daemon, seconds=1)
+    assert daemon.loops is not None
+    share = world.partition("train-a1-r0-d0")
+    taken = Reclaim(at=timestamp(world.clock.now()), gang="default/owns-a1", job="default/owns", queue="sure")
+    marked = share.replace(status=share.status.model_copy(update={"reclaim": taken}))
+    daemon.informer.cache.put(world.client.update_status(marked).to_json())
+    if kept:
+        world.client.update_status(world.partition("train-a1-r0-d0").replace(status=share.status))
+    reconcile(daemon.loops, "job")
+    assert len(world.backend.running()) == (1 if kept else 0)
 
 
 def test_what_is_gone_for_the_view_alone_is_not_collected() -> None:

@@ -276,6 +276,18 @@ OWNER_GIVES_UP = shared(
 )
 """Who came for its share goes away when the other one was asked to end already."""
 
+KEPT_UNSEEN = replace(
+    shared(
+        action(0.0, "queue", "qa", quota=[{"devices": 1.0}], minRuntime="1s"),
+        action(0.0, "queue", "qb", minRuntime="5s"),
+        job("borrows", 0.1, Program(seconds=20.0), queue="qb", checkpoint=True, replicas=2, memory="0.5"),
+        job("owns", 2.0, Program(seconds=3.0), queue="qa"),
+        action(5.0, "delete", "owns"),
+    ),
+    sluggish=0.8, seed=6,
+)  # fmt: skip
+"""Who came for its share goes away just before the other one is asked to end, whose controller sees that late."""
+
 BOTH_SURE = shared(
     action(0.0, "queue", "qa", quota=[{"devices": 1.0}], minRuntime="1s"),
     action(0.0, "queue", "qb", quota=[{"devices": 1.0}], minRuntime="1s"),
@@ -485,6 +497,15 @@ QUEUED_AHEAD_FOR_NOTHING = a_schedule(
 )  # fmt: skip
 """The attempt of a gang that was queued ahead is not needed, and the next one has its number."""
 
+FAILED_BEFORE_PARKED = a_schedule(
+    a_job("fails", 3.0, program=Program(kind="fails", seconds=0.5, fails=1)),
+    Action(5.0, "change", "fails", (("park", True),)),
+    Action(5.0, "lose", "fails"),
+    Action(5.01, "change", "fails", (("park", False),)),
+    Fault(3.4, "reports", seconds=8.0, amount=5.0),
+)
+"""A program failed, which nobody knew yet when it was parked: its node has nothing to bring back that it could lose."""
+
 NOTHING_WRONG = {
     "overused-before-start": OVERUSED_BEFORE_START,
     "overused-in-grace": OVERUSED_IN_GRACE,
@@ -496,6 +517,7 @@ NOTHING_WRONG = {
     "left-out-by-a-clock": LEFT_OUT_BY_A_CLOCK,
     "held-by-two": HELD_BY_TWO,
     "parked-unseen": PARKED_UNSEEN,
+    "failed-before-parked": FAILED_BEFORE_PARKED,
 }
 """Where the simulation itself once went wrong, or the control plane with no one line to blame."""
 
@@ -528,6 +550,7 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "taken-without-a-save": (BORROWED, "reclaim"),
     "taken-back-twice": (BORROWED, "reclaim"),
     "spared-too-late": (OWNER_GIVES_UP, "reclaim"),
+    "ended-though-kept": (KEPT_UNSEEN, "harm"),
     "yields-and-takes": (YIELDED_ONCE, "reclaim"),
     "mark-outlives-parking": (PARKED_FOR_ANOTHER, "harm"),
     "yielding-not-counted": (BORROWED, "reclaim"),

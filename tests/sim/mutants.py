@@ -273,6 +273,10 @@ MUTANTS = (
         reclaim.spared, " or hold.returning.at <= snapshot.now", "", kind="shared",
     ),
     Mutant(
+        "ended-though-kept", "a job is ended for a share that it was told meanwhile to keep",
+        job.JobReconciler._partitions, "p if p.status.reclaim is None else self._fresh(p)", "p", kind="shared",
+    ),
+    Mutant(
         "yields-and-takes", "a job that had to yield has others yield for it",
         quota._Lent.within, "gang.yielded or ", "", kind="shared",
     ),

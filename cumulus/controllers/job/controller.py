@@ -181,9 +181,16 @@ class JobReconciler:
         return max(parse_timestamp(each) for each in since if each is not None)
 
     def _partitions(self, job: GPUJob) -> list[GPUPartition]:
-        """All that the job owns."""
+        """All that the job owns. One that is said to be taken back is read from the store: its job may have been told
+        since that it keeps its share."""
         names = (name for a in (job.status.live_attempt, job.status.next) if a for name in a.partitions)
-        return all_owned(self._reader, self._client.store, job, GPUPartition, names)
+        found = all_owned(self._reader, self._client.store, job, GPUPartition, names)
+        return [each for p in found if (each := p if p.status.reclaim is None else self._fresh(p)) is not None]
+
+    def _fresh(self, partition: GPUPartition) -> GPUPartition | None:
+        """The partition as it is in the store; None where it is gone, or another has its name."""
+        found = StoreReader(self._client.store).get(GPUPartition, *partition.key[1:])
+        return found if found is not None and found.uid == partition.uid else None
 
     def _observe(self, job: GPUJob, partitions: Sequence[GPUPartition]) -> list[Replica]:
         """The replicas of the running attempt. None was started before all its partitions were Active."""
