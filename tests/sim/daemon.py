@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Documents, Event, Fence, Page, Query, Write
 from cumulus.store.single import SingleWrites
 from tests.sim.parts import Skewed
+from tests.sim.translated import Translated
 from tests.sim.truth import Violation
 
 if TYPE_CHECKING:
@@ -349,10 +350,10 @@ class Daemon:
             return
         term = self.elector.term
         if term is not None and self.informer.synced and self.informer.cache.revision >= term.revision:
-            leases: Mapping[str, Any] = self.sim.leases
             shared = self.sim.schedule.shared
             agents = [
-                NodeAgent(name, leases[name], facts=leases[name].facts if shared else NodeFacts) for name in leases
+                NodeAgent(name, Translated(leases, self.clock), facts=leases.facts if shared else NodeFacts)
+                for name, leases in self.sim.leases.items()
             ]
             backend: Any = self.backend
             nothing: Any = None

@@ -506,6 +506,15 @@ FAILED_BEFORE_PARKED = a_schedule(
 )
 """A program failed, which nobody knew yet when it was parked: its node has nothing to bring back that it could lose."""
 
+NODE_BEHIND = replace(
+    a_schedule(
+        a_job("saves", 0.01, duration=60.0, memory="1.0", checkpoint=True,
+              program=Program(kind="forever", again=True, seconds=52.0)),
+    ),
+    skews=(10.0, -10.0),
+)  # fmt: skip
+"""A node's clock is so far behind the daemon's that a lease is over, by the node's own words, before the program is."""
+
 NOTHING_WRONG = {
     "overused-before-start": OVERUSED_BEFORE_START,
     "overused-in-grace": OVERUSED_IN_GRACE,
@@ -577,5 +586,6 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "parked-is-released": (PARKED_UNWRITTEN, "harm"),
     "gang-bound-in-part": (QUEUED_AHEAD_FOR_NOTHING, "gang"),
     "parked-for-ever": (PARKED_FOR_ANOTHER, "not at rest"),
+    "node-clock-believed": (NODE_BEHIND, "not at rest"),
 }
 """By the bug: a schedule that shows it, and the oracle that sees it. Chance takes hundreds of seeds to find these."""

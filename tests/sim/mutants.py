@@ -28,6 +28,7 @@ from cumulus.controllers.partition import controller as partition
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.machinery.informer import Informer
 from cumulus.machinery.leader import Elector
+from cumulus.nodes.clocks import NodeClock
 from cumulus.resources import job_partitions
 from cumulus.scheduling import claim, fair, promises, quota, reclaim, windows
 from cumulus.store import rules
@@ -113,6 +114,10 @@ MUTANTS = (
     Mutant(
         "unreachable-is-dead", "a workload whose node does not answer is taken to have ended",
         job_view.alive, "isinstance(replica, Unknown) or ", "",
+    ),
+    Mutant(
+        "node-clock-believed", "the end of a lease is read as its node's own clock tells it",
+        NodeClock.on_ours, "expires_at=timestamp(times.ends)", "expires_at=lease.expires_at",
     ),
     Mutant(
         "back-and-failed-is-lost",
