@@ -149,7 +149,7 @@ def generate(seed: int) -> Schedule:
 
 def _parks(seed: int, actions: tuple[Action, ...], *, clocks_right: bool) -> tuple[list[Action], list[Fault], float]:
     """In some worlds people park jobs and bring them back, some of which are lost on their way, and a job is parked
-    whenever its lease ends: where clocks are right, since by a wrong one it may be parked too late. By chance of its own:
+    whenever its lease ends: where clocks are right, since a wrong one may park it too late. By chance of its own:
     the rest of the world stays."""
     rng = random.Random(f"park {seed}")
     seconds = rng.choice((0.0, 0.5, 4.0))
