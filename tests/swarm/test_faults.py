@@ -64,7 +64,8 @@ def test_a_lease_ends_its_container_and_the_job_goes_on_elsewhere(control: Contr
     one, two = control.attempts("train")[:2]
     assert one["reason"] == "LeaseExpired"
     assert two["node"] != one["node"]
-    assert (shared / "state").read_text() == "saved\n"
+    # The node's monitor and the engine both send the signal: a shell that hears both saves twice.
+    assert set((shared / "state").read_text().split()) == {"saved"}
     assert control.ok("logs", "train", "--attempt", "1").startswith("fresh\n")
     assert control.ok("logs", "train") == "resumed\n"
     settled(control)
