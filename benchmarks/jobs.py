@@ -121,20 +121,24 @@ def fake_jobs(count: int) -> Taken:
 
 def process_jobs(count: int) -> Taken:
     """Jobs with real processes in real leases on this machine."""
-    with tempfile.TemporaryDirectory() as directory:
-        home = Path(directory)
-        device = Device(0, "bench", "bench", "bench", "gpu", SLOTS << 20)
-        ledger = Ledger(home / "chronos", discover=lambda: [device])
-        backend = ProcessBackend(
-            home / "process", "here", JobSecrets(home / "secrets"), chronos_home=ledger.home, environment=os.environ
-        )
-        try:
-            agent = NodeAgent("here", ledger)
-            return _run_jobs(home, [backend], [agent], count, memory="1Mi")
-        finally:
-            backend.close()
-            ledger.close()
-            stop_monitor(home / "chronos")
+    with tempfile.TemporaryDirectory() as directory, this_machine(Path(directory), SLOTS) as (backend, agent):
+        return _run_jobs(Path(directory), [backend], [agent], count, memory="1Mi")
+
+
+@contextmanager
+def this_machine(home: Path, slots: int) -> Iterator[tuple[ProcessBackend, NodeAgent]]:
+    """What runs real processes here, in leases of 1 MiB or more of one device of so many MiB."""
+    device = Device(0, "bench", "bench", "bench", "gpu", slots << 20)
+    ledger = Ledger(home / "chronos", discover=lambda: [device])
+    backend = ProcessBackend(
+        home / "process", "here", JobSecrets(home / "secrets"), chronos_home=ledger.home, environment=os.environ
+    )
+    try:
+        yield backend, NodeAgent("here", ledger)
+    finally:
+        backend.close()
+        ledger.close()
+        stop_monitor(home / "chronos")
 
 
 def _run_jobs(

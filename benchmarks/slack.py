@@ -14,7 +14,6 @@ jobs in hours, through our placement alone.
 from __future__ import annotations
 
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,15 +30,11 @@ from typing import Any
 
 from benchmarks import slurm
 from benchmarks.harness import until
-from benchmarks.jobs import managed, stop_monitor
+from benchmarks.jobs import managed, this_machine
 from cumulus import log
 from cumulus.apply.apply import apply
-from cumulus.backends.process.backend import ProcessBackend
-from cumulus.chronos.contract import Device
-from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 from cumulus.manifest import load_text
-from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.key import Key
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
@@ -48,7 +44,6 @@ from cumulus.resources.queue import Queue
 from cumulus.resources.queue_usage import QueueUsage
 from cumulus.scheduling.forecast import expected_starts
 from cumulus.scheduling.snapshot import build
-from cumulus.secrets import JobSecrets
 from cumulus.service.placement import policies
 from cumulus.store.base import Store
 from cumulus.store.client import decode
@@ -216,27 +211,19 @@ metadata: {name: default}
 def _ours(tasks: list[Task], seen: dict[str, Seen], begin: float) -> None:
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
-        device = Device(0, "bench", "bench", "bench", "gpu", SLOTS << 20)
-        ledger = Ledger(home / "chronos", discover=lambda: [device])
-        backend = ProcessBackend(
-            home / "process", "here", JobSecrets(home / "secrets"), chronos_home=ledger.home, environment=os.environ
-        )
         store = SqliteStore(home / "store")
-        try:
-            with managed(store, [backend], [NodeAgent("here", ledger)]):
-                apply(store, load_text(QUEUE))
-                _play(
-                    tasks, begin, lambda task: _apply(store, task, seen, begin),
-                    lambda now: _look(store, home, seen, begin), len(tasks),
-                )  # fmt: skip
-                for task in tasks:
-                    store.delete(Key("GPUJob", "default", task.name))
-                until(lambda: not store.list(Query(GPUPartition.KIND)).items, seconds=120, what="all leases are over")
-        finally:
-            store.close()
-            backend.close()
-            ledger.close()
-            stop_monitor(home / "chronos")
+        with (
+            closing(store), this_machine(home, SLOTS) as (backend, agent),
+            managed(store, [backend], [agent]),
+        ):  # fmt: skip
+            apply(store, load_text(QUEUE))
+            _play(
+                tasks, begin, lambda task: _apply(store, task, seen, begin),
+                lambda now: _look(store, home, seen, begin), len(tasks),
+            )  # fmt: skip
+            for task in tasks:
+                store.delete(Key("GPUJob", "default", task.name))
+            until(lambda: not store.list(Query(GPUPartition.KIND)).items, seconds=120, what="all leases are over")
 
 
 def _apply(store: Store, task: Task, seen: dict[str, Seen], begin: float) -> None:
