@@ -58,7 +58,7 @@ class Visit:
     """Whether our script asks, which takes the content alone."""
     takes_gzip: bool = False
     revision: int = 0
-    """All that the page shows is at least as new."""
+    """All that the page shows is at least as new. Of a whole page alone: its script knows it then."""
 
     @property
     def identity(self) -> Identity:
@@ -110,8 +110,10 @@ def page(view: View) -> Endpoint:
 
 
 def _shown(view: View, visit: Visit) -> Response:
-    # Before anything is read: what changes later is told to the page.
-    return view(replace(visit, revision=visit.service.objects.revision(visit.identity)))
+    if not visit.partial:
+        # Before anything is read: what changes later is told to the page.
+        visit = replace(visit, revision=visit.service.objects.revision(visit.identity))
+    return view(visit)
 
 
 def action(view: View) -> Endpoint:

@@ -102,13 +102,12 @@
     if (channel) channel.postMessage(message);
   }
 
-  // A page shows what was so at its revision. `latest` is that of the last news.
-  const shown = Number(document.documentElement.dataset.revision || 0);
-  let latest = 0;
+  // Of what the page shows, and then of the last news.
+  let revision = Number(document.documentElement.dataset.revision || 0);
 
   function hear(message) {
-    if (message.known > Math.max(shown, latest)) deliver(EVERYTHING);
-    latest = message.known ?? message.revision ?? latest;
+    if (message.known > revision) deliver(EVERYTHING);
+    revision = Math.max(revision, message.known ?? message.revision ?? 0);
     if (message.lost !== undefined) document.getElementById("connection").hidden = !message.lost;
     if (message.now) set(message.now);
     if (message.change) deliver(message.change);
@@ -118,9 +117,9 @@
   function listen() {
     const stream = new EventSource("/ui/changes?watch=1");
     stream.addEventListener("hello", event => {
-      const {revision} = JSON.parse(event.data);
-      if (failures) tell({lost: false, revision, change: EVERYTHING});
-      else tell({lost: false, known: revision});
+      const hello = JSON.parse(event.data);
+      if (failures) tell({lost: false, revision: hello.revision, change: EVERYTHING});
+      else tell({lost: false, known: hello.revision});
       failures = 0;
     });
     stream.addEventListener("clock", event => tell({now: JSON.parse(event.data).now}));
@@ -146,7 +145,7 @@
     if (channel) {
       channel.onmessage = event => {
         if (!event.data.asks) hear(event.data);
-        else if (listens && latest) channel.postMessage({known: latest});
+        else if (listens) channel.postMessage({known: revision});
       };
       // What changed while this page was on its way was told to the others alone.
       channel.postMessage({asks: true});
