@@ -64,9 +64,9 @@ def problems(there: Mapping[str, Document], queue: str, document: Document) -> l
         (highest, name) for name in _upwards(there, queue)
         if isinstance(highest := lookup(there[name], "spec.highestPriority"), int)
     ]  # fmt: skip
-    if ceilings and isinstance(priority, int) and priority > min(ceilings)[0]:
-        highest, name = min(ceilings, key=lambda each: each[0])
-        message = f"is more than {highest}, the highest priority of the queue {name}"
+    lowest = min(ceilings, key=lambda each: each[0], default=None)
+    if lowest is not None and isinstance(priority, int) and priority > lowest[0]:
+        message = f"is more than {lowest[0]}, the highest priority of the queue {lowest[1]}"
         found.append(FieldProblem(("spec", "priority"), message))
     longest = longest_lease(there, queue)
     for path in _DURATIONS:
