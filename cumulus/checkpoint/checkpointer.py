@@ -207,7 +207,7 @@ class Checkpointer:
         except BaseException as error:
             save.void(error)
             raise
-        facts = writing.Facts(group.world, self.settings.attempt, self.settings.token)
+        facts = writing.ManifestFacts(group.world, self.settings.attempt, self.settings.token)
         manifest = save.finish(lambda: self._now() - began, facts, known)
         self._saved(Checkpoint(manifest.step, layout.directory(path, manifest.step), manifest), began)
         if group.rank == 0:

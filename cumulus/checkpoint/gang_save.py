@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 from .groups import Group, RankFailed, RanksApart, agree
 from .layout import CheckpointError, File, Manifest, rank_name, step_name, step_of
-from .writing import Facts, Writer, begin, seal
+from .writing import ManifestFacts, Writer, begin, seal
 
 
 class Voided(CheckpointError):
@@ -37,7 +37,7 @@ class GangSave:
         self.directory = os.path.join(self._top, self._mine).rstrip("/")
         self._agree(self._enter)
 
-    def finish(self, seconds: Callable[[], float], facts: Facts, known: Mapping[str, File]) -> Manifest:
+    def finish(self, seconds: Callable[[], float], facts: ManifestFacts, known: Mapping[str, File]) -> Manifest:
         """Make it a checkpoint. Raises `Voided`, `Damaged`, OSError."""
         group = self._group
         if self._shared:

@@ -47,7 +47,7 @@ class UnsafePlace(CheckpointError):
     """A directory in which other users could replace what is written."""
 
 
-class Facts(NamedTuple):
+class ManifestFacts(NamedTuple):
     """What a manifest says beside its files."""
 
     world: int = 1
@@ -65,7 +65,9 @@ class Writer:
         self._descriptor = descriptor
         """Of the directory. It holds the lock which says that somebody still writes here."""
 
-    def commit(self, files: Iterable[File], seconds: Callable[[], float], facts: Facts = Facts()) -> Manifest:
+    def commit(
+        self, files: Iterable[File], seconds: Callable[[], float], facts: ManifestFacts = ManifestFacts()
+    ) -> Manifest:
         """Make it a checkpoint, of these files, which are durable already (see `seal`). Raises OSError: then it is
         none, but where the disk itself failed at the very end."""
         now = datetime.datetime.now(datetime.timezone.utc)

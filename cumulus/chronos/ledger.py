@@ -33,7 +33,7 @@ from cumulus.chronos.home import default_home
 from cumulus.chronos.inventory import Inventory, offered
 from cumulus.chronos.node_watch import Seen
 from cumulus.chronos.parking import check, memory, parking_monitor, rows
-from cumulus.chronos.parking.steps import Step
+from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, SystemClock, timestamp
 from cumulus.errors import (
@@ -278,7 +278,9 @@ class Ledger:
             now = Moment.read(self.clock)
             lease = _going_on(tx, id, token, now)
             if lease.state is LeaseState.PARKING:
-                if rows.advance(tx, id, (Step.ASKED, Step.LOCKING, Step.MOVING), Step.UNDOING):
+                if rows.advance(
+                    tx, id, (ParkingStep.ASKED, ParkingStep.LOCKING, ParkingStep.MOVING), ParkingStep.UNDOING
+                ):
                     rows.say_why(tx, id, ParkingReason.INTERRUPTED, "it was asked to come back")
             elif lease.state is LeaseState.PARKED:
                 share = device_records.find_share(tx, lease.device)

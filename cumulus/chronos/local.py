@@ -20,7 +20,7 @@ from cumulus.chronos.monitor_control import ensure_running, running
 if TYPE_CHECKING:
     from cumulus.chronos.contract import Device, Lease
     from cumulus.chronos.enforce import Report
-    from cumulus.chronos.mig_plan import Plan
+    from cumulus.chronos.mig_plan import MigPlan
     from cumulus.chronos.nvml_devices import Mig
 
 __all__ = [
@@ -61,7 +61,7 @@ def mig_gpus() -> Mapping[str, Mig]:
     return nvml_devices.read().mig
 
 
-def mig_plan(gpus: Mapping[str, Mig], wishes: Sequence[tuple[str, int]]) -> Plan:
+def mig_plan(gpus: Mapping[str, Mig], wishes: Sequence[tuple[str, int]]) -> MigPlan:
     """Which instances would serve those who wait, each with a name and its bytes."""
     from cumulus.chronos.mig_plan import Wish, plan
 

@@ -17,7 +17,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class PlannedInstance:
     """An instance that could be made: of which GPU, and from which of its slices on."""
 
     gpu: str
@@ -28,10 +28,10 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MigPlan:
     """What could be made, and who gets none."""
 
-    made: tuple[Made, ...]
+    made: tuple[PlannedInstance, ...]
     unserved: tuple[Wish, ...]
 
     def command(self, gpu: str) -> str:
@@ -40,11 +40,11 @@ class Plan:
         return f"nvidia-smi mig -i {gpu} -cgi {wanted} -C"
 
 
-def plan(gpus: Mapping[str, Mig], wishes: Sequence[Wish]) -> Plan:
+def plan(gpus: Mapping[str, Mig], wishes: Sequence[Wish]) -> MigPlan:
     """The largest wish first, each the smallest profile that has its memory, where it fits beside the instances that
     are there. A GPU of which that is not known gets none."""
     free = {gpu: list(mig.taken) for gpu, mig in gpus.items() if mig.taken is not None}
-    made: list[Made] = []
+    made: list[PlannedInstance] = []
     unserved: list[Wish] = []
     for wish in sorted(wishes, key=lambda wish: (-wish.memory_bytes, wish.name)):
         found = next(
@@ -63,8 +63,8 @@ def plan(gpus: Mapping[str, Mig], wishes: Sequence[Wish]) -> Plan:
             continue
         gpu, profile, place = found
         free[gpu].append(place)
-        made.append(Made(gpu, profile, place[0], wish.name))
-    return Plan(tuple(made), tuple(unserved))
+        made.append(PlannedInstance(gpu, profile, place[0], wish.name))
+    return MigPlan(tuple(made), tuple(unserved))
 
 
 def _size(profile: Profile) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from cumulus.chronos import device_sizes
 from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState, ParkRefusal
-from cumulus.chronos.parking.steps import Step
+from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.resources.enforcement import Overuse, Sharing
 
@@ -318,7 +318,7 @@ _DEADLINE = 11
 """Of a row of `_LEASE`."""
 
 _STATES = {state.value: state for state in LeaseState}
-_PARKING = {step.value: step.state for step in Step}
+_PARKING = {step.value: step.state for step in ParkingStep}
 _SHARINGS = {each.value: each for each in Sharing}
 _OVERUSES = {each.value: each for each in Overuse}
 _REASONS: dict[str | None, EndReason | None] = {reason.value: reason for reason in EndReason} | {None: None}

@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
     """What chose it, for people."""
 
 
-class Facts(NamedTuple):
+class EndpointFacts(NamedTuple):
     """All that the choice depends on. What takes a file to read is a function, called where it matters."""
 
     home: str
@@ -79,7 +79,7 @@ def find(
     given = os.environ if variables is None else variables
     file = paths.contexts_file()
     return resolve(
-        Facts(
+        EndpointFacts(
             home=paths.home_text(given.get(environment.HOME, "")),
             home_is_explicit=bool(given.get(environment.HOME)),
             server=server,
@@ -106,7 +106,7 @@ def given_token() -> str:
     return os.environ.get(environment.TOKEN, "")
 
 
-def resolve(facts: Facts) -> Endpoint:
+def resolve(facts: EndpointFacts) -> Endpoint:
     """The endpoint. Raises UsageError for an address that is none, CumulusError where nobody is there to be asked and
     the store must not be opened instead."""
     if facts.offline:
@@ -170,7 +170,7 @@ def split_host(text: str) -> tuple[str, str]:
     return host, port
 
 
-def _remote(facts: Facts, given: str, source: str) -> Endpoint:
+def _remote(facts: EndpointFacts, given: str, source: str) -> Endpoint:
     if given and "://" not in given and not given.startswith("unix:"):
         # Where its gRPC listens, as `cumulus.sdk` takes it. A context says where the same server's API is.
         host, _ = split_host(given.strip())
@@ -186,11 +186,11 @@ def _remote(facts: Facts, given: str, source: str) -> Endpoint:
     return Endpoint("https", address, ca, token, namespace, source)
 
 
-def _of_context(facts: Facts, context: Context, why: str) -> Endpoint:
+def _of_context(facts: EndpointFacts, context: Context, why: str) -> Endpoint:
     return Endpoint("https", context.server, context.ca, facts.token or context.token, context.namespace, why)
 
 
-def _own(facts: Facts, source: str) -> Endpoint | None:
+def _own(facts: EndpointFacts, source: str) -> Endpoint | None:
     """The daemon of this state directory. Raises CumulusError where it died and left jobs."""
     path = os.path.join(facts.home, paths.API_SOCKET)
     alive = facts.answers(path)
@@ -204,7 +204,7 @@ def _own(facts: Facts, source: str) -> Endpoint | None:
     return None
 
 
-def _system(facts: Facts) -> Endpoint | None:
+def _system(facts: EndpointFacts) -> Endpoint | None:
     """The system daemon. Raises CumulusError where it is installed and does not run."""
     if facts.answers(paths.SYSTEM_SOCKET):
         return Endpoint("unix", paths.SYSTEM_SOCKET, namespace=object_name(facts.user), why="the system daemon listens")
@@ -216,7 +216,7 @@ def _system(facts: Facts) -> Endpoint | None:
     return None
 
 
-def _embedded(facts: Facts, why: str) -> Endpoint:
+def _embedded(facts: EndpointFacts, why: str) -> Endpoint:
     if not facts.may_serve:
         raise CumulusError(
             "no server is named, and none can run on this system: nodes and servers run Linux",

@@ -49,7 +49,7 @@ Claimed = Callable[[str, str, Key], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RevisionFacts:
     """What is known of the revision. `changed`: it, or the Source's spec, is not the one that was synced last.
     `missing`: it has no such path. `rewritten`: it does not descend from the revision that was synced last."""
 
@@ -60,7 +60,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SyncStep:
     """One write of a plan. `why`: what makes the difference, where that is drift."""
 
     action: Literal["create", "change", "recreate", "delete"]
@@ -73,15 +73,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SyncPlan:
     """`steps` are to be done now; nothing of them where `pending` waits for an approval or there are `problems`."""
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[SyncStep, ...] = ()
     inventory: tuple[InventoryItem, ...] = ()
     """After the steps."""
     problems: tuple[Problem, ...] = ()
     pending: PendingSync | None = None
-    held: tuple[Step, ...] = ()
+    held: tuple[SyncStep, ...] = ()
     """What `pending` would do."""
     approved: str = ""
     """The hash that allowed it."""
@@ -118,10 +118,10 @@ def is_ours(document: Document, manager: str) -> bool:
 
 
 def make_plan(
-    source: Source, desired: Desired, facts: Facts, stored: Stored, *, now: datetime,
+    source: Source, desired: Desired, facts: RevisionFacts, stored: Stored, *, now: datetime,
     claimed: Claimed = lambda namespace, name, key: False, released: Callable[[str], bool] = lambda uid: True,
     deleter: Callable[[InventoryItem], str] = lambda item: "", settled: frozenset[Key] = frozenset(),
-) -> Plan:  # fmt: skip
+) -> SyncPlan:  # fmt: skip
     """`stored` is asked for each object; what is `settled` is known to be as it is to be. `released`: whether all that
     an object of that uid left behind is gone, so that its successor can be made. `deleter`: who deleted an object by
     hand, "" where nobody knows."""
@@ -136,14 +136,14 @@ def make_plan(
 
 class _Planner:
     def __init__(
-        self, source: Source, facts: Facts, stored: Stored, now: datetime, claimed: Claimed,
+        self, source: Source, facts: RevisionFacts, stored: Stored, now: datetime, claimed: Claimed,
         released: Callable[[str], bool], deleter: Callable[[InventoryItem], str],
     ) -> None:  # fmt: skip
         self.source, self.facts, self.stored, self.now = source, facts, stored, now
         self.claimed, self.released, self.deleter = claimed, released, deleter
         self.manager = source.field_manager
         self.items = {item_key(item): item for item in source.status.inventory}
-        self.steps: list[Step] = []
+        self.steps: list[SyncStep] = []
         self.kept: list[InventoryItem] = []
         self.problems: list[Problem] = []
         self.drifted: list[tuple[Key, str]] = []
@@ -265,7 +265,7 @@ class _Planner:
 
     def _recreate(self, key: Key, hash: str, live: Document) -> None:
         self.lost_hours += _lost(key, live, self.now)
-        self.steps.append(Step("recreate", key, _delete(key, live)))
+        self.steps.append(SyncStep("recreate", key, _delete(key, live)))
         self.kept.append(_item(key, live["metadata"]["uid"], hash, ItemState.REPLACING))
 
     def _adopt(self, key: Key, manifest: Manifest, hash: str, live: Document) -> None:
@@ -290,16 +290,16 @@ class _Planner:
     def _step(self, action: Literal["create", "change"], key: Key, result: Result, why: str = "") -> None:
         write = result.write()
         assert write is not None
-        self.steps.append(Step(action, key, write, why))
+        self.steps.append(SyncStep(action, key, write, why))
 
     def _applier(self, *, force: bool) -> Applier:
         return Applier(self.manager, short_timestamp(self.now), force)
 
-    def plan(self, desired: Desired) -> Plan:
+    def plan(self, desired: Desired) -> SyncPlan:
         spec = self.source.spec
         if self.problems:
-            return Plan(inventory=self.source.status.inventory, problems=tuple(sorted(self.problems)))
-        deletes: list[Step] = []
+            return SyncPlan(inventory=self.source.status.inventory, problems=tuple(sorted(self.problems)))
+        deletes: list[SyncStep] = []
         unpruned: tuple[Key, ...] = ()
         if spec.prune is Prune.NEVER:
             unpruned = tuple(key for key, _, _ in self.gone)
@@ -307,10 +307,10 @@ class _Planner:
         else:
             for key, _, live in self.gone:
                 self.lost_hours += _lost(key, live, self.now)
-                deletes.append(Step("delete", key, _delete(key, live)))
+                deletes.append(SyncStep("delete", key, _delete(key, live)))
         steps = (*deletes, *sorted(self.steps, key=lambda step: step.action != "recreate"))
         reasons = self._brakes(deletes, desired)
-        made = Plan(
+        made = SyncPlan(
             steps, tuple(sorted(self.kept, key=item_key)), unpruned=unpruned, drifted=tuple(self.drifted),
             verified=self.verified,
         )  # fmt: skip
@@ -319,11 +319,11 @@ class _Planner:
         pending = self._pending(made, reasons)
         if spec.approve == pending.hash:
             return replace(made, approved=pending.hash)
-        return Plan(
+        return SyncPlan(
             inventory=self.source.status.inventory, pending=pending, held=made.steps, drifted=made.drifted
         )  # fmt: skip
 
-    def _brakes(self, deletes: Sequence[Step], desired: Desired) -> list[str]:
+    def _brakes(self, deletes: Sequence[SyncStep], desired: Desired) -> list[str]:
         """Why it has to be asked for."""
         spec, facts, limit = self.source.spec, self.facts, self.source.spec.prune_limit
         count, reasons = len(deletes), []
@@ -350,7 +350,7 @@ class _Planner:
             )
         return reasons
 
-    def _pending(self, made: Plan, reasons: list[str]) -> PendingSync:
+    def _pending(self, made: SyncPlan, reasons: list[str]) -> PendingSync:
         """The hash names what would be done to which very objects for which revision, not how much work runs."""
         names = [(step.action, *step.key, step.write.uid or "") for step in made.steps]
         hashes = [(item.kind, item.namespace, item.name, item.hash) for item in made.inventory]

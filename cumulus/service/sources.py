@@ -26,7 +26,7 @@ from cumulus.store.base import Store
 from cumulus.store.client import decode
 
 if TYPE_CHECKING:
-    from cumulus.gitops.sync import Step
+    from cumulus.gitops.sync import SyncStep
     from cumulus.manifest import Manifest
     from cumulus.service.identity import Identity
 
@@ -47,7 +47,7 @@ class Sources:
         InvalidManifest with all that forbids it."""
         # Loaded where it is asked for: commands start without it.
         from cumulus.gitops.desired import Desired, digest
-        from cumulus.gitops.sync import Facts, make_plan, wants
+        from cumulus.gitops.sync import RevisionFacts, make_plan, wants
 
         source = decode(Source, self._objects.get(identity, key))
 
@@ -60,7 +60,7 @@ class Sources:
 
         wanted = Desired({m.key: m for m in manifests}, {m.key: digest(m) for m in manifests})
         plan = make_plan(
-            source, wanted, Facts("diff"), stored, now=self._clock.now(),
+            source, wanted, RevisionFacts("diff"), stored, now=self._clock.now(),
             claimed=lambda namespace, name, key: wants(self._store, namespace, name, key),
         )  # fmt: skip
         if plan.problems:
@@ -127,7 +127,7 @@ def _bytes(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 
 
-def _applied(step: Step, before: Document | None, after: Mapping[Key, Manifest]) -> Applied:
+def _applied(step: SyncStep, before: Document | None, after: Mapping[Key, Manifest]) -> Applied:
     if step.action == "delete":
         return Applied("pruned", step.key, before, None)
     if step.action == "recreate":

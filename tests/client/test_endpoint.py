@@ -10,7 +10,7 @@ import pytest
 from cumulus import paths
 from cumulus.client import contexts
 from cumulus.client.contexts import Context, Contexts
-from cumulus.client.endpoint import Endpoint, Facts, find, parse_server, resolve
+from cumulus.client.endpoint import Endpoint, EndpointFacts, find, parse_server, resolve
 from cumulus.errors import CumulusError, NotFound, UsageError
 
 LAB = Context("lab", "https://lab:6443", "CA", "lab-token", "team")
@@ -21,8 +21,8 @@ def listening(*there: str, dead: tuple[str, ...] = ()) -> Callable[[str], bool |
     return lambda path: True if path in there else False if path in dead else None
 
 
-def facts(**said: object) -> Facts:
-    return Facts(home="/h", user="Ada.L")._replace(**said)  # type: ignore[arg-type]
+def facts(**said: object) -> EndpointFacts:
+    return EndpointFacts(home="/h", user="Ada.L")._replace(**said)  # type: ignore[arg-type]
 
 
 EVERYTHING = facts(

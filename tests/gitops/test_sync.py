@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cumulus.admission import door
 from cumulus.clock import FakeClock
 from cumulus.gitops.desired import Desired, digest
-from cumulus.gitops.sync import Facts, Plan, item_key, make_plan
+from cumulus.gitops.sync import RevisionFacts, SyncPlan, item_key, make_plan
 from cumulus.lib import versions
 from cumulus.manifest import load_text
 from cumulus.resources.key import Document, Key
@@ -47,12 +47,16 @@ class Bench:
     def jobs(self) -> dict[str, Document]:
         return {item["metadata"]["name"]: item for item in self.store.list(Query("GPUJob")).items}
 
-    def plan(self, jobs: dict[str, int], **facts: Any) -> Plan:
+    def plan(self, jobs: dict[str, int], **facts: Any) -> SyncPlan:
         return make_plan(
-            self.source, wanted(jobs), Facts(str(sorted(jobs.items())), **facts), self.stored, now=self.clock.now()
+            self.source,
+            wanted(jobs),
+            RevisionFacts(str(sorted(jobs.items())), **facts),
+            self.stored,
+            now=self.clock.now(),
         )
 
-    def do(self, plan: Plan) -> None:
+    def do(self, plan: SyncPlan) -> None:
         if plan.steps:
             self.store.transact([step.write for step in plan.steps])
         status = self.source.status.model_copy(update={"inventory": plan.inventory})

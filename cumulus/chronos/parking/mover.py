@@ -25,7 +25,7 @@ from cumulus.chronos.parking.checkpoint_client import CheckpointClient, DriverRe
 from cumulus.chronos.parking.driver import OUT_OF_MEMORY, CheckpointState
 from cumulus.chronos.parking.evidence import Evidence, Investigator, frameworks_of, freezable
 from cumulus.chronos.parking.rows import ParkedProcess, Row
-from cumulus.chronos.parking.steps import Step
+from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import ChronosError
@@ -107,9 +107,9 @@ class Mover:
 
     def carry_on(self, id: str) -> bool:
         """False where the driver does not answer: to be tried again. Raises `LedgerUnavailable`."""
-        while (known := self._known(id)) is not None and known.row.step not in (Step.NONE, Step.PARKED):
+        while (known := self._known(id)) is not None and known.row.step not in (ParkingStep.NONE, ParkingStep.PARKED):
             try:
-                if known.row.step is Step.ASKED:
+                if known.row.step is ParkingStep.ASKED:
                     self._park(known)
                 elif known.row.step.backwards:
                     self._bring_back(known)
@@ -139,7 +139,7 @@ class Mover:
         share to use."""
         for who in sorted(newcomers):
             known = self._known(id)
-            if known is None or known.row.step is not Step.PARKED:
+            if known is None or known.row.step is not ParkingStep.PARKED:
                 return
             try:
                 if who in stubborn:
@@ -161,7 +161,7 @@ class Mover:
         with self._database.read() as db:
             others = sum(each.bytes for each in rows.processes(db, id) if each.process != who)
         size = self._investigator.held(known.device.id).processes.get(who.pid, 0)
-        self._set_aside(known, others + size, Step.PARKED, [], moved=others)
+        self._set_aside(known, others + size, ParkingStep.PARKED, [], moved=others)
         with self._database.write() as tx:
             rows.note_processes(tx, id, [ParkedProcess(who, size, tuple(sorted(frameworks_of(who.pid))))])
         if state is CheckpointState.RUNNING:
@@ -174,7 +174,7 @@ class Mover:
             row, known = rows.find(db, id), rows.processes(db, id)
         gone = [each.process for each in known if not is_alive(each.process)]
         size = sum(each.bytes for each in known if each.process not in gone)
-        if row is not None and row.step is Step.PARKED and (gone or size != row.bytes):
+        if row is not None and row.step is ParkingStep.PARKED and (gone or size != row.bytes):
             with self._database.write(durable=False) as tx:
                 rows.forget_processes(tx, id, gone)
                 rows.put_aside(tx, id, size)
@@ -195,10 +195,10 @@ class Mover:
         self._check(found, known)
         moved = self._noted(found)
         directories = self._freezable(found, row.freeze)
-        self._set_aside(known, found.held_bytes, Step.ASKED, [each.process.pid for each in moved])
-        self._advance(lease.id, Step.ASKED, Step.LOCKING)
+        self._set_aside(known, found.held_bytes, ParkingStep.ASKED, [each.process.pid for each in moved])
+        self._advance(lease.id, ParkingStep.ASKED, ParkingStep.LOCKING)
         moved = self._lock_all(known, moved)
-        self._advance(lease.id, Step.LOCKING, Step.MOVING)
+        self._advance(lease.id, ParkingStep.LOCKING, ParkingStep.MOVING)
         moved = self._measured(known, moved)
         self._move(known, moved)
         late = self._lock_all(known, moved)[len(moved) :]
@@ -214,7 +214,7 @@ class Mover:
         self._hold(parked, device)
         self._say(f"lease {lease.id} is parked: {parked.parked_bytes} bytes in {parked.moved_in:.1f} s")
 
-    def _record_parked(self, lease: Lease, row: Row, before: Step = Step.MOVING) -> Lease | None:
+    def _record_parked(self, lease: Lease, row: Row, before: ParkingStep = ParkingStep.MOVING) -> Lease | None:
         """The lease, parked from here on; None where its end has come meanwhile: it is not parked past that."""
         with self._database.write() as tx:
             now = Moment.read(self._clock)
@@ -253,7 +253,7 @@ class Mover:
     def _noted(self, found: Evidence) -> list[ParkedProcess]:
         return [ParkedProcess(each.process, each.held_bytes, tuple(sorted(each.frameworks))) for each in found.movable]
 
-    def _set_aside(self, known: _Known, size: int, step: Step, pids: Iterable[int], moved: int = 0) -> None:
+    def _set_aside(self, known: _Known, size: int, step: ParkingStep, pids: Iterable[int], moved: int = 0) -> None:
         """Main memory, in one transaction with the check that it is there: two leases never get the same. Of it
         `moved` bytes are in use already."""
         id = known.lease.id
@@ -302,7 +302,7 @@ class Mover:
         found = [each._replace(bytes=held.get(each.process.pid, each.bytes)) for each in locked]
         before = sum(each.bytes for each in moved)
         size, pids = before + sum(each.bytes for each in found), [each.process.pid for each in found]
-        self._set_aside(known, size, Step.MOVING, pids, moved=before)
+        self._set_aside(known, size, ParkingStep.MOVING, pids, moved=before)
         with self._database.write() as tx:
             rows.note_processes(tx, known.lease.id, found)
         return found
@@ -353,7 +353,7 @@ class Mover:
 
     def _undo(self, id: str, why: ParkRefusal) -> None:
         with self._database.write() as tx:
-            if rows.advance(tx, id, (Step.ASKED, Step.LOCKING, Step.MOVING), Step.UNDOING):
+            if rows.advance(tx, id, (ParkingStep.ASKED, ParkingStep.LOCKING, ParkingStep.MOVING), ParkingStep.UNDOING):
                 rows.say_why(tx, id, why.reason, why.message)
 
     def _bring_back(self, known: _Known) -> None:
@@ -371,15 +371,17 @@ class Mover:
             self._unlock(each)
         with self._database.write() as tx:
             now = Moment.read(self._clock)
-            if not rows.finish(tx, lease.id, now, row.began if row.step is Step.RETURNING else None):
+            if not rows.finish(tx, lease.id, now, row.began if row.step is ParkingStep.RETURNING else None):
                 raise _Stopped
             back = records.find_lease(tx, lease.id, now)
             assert back is not None
-            if row.step is Step.RETURNING:
+            if row.step is ParkingStep.RETURNING:
                 back = records.begin(tx, back, now)
-            records.audit(tx, "unparked" if row.step is Step.RETURNING else "park-refused", back, timestamp(now.wall))
+            records.audit(
+                tx, "unparked" if row.step is ParkingStep.RETURNING else "park-refused", back, timestamp(now.wall)
+            )
         self._hold(back, device)
-        how = f"in {back.moved_in:.1f} s" if row.step is Step.RETURNING else f"as it was: {row.message}"
+        how = f"in {back.moved_in:.1f} s" if row.step is ParkingStep.RETURNING else f"as it was: {row.message}"
         self._say(f"lease {lease.id} is back, {how}")
 
     def _restore(self, known: _Known, each: ParkedProcess) -> None:
@@ -404,7 +406,7 @@ class Mover:
     def _stay(self, known: _Known, why: str) -> bool:
         """Let it wait in main memory, as before: its share is given back. False where that is to be tried again."""
         lease, device, row = known
-        if row.step is not Step.RETURNING:
+        if row.step is not ParkingStep.RETURNING:
             self._say(f"lease {lease.id} waits to be brought back: {why}")
             return False
         with self._database.read() as db:
@@ -417,7 +419,7 @@ class Mover:
         except (DriverRefused, DriverSilent, _Refused) as error:
             self._say(f"lease {lease.id} waits to be brought back: {error}")
             return False
-        parked = self._record_parked(lease, row, Step.RETURNING)
+        parked = self._record_parked(lease, row, ParkingStep.RETURNING)
         if parked is None:
             return True
         self._hold(parked, device)
@@ -496,10 +498,10 @@ class Mover:
     def _wanted(self, known: _Known) -> None:
         """Raises _Stopped where the lease is at another step than this mover thinks, or ends."""
         now = self._known(known.lease.id)
-        if now is None or now.row.step.backwards != known.row.step.backwards or now.row.step is Step.PARKED:
+        if now is None or now.row.step.backwards != known.row.step.backwards or now.row.step is ParkingStep.PARKED:
             raise _Stopped
 
-    def _advance(self, id: str, before: Step, after: Step) -> None:
+    def _advance(self, id: str, before: ParkingStep, after: ParkingStep) -> None:
         with self._database.write() as tx:
             if not rows.advance(tx, id, (before,), after):
                 raise _Stopped

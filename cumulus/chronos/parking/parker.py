@@ -21,7 +21,7 @@ from cumulus.chronos.parking import rows
 from cumulus.chronos.parking.checkpoint_client import CheckpointClient, DriverSilent
 from cumulus.chronos.parking.mover import Means, Mover
 from cumulus.chronos.parking.rows import Row
-from cumulus.chronos.parking.steps import Step
+from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.chronos.process_owners import ProcessOwners
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock
@@ -91,7 +91,7 @@ class Parker:
         self._learn()
         now = self._clock.monotonic()
         for row in self._rows:
-            if row.step is Step.PARKED or row.lease in self._busy or self._not_before.get(row.lease, 0.0) > now:
+            if row.step is ParkingStep.PARKED or row.lease in self._busy or self._not_before.get(row.lease, 0.0) > now:
                 continue
             if len(self._busy) >= _AT_ONCE:
                 break
@@ -104,7 +104,7 @@ class Parker:
             return
         with self._database.read() as db:
             self._rows = rows.unfinished(db)
-            parked = {row.lease for row in self._rows if row.step is Step.PARKED}
+            parked = {row.lease for row in self._rows if row.step is ParkingStep.PARKED}
             live = records.leases(db, Moment.read(self._clock), records.LIVE) if parked else []
             processes = [LeaseProcesses.load(db, lease.id) for lease in live]
             self._has_gpu = any(device.type == "gpu" for device in device_records.devices(db))

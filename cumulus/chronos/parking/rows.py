@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from cumulus.chronos.contract import Lease, Proof
-from cumulus.chronos.parking.steps import Step
+from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.chronos.records import Moment
 from cumulus.clock import timestamp
 from cumulus.lib.processes import Identity
@@ -26,7 +26,7 @@ class Row(NamedTuple):
     """How far a lease is."""
 
     lease: str
-    step: Step
+    step: ParkingStep
     freeze: bool
     park_for: float
     began: float
@@ -76,11 +76,11 @@ def ask(tx: sqlite3.Connection, lease: str, park_for: float, freeze: bool, unpro
     tx.execute("DELETE FROM parked_process WHERE lease = ?", (lease,))
     tx.execute(
         "INSERT OR REPLACE INTO parking (lease, step, freeze, park_for, began, unproven) VALUES (?, ?, ?, ?, ?, ?)",
-        (lease, Step.ASKED, freeze, park_for, now.monotonic, unproven),
+        (lease, ParkingStep.ASKED, freeze, park_for, now.monotonic, unproven),
     )
 
 
-def advance(tx: sqlite3.Connection, lease: str, before: Collection[Step], after: Step) -> bool:
+def advance(tx: sqlite3.Connection, lease: str, before: Collection[ParkingStep], after: ParkingStep) -> bool:
     """Record the next step. False where it is at none of those `before`: somebody wants something else by now."""
     marks = ", ".join("?" * len(before))
     found = tx.execute(
@@ -129,11 +129,16 @@ def processes(db: sqlite3.Connection, lease: str) -> list[ParkedProcess]:
 
 
 def park(
-    tx: sqlite3.Connection, lease: Lease, park_for: float, now: Moment, began: float, before: Step = Step.MOVING
+    tx: sqlite3.Connection,
+    lease: Lease,
+    park_for: float,
+    now: Moment,
+    began: float,
+    before: ParkingStep = ParkingStep.MOVING,
 ) -> bool:
     """It is parked: its share is free from here on, and its end is that of its parking. False where it is not at the
     step `before` any more."""
-    if not advance(tx, lease.id, (before,), Step.PARKED):
+    if not advance(tx, lease.id, (before,), ParkingStep.PARKED):
         return False
     tx.execute(
         "UPDATE lease SET parked = 1, deadline = ?, expires_at = ? WHERE id = ?",
@@ -156,14 +161,14 @@ def take_back(tx: sqlite3.Connection, lease: Lease, token: int, seconds: float, 
     )
     tx.execute(
         "UPDATE parking SET step = ?, began = ?, parked_at = '' WHERE lease = ?",
-        (Step.RETURNING, now.monotonic, lease.id),
+        (ParkingStep.RETURNING, now.monotonic, lease.id),
     )
 
 
 def finish(tx: sqlite3.Connection, lease: str, now: Moment, began: float | None = None) -> bool:
     """Nothing of it is in main memory any more. With `began`, that took the time since. False where it has begun to end
     meanwhile."""
-    if not advance(tx, lease, [step for step in Step if step is not Step.PARKED], Step.NONE):
+    if not advance(tx, lease, [step for step in ParkingStep if step is not ParkingStep.PARKED], ParkingStep.NONE):
         return False
     tx.execute("UPDATE parking SET bytes = 0, frozen = '[]' WHERE lease = ?", (lease,))
     tx.execute("DELETE FROM parked_process WHERE lease = ?", (lease,))
@@ -191,7 +196,7 @@ def _row(found: Any) -> Row:
     lease, step, freeze, park_for, began, size, frozen, unproven, reason, message = found
     return Row(
         lease,
-        Step(step),
+        ParkingStep(step),
         bool(freeze),
         park_for,
         began,

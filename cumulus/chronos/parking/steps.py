@@ -7,7 +7,7 @@ from enum import StrEnum
 from cumulus.chronos.contract import LeaseState
 
 
-class Step(StrEnum):
+class ParkingStep(StrEnum):
     NONE = ""
     """Nothing is being done: the row tells how the last attempt went."""
     ASKED = "Asked"
@@ -30,11 +30,11 @@ class Step(StrEnum):
     @property
     def backwards(self) -> bool:
         """Whether its processes are being brought back."""
-        return self in (Step.UNDOING, Step.RETURNING)
+        return self in (ParkingStep.UNDOING, ParkingStep.RETURNING)
 
 
 _STATES = {
-    Step.NONE: LeaseState.ACTIVE,
-    Step.PARKED: LeaseState.PARKED,
-    Step.RETURNING: LeaseState.UNPARKING,
+    ParkingStep.NONE: LeaseState.ACTIVE,
+    ParkingStep.PARKED: LeaseState.PARKED,
+    ParkingStep.RETURNING: LeaseState.UNPARKING,
 }

@@ -24,7 +24,7 @@ from cumulus.gitops.following import Busy, Seen, Where
 from cumulus.gitops.render import folder as folder_of
 from cumulus.gitops.render import rendered, suffixes
 from cumulus.gitops.room import SourceRoom, secret
-from cumulus.gitops.sync import Facts, Plan, Step, item_key, make_plan, wants
+from cumulus.gitops.sync import RevisionFacts, SyncPlan, SyncStep, item_key, make_plan, wants
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
@@ -146,7 +146,7 @@ class SourceReconciler:
             self._quiet[request] = (name, self._clock.monotonic())
         return _Look(Revision(revision=name, tree=name), False, held.files, None, name, user)
 
-    def _unsettled(self, source: Source, plan: Plan) -> float:
+    def _unsettled(self, source: Source, plan: SyncPlan) -> float:
         """Seconds to wait before a plan for a directory that deletes something is done, or asked for: a file that is
         being written holds less than it will."""
         found = self._quiet.get(_request(source))
@@ -183,7 +183,7 @@ class SourceReconciler:
         stamp = (source.uid, revision.tree, source.metadata.generation or 0)
         settled = frozenset() if changed else self._still_settled(source, stamp, view)
         if not changed and _is_at_rest(source, settled):
-            rest = Plan(inventory=source.status.inventory)
+            rest = SyncPlan(inventory=source.status.inventory)
             return self._do(source, revision, rest, "", stamp, settled, False, view)
         try:
             if changed:
@@ -200,7 +200,7 @@ class SourceReconciler:
             problem = Problem(Position(path), "", "there is no such directory in the revision")
             return self._failed(source, revision, SourceReason.INVALID, [problem])
         rewritten = changed and self._is_rewritten(source, look)
-        facts = Facts(revision.revision, changed, look.missing, rewritten)
+        facts = RevisionFacts(revision.revision, changed, look.missing, rewritten)
         plan = make_plan(
             source, wanted, facts, partial(self._stored, view), now=self._clock.now(), claimed=self._is_claimed,
             released=self._is_released, deleter=self._deleters(), settled=settled,
@@ -212,7 +212,7 @@ class SourceReconciler:
         return self._do(source, revision, plan, self._why(source, plan, changed), stamp, settled, rewritten, view)
 
     def _do(
-        self, source: Source, revision: Revision, plan: Plan, why: str, stamp: _Stamp, settled: frozenset[Key],
+        self, source: Source, revision: Revision, plan: SyncPlan, why: str, stamp: _Stamp, settled: frozenset[Key],
         rewritten: bool, view: _View,
     ) -> Result:  # fmt: skip
         now = timestamp(self._clock.now())
@@ -236,7 +236,7 @@ class SourceReconciler:
             return After(REPLACE_SECONDS)
         return _later(source)
 
-    def _commit(self, source: Source, steps: Sequence[Step], after: SourceStatus) -> SourceStatus:
+    def _commit(self, source: Source, steps: Sequence[SyncStep], after: SourceStatus) -> SourceStatus:
         """Everything in one transaction. The uids of what was made are noted after it: until then the inventory knows
         it by name and field manager."""
         own = [Write("status", source.replace(status=after).to_json())]
@@ -379,7 +379,7 @@ class SourceReconciler:
 
         return lambda item: named(item.namespace or DEFAULT_NAMESPACE).get(item.uid, "")
 
-    def _why(self, source: Source, plan: Plan, changed: bool) -> str:
+    def _why(self, source: Source, plan: SyncPlan, changed: bool) -> str:
         if plan.approved:
             return f"approved{_by(source, APPROVED_BY)}: {plan.approved}"
         if source.spec.pin is not None and changed:
@@ -388,7 +388,7 @@ class SourceReconciler:
         return drift if drift and not changed else "a new revision" if changed else "what was left to do"
 
     def _tell(
-        self, source: Source, revision: Revision, plan: Plan, after: SourceStatus, why: str, rewritten: bool
+        self, source: Source, revision: Revision, plan: SyncPlan, after: SourceStatus, why: str, rewritten: bool
     ) -> None:
         name = revision.revision[:12]
         if rewritten:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cumulus.gitops.sync import Plan, item_key
+from cumulus.gitops.sync import SyncPlan, item_key
 from cumulus.lib.truncate import truncate
 from cumulus.manifest import Problem
 from cumulus.resources.conditions import condition_set
@@ -67,7 +67,7 @@ def failed(source: Source, now: str, seen: Revision, reason: SourceReason, probl
 
 
 def planned(
-    source: Source, now: str, seen: Revision, plan: Plan, why: str, state: Callable[[Key], Document | None]
+    source: Source, now: str, seen: Revision, plan: SyncPlan, why: str, state: Callable[[Key], Document | None]
 ) -> SourceStatus:
     """The plan, once its steps are done. `state`: an object as it is now."""
     before = read(source, now, seen)
@@ -101,11 +101,11 @@ def with_uids(status: SourceStatus, uids: dict[Key, str]) -> SourceStatus:
     return status.model_copy(update={"inventory": items})
 
 
-def _is_correction(plan: Plan) -> bool:
+def _is_correction(plan: SyncPlan) -> bool:
     return bool(plan.steps) and all(step.why for step in plan.steps)
 
 
-def _synced(source: Source, plan: Plan) -> tuple[bool, str, str]:
+def _synced(source: Source, plan: SyncPlan) -> tuple[bool, str, str]:
     if plan.pending is not None:
         said = f"{'; '.join(plan.pending.reasons)}: {approval(source.key, plan.pending.hash)}"
         return False, SourceReason.NEEDS_APPROVAL, said
@@ -134,7 +134,7 @@ def _more(count: int) -> str:
     return f", and {count - 1} more" if count > 1 else ""
 
 
-def _counts(plan: Plan, failed: int) -> SourceCounts:
+def _counts(plan: SyncPlan, failed: int) -> SourceCounts:
     there = sum(item.state in (ItemState.NONE, ItemState.IGNORED, ItemState.UNPRUNED) for item in plan.inventory)
     return SourceCounts(
         objects=len(plan.inventory), healthy=there - failed, failed=failed,
