@@ -59,7 +59,7 @@ class LeaseRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallToRun:
     """A call of a Python function: which blobs of `owner` it is made of (their sha256, "" for none), and what runs
     it."""
 
@@ -162,7 +162,7 @@ class Workload:
     """That user's number on the daemon's machine, where there is one."""
     submitter_admin: bool = False
     """Whether they were an admin: then a container has what its job asks for."""
-    call: Call | None = None
+    call: CallToRun | None = None
     """What to run instead of a command."""
     umask: int | None = None
     """Of a program of the node; None: its user's own."""

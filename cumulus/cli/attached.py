@@ -63,31 +63,31 @@ _WORDS: dict[str, str] = {
 }
 
 
-class Outcome(NamedTuple):
+class JobEnding(NamedTuple):
     """How a job that is over ended: the exit code, and a line where the code does not say it all."""
 
     code: int
     line: str = ""
 
 
-def outcome(job: Document) -> Outcome:
+def outcome(job: Document) -> JobEnding:
     """Of a job that is over."""
     ended = [a for a in lookup(job, "status.attempts") or () if a.get("endTime")]
     last = ended[-1] if ended else {}
     reason, message = last.get("reason") or "", last.get("message") or ""
     code = int(last.get("exitCode") or 0)
     if condition(job, JobCondition.SUCCEEDED).get("status") == "True":
-        return Outcome(0)
+        return JobEnding(0)
     if reason in _CODES:
         duration = lookup(job, "spec.gpu.duration")
         said = _WORDS.get(reason, "{message}").format(duration=duration, message=message)
-        return Outcome(_CODES[reason], said)
+        return JobEnding(_CODES[reason], said)
     if reason == AttemptReason.ERROR and code and message in ("", f"ended with exit code {code}"):
-        return Outcome(code)
+        return JobEnding(code)
     if not reason:
         failed = condition(job, JobCondition.FAILED)
         reason, message = failed.get("reason") or "Failed", failed.get("message") or ""
-    return Outcome(code or 1, f"{reason}: {message}" if message else reason)
+    return JobEnding(code or 1, f"{reason}: {message}" if message else reason)
 
 
 def waiting(lines: Sequence[str]) -> str:

@@ -27,14 +27,14 @@ _WAITING = 1000
 """Pieces that are held for the terminal, before who reads the logs waits."""
 
 
-class Source(NamedTuple):
+class LogSource(NamedTuple):
     """One log: how it is called, and what opens it."""
 
     name: str
     open: Callable[[], Iterator[LogPiece]]
 
 
-def show(sources: Sequence[Source], out: TextIO, *, follow: bool) -> int:
+def show(sources: Sequence[LogSource], out: TextIO, *, follow: bool) -> int:
     """Write them all, with `follow` at the same time; the exit code: 1 where one of them could not be read."""
     width = max((len(source.name) for source in sources), default=0)
     streams = [_Stream(source.name.ljust(width), out, _COLOURS[i % len(_COLOURS)]) for i, source in enumerate(sources)]
@@ -59,7 +59,7 @@ _Item = tuple[int, LogPiece | CumulusError | None]
 """The number of a source, and its next piece; None is its end."""
 
 
-def _pieces(number: int, source: Source) -> Iterator[_Item]:
+def _pieces(number: int, source: LogSource) -> Iterator[_Item]:
     try:
         for piece in source.open():
             yield number, piece
@@ -68,15 +68,15 @@ def _pieces(number: int, source: Source) -> Iterator[_Item]:
     yield number, None
 
 
-def _one_by_one(sources: Sequence[Source]) -> Iterator[_Item]:
+def _one_by_one(sources: Sequence[LogSource]) -> Iterator[_Item]:
     for number, source in enumerate(sources):
         yield from _pieces(number, source)
 
 
-def _together(sources: Sequence[Source]) -> Iterator[_Item]:
+def _together(sources: Sequence[LogSource]) -> Iterator[_Item]:
     items: queue.Queue[_Item | BaseException] = queue.Queue(_WAITING)
 
-    def read(number: int, source: Source) -> None:
+    def read(number: int, source: LogSource) -> None:
         try:
             for item in _pieces(number, source):
                 items.put(item)

@@ -23,7 +23,7 @@ _FOLLOWED = frozenset((*_IN_ORDER, Lease.KIND))
 happened."""
 
 
-class Source(Protocol):
+class HistorySource(Protocol):
     """What a store is asked."""
 
     def revision(self) -> int: ...
@@ -36,7 +36,7 @@ class Follower:
     recorder. `store_id`, wherever it is asked for: what tells this store from others, which have histories of their
     own."""
 
-    def __init__(self, store: Source, recorder: Recorder) -> None:
+    def __init__(self, store: HistorySource, recorder: Recorder) -> None:
         self.recorder = recorder
         self._store = store
         self._watch: Watch | None = None

@@ -48,7 +48,7 @@ class Time(NamedTuple):
     now: int
 
 
-class Outcome(NamedTuple):
+class PromiseOutcome(NamedTuple):
     """Of one promise."""
 
     promised: float
@@ -64,7 +64,7 @@ class Total:
     def __init__(self) -> None:
         self.leases = 0
         self.held = self.known = self.busy = 0.0
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[PromiseOutcome] = []
 
     def add(self, leases: int, held: float, known: float, busy: float) -> None:
         self.leases += leases
@@ -101,14 +101,14 @@ def totals(db: sqlite3.Connection, time: Time, by: By, sees: Sees) -> tuple[Mapp
     return found, whole
 
 
-def _outcomes(db: sqlite3.Connection, time: Time, by: By) -> Iterator[tuple[str, str, Outcome]]:
+def _outcomes(db: sqlite3.Connection, time: Time, by: By) -> Iterator[tuple[str, str, PromiseOutcome]]:
     """Of promises whose outcome became known in the time. One whose job gave up before its time was neither kept nor
     broken."""
     rows = db.execute(_PROMISES.format(group=_PROMISE_GROUPS[by]), time._asdict())
     for name, namespace, made, latest, started, closed in rows:
         if started is None and closed <= latest:
             continue
-        yield name, namespace, Outcome(
+        yield name, namespace, PromiseOutcome(
             max(0.0, (latest - made) / 1000), None if started is None else max(0.0, (started - made) / 1000),
             started is not None and started <= latest,
         )  # fmt: skip

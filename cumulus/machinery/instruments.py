@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cumulus.machinery.workqueue import WorkQueue
 
 
-class Outcome(Enum):
+class ReconcileOutcome(Enum):
     """What came of a reconcile."""
 
     SUCCESS = auto()
@@ -40,5 +40,5 @@ class Instruments:
     def retried(self, queue: str) -> None:
         """A key is looked at again after a back-off."""
 
-    def reconciled(self, controller: str, outcome: Outcome, seconds: float) -> None:
+    def reconciled(self, controller: str, outcome: ReconcileOutcome, seconds: float) -> None:
         """A reconcile ended that took so long."""

@@ -26,7 +26,7 @@ from cumulus.errors import (
     NotFound,
     StoreUnavailable,
 )
-from cumulus.machinery.instruments import Instruments, Outcome
+from cumulus.machinery.instruments import Instruments, ReconcileOutcome
 from cumulus.machinery.reconcile import After, Permanent, Reconciler, Request, Retry
 from cumulus.machinery.workqueue import WorkQueue
 
@@ -71,33 +71,33 @@ class Runner:
             self.queue.done(key)
         return True
 
-    def _run(self, key: Request) -> Outcome:
+    def _run(self, key: Request) -> ReconcileOutcome:
         try:
             result = self.reconciler.reconcile(key)
         except Fenced:
             log.info("leadership lost")
             self._fenced()
-            return Outcome.REQUEUE
+            return ReconcileOutcome.REQUEUE
         except (Conflict, AlreadyExists, NotFound) as error:
             # What was read was stale; the watch brings the rest, so this says nothing to a person.
             log.debug("stale", error=str(error), again_in=self.queue.back_off(key))
-            return Outcome.REQUEUE
+            return ReconcileOutcome.REQUEUE
         except (Permanent, InvalidObject) as error:
             self.queue.forget(key)
             log.error("given up until the object changes", error=str(error))
-            return Outcome.TERMINAL
+            return ReconcileOutcome.TERMINAL
         except (Retry, NodeUnreachable, BackendError, ChronosError, StoreUnavailable) as error:
             self._again(key, error)
-            return Outcome.ERROR
+            return ReconcileOutcome.ERROR
         except Exception:
             log.exception("defect in reconcile", again_in=self.queue.back_off(key))
-            return Outcome.PANIC
+            return ReconcileOutcome.PANIC
         self.queue.forget(key)
         log.debug("reconciled", result=repr(result))
         if isinstance(result, After):
             self.queue.add_after(key, result.seconds)
-            return Outcome.REQUEUE_AFTER
-        return Outcome.SUCCESS
+            return ReconcileOutcome.REQUEUE_AFTER
+        return ReconcileOutcome.SUCCESS
 
     def _again(self, key: Request, error: Exception) -> None:
         say = log.info if self.queue.failures(key) < QUIET_FAILURES else log.warning

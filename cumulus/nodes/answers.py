@@ -7,14 +7,14 @@ from typing import Any
 
 from cumulus.chronos.contract import wire
 from cumulus.errors import ChronosError, CumulusError, LedgerFull, LedgerUnavailable, NodeUnreachable
-from cumulus.nodes.connection import Answer
+from cumulus.nodes.connection import CommandResult
 
 SUDO_REFUSES = ("sudo:", "Sorry, user ")
 _NOT_FOUND = (126, 127)
 _KILLED = (-1, 128 + 1, 128 + 2, 128 + 9, 128 + 13, 128 + 15)
 
 
-def parsed(node: str, answer: Answer) -> dict[str, Any]:
+def parsed(node: str, answer: CommandResult) -> dict[str, Any]:
     """The object that chronos_cli printed. Raises the error that it tells, `NodeUnreachable` where it was ended
     before it answered, and `LedgerUnavailable` where there is no Chronos that speaks this protocol."""
     said = _parsed(answer.output)
@@ -42,7 +42,7 @@ def _parsed(output: str) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def _silence(node: str, answer: Answer) -> ChronosError:
+def _silence(node: str, answer: CommandResult) -> ChronosError:
     said = next(iter((answer.errors.strip() or answer.output.strip()).splitlines()[-1:]), "")[:200]
     if answer.status in _KILLED:
         return NodeUnreachable(f"chronos_cli on {node} was ended before it answered")

@@ -24,7 +24,7 @@ from cumulus.errors import ChronosError, CumulusError, NodeUnreachable
 from cumulus.lib.backoff import Backoff
 from cumulus.nodes.address import Address
 from cumulus.nodes.host_keys import KnownHosts
-from cumulus.nodes.session import Ended, Late, Session
+from cumulus.nodes.session import Ended, Late, LeaseServerSession
 from cumulus.nodes.sockets import SILENT_SECONDS, open_socket
 
 SESSIONS = 4
@@ -61,7 +61,7 @@ KeySource = Callable[[], str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandResult:
     """What a command wrote, its exit status (-1: ended by a signal), and the wall clock here around it."""
 
     status: int
@@ -103,7 +103,7 @@ class NodeConnection:
         self._connecting = threading.Lock()
         self._connection: fabric.Connection | None = None
         self._serving = threading.Lock()
-        self._session: Session | None = None
+        self._session: LeaseServerSession | None = None
         self._one_by_one_until = float("-inf")
         self._starts_failed = 0
         self._closed = False
@@ -112,7 +112,7 @@ class NodeConnection:
         self._pause_until = 0.0
         self._last_error = NodeUnreachable(f"{node} was never reached")
 
-    def run(self, command: str, seconds: float, *, input: bytes = b"", again: bool = True) -> Answer:
+    def run(self, command: str, seconds: float, *, input: bytes = b"", again: bool = True) -> CommandResult:
         """Run a shell command and wait for its end, for at most `seconds` and the time to connect.
 
         `again`: the command does no harm when it runs twice. Raises `NodeBusy` too.
@@ -123,7 +123,7 @@ class NodeConnection:
         assert answer is not None
         return answer
 
-    def call(self, server: str, words: Sequence[str], seconds: float) -> Answer | None:
+    def call(self, server: str, words: Sequence[str], seconds: float) -> CommandResult | None:
         """Ask the `chronos_cli serve` that the command `server` starts there, and that stays with the connection; what
         is asked does no harm when it is asked twice. None where no server that we know comes up. Raises as `run`."""
         deadline = self._clock.monotonic() + seconds
@@ -153,7 +153,9 @@ class NodeConnection:
         if connection is not None:
             connection.client.close()
 
-    def _twice(self, attempt: Callable[[fabric.Connection], Answer | None], again: bool = True) -> Answer | None:
+    def _twice(
+        self, attempt: Callable[[fabric.Connection], CommandResult | None], again: bool = True
+    ) -> CommandResult | None:
         """`attempt` on the open connection, and once more where that, or the server on it, turned out to be gone."""
         connection, fresh = self._connected()
         try:
@@ -262,7 +264,7 @@ class NodeConnection:
             return {"key_filename": os.path.expanduser(self._key_path), "allow_agent": False, "look_for_keys": False}
         return {}
 
-    def _execute(self, connection: fabric.Connection, command: str, input: bytes, deadline: float) -> Answer:
+    def _execute(self, connection: fabric.Connection, command: str, input: bytes, deadline: float) -> CommandResult:
         sessions: list[paramiko.Channel] = []
         with self._deadline(connection, deadline, sessions) as late:
             answer = self._talk(connection.transport, command, input, sessions)
@@ -273,7 +275,7 @@ class NodeConnection:
 
     def _converse(
         self, connection: fabric.Connection, server: str, words: Sequence[str], deadline: float
-    ) -> Answer | None:
+    ) -> CommandResult | None:
         begun = self._clock.monotonic()
         try:
             session = self._served(connection, server, deadline)
@@ -290,9 +292,9 @@ class NodeConnection:
                 raise self._failed(f"{self.node} did not answer in time") from None
             raise NodeUnreachable(f"{self.node} did not answer in time") from None
         self._last_answer = self._clock.monotonic()
-        return Answer(0, line, "", sent, received)
+        return CommandResult(0, line, "", sent, received)
 
-    def _served(self, connection: fabric.Connection, server: str, deadline: float) -> Session | None:
+    def _served(self, connection: fabric.Connection, server: str, deadline: float) -> LeaseServerSession | None:
         """The connection's server, started where it has none; None where none comes up. Raises `Ended` where the
         connection went away meanwhile, `Late`."""
         if not self._serving.acquire(timeout=self._waits.turn):
@@ -309,7 +311,7 @@ class NodeConnection:
                 started.append(channel)
                 channel.set_combine_stderr(True)
                 channel.exec_command(server)
-            session = Session(channel, self._clock)
+            session = LeaseServerSession(channel, self._clock)
             try:
                 if session.wait_for_greeting(deadline):
                     self._session, self._starts_failed = session, 0
@@ -357,7 +359,7 @@ class NodeConnection:
 
     def _talk(
         self, transport: paramiko.Transport, command: str, input: bytes, sessions: list[paramiko.Channel]
-    ) -> Answer:
+    ) -> CommandResult:
         sent = self._clock.now()
         channel = transport.open_session(timeout=self._waits.connect)
         sessions.append(channel)
@@ -373,7 +375,7 @@ class NodeConnection:
             status = channel.recv_exit_status()
             if status == -1 and not transport.is_active():
                 raise EOFError("it was cut")
-        return Answer(status, output, errors, sent, self._clock.now())
+        return CommandResult(status, output, errors, sent, self._clock.now())
 
     def _same_error(self) -> NodeUnreachable:
         return type(self._last_error)(str(self._last_error), hint=self._last_error.hint)

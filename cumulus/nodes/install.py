@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from cumulus.errors import ChronosError, CumulusError
 from cumulus.nodes import distribution, packages
 from cumulus.nodes.answers import SUDO_REFUSES
-from cumulus.nodes.connection import Answer, NodeConnection
+from cumulus.nodes.connection import CommandResult, NodeConnection
 
 SECONDS = 300.0
 """For the worker to set itself up: the first look at its devices may start drivers."""
@@ -83,7 +83,7 @@ def _checked(connection: NodeConnection, command: str, needed: str, input: bytes
     return answer.output
 
 
-def _failure(connection: NodeConnection, answer: Answer) -> SetupFailed:
+def _failure(connection: NodeConnection, answer: CommandResult) -> SetupFailed:
     said = _last(answer)
     if said.startswith(SUDO_REFUSES):
         return SetupFailed(
@@ -94,6 +94,6 @@ def _failure(connection: NodeConnection, answer: Answer) -> SetupFailed:
     return SetupFailed(f"{connection.node} could not be set up: {said}")
 
 
-def _last(answer: Answer) -> str:
+def _last(answer: CommandResult) -> str:
     lines = (answer.errors.strip() or answer.output.strip()).splitlines()
     return lines[-1].removeprefix("setup-worker: ") if lines else f"exit code {answer.status}"

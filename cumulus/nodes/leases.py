@@ -14,7 +14,7 @@ from cumulus.clock import parse_timestamp
 from cumulus.errors import LedgerUnavailable, ParkRefused
 from cumulus.nodes import answers
 from cumulus.nodes.clocks import NodeClock
-from cumulus.nodes.connection import Answer, NodeConnection
+from cumulus.nodes.connection import CommandResult, NodeConnection
 from cumulus.resources.reasons import ParkingReason
 
 SECONDS = 15.0
@@ -130,7 +130,7 @@ class RemoteLeases:
             fields = said["lease"]
             return fields and self._clock.on_ours(wire.read_lease(fields), answer.sent, answer.received)
 
-    def _call(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
+    def _call(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], CommandResult]:
         answer = self.connection.call(f"{self._command} serve --json", arguments, seconds)
         if answer is None:
             answer = self.connection.run(f"{self._command} {shlex.join(arguments)}", seconds)

@@ -33,7 +33,7 @@ class _Waiter:
     received: datetime | None = None
 
 
-class Session:
+class LeaseServerSession:
     """`channel` is one in which the server was just started. Safe for use by several threads."""
 
     def __init__(self, channel: paramiko.Channel, clock: Clock) -> None:

@@ -21,25 +21,25 @@ _DEEPEST = 6
 
 
 @dataclass(frozen=True)
-class Answer:
+class CallAnswer:
     """What came of a call; `exit_code` is what its process should end with, as a script's would."""
 
     outcome: Outcome
     exit_code: int = 1
 
 
-def answer(payload: BinaryIO, digest: str, result: BinaryIO, directory: str = "") -> Answer:
+def answer(payload: BinaryIO, digest: str, result: BinaryIO, directory: str = "") -> CallAnswer:
     """Run the call in `payload`, whose sha256 is `digest`, and write its pickled result to the empty file `result`.
     `directory`: where the files of its large arguments are."""
     process = os.getpid()
     try:
         key = key_of(payload.read(HEAD_BYTES))
     except ValueError as error:
-        return Answer(Outcome(NOT_LOADED, text=str(error)))
+        return CallAnswer(Outcome(NOT_LOADED, text=str(error)))
     try:
         function, args, kwargs = _loaded(payload, directory)
     except BaseException as error:
-        return Answer(failure.described(error, NOT_LOADED))
+        return CallAnswer(failure.described(error, NOT_LOADED))
     del payload
     try:
         value = function(*args, **kwargs)
@@ -81,10 +81,10 @@ def _awaited(value: Any) -> Any:
     return asyncio.run(wait())
 
 
-def _returned(value: Any, key: bytes, digest: str, result: BinaryIO) -> Answer:
+def _returned(value: Any, key: bytes, digest: str, result: BinaryIO) -> CallAnswer:
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
         text = "the function returned a generator, which cannot leave its process; return a list of what it yields"
-        return Answer(Outcome(NOT_PICKLABLE, text=text))
+        return CallAnswer(Outcome(NOT_PICKLABLE, text=text))
     file = _Measured(result)
     try:
         cloudpickle.Pickler(file, protocol=5).dump(value)
@@ -102,25 +102,25 @@ def _returned(value: Any, key: bytes, digest: str, result: BinaryIO) -> Answer:
         if not isinstance(error, _TooLarge) and (where := _unpicklable(value)):
             text = f"{text}; it is at {where}"
         sys.stderr.write(f"{text}\n")
-        return Answer(Outcome(NOT_PICKLABLE, type=failure.name_of(type(value)), text=text))
+        return CallAnswer(Outcome(NOT_PICKLABLE, type=failure.name_of(type(value)), text=text))
     sha256 = file.sha256.hexdigest()
     signature = sign(key, digest, RETURNED, sha256)
-    return Answer(Outcome(RETURNED, result=sha256, result_size=file.size, signature=signature), 0)
+    return CallAnswer(Outcome(RETURNED, result=sha256, result_size=file.size, signature=signature), 0)
 
 
-def _raised(error: BaseException, key: bytes, digest: str, result: BinaryIO) -> Answer:
+def _raised(error: BaseException, key: bytes, digest: str, result: BinaryIO) -> CallAnswer:
     made = failure.outcome_of(error)
     if not isinstance(error, SystemExit):
         sys.stderr.write(made.traceback)
     pickled = failure.rebuildable(error)
     if pickled is None:
-        return Answer(made, _exit_code(error))
+        return CallAnswer(made, _exit_code(error))
     result.write(pickled)
     result.flush()
     sha256 = hashlib.sha256(pickled).hexdigest()
     signature = sign(key, digest, made.outcome, sha256)
     made = replace(made, result=sha256, result_size=len(pickled), signature=signature)
-    return Answer(made, _exit_code(error))
+    return CallAnswer(made, _exit_code(error))
 
 
 def _exit_code(error: BaseException | None) -> int:

@@ -28,7 +28,7 @@ LAST_OUTPUT_SECONDS = 10.0
 """How long `run` waits for the rest of the output of a call that is over."""
 
 
-class Answer(NamedTuple):
+class ServerAnswer(NamedTuple):
     """What the server says of a call that is over."""
 
     outcome: Outcome
@@ -51,7 +51,7 @@ class Call(Generic[T]):
         self._payload: str = job["spec"]["call"]["payload"]
         self._key = key
         self._key_id: str = (metadata.get("annotations") or {}).get(keys.ID_ANNOTATION, "")
-        self._answer: Answer | None = None
+        self._answer: ServerAnswer | None = None
 
     def __repr__(self) -> str:
         return f"Call({self.namespace}/{self.name})"
@@ -144,7 +144,7 @@ class Call(Generic[T]):
             finally:
                 over.set()
 
-    def _value(self, answer: Answer) -> T:
+    def _value(self, answer: ServerAnswer) -> T:
         where = f"{self.namespace}/{self.name}"
         key = self._key
         if key is None and answer.outcome.result:
@@ -152,7 +152,7 @@ class Call(Generic[T]):
         value = results.value(answer.outcome, answer.result, key=key or b"", payload=self._payload, call=self.name)
         return cast(T, value)
 
-    def _wait(self, timeout: float | None, on_call: Callable[[Any], None] | None = None) -> Answer:
+    def _wait(self, timeout: float | None, on_call: Callable[[Any], None] | None = None) -> ServerAnswer:
         if self._answer is None:
             self._answer = fetch(self._connection, self._reference, self.name, timeout, on_call)
         return self._answer
@@ -164,10 +164,10 @@ class Call(Generic[T]):
         return JobRef(namespace=self.namespace, name=self.name, uid=self._uid)
 
 
-def _printed(events: queue.SimpleQueue[tuple[str, Any]]) -> Answer:
+def _printed(events: queue.SimpleQueue[tuple[str, Any]]) -> ServerAnswer:
     """Print until the answer is there, and then what is left of the output."""
     printer = output.Printer()
-    answer: Answer | BaseException | None = None
+    answer: ServerAnswer | BaseException | None = None
     all_read = False
     until = 0.0
     while answer is None or not all_read:
@@ -196,7 +196,7 @@ def _printed(events: queue.SimpleQueue[tuple[str, Any]]) -> Answer:
 def fetch(
     connection: Connection, job: JobRef, name: str, timeout: float | None,
     on_call: Callable[[Any], None] | None = None,
-) -> Answer:  # fmt: skip
+) -> ServerAnswer:  # fmt: skip
     """What came of a call, once it is over. Goes on where it was when the server was away. Raises TimeoutError;
     Cancelled where the job was deleted; `on_call` as in `output.stream`."""
     from cumulus.rpc.orchestrator_pb2 import ResultRequest
@@ -205,7 +205,7 @@ def fetch(
     content = bytearray()
     head: Any = None
 
-    def once() -> Answer:
+    def once() -> ServerAnswer:
         nonlocal head
         left = None if deadline is None else deadline - time.monotonic()
         request = ResultRequest(job=job, timeout=0 if left is None else max(left, 0.05), offset=len(content))
@@ -246,14 +246,14 @@ def fetch(
         raise Cancelled(f"{name} was cancelled: its job is deleted", call=name) from None
 
 
-def _answer(head: Any, content: bytearray, name: str) -> Answer:
+def _answer(head: Any, content: bytearray, name: str) -> ServerAnswer:
     job = json.loads(head.job.object) if head.job.object else {}
     if not head.outcome:
         if head.job.deleted:
             raise Cancelled(f"{name} was cancelled: its job is deleted", call=name)
         raise CallError(f"{name} ended, and the server does not say how", call=name)
     try:
-        return Answer(Outcome.read(head.outcome), content, job)
+        return ServerAnswer(Outcome.read(head.outcome), content, job)
     except ValueError as error:
         raise CumulusError(f"what the server says of {name} can't be read: {error}") from None
 

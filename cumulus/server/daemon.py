@@ -48,7 +48,7 @@ from cumulus.server.grpc.launch import Launch
 from cumulus.server.grpc_process import grpc_process, log_level
 from cumulus.server.metrics.daemon import DaemonMetrics
 from cumulus.server.settings import Settings
-from cumulus.server.sources import Sources
+from cumulus.server.sources import SourceThreads
 from cumulus.service.secret_migration import check_moved
 from cumulus.store.base import Store
 from cumulus.store.leadership import holder_identity
@@ -113,7 +113,7 @@ def run(settings: Settings) -> int:
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
-        sources = Sources(settings, store, blobs)
+        sources = SourceThreads(settings, store, blobs)
         history = _history(settings, store)
         manager = ControlPlane(
             store, backends, [agent], connect=_connector(home, settings.ssh),

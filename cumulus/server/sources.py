@@ -21,7 +21,7 @@ THREADS = 6
 """Servers that are asked at once."""
 
 
-class Sources:
+class SourceThreads:
     """From `start` to `close`."""
 
     def __init__(self, settings: Settings, store: Store, blobs: BlobStore) -> None:

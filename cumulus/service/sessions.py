@@ -38,7 +38,7 @@ _SECRET = 64
 """Characters that a secret has at most."""
 
 
-class Session(NamedTuple):
+class BrowserSession(NamedTuple):
     """A browser that is signed in. `csrf`: what each form of its pages must send back. `browser`: as in `begin`."""
 
     identity: Identity
@@ -131,7 +131,7 @@ class Sessions:
             self._write(secret, record)
         return secret
 
-    def find(self, secret: str) -> Session:
+    def find(self, secret: str) -> BrowserSession:
         """Who is signed in by it, as they are now. Raises Unauthenticated."""
         record = self._read(_hash(secret)) if 0 < len(secret) <= _SECRET else None
         if record is None or self._clock.now() >= record.expires:
@@ -139,7 +139,7 @@ class Sessions:
         if record.token:
             self._tokens.check_valid(record.token)
         csrf = hmac.new(secret.encode(), b"cumulus page", hashlib.sha256).hexdigest()
-        return Session(self._known(record), record.expires, csrf, record.browser)
+        return BrowserSession(self._known(record), record.expires, csrf, record.browser)
 
     def end(self, secret: str) -> None:
         """Sign out. What is no session is none afterwards either."""

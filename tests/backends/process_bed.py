@@ -17,7 +17,7 @@ from typing import Any
 
 import cloudpickle
 
-from cumulus.backends.base import Call, Observed, Workload
+from cumulus.backends.base import CallToRun, Observed, Workload
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.run import Run
 from cumulus.backends.process.spawner import Spawned, Spawner
@@ -111,7 +111,7 @@ class ProcessBed(Bed):
         for name in ("archive", "environment"):
             if name in fields:
                 fields[name] = self.blob(owner, fields[name])
-        call = Call(owner, self.blob(owner, payload_of(function, *arguments)), **fields)
+        call = CallToRun(owner, self.blob(owner, payload_of(function, *arguments)), **fields)
         return dataclasses.replace(self.work(**more), command=(), call=call)
 
     def blob(self, owner: str, content: bytes) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cumulus.backends.base import Call, Workload
+from cumulus.backends.base import CallToRun, Workload
 from cumulus.clock import FakeClock
 from cumulus.testing.backend import FakeBackend, Script
 from tests.backends.conformance import BackendConformance, Bed, Behaviour
@@ -28,7 +28,7 @@ class FakeBed(Bed):
         )  # fmt: skip
 
     def call(self, *, job: str = "job") -> Workload:
-        call = Call("0:root", "a" * 64, "3.11")
+        call = CallToRun("0:root", "a" * 64, "3.11")
         return dataclasses.replace(self.workload(Behaviour(), job=job), command=(), call=call)
 
     def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:

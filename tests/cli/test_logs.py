@@ -137,7 +137,7 @@ class Terminal(io.TextIOWrapper):
 def test_several_logs_on_a_terminal(monkeypatch: pytest.MonkeyPatch, chunks: list[bytes], shown: list[str]) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal(io.BytesIO(), "utf-8")
-    log_streams.show([log_streams.Source("t", lambda: iter([LogBytes(1, c) for c in chunks]))], out, follow=False)
+    log_streams.show([log_streams.LogSource("t", lambda: iter([LogBytes(1, c) for c in chunks]))], out, follow=False)
     assert out.buffer.getvalue().decode() == "".join(f"t | {line}\n" for line in shown)  # type: ignore[attr-defined]
 
 

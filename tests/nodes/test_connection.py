@@ -24,7 +24,7 @@ from cumulus.nodes.address import Address
 from cumulus.nodes.connection import NodeBusy, NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
-from cumulus.nodes.session import Ended, Session
+from cumulus.nodes.session import Ended, LeaseServerSession
 from cumulus.nodes.sockets import open_socket
 from tests.nodes.conftest import Worker, connect
 from tests.nodes.test_leases import request
@@ -275,7 +275,7 @@ def test_a_session_whose_channel_is_closed_is_over_for_the_caller_too() -> None:
         def close(self) -> None:
             self.told.set()
 
-    session = Session(channel := Closed(), SystemClock())  # type: ignore[arg-type]
+    session = LeaseServerSession(channel := Closed(), SystemClock())  # type: ignore[arg-type]
     with pytest.raises(Ended):
         session.call(("list",), SystemClock().monotonic() + 60)
     assert session.ended

@@ -142,7 +142,7 @@ def _silence() -> None:
 
 def _sources(
     client: Client, key: Key, replica: int | None, attempt: int, previous: bool, given: _Given, named: bool
-) -> Iterator[tuple[tuple[Key, int | None, int], log_streams.Source]]:
+) -> Iterator[tuple[tuple[Key, int | None, int], log_streams.LogSource]]:
     """The logs of one job, each with what opens it. Raises NotFound, NoLog."""
     job = client.get(key)
     if BY_NAME[key.kind].leaves_files:
@@ -153,7 +153,7 @@ def _sources(
         name = f"{key.name}/{each}" if replicas > 1 else key.name
         chosen = each if replicas > 1 else replica
         open = partial(client.logs, key, attempt=number, replica=chosen, **given)
-        yield (key, chosen, number), log_streams.Source(name, open)
+        yield (key, chosen, number), log_streams.LogSource(name, open)
 
 
 def _previous(job: Document) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cumulus.backends.base import Call, Checkpointing, EnvVar, GangMember, LeaseRef, Mount, Workload
+from cumulus.backends.base import CallToRun, Checkpointing, EnvVar, GangMember, LeaseRef, Mount, Workload
 from cumulus.blob.base import owner_of
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_partitions import grace
@@ -149,11 +149,11 @@ def _checkpointing(job: GPUJob, bucket: str, after: Origin | None) -> Checkpoint
     )
 
 
-def _call(job: GPUJob, submitter: Submitter) -> Call | None:
+def _call(job: GPUJob, submitter: Submitter) -> CallToRun | None:
     call = job.spec.call
     if call is None:
         return None
-    return Call(
+    return CallToRun(
         owner_of(submitter), call.payload, call.python, call.archive or "", call.environment or "",
         call.interpreter or "", call.session, tuple(call.arguments),
     )  # fmt: skip

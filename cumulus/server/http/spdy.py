@@ -71,7 +71,7 @@ class Ping(NamedTuple):
     frame: bytes
 
 
-class Session:
+class SpdySession:
     """One connection: the headers of all its streams are compressed as one text."""
 
     def __init__(self) -> None:

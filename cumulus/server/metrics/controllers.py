@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from cumulus.machinery.instruments import Instruments, Outcome
+from cumulus.machinery.instruments import Instruments, ReconcileOutcome
 from cumulus.machinery.workqueue import WorkQueue
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _RESULTS = {
-    Outcome.SUCCESS: "success", Outcome.REQUEUE: "requeue", Outcome.REQUEUE_AFTER: "requeue_after",
-    Outcome.ERROR: "error", Outcome.TERMINAL: "error", Outcome.PANIC: "error",
+    ReconcileOutcome.SUCCESS: "success", ReconcileOutcome.REQUEUE: "requeue",
+    ReconcileOutcome.REQUEUE_AFTER: "requeue_after", ReconcileOutcome.ERROR: "error",
+    ReconcileOutcome.TERMINAL: "error", ReconcileOutcome.PANIC: "error",
 }  # fmt: skip
 
 
@@ -64,14 +65,14 @@ class ControllerMetrics(Instruments):
     def retried(self, queue: str) -> None:
         self._retries.labels(queue).inc()
 
-    def reconciled(self, controller: str, outcome: Outcome, seconds: float) -> None:
+    def reconciled(self, controller: str, outcome: ReconcileOutcome, seconds: float) -> None:
         self._reconciles.labels(controller, _RESULTS[outcome]).inc()
         self._time.labels(controller).observe(seconds)
-        if outcome in (Outcome.ERROR, Outcome.TERMINAL, Outcome.PANIC):
+        if outcome in (ReconcileOutcome.ERROR, ReconcileOutcome.TERMINAL, ReconcileOutcome.PANIC):
             self._errors.labels(controller).inc()
-        if outcome is Outcome.TERMINAL:
+        if outcome is ReconcileOutcome.TERMINAL:
             self._terminal.labels(controller).inc()
-        if outcome is Outcome.PANIC:
+        if outcome is ReconcileOutcome.PANIC:
             self._panics.labels(controller).inc()
 
     def collect(self) -> Iterable[Metric]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulus.server.http import spdy
-from cumulus.server.http.spdy import Data, Opened, Ping, Reset, Session, SpdyError
+from cumulus.server.http.spdy import Data, Opened, Ping, Reset, SpdyError, SpdySession
 
 
 def control(kind: int, body: bytes, flags: int = 0) -> bytes:
@@ -42,7 +42,7 @@ def sent() -> bytes:
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_what_a_client_sends(step: int) -> None:
-    session, data = Session(), sent()
+    session, data = SpdySession(), sent()
     got = [event for at in range(0, len(data), step) for event in session.feed(data[at : at + step])]
     assert got == [
         Opened(1, {"streamtype": "error", "port": "80", "requestid": "0"}),
@@ -52,7 +52,7 @@ def test_what_a_client_sends(step: int) -> None:
 
 
 def test_what_is_answered() -> None:
-    session = Session()
+    session = SpdySession()
     reply = session.reply(3)
     assert zlib.decompressobj(zdict=spdy.DICTIONARY).decompress(reply[12:]) == b"\0\0\0\0"
     assert session.data(3, b"x", last=True) == struct.pack("!II", 3, 1 << 24 | 1) + b"x"
@@ -61,7 +61,7 @@ def test_what_is_answered() -> None:
 def test_headers_that_grow_without_end_are_refused() -> None:
     client = Client()
     with pytest.raises(SpdyError):
-        list(Session().feed(client.open(1, large="x" * 3_000_000)))
+        list(SpdySession().feed(client.open(1, large="x" * 3_000_000)))
 
 
 @settings(max_examples=100, deadline=None)
@@ -70,7 +70,7 @@ def test_any_bytes(noise: bytes, at: int) -> None:
     data = sent()
     for given_bytes in (noise, data[:at] + noise + data[at:]):
         try:
-            for _ in Session().feed(given_bytes):
+            for _ in SpdySession().feed(given_bytes):
                 pass
         except SpdyError:
             pass

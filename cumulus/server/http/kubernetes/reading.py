@@ -29,7 +29,7 @@ LONGEST_WATCH, SHORTEST_WATCH = 3600, 1800
 """Seconds until a watch ends by itself, so that clients spread over the daemons."""
 
 
-class Source(Protocol):
+class ObjectReader(Protocol):
     """What a list and a watch read. One for each request."""
 
     @property
@@ -56,7 +56,7 @@ class Source(Protocol):
 
 
 class Stored:
-    """A `Source`: the objects of a kind as they are stored."""
+    """An `ObjectReader`: the objects of a kind as they are stored."""
 
     def __init__(self, service: Service, identity: Identity, kind: str) -> None:
         self.watched = kind
@@ -83,7 +83,9 @@ def query_of(request: Request, kind: str) -> Query:
     )  # fmt: skip
 
 
-async def answer(request: Request, source: Source, shown: Shown, query: Query, resource: str, group: str) -> Response:
+async def answer(
+    request: Request, source: ObjectReader, shown: Shown, query: Query, resource: str, group: str
+) -> Response:
     """A list, or a watch where the request asks for one. Who may list `resource` is asked by the source."""
     if flag(request, "watch"):
         api_of(request).service.access.check(
@@ -93,7 +95,7 @@ async def answer(request: Request, source: Source, shown: Shown, query: Query, r
     return await _list(request, source, shown, query)
 
 
-async def _list(request: Request, source: Source, shown: Shown, query: Query) -> Response:
+async def _list(request: Request, source: ObjectReader, shown: Shown, query: Query) -> Response:
     api = api_of(request)
     revision = _revision(request)
     match request.query_params.get("resourceVersionMatch", ""):
@@ -121,7 +123,7 @@ def _of_list(page: Page | PackedPage) -> Document:
     }
 
 
-async def _watch(request: Request, source: Source, shown: Shown, query: Query) -> Response:
+async def _watch(request: Request, source: ObjectReader, shown: Shown, query: Query) -> Response:
     if shown.form.yaml:
         raise not_acceptable()
     api = api_of(request)

@@ -22,7 +22,7 @@ from cumulus.server.http.status import status_of
 
 if TYPE_CHECKING:
     from cumulus.server.api import Api
-    from cumulus.server.http.kubernetes.reading import Source
+    from cumulus.server.http.kubernetes.reading import ObjectReader
     from cumulus.server.http.kubernetes.tables import Shown
 
 BOOKMARK_SECONDS = 60.0
@@ -38,7 +38,7 @@ class Following:
     """One watch. `since`: the revision to go on from; None: from a list of what there is now, told as ADDED."""
 
     def __init__(
-        self, api: Api, source: Source, query: Query, shown: Shown, *,
+        self, api: Api, source: ObjectReader, query: Query, shown: Shown, *,
         since: int | None, bookmarks: bool, initial: bool, seconds: float,
     ) -> None:  # fmt: skip
         self._api = api

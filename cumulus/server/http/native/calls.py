@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class NativeCall:
     """`of(service)` is called in a thread, with the identity of who asks before the arguments. `steps`: it gives an
     iterator, and the answer is a stream."""
 
@@ -29,22 +29,22 @@ class Call:
     """It changes nothing."""
 
 
-def _call(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> Call:
-    return Call(of, arguments)
+def _call(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> NativeCall:
+    return NativeCall(of, arguments)
 
 
-def _read(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> Call:
-    return Call(of, arguments, reads=True)
+def _read(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> NativeCall:
+    return NativeCall(of, arguments, reads=True)
 
 
-def _steps(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> Call:
-    return Call(of, arguments, steps=True)
+def _steps(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> NativeCall:
+    return NativeCall(of, arguments, steps=True)
 
 
 _CHANGES = Mapping[str, str | None]
 """Labels or annotations by key; null removes one."""
 
-CALLS: Mapping[str, Call] = {
+CALLS: Mapping[str, NativeCall] = {
     "revision": _read(lambda s: s.objects.revision),
     "set_labels": _call(lambda s: s.objects.set_labels, key=Key, changes=_CHANGES, overwrite=bool),
     "set_annotations": _call(lambda s: s.objects.set_annotations, key=Key, changes=_CHANGES, overwrite=bool),
@@ -67,7 +67,7 @@ CALLS: Mapping[str, Call] = {
     "forecast": _read(lambda s: s.explanations.forecast, document=Document),
     "job_files": _read(lambda s: s.jobs.files, uids=Sequence[str]),
     "same_directory": _read(lambda s: s.directories.same_on, directory=str, word=str, namespace=str),
-    "logs": Call(
+    "logs": NativeCall(
         lambda s: s.logs.read,
         {
             "key": Key, "attempt": int, "replica": int | None, "follow": bool, "tail": int | None,
@@ -76,13 +76,13 @@ CALLS: Mapping[str, Call] = {
         steps=True, reads=True,
     ),
     "checkpoints": _read(lambda s: s.checkpoints.list, key=Key, beyond=bool),
-    "verify_checkpoints": Call(
+    "verify_checkpoints": NativeCall(
         lambda s: s.checkpoints.verify, {"key": Key, "step": int | None, "beyond": bool}, steps=True, reads=True
     ),
-    "fetch_checkpoint": Call(
+    "fetch_checkpoint": NativeCall(
         lambda s: s.checkpoints.fetch, {"key": Key, "step": int | None, "beyond": bool}, steps=True, reads=True
     ),
-    "changes": Call(lambda s: s.carried.changes, {"key": Key, "most": int}, steps=True, reads=True),
+    "changes": NativeCall(lambda s: s.carried.changes, {"key": Key, "most": int}, steps=True, reads=True),
     "prune_checkpoints": _call(lambda s: s.checkpoints.prune, key=Key, keep=int, beyond=bool),
     "cordon": _call(lambda s: s.nodes.cordon, name=str, unschedulable=bool),
     "find_worker": _read(lambda s: s.workers.find, name=str, address=WorkerAddress, fingerprint=str),

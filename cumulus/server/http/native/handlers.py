@@ -23,7 +23,7 @@ from cumulus.server.http.api import api_of, changes_nothing, identity_of
 from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes.bodies import MAX_BYTES
 from cumulus.server.http.kubernetes.requests import body_of
-from cumulus.server.http.native.calls import CALLS, Call
+from cumulus.server.http.native.calls import CALLS, NativeCall
 from cumulus.server.http.status import status_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ async def arguments_of(request: Request, wanted: Mapping[str, Any], limit: int =
     return {name: decode(wanted[name], value, name) for name, value in given.items()}
 
 
-def _bound(call: Call, service: Service, identity: Identity, arguments: Mapping[str, Any]) -> Callable[[], Any]:
+def _bound(call: NativeCall, service: Service, identity: Identity, arguments: Mapping[str, Any]) -> Callable[[], Any]:
     """The call, ready to be made. Raises UsageError where an argument is missing."""
     method = call.of(service)
     try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cumulus.server.api import Api
     from cumulus.service.identity import Identity
     from cumulus.service.service import Service
-    from cumulus.service.sessions import Session
+    from cumulus.service.sessions import BrowserSession
 
 SESSION = "cumulus.session"
 """Where in a request's scope the session is."""
@@ -46,7 +46,7 @@ class Visit:
     """A request for a page, as views see it. Views run in a thread."""
 
     service: Service
-    session: Session
+    session: BrowserSession
     path: Mapping[str, str]
     query: Mapping[str, str]
     form: Mapping[str, str] = field(default_factory=dict)
@@ -128,7 +128,7 @@ def action(view: View) -> Endpoint:
     return of_the_page(act)
 
 
-def check_form(form: Mapping[str, str], session: Session) -> None:
+def check_form(form: Mapping[str, str], session: BrowserSession) -> None:
     """Raises Forbidden for a form that is not of the session's pages."""
     if not hmac.compare_digest(form.get("csrf", "").encode(), session.csrf.encode()):
         raise Forbidden("the form is not of your session", hint="load the page again")

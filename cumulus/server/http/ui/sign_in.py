@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from cumulus.server.api import Api
     from cumulus.service.identity import Identity
-    from cumulus.service.sessions import Session
+    from cumulus.service.sessions import BrowserSession
 
 SIGN_IN, ENTER, SIGN_OUT = "/ui/sign-in", "/ui/enter", "/ui/sign-out"
 _NOBODY = -1
@@ -94,7 +94,7 @@ def browser_of(scope: Scope) -> int | None:
     return _NOBODY if found is None else int(found)
 
 
-def check_session(scope: Scope, session: Session) -> None:
+def check_session(scope: Scope, session: BrowserSession) -> None:
     """A session is good by the way in on which it began. Cookies are of a host, not of its ports, and any user may
     listen at one: what another user of this machine got hold of opens nothing, nor over TLS. Raises Unauthenticated."""
     if session.browser != browser_of(scope):

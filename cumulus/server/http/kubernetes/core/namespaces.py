@@ -55,8 +55,8 @@ def namespace_document(name: str, revision: int) -> Document:
 
 
 class _Namespaces:
-    """See `reading.Source`. A watch tells of a namespace when something in it first changes, and never that it is gone:
-    it is there, and only empty."""
+    """See `reading.ObjectReader`. A watch tells of a namespace when something in it first changes, and never that it is
+    gone: it is there, and only empty."""
 
     watched = None
     computed = False

@@ -32,7 +32,7 @@ class SpdyPorts:
     def __init__(self, websocket: WebSocket, connect: Connect) -> None:
         self._websocket = websocket
         self._connect = connect
-        self._session = spdy.Session()
+        self._session = spdy.SpdySession()
         self._errors: dict[str, int] = {}
         """The stream for what is wrong, by the request that it belongs to."""
         self._pieces: dict[int, asyncio.Queue[bytes]] = {}

@@ -106,7 +106,7 @@ class View:
 
 
 class Viewed:
-    """See `reading.Source`."""
+    """See `reading.ObjectReader`."""
 
     def __init__(self, view: View, query: Query, service: Service, identity: Identity, *, most: int = MOST) -> None:
         self._most = most
