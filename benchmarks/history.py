@@ -19,7 +19,7 @@ from cumulus.history.facts import to_milliseconds
 from cumulus.history.recorder import Recorder
 from cumulus.history.series import Sample
 from cumulus.resources.key import Document
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
@@ -70,7 +70,7 @@ def fill(store: MemoryStore, home: Path, clock: FakeClock) -> float:
         machines = [machine(f"gpu-{number:02}", DEVICES) for number in range(NODES)]
         for node in machines:
             store.create(node)
-        recorder.take("s", [Event("MODIFIED", 1, node) for node in machines])
+        recorder.take("s", [WatchEvent("MODIFIED", 1, node) for node in machines])
         events = list(_events(random.Random(1)))
         start = time.process_time()
         recorder.take("s", events)
@@ -81,7 +81,7 @@ def fill(store: MemoryStore, home: Path, clock: FakeClock) -> float:
         for held in runs:
             _, active = held.states()[-2]
             store.create(active)
-            recorder.take("s", [Event("MODIFIED", 2, active)])
+            recorder.take("s", [WatchEvent("MODIFIED", 2, active)])
         for _ in range(5):
             clock.advance(60)
             uses = {held.uid: Sample(0.5, 0.5) for held in runs}
@@ -102,7 +102,7 @@ def _timed(service: Service, start: int, end: int) -> tuple[float, int, int]:
     return percentile(taken, 0.5), size, spans
 
 
-def _events(rng: random.Random) -> Iterator[Event]:
+def _events(rng: random.Random) -> Iterator[WatchEvent]:
     """Each device is leased in halves, one lease after another."""
     each = LEASES // (NODES * DEVICES * 2)
     lasts = DAYS * 86_400_000 / each
@@ -113,7 +113,7 @@ def _events(rng: random.Random) -> Iterator[Event]:
         held = _held(number, place // 2 // DEVICES, place // 2 % DEVICES, start, lasts * (0.1 + 0.8 * rng.random()))
         made += held.states()[-2:]
     for number, (_, document) in enumerate(sorted(made, key=lambda one: one[0])):
-        yield Event("MODIFIED", number + 2, document)
+        yield WatchEvent("MODIFIED", number + 2, document)
 
 
 def _held(number: int, node: int, device: int, start: int, length: float) -> Held:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cumulus.resources.roles import Role
-from cumulus.service.access.matrix import RESOURCES, Resource
+from cumulus.service.access.matrix import RESOURCES, GuardedResource
 
 PAGE = Path(__file__).parents[1] / "docs" / "access.md"
 BEGIN = "| resource | where a role counts | everybody | viewer | user | admin |"
@@ -16,13 +16,13 @@ def table() -> str:
     return "\n".join((BEGIN, "| --- | --- | --- | --- | --- | --- |", *map(_row, RESOURCES)))
 
 
-def _row(resource: Resource) -> str:
+def _row(resource: GuardedResource) -> str:
     name = f"`{resource.name}`" + ("" if resource.group == "cumulus.dev" else f" ({resource.group or 'core'})")
     where = "its namespace" if resource.namespaced else "everywhere"
     return f"| {name} | {where} | {' | '.join(_cells(resource))} |"
 
 
-def _cells(resource: Resource) -> Iterator[str]:
+def _cells(resource: GuardedResource) -> Iterator[str]:
     """The verbs that each role adds to those of the role before it."""
     for role in (None, *Role):
         yield ", ".join(verb for verb, least in resource.verbs.items() if least is role)

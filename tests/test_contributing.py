@@ -64,13 +64,13 @@ EXPECTED = "bad.yaml:4:8: spec.test: unknown field; did you mean text?"
 CONTROLLER = '''
 """Counts the words of greetings."""
 
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.machinery.cache import Reader
-from cumulus.machinery.controller import Controller, Watch, exists, itself
+from cumulus.machinery.controller import Controller, WatchedKind, exists, itself
 from cumulus.machinery.reconcile import Done, Request, Result
 from cumulus.machinery.writes import write_status
 from cumulus.resources.greeting import Greeting, GreetingSpec, GreetingStatus
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 
 def plan(spec: GreetingSpec) -> GreetingStatus:
@@ -78,7 +78,7 @@ def plan(spec: GreetingSpec) -> GreetingStatus:
 
 
 class GreetingReconciler:
-    def __init__(self, reader: Reader, client: Client) -> None:
+    def __init__(self, reader: Reader, client: StoreClient) -> None:
         self._reader = reader
         self._client = client
 
@@ -90,11 +90,11 @@ class GreetingReconciler:
 
 
 CONTROLLERS = (
-    Controller[Context, GreetingReconciler](
+    Controller[ControllerContext, GreetingReconciler](
         name="greeting",
         kind=Greeting.KIND,
         build=lambda context: GreetingReconciler(context.cache, context.client),
-        watches=(Watch(Greeting.KIND, itself, when=exists),),
+        watches=(WatchedKind(Greeting.KIND, itself, when=exists),),
     ),
 )
 '''

@@ -39,7 +39,7 @@ class Applier(NamedTuple):
     recreate: bool = False
 
 
-class Change(NamedTuple):
+class AppliedChange(NamedTuple):
     """What applying does to an object: before and after, both with every default, without a change of owners."""
 
     live: Document
@@ -57,7 +57,7 @@ class Change(NamedTuple):
         return sorted(found)
 
 
-class Configuration(NamedTuple):
+class AppliedConfiguration(NamedTuple):
     """What somebody applies to one object. `uid`, `resource_version`: of that very object, where they are given."""
 
     document: Document
@@ -73,7 +73,7 @@ class Configuration(NamedTuple):
                 raise Conflict(f"the {field} in the configuration is {one_line(wanted)}, but the object {found}")
 
 
-def configuration(key: Key, given: Any) -> Configuration:
+def configuration(key: Key, given: Any) -> AppliedConfiguration:
     """What is applied of a document that somebody gave for that object: without status, and of metadata without what
     only the server sets. Raises UsageError for what is no configuration of the object."""
     metadata = given.get("metadata") if isinstance(given, Mapping) else None
@@ -91,7 +91,7 @@ def configuration(key: Key, given: Any) -> Configuration:
     mine = {name: value for name, value in metadata.items() if name not in _SERVERS and value is not None}
     rest = {name: value for name, value in given.items() if name != "status"}
     uid, version = metadata.get("uid") or "", metadata.get("resourceVersion") or ""
-    return Configuration({**rest, "metadata": mine | names}, str(uid), str(version))
+    return AppliedConfiguration({**rest, "metadata": mine | names}, str(uid), str(version))
 
 
 def outcome(kind: Kind, config: Document, live: Document | None, by: Applier) -> Document:
@@ -123,7 +123,7 @@ def merged(document: Document, config: Mapping[str, Any], owners: Owners, manage
     return fieldset.prune(both, gone, held)
 
 
-def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str) -> Change:
+def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str) -> AppliedChange:
     """The stored object with the manager's configuration. Raises Rejected where both do not go together, InvalidObject
     where what is stored is damaged."""
     stored = decode(kind.model(), live)
@@ -139,7 +139,7 @@ def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str
         # The configuration's word for the same value (60m for 1h) is no change.
         new["spec"] = immutability.spec_in_old_words(kind, old["spec"], new["spec"])
     before, after = _with(live, old, stored), _with(live, new, resource)
-    return Change(live, before, after, fieldset.difference(before, after))
+    return AppliedChange(live, before, after, fieldset.difference(before, after))
 
 
 def _with_submitter(wanted: Document, live: Document) -> Document:
@@ -152,7 +152,7 @@ def _with_submitter(wanted: Document, live: Document) -> Document:
     return with_submitter(wanted, submitter_annotations(live["metadata"].get("annotations")))
 
 
-def owned(change: Change, config: Mapping[str, Any], by: Applier) -> Document:
+def owned(change: AppliedChange, config: Mapping[str, Any], by: Applier) -> Document:
     """What to store: the stored object itself where nothing changes, owners included. Raises ApplyConflict."""
     owners = ownership.of(change.live)
     after = ownership.applied(owners, by.manager, config, change.before, change.difference, now=by.now, force=by.force)

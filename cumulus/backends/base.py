@@ -174,7 +174,7 @@ class Workload:
     """All replicas, by their numbers; empty where there is one."""
 
 
-class State(StrEnum):
+class WorkloadState(StrEnum):
     STARTING = "Starting"
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
@@ -182,7 +182,7 @@ class State(StrEnum):
 
     @property
     def finished(self) -> bool:
-        return self in (State.SUCCEEDED, State.FAILED)
+        return self in (WorkloadState.SUCCEEDED, WorkloadState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ class Observed:
     attempt: int
     replica: int
     node: str
-    state: State
+    state: WorkloadState
     exit_code: int | None = None
     reason: str = ""
     message: str = ""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from cumulus.backends.base import Backend, CallResult, Observed, Prefetched, Reach, State, Workload
+from cumulus.backends.base import Backend, CallResult, Observed, Prefetched, Reach, Workload, WorkloadState
 from cumulus.backends.preparing import Preparing
 from cumulus.lib.unix_user import UnixUser
 
@@ -196,5 +196,5 @@ class ProgramBackend:
 def _starting(workload: Workload) -> Observed:
     return Observed(
         name=workload.name, job_uid=workload.job_uid, namespace=workload.namespace, job=workload.job,
-        attempt=workload.attempt, replica=workload.replica, node=workload.node, state=State.STARTING,
+        attempt=workload.attempt, replica=workload.replica, node=workload.node, state=WorkloadState.STARTING,
     )  # fmt: skip

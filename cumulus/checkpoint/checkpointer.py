@@ -190,7 +190,7 @@ class Checkpointer:
             finally:
                 self._timing.saving = -math.inf
 
-    def _save(self, group: Group, snapshot: states.Snapshot, step: int, began: float | None = None) -> None:
+    def _save(self, group: Group, snapshot: states.StateSnapshot, step: int, began: float | None = None) -> None:
         known: dict[str, File] = {}
         with self._saving(group, step, known, began=began) as directory:
             known[snapshot.name] = states.write(snapshot, directory)

@@ -30,7 +30,7 @@ class NoState(CheckpointError):
     """A checkpoint that another program, or `saving`, has written."""
 
 
-class Snapshot(NamedTuple):
+class StateSnapshot(NamedTuple):
     """A state that is ready to be written."""
 
     name: str
@@ -40,26 +40,26 @@ class Snapshot(NamedTuple):
     """Writes it where `write` could not."""
 
 
-def prepare(state: Any) -> Snapshot:
+def prepare(state: Any) -> StateSnapshot:
     """The state as it is, to be written at once."""
     torch = _torch()
     if torch is not None and _holds_tensors(state, torch.Tensor):
-        return Snapshot(TORCH, lambda file: torch.save(state, file))
+        return StateSnapshot(TORCH, lambda file: torch.save(state, file))
     return _pickled(state)
 
 
-def snapshot(state: Any) -> Snapshot:
+def snapshot(state: Any) -> StateSnapshot:
     """A copy of the state in memory, to be written later. It needs as much memory as the state has, in RAM also for
     what lies on a GPU. Raises what pickling raises."""
     torch = _torch()
     if torch is not None and _holds_tensors(state, torch.Tensor):
         kept = _copied(state, torch, {})
-        return Snapshot(TORCH, lambda file: torch.save(kept, file))
+        return StateSnapshot(TORCH, lambda file: torch.save(kept, file))
     buffer = _attempt(_pickled(state), io.BytesIO, lambda buffer: None)
-    return Snapshot(PICKLE, lambda file: _write(file, buffer))
+    return StateSnapshot(PICKLE, lambda file: _write(file, buffer))
 
 
-def write(snapshot: Snapshot, directory: str) -> File:
+def write(snapshot: StateSnapshot, directory: str) -> File:
     """Write it into a directory, durably. Raises OSError, what pickling raises."""
     path = os.path.join(directory, snapshot.name)
 
@@ -70,7 +70,7 @@ def write(snapshot: Snapshot, directory: str) -> File:
     return _attempt(snapshot, lambda: DigestingFile(path), drop).close()
 
 
-def _attempt(snapshot: Snapshot, make: Callable[[], F], drop: Callable[[F], None]) -> F:
+def _attempt(snapshot: StateSnapshot, make: Callable[[], F], drop: Callable[[F], None]) -> F:
     """A file in which the snapshot is written, by its other way where the first fails."""
     file = make()
     try:
@@ -93,12 +93,12 @@ def _attempt(snapshot: Snapshot, make: Callable[[], F], drop: Callable[[F], None
     return file
 
 
-def _pickled(state: Any) -> Snapshot:
+def _pickled(state: Any) -> StateSnapshot:
     try:
         import cloudpickle
     except ImportError:
         cloudpickle = None
-    return Snapshot(
+    return StateSnapshot(
         PICKLE,
         lambda file: pickle.dump(state, file, protocol=_PROTOCOL),
         # For a class or function that only this program has, as those of a notebook.

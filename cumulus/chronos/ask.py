@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from cumulus.chronos.home import SYSTEM_HOME
-from cumulus.chronos.settings import Settings
+from cumulus.chronos.settings import LocalSettings
 from cumulus.chronos.verbs import become, command_of
 from cumulus.errors import CumulusError
 from cumulus.lib import safe_output, unix_socket
@@ -30,7 +30,7 @@ def should_ask(options: argparse.Namespace) -> bool:
     """Whether this user asks: they are not root, name no ledger of their own, and the machine has a server for them."""
     if os.geteuid() == 0 or options.home is not None or options.verb in _HERE:
         return False
-    return Settings.read().home in (None, SYSTEM_HOME) and os.path.exists(SOCKET)
+    return LocalSettings.read().home in (None, SYSTEM_HOME) and os.path.exists(SOCKET)
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from cumulus.chronos import records
 from cumulus.chronos.database import Database
 from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity, Proc
+from cumulus.lib.processes import Proc, ProcessIdentity
 
 
 class _Kept(NamedTuple):
@@ -41,17 +41,17 @@ class CgroupTracker:
         self._kept: dict[int, _Kept] = {}
         self._seen: set[int] = set()
         """The pids at the last look: only others need to be asked for their parents."""
-        self._adopted: set[Identity] = set()
+        self._adopted: set[ProcessIdentity] = set()
         """Children of supervisors that were outside at the last look for the first time: one may just be on its way
         into its cgroup, and a fork of the supervisor's own is gone by the next."""
-        self._put_back: set[Identity] = set()
-        self._continued: set[Identity] = set()
+        self._put_back: set[ProcessIdentity] = set()
+        self._continued: set[ProcessIdentity] = set()
         """Supervisors of whom it was said already: a job may stop its own again and again."""
 
-    def of(self, lease: LeaseProcesses) -> tuple[Identity, ...]:
+    def of(self, lease: LeaseProcesses) -> tuple[ProcessIdentity, ...]:
         """The lease's processes at the last look, wherever they were."""
         return tuple(
-            Identity(pid, kept.start)
+            ProcessIdentity(pid, kept.start)
             for pid, kept in self._kept.items()
             if any(f"{kept.directory}/".startswith(f"{directory}/") for directory in lease.cgroups)
         )
@@ -75,12 +75,12 @@ class CgroupTracker:
         used = {*inside.values(), *(known.directory for known in self._kept.values())}
         for process, place in placed:
             # A lease may last for months, and have many programs one after another.
-            if place not in used and not processes.is_alive(Identity(process.pid, process.start)):
+            if place not in used and not processes.is_alive(ProcessIdentity(process.pid, process.start)):
                 cgroup.remove(place)
 
     def _continue_supervisors(self, lease: LeaseProcesses) -> None:
         for process in lease.attached:
-            supervisor = Identity(process.pid, process.start)
+            supervisor = ProcessIdentity(process.pid, process.start)
             if process.role == "supervisor" and processes.is_stopped(supervisor):
                 if supervisor not in self._continued:
                     self._continued.add(supervisor)
@@ -96,7 +96,7 @@ class CgroupTracker:
         for process, place in placed:
             into = adopters if process.role == "supervisor" else kept
             into[process.pid] = _Kept(process.start, place)
-        adopted: set[Identity] = set()
+        adopted: set[ProcessIdentity] = set()
         new = [processes.read(pid) for pid in (present - self._seen) | (inside.keys() - kept.keys())]
         # A parent is older than its children, so that it is known by the time that they are come to.
         for proc in sorted((proc for proc in new if proc is not None and proc.alive), key=_by_age):
@@ -105,18 +105,18 @@ class CgroupTracker:
             elif _is_child(proc, kept):
                 kept[proc.pid] = _Kept(proc.start, kept[proc.parent].directory)
             elif _is_child(proc, adopters):
-                if (orphan := Identity(proc.pid, proc.start)) in self._adopted:
+                if (orphan := ProcessIdentity(proc.pid, proc.start)) in self._adopted:
                     kept[proc.pid] = _Kept(proc.start, adopters[proc.parent].directory)
                 else:
                     adopted.add(orphan)
                     present.discard(proc.pid)
         kept.pop(os.getpid(), None)
         self._kept, self._seen, self._adopted = kept, present, adopted
-        self._put_back &= {Identity(pid, known.start) for pid, known in kept.items()}
+        self._put_back &= {ProcessIdentity(pid, known.start) for pid, known in kept.items()}
 
     def _bring_back(self, pid: int) -> None:
         start, directory = self._kept[pid]
-        process = Identity(pid, start)
+        process = ProcessIdentity(pid, start)
         if not processes.is_alive(process):
             del self._kept[pid]
             self._seen.discard(pid)
@@ -135,7 +135,7 @@ class CgroupTracker:
 def _is_child(proc: Proc, of: dict[int, _Kept]) -> bool:
     """Whether its parent is one of those, and not another process that has that pid now."""
     known = of.get(proc.parent)
-    return known is not None and processes.is_alive(Identity(proc.parent, known.start))
+    return known is not None and processes.is_alive(ProcessIdentity(proc.parent, known.start))
 
 
 def _by_age(proc: Proc) -> tuple[int, int]:

@@ -157,15 +157,15 @@ class _Program:
         with contextlib.suppress(BackendError, NotRunning):
             self._engine.post("/exec/{0}/resize", self._id, w=str(columns), h=str(rows))
 
-    def _members(self) -> set[processes.Identity]:
+    def _members(self) -> set[processes.ProcessIdentity]:
         """It, and what it started, as far as that is in its container."""
-        entry, found = f"{MARK}={self._mark}".encode(), set[processes.Identity]()
+        entry, found = f"{MARK}={self._mark}".encode(), set[processes.ProcessIdentity]()
         for pid in self._reached.pids():
             process = processes.read(pid)
             if process is None or not process.alive:
                 continue
             if (self._pid and process.session == self._pid) or entry in processes.environment(pid):
-                found.add(processes.Identity(process.pid, process.start))
+                found.add(processes.ProcessIdentity(process.pid, process.start))
         return found
 
     def _end(self) -> None:

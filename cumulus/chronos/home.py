@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from cumulus.chronos.contract.variables import HOME
-from cumulus.chronos.settings import Settings
+from cumulus.chronos.settings import LocalSettings
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib.private import why_not_private
 
@@ -17,7 +17,7 @@ LEDGER = "ledger.db"
 
 def default_home() -> Path:
     """CHRONOS_HOME; else /var/lib/chronos where it is or can be made writable; else the user's state directory."""
-    settings = Settings.read()
+    settings = LocalSettings.read()
     if settings.home is not None:
         return settings.home
     if os.access(SYSTEM_HOME if SYSTEM_HOME.exists() else SYSTEM_HOME.parent, os.W_OK | os.X_OK):

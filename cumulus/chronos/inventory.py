@@ -11,7 +11,7 @@ from cumulus.chronos import device_records
 from cumulus.chronos.contract import Device
 from cumulus.chronos.database import Database
 from cumulus.chronos.records import Moment
-from cumulus.chronos.settings import Settings
+from cumulus.chronos.settings import LocalSettings
 from cumulus.clock import Clock
 
 _ENFORCEMENT_SECONDS = 30.0
@@ -81,5 +81,5 @@ class Inventory:
 
 def offered(present: Sequence[Device]) -> list[Device]:
     """A CPU is offered only where no GPU is present, or where CHRONOS_OFFER_CPU=1 asks for it."""
-    everything = Settings.read().offer_cpu or not any(d.type == "gpu" for d in present)
+    everything = LocalSettings.read().offer_cpu or not any(d.type == "gpu" for d in present)
     return [d for d in present if everything or d.type != "cpu"]

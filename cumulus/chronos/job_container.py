@@ -73,7 +73,7 @@ def _mark_of(pid: int) -> bytes:
 
 def _is_abandoned(mark: bytes) -> bool:
     found = _MARK.fullmatch(mark)
-    return found is not None and not processes.is_alive(processes.Identity(int(found[1]), int(found[2])))
+    return found is not None and not processes.is_alive(processes.ProcessIdentity(int(found[1]), int(found[2])))
 
 
 def hang_up(reached: JobContainer) -> None:
@@ -84,18 +84,18 @@ def hang_up(reached: JobContainer) -> None:
     Later the first is an init that hands signals on. It waits for them, in which time it does not seem to block any."""
     first = processes.read(reached.leader)
     if first is not None and reached.pids() == {first.pid} and processes.takes_default(first.pid, SIGHUP):
-        send({processes.Identity(first.pid, first.start)}, SIGKILL)
+        send({processes.ProcessIdentity(first.pid, first.start)}, SIGKILL)
         return
     for number in (SIGHUP, SIGCONT):
         send(_session_of(reached), number)
 
 
-def _session_of(reached: JobContainer) -> set[processes.Identity]:
+def _session_of(reached: JobContainer) -> set[processes.ProcessIdentity]:
     """Those that a terminal tells when it is closed: who leads its session, and all of that."""
     found = (processes.read(pid) for pid in reached.pids())
     leader = processes.read(reached.leader)
     sessions = {reached.leader} | ({leader.session} if leader is not None else set())
-    return {processes.Identity(each.pid, each.start) for each in found if each and each.session in sessions}
+    return {processes.ProcessIdentity(each.pid, each.start) for each in found if each and each.session in sessions}
 
 
 def exit_code(state: Callable[[], Mapping[str, Any]]) -> int | None:
@@ -113,7 +113,7 @@ def exit_code(state: Callable[[], Mapping[str, Any]]) -> int | None:
     return None
 
 
-def send(members: set[processes.Identity], number: int) -> None:
+def send(members: set[processes.ProcessIdentity], number: int) -> None:
     """To parents before their children: one that heard of its child's end first could go on as if that were all."""
     parents = {each.pid: proc.parent for each in members if (proc := processes.read(each.pid)) is not None}
     for each in sorted(members, key=lambda member: _depth(member.pid, parents)):

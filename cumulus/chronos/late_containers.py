@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import signal
 
-from cumulus.chronos.snapshot import Snapshot
-from cumulus.lib.processes import Identity, pid_namespace, send
+from cumulus.chronos.snapshot import ProcessSnapshot
+from cumulus.lib.processes import ProcessIdentity, pid_namespace, send
 
 SECONDS = 900.0
 """For so long after the end of a lease its late containers are looked for."""
 
 
-def end(ended: set[str], snapshot: Snapshot) -> set[Identity]:
+def end(ended: set[str], snapshot: ProcessSnapshot) -> set[ProcessIdentity]:
     """SIGKILL every process of a container that is in one of the ended leases. Returns who they were."""
     if not ended:
         return set()

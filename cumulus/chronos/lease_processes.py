@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cumulus.chronos import records
-from cumulus.chronos.snapshot import Snapshot
+from cumulus.chronos.snapshot import ProcessSnapshot
 from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class LeaseProcesses:
 
     id: str
     attached: tuple[records.Process, ...]
-    sessions: tuple[Identity, ...]
+    sessions: tuple[ProcessIdentity, ...]
     """By their leaders."""
     cgroups: tuple[str, ...]
-    seen: tuple[Identity, ...] = ()
+    seen: tuple[ProcessIdentity, ...] = ()
     """Those that the monitor's `cgroup_tracker` knows: some may have left their cgroup just now."""
     user: str = ""
     """For whom it was made."""
@@ -45,14 +45,14 @@ class LeaseProcesses:
         return cls(
             id=id,
             attached=tuple(records.processes_of(db, id)),
-            sessions=tuple(Identity(sid, start) for sid, start in sessions),
+            sessions=tuple(ProcessIdentity(sid, start) for sid, start in sessions),
             cgroups=tuple(directory for (directory,) in cgroups),
             user=user[0] if user else "",
         )
 
-    def members(self, snapshot: Snapshot) -> set[Identity]:
+    def members(self, snapshot: ProcessSnapshot) -> set[ProcessIdentity]:
         """The living processes that end with the lease: never this one, init, or a supervisor of jobs."""
-        alive = [p for p in self.attached if snapshot.has(Identity(p.pid, p.start))]
+        alive = [p for p in self.attached if snapshot.has(ProcessIdentity(p.pid, p.start))]
         seeds = {p.pid for p in alive}.union(
             snapshot.marked(self.id),
             *(snapshot.in_session(leader) for leader in self.sessions),
@@ -62,11 +62,11 @@ class LeaseProcesses:
         found = seeds.union(*(snapshot.below(pid) for pid in seeds)) - _UNTOUCHABLE - {os.getpid()}
         return snapshot.identities(found - {p.pid for p in alive if p.role == "supervisor"})
 
-    def at_hand(self) -> set[Identity]:
+    def at_hand(self) -> set[ProcessIdentity]:
         """The attached processes, and of supervisors the children, without a look at all processes."""
-        found: set[Identity] = set()
+        found: set[ProcessIdentity] = set()
         for process in self.attached:
-            identity = Identity(process.pid, process.start)
+            identity = ProcessIdentity(process.pid, process.start)
             if process.role == "supervisor":
                 found.update(processes.living(processes.children(process.pid)) if processes.is_alive(identity) else ())
             elif processes.is_alive(identity):
@@ -82,15 +82,15 @@ class LeaseProcesses:
         found = ((process, cgroup.place_of(process.pid, process.start, self.cgroups)) for process in self.attached)
         return [(process, place) for process, place in found if place is not None]
 
-    def new_sessions(self, snapshot: Snapshot) -> set[Identity]:
+    def new_sessions(self, snapshot: ProcessSnapshot) -> set[ProcessIdentity]:
         """Sessions made by the attached processes and their descendants, by their leaders, and not yet remembered.
 
         A session whose leader is someone else, the terminal where an attached process was started, is not the lease's.
         """
-        alive = {p.pid for p in self.attached if snapshot.has(Identity(p.pid, p.start))}
+        alive = {p.pid for p in self.attached if snapshot.has(ProcessIdentity(p.pid, p.start))}
         inside = alive.union(*(snapshot.below(pid) for pid in alive)) - {os.getpid()}
         leaders = [snapshot.procs[pid] for pid in inside if snapshot.procs[pid].session == pid]
-        return {Identity(proc.pid, proc.start) for proc in leaders} - set(self.sessions)
+        return {ProcessIdentity(proc.pid, proc.start) for proc in leaders} - set(self.sessions)
 
 
 _UNTOUCHABLE = {0, 1}

@@ -40,11 +40,11 @@ from cumulus.chronos.parking import rows
 from cumulus.chronos.parking.parker import Parker
 from cumulus.chronos.police import Police, Verdict
 from cumulus.chronos.records import Moment
-from cumulus.chronos.snapshot import Snapshot
+from cumulus.chronos.snapshot import ProcessSnapshot
 from cumulus.clock import timestamp
 from cumulus.errors import ChronosError, LedgerUnavailable
 from cumulus.lib import cgroup, printable
-from cumulus.lib.processes import Identity, is_alive, send
+from cumulus.lib.processes import ProcessIdentity, is_alive, send
 
 __all__ = ["Monitor", "ensure_running"]
 
@@ -78,9 +78,9 @@ class _Ending:
     recorded: bool
     """The ledger says that it is ending."""
     begun: bool = False
-    terminated: set[Identity] = field(default_factory=set)
-    refused: set[Identity] = field(default_factory=set)
-    sessions: set[Identity] = field(default_factory=set)
+    terminated: set[ProcessIdentity] = field(default_factory=set)
+    refused: set[ProcessIdentity] = field(default_factory=set)
+    sessions: set[ProcessIdentity] = field(default_factory=set)
     """Those that its processes made, and of which the ledger does not know yet."""
     empty_looks: int = 0
     overused: bool = False
@@ -196,13 +196,13 @@ class Monitor:
         """Leases to which processes were attached and of which none is left. In a ledger that was lost no other can be
         attached any more; where it was not, their share is theirs until it is given back."""
         attached = [LeaseProcesses.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
-        if all(any(is_alive(Identity(p.pid, p.start)) for p in lease.attached) for lease in attached):
+        if all(any(is_alive(ProcessIdentity(p.pid, p.start)) for p in lease.attached) for lease in attached):
             return set()
-        snapshot = Snapshot(home=self._database.home)
+        snapshot = ProcessSnapshot(home=self._database.home)
         return {
             lease.id
             for lease in attached
-            if not any(snapshot.has(Identity(p.pid, p.start)) for p in lease.attached)
+            if not any(snapshot.has(ProcessIdentity(p.pid, p.start)) for p in lease.attached)
             and not lease.members(snapshot)
             and not lease.populated()
         }
@@ -237,7 +237,7 @@ class Monitor:
         self._last_look = self._clock.monotonic()
         self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
         endings = list(self._endings.values())
-        snapshot = Snapshot(self._meanwhile, home=self._database.home)
+        snapshot = ProcessSnapshot(self._meanwhile, home=self._database.home)
         with self._database.read() as db:
             memberships = [LeaseProcesses.load(db, ending.lease.id) for ending in endings]
         gone = []
@@ -258,7 +258,7 @@ class Monitor:
                 self._look_again = _LOOK_AGAIN
         return gone
 
-    def _seen(self, lease: LeaseProcesses) -> tuple[Identity, ...]:
+    def _seen(self, lease: LeaseProcesses) -> tuple[ProcessIdentity, ...]:
         """Processes that are known to be the lease's, wherever they have gone since."""
         holding = self._police.of(lease.id) if self._police is not None else ()
         return (*self._cgroup_tracker.of(lease), *holding)
@@ -325,15 +325,15 @@ class Monitor:
         except (ChronosError, OSError) as error:
             self._say(f"lease {lease.id}: {error}")
 
-    def _kill(self, ending: _Ending, lease: LeaseProcesses, processes: set[Identity]) -> None:
+    def _kill(self, ending: _Ending, lease: LeaseProcesses, processes: set[ProcessIdentity]) -> None:
         """Stop the processes until a look finds no new one, so that none forks away, then SIGKILL them all."""
         for directory in lease.cgroups:
             cgroup.kill(directory)
-        stopped: set[Identity] = set()
+        stopped: set[ProcessIdentity] = set()
         for _ in range(_FREEZE_ROUNDS):
             self._signal(ending, processes - stopped, signal.SIGSTOP)
             stopped |= processes
-            snapshot = Snapshot(self._meanwhile, home=self._database.home)
+            snapshot = ProcessSnapshot(self._meanwhile, home=self._database.home)
             processes = lease.members(snapshot)
             if processes <= stopped:
                 break
@@ -344,7 +344,7 @@ class Monitor:
         self._signal(ending, stopped | processes, signal.SIGKILL)
         ending.terminated |= stopped | processes
 
-    def _signal(self, ending: _Ending, targets: set[Identity], number: signal.Signals) -> None:
+    def _signal(self, ending: _Ending, targets: set[ProcessIdentity], number: signal.Signals) -> None:
         for target in targets:
             try:
                 send(target, number)
@@ -430,7 +430,7 @@ class Monitor:
         with self._database.read() as db:
             attached = [LeaseProcesses.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
         if attached:
-            snapshot = Snapshot(home=self._database.home)
+            snapshot = ProcessSnapshot(home=self._database.home)
             sessions = [(lease.id, *session) for lease in attached for session in lease.new_sessions(snapshot)]
             if sessions:
                 with self._database.write(durable=False) as tx:
@@ -439,7 +439,7 @@ class Monitor:
     def _end_late_containers(self) -> None:
         with self._database.read() as db:
             ended = records.recently_ended(db, self._clock.monotonic() - late_containers.SECONDS)
-        late = late_containers.end(ended, Snapshot(home=self._database.home)) if ended else ()
+        late = late_containers.end(ended, ProcessSnapshot(home=self._database.home)) if ended else ()
         if late:
             self._say(f"ended {len(late)} processes of containers that started after their lease was over")
 
@@ -485,5 +485,5 @@ def _abandoned(db: sqlite3.Connection) -> set[str]:
     """Leases all of whose holders have gone."""
     left: dict[str, bool] = {}
     for lease, pid, start in records.holders(db):
-        left[lease] = left.get(lease, False) or is_alive(Identity(pid, start))
+        left[lease] = left.get(lease, False) or is_alive(ProcessIdentity(pid, start))
     return {lease for lease, alive in left.items() if not alive}

@@ -20,7 +20,7 @@ from cumulus.chronos.contract.variables import HOME, PARTITION_ID
 from cumulus.chronos.home import check_private
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib import locks, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from cumulus.lib.sqlite_file import FileIdentity
 
 POLL = 1.0
@@ -40,7 +40,7 @@ def running(home: Path) -> int | None:
     return last.pid if last else 0
 
 
-def holder(home: Path) -> Identity | None:
+def holder(home: Path) -> ProcessIdentity | None:
     """Who took the lock of the home's monitor last; it may be gone. Signalled by `processes.send`, nobody else is hit.
 
     None where nobody did, or has not said so yet.
@@ -49,7 +49,7 @@ def holder(home: Path) -> Identity | None:
         words = (home / "monitor.pid").read_text().split()
     except FileNotFoundError:
         return None
-    return Identity(int(words[0]), int(words[1])) if len(words) >= 2 else None
+    return ProcessIdentity(int(words[0]), int(words[1])) if len(words) >= 2 else None
 
 
 def sign(fd: int, ledger: FileIdentity) -> None:

@@ -37,7 +37,7 @@ class AlreadyRunning(Exception):
     """Another monitor serves this home."""
 
 
-class Service:
+class MonitorService:
     """The home's one monitor, in this process, until `stop` (SIGTERM, SIGINT) or `idle` seconds without a lease."""
 
     def __init__(self, home: Path, idle: float | None, *, take_over: bool = False) -> None:
@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> int:
 def run(home: Path, idle: float | None, *, take_over: bool = False) -> int:
     """Serve in the foreground. `idle` None: for ever. Returns the exit code."""
     try:
-        Service(home, idle, take_over=take_over).run()
+        MonitorService(home, idle, take_over=take_over).run()
     except (AlreadyRunning, LedgerUnavailable, OSError) as error:
         safe_output.line(sys.stderr, f"chronos monitor: {error}")
         return 1
@@ -162,7 +162,7 @@ def _run_detached(home: Path, idle: float) -> int:
     os.chdir("/")
     os.close(ready)
     try:
-        service = Service(home, idle)
+        service = MonitorService(home, idle)
     except AlreadyRunning:
         os.write(tell, b"1")
         return 0

@@ -39,7 +39,7 @@ from cumulus.chronos.unleased import (
 )
 from cumulus.clock import Clock
 from cumulus.errors import ChronosError
-from cumulus.lib.processes import Identity, is_alive, is_gone, read, send
+from cumulus.lib.processes import ProcessIdentity, is_alive, is_gone, read, send
 from cumulus.resources.enforcement import Overuse, Unleased
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
@@ -116,15 +116,15 @@ class Police:
         self._others_at = float("-inf")
         self._busy_at = float("-inf")
         self._strange: dict[tuple[str, int], float] = {}
-        self._listed: dict[tuple[str, int], tuple[Identity, Sequence[str]]] = {}
+        self._listed: dict[tuple[str, int], tuple[ProcessIdentity, Sequence[str]]] = {}
         """Who it was that each device's driver lists, and in which leases, for as long as it does."""
         self._astray: frozenset[str] = frozenset()
         """Devices where processes of a lease were seen that has nothing of them."""
-        self._members: Mapping[str, frozenset[Identity]] = {}
-        self._stray: dict[tuple[str, Identity], int] = {}
+        self._members: Mapping[str, frozenset[ProcessIdentity]] = {}
+        self._stray: dict[tuple[str, ProcessIdentity], int] = {}
         """What processes without a lease held of each device when it was looked at last."""
         self._unleased = UnleasedProcesses()
-        self._told_to_end: dict[Identity, float] = {}
+        self._told_to_end: dict[ProcessIdentity, float] = {}
         self._lost_since: dict[str, float] = {}
         self._survey_at = float("-inf")
         self._watched_at = float("-inf")
@@ -143,7 +143,7 @@ class Police:
         self._stop.set()
         self._reader.close()
 
-    def of(self, lease: str) -> tuple[Identity, ...]:
+    def of(self, lease: str) -> tuple[ProcessIdentity, ...]:
         """The lease's processes that were seen to hold a device, wherever they have gone since."""
         return tuple(self._members.get(lease, ()))
 
@@ -221,7 +221,7 @@ class Police:
 
     def _decide(self, leased: set[str], looked: Iterable[str], now: float) -> None:
         holdings: dict[str, Holding] = {}
-        members: dict[str, set[Identity]] = {}
+        members: dict[str, set[ProcessIdentity]] = {}
         blind: list[str] = []
         silent = sorted(leased - self._looked.keys())
         astray: dict[str, set[str]] = {}
@@ -254,7 +254,7 @@ class Police:
         self._condition = self._how_policed(blind, silent)
 
     def _map(
-        self, device: str, held: DeviceHeld, members: dict[str, set[Identity]], now: float
+        self, device: str, held: DeviceHeld, members: dict[str, set[ProcessIdentity]], now: float
     ) -> dict[str, tuple[int, int]] | None:
         """Bytes and processes by lease. None where some process cannot be told apart."""
         strange: set[int] = set()
@@ -291,13 +291,13 @@ class Police:
                 holders.append((held.processes[pid], [id for id in known[1] if id in live]))
         return None if foreign or held.untold else policing.by_lease(holders, self._sizes(device))
 
-    def _holder(self, device: str, pid: int) -> Identity | None:
+    def _holder(self, device: str, pid: int) -> ProcessIdentity | None:
         """Who it is. None where there is none of that number, or one that got it after the driver listed it."""
         proc, known = read(pid), self._listed.get((device, pid))
         if proc is None:
             return None
         another = known is not None and known[0].start != proc.start
-        return None if another and not shows_device(pid) else Identity(pid, proc.start)
+        return None if another and not shows_device(pid) else ProcessIdentity(pid, proc.start)
 
     def _owner(self, pid: int) -> frozenset[str] | None:
         """The leases of a process. None where there is none of that number, or it may be another one's here."""

@@ -22,7 +22,7 @@ from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.runtime import SLOTS, TAKEN
 from cumulus.chronos.snapshot import leases_of
 from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from cumulus.lib.unix_user import name_of
 
 _CONTAINER = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -35,12 +35,12 @@ class ProcessOwners:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._leases: Sequence[LeaseProcesses] = ()
-        self._attached: dict[Identity, set[str]] = {}
-        self._sessions: dict[Identity, set[str]] = {}
-        self._told: dict[Identity, frozenset[str]] = {}
-        self._said: dict[Identity, frozenset[str]] = {}
+        self._attached: dict[ProcessIdentity, set[str]] = {}
+        self._sessions: dict[ProcessIdentity, set[str]] = {}
+        self._told: dict[ProcessIdentity, frozenset[str]] = {}
+        self._said: dict[ProcessIdentity, frozenset[str]] = {}
         """What its environment said of a process of which nothing else told: never more than that, later either."""
-        self._looked: set[Identity] = set()
+        self._looked: set[ProcessIdentity] = set()
         """Those that were looked at since the ledger said something new."""
         self._containers: dict[str, frozenset[str]] = {}
 
@@ -50,7 +50,7 @@ class ProcessOwners:
         self._attached, self._sessions = {}, {}
         for lease in leases:
             for process in lease.attached:
-                self._attached.setdefault(Identity(process.pid, process.start), set()).add(lease.id)
+                self._attached.setdefault(ProcessIdentity(process.pid, process.start), set()).add(lease.id)
             for session in lease.sessions:
                 self._sessions.setdefault(session, set()).add(lease.id)
         live = frozenset(lease.id for lease in leases)
@@ -63,23 +63,23 @@ class ProcessOwners:
         proc = processes.read(pid)
         if proc is None or not proc.alive:
             return None
-        who = Identity(pid, proc.start)
+        who = ProcessIdentity(pid, proc.start)
         if not self._known(who) or who not in self._looked:
             self._look(who)
             self._looked.add(who)
         return self._known(who)
 
-    def _known(self, who: Identity) -> frozenset[str]:
+    def _known(self, who: ProcessIdentity) -> frozenset[str]:
         return self._told.get(who) or self._said.get(who) or frozenset()
 
-    def _look(self, who: Identity) -> None:
+    def _look(self, who: ProcessIdentity) -> None:
         told = self._told.get(who, frozenset())
         told |= self._by_cgroup(who) | self._by_container(who) | self._by_ancestors(who)
         self._told[who] = told
         if not told:
             self._said[who] = self._said.get(who, frozenset()) | self._by_environment(who)
 
-    def _by_cgroup(self, who: Identity) -> frozenset[str]:
+    def _by_cgroup(self, who: ProcessIdentity) -> frozenset[str]:
         # The whole path counts: in a part that is delegated to them, users make cgroups of any name.
         place = cgroup.directory_of(who.pid) if any(lease.cgroups for lease in self._leases) else None
         if place is None:
@@ -90,7 +90,7 @@ class ProcessOwners:
             if any(f"{place}/".startswith(f"{directory}/") for directory in lease.cgroups)
         )
 
-    def _by_container(self, who: Identity) -> frozenset[str]:
+    def _by_container(self, who: ProcessIdentity) -> frozenset[str]:
         found: set[str] = set()
         for container in _containers(who.pid):
             if container not in self._containers:
@@ -111,13 +111,13 @@ class ProcessOwners:
                 if isinstance(note, dict) and isinstance(note.get("leases"), list):
                     yield note
 
-    def _by_ancestors(self, who: Identity) -> frozenset[str]:
+    def _by_ancestors(self, who: ProcessIdentity) -> frozenset[str]:
         pid, found = who.pid, set[str]()
         for _ in range(_MOST_ANCESTORS):
             proc = processes.read(pid)
             if proc is None or pid <= 1:
                 break
-            found |= self._attached.get(Identity(pid, proc.start), set()) | self._in_session(proc.session)
+            found |= self._attached.get(ProcessIdentity(pid, proc.start), set()) | self._in_session(proc.session)
             pid = proc.parent
         return frozenset(found)
 
@@ -127,14 +127,16 @@ class ProcessOwners:
         proc = processes.read(leader)
         ids = (id for session, leases in self._sessions.items() if session.pid == leader for id in leases)
         # The leader may be gone, and its pid not be used again as long as its session has members.
-        return set(ids) if proc is None or Identity(leader, proc.start) in self._sessions else set()
+        return set(ids) if proc is None or ProcessIdentity(leader, proc.start) in self._sessions else set()
 
-    def _by_environment(self, who: Identity) -> frozenset[str]:
+    def _by_environment(self, who: ProcessIdentity) -> frozenset[str]:
         named = set(leases_of(who.pid, self._home))
         return frozenset(lease.id for lease in self._leases if lease.id in named and self._may_say(who, lease))
 
-    def _may_say(self, who: Identity, lease: LeaseProcesses) -> bool:
-        known = [process.pid for process in lease.attached if processes.is_alive(Identity(process.pid, process.start))]
+    def _may_say(self, who: ProcessIdentity, lease: LeaseProcesses) -> bool:
+        known = [
+            process.pid for process in lease.attached if processes.is_alive(ProcessIdentity(process.pid, process.start))
+        ]
         user = processes.user(who.pid)
         if known:
             return user is not None and user in set(map(processes.user, known))
@@ -146,7 +148,9 @@ class ProcessOwners:
         return user in (0, os.geteuid()) or name_of(user) == lease.user or bool(_containers(who.pid))
 
 
-def _still(found: Mapping[Identity, frozenset[str]], live: frozenset[str]) -> dict[Identity, frozenset[str]]:
+def _still(
+    found: Mapping[ProcessIdentity, frozenset[str]], live: frozenset[str]
+) -> dict[ProcessIdentity, frozenset[str]]:
     return {who: ids & live for who, ids in found.items() if ids & live and processes.is_alive(who)}
 
 

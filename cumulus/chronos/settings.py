@@ -17,7 +17,7 @@ from cumulus.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LocalSettings:
     home: Path | None
     """None: wherever this user's ledger is kept."""
     state_home: Path
@@ -29,7 +29,7 @@ class Settings:
     """None: wherever one is built."""
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+    def read(cls, environment: Mapping[str, str] = os.environ) -> LocalSettings:
         home, layer, counter = (environment.get(name) for name in (HOME, OPENCL_LAYER, CUDA_COUNTER))
         return cls(
             home=Path(home).absolute() if home else None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.home import LEDGER
 from cumulus.lib import processes
-from cumulus.lib.processes import Identity, Proc
+from cumulus.lib.processes import Proc, ProcessIdentity
 
 _CHASES = 20
 _BATCH = 25
@@ -17,7 +17,7 @@ _MARK = b"\0" + PARTITION_ID.encode() + b"="
 _HOME = b"\0CHRONOS_HOME="
 
 
-class Snapshot:
+class ProcessSnapshot:
     """All processes at about one moment. `between` is called every millisecond or so while it is taken.
 
     With the ledger's `home`, processes that name another ledger of this machine are not marked: ids of leases are
@@ -40,7 +40,7 @@ class Snapshot:
             if proc.alive:
                 self._groups.setdefault(proc.group, set()).add(proc.pid)
 
-    def has(self, identity: Identity) -> bool:
+    def has(self, identity: ProcessIdentity) -> bool:
         """Whether that very process is alive."""
         proc = self.procs.get(identity.pid)
         return proc is not None and proc.start == identity.start and proc.alive
@@ -56,7 +56,7 @@ class Snapshot:
                     pending.append(child)
         return found
 
-    def in_session(self, leader: Identity) -> set[int]:
+    def in_session(self, leader: ProcessIdentity) -> set[int]:
         """Members of the session, unless another process has taken its leader's pid since."""
         proc = self.procs.get(leader.pid)
         if proc is not None and proc.start != leader.start:
@@ -67,12 +67,12 @@ class Snapshot:
         """Processes whose initial environment names the lease, as far as this user may read it."""
         return self._marked.get(id, set())
 
-    def identities(self, pids: Iterable[int]) -> set[Identity]:
+    def identities(self, pids: Iterable[int]) -> set[ProcessIdentity]:
         """The living among `pids`."""
         alive = (self.procs[pid] for pid in pids if pid in self.procs)
-        return {Identity(proc.pid, proc.start) for proc in alive if proc.alive}
+        return {ProcessIdentity(proc.pid, proc.start) for proc in alive if proc.alive}
 
-    def groups_of(self, members: Iterable[Identity]) -> set[int]:
+    def groups_of(self, members: Iterable[ProcessIdentity]) -> set[int]:
         """The process groups of which no other living process than `lease_processes` is part."""
         pids = {member.pid for member in members}
         groups = {self.procs[pid].group for pid in pids if pid in self.procs} - {0, 1, os.getpgrp()}

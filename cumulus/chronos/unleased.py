@@ -13,7 +13,7 @@ from cumulus.chronos.contract import UnleasedProcess
 from cumulus.chronos.contract.policy import Policy
 from cumulus.chronos.policing import ALLOWANCE_BYTES
 from cumulus.lib import printable, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from cumulus.lib.unix_user import name_of
 from cumulus.resources.enforcement import Unleased
 
@@ -37,19 +37,19 @@ _MPS = "nvidia-cuda-mps"
 class UnleasedProcesses:
     """Remembers since when each process has held which device."""
 
-    _since: dict[tuple[str, Identity], float] = field(default_factory=dict)
+    _since: dict[tuple[str, ProcessIdentity], float] = field(default_factory=dict)
 
-    def look(self, found: Mapping[tuple[str, Identity], int], looked: Iterable[str], now: float) -> None:
+    def look(self, found: Mapping[tuple[str, ProcessIdentity], int], looked: Iterable[str], now: float) -> None:
         """What processes without a lease hold of the devices that were `looked` at."""
         seen = set(looked)
         kept = {key: since for key, since in self._since.items() if key[0] not in seen or key in found}
         self._since = {**dict.fromkeys(found, now), **kept}
 
-    def for_so_long(self, seconds: float, now: float) -> set[tuple[str, Identity]]:
+    def for_so_long(self, seconds: float, now: float) -> set[tuple[str, ProcessIdentity]]:
         return {key for key, since in self._since.items() if now - since >= seconds}
 
 
-def told(held: Mapping[tuple[str, Identity], int]) -> tuple[UnleasedProcess, ...]:
+def told(held: Mapping[tuple[str, ProcessIdentity], int]) -> tuple[UnleasedProcess, ...]:
     """Who they are, the largest first; without those of a device that together hold less than one context needs."""
     by_device: dict[str, int] = {}
     for (device, _), size in held.items():
@@ -61,7 +61,7 @@ def told(held: Mapping[tuple[str, Identity], int]) -> tuple[UnleasedProcess, ...
     return tuple(found)
 
 
-def describe(device: str, process: Identity, size: int) -> UnleasedProcess | None:
+def describe(device: str, process: ProcessIdentity, size: int) -> UnleasedProcess | None:
     """None where it is gone."""
     uid = processes.user(process.pid)
     if uid is None:
@@ -70,7 +70,7 @@ def describe(device: str, process: Identity, size: int) -> UnleasedProcess | Non
     return UnleasedProcess(device, process.pid, uid, printable.one_line(name_of(uid)), program, size)
 
 
-def is_ours(process: Identity) -> bool:
+def is_ours(process: ProcessIdentity) -> bool:
     """Whether it is MPS's own server, which holds a little for all leases. By its user too: a name is anybody's."""
     return processes.user(process.pid) in (0, os.geteuid()) and processes.name(process.pid).startswith(_MPS)
 

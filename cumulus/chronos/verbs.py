@@ -20,7 +20,7 @@ from cumulus.chronos import lease_args, names, printers
 from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Parking, Proof, Usage, variables, wire
 from cumulus.chronos.contract.node import checkpoint_places
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.snapshot import Snapshot
+from cumulus.chronos.snapshot import ProcessSnapshot
 from cumulus.clock import SystemClock, to_the_second
 from cumulus.errors import CumulusError, InsufficientShare, NoSuchLease, ParkRefused, UsageError
 from cumulus.lib import safe_output
@@ -387,7 +387,7 @@ def monitor(options: argparse.Namespace) -> int:
 
 def _attach_marked(ledger: Ledger, lease: Lease) -> None:
     """Processes that only carry the lease's variable are ended with it too, though nobody attached them."""
-    snapshot = Snapshot(home=ledger.home)
+    snapshot = ProcessSnapshot(home=ledger.home)
     for process in snapshot.identities(snapshot.marked(lease.id) - {os.getpid()}):
         try:
             ledger.attach(lease.id, process.pid, lease.token)

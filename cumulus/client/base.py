@@ -27,7 +27,7 @@ from cumulus.answers.objects import (
 from cumulus.answers.server import ApiAddress, ServerState
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import Document, Key
-from cumulus.resources.query import Event, Page, Query, Watch
+from cumulus.resources.query import Page, Query, Watch, WatchEvent
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     from cumulus.manifest import Manifest
 
 __all__ = [
-    "Applied", "Client", "ConditionMet", "Description", "Document", "Event", "JobFiles", "Key", "Page",
-    "PatchType", "Propagation", "Query", "ServerState", "StillWaiting", "WaitStep", "Watch", "Why",
+    "Applied", "Client", "ConditionMet", "Description", "Document", "JobFiles", "Key", "Page",
+    "PatchType", "Propagation", "Query", "ServerState", "StillWaiting", "WaitStep", "Watch", "WatchEvent", "Why",
 ]  # fmt: skip
 
 

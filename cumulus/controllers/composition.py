@@ -14,7 +14,7 @@ from cumulus import controllers
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
-from cumulus.controllers.context import Context, Placed, Removals, nobody_told
+from cumulus.controllers.context import ControllerContext, Placed, Removals, nobody_told
 from cumulus.gitops.room import SourceRoom
 from cumulus.history.follower import Follower
 from cumulus.machinery.controller import BaseContext, Controller
@@ -22,7 +22,7 @@ from cumulus.machinery.leader import Term
 from cumulus.nodes.agent import Agents
 from cumulus.scheduling.policy import DEFAULT, Policies
 
-Declared = Controller[Context, Any]
+Declared = Controller[ControllerContext, Any]
 
 
 def declared() -> tuple[Declared, ...]:
@@ -55,11 +55,11 @@ def context_maker(
     removals: Removals | None = None,
     history: Follower | None = None,
     shared_directories: Sequence[str] = (),
-) -> Callable[[BaseContext, Term], Context]:
+) -> Callable[[BaseContext, Term], ControllerContext]:
     """Makes what the controllers of a term are built from."""
 
-    def context(base: BaseContext, term: Term) -> Context:
-        return Context(
+    def context(base: BaseContext, term: Term) -> ControllerContext:
+        return ControllerContext(
             cache=base.cache, client=base.client, clock=base.clock, recorder=base.recorder, agents=agents,
             backends={backend.runtime: backend for backend in backends}, cluster=cluster, cluster_user=cluster_user,
             policies=policies, owner=f"cumulus:{term.store_id}", placed=placed,

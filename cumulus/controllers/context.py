@@ -50,7 +50,7 @@ class Removals(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context(BaseContext):
+class ControllerContext(BaseContext):
     agents: Agents
     """The nodes that this daemon looks after."""
     backends: Mapping[str, Backend]

@@ -21,7 +21,7 @@ from cumulus.history.series import Sample
 from cumulus.history.writer import Writer
 from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 from cumulus.resources.registry import BY_NAME
 
 _log = structlog.get_logger("cumulus.history")
@@ -51,7 +51,7 @@ class Recorder:
         with self._writing() as writer:
             return writer.position(store)
 
-    def take(self, store: str, events: Sequence[Event]) -> None:
+    def take(self, store: str, events: Sequence[WatchEvent]) -> None:
         """Record what these say, the next ones after `position`. Raises StoreUnavailable."""
         for at in range(0, len(events), BATCH):
             some = events[at : at + BATCH]

@@ -37,7 +37,7 @@ class Proc(NamedTuple):
     stopped: bool = False
 
 
-class Identity(NamedTuple):
+class ProcessIdentity(NamedTuple):
     """What a pid meant when it was seen."""
 
     pid: int
@@ -57,7 +57,7 @@ def read(pid: int) -> Proc | None:
     return Proc(pid, int(parent), int(group), int(session), int(start), alive, state in (b"T", b"t"))
 
 
-def send(target: Identity, number: int) -> bool:
+def send(target: ProcessIdentity, number: int) -> bool:
     """Signal that very process, never a later one of the same pid. False where it is gone.
 
     Raises PermissionError where it is another user's.
@@ -78,7 +78,7 @@ def send(target: Identity, number: int) -> bool:
         os.close(handle)
 
 
-def is_alive(target: Identity) -> bool:
+def is_alive(target: ProcessIdentity) -> bool:
     """Whether that very process runs now."""
     proc = read(target.pid)
     return proc is not None and proc.start == target.start and proc.alive
@@ -98,7 +98,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def is_stopped(target: Identity) -> bool:
+def is_stopped(target: ProcessIdentity) -> bool:
     """Whether that very process is stopped by a signal, or by a debugger."""
     proc = read(target.pid)
     return proc is not None and proc.start == target.start and proc.stopped
@@ -140,10 +140,10 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def living(candidates: Iterable[int]) -> set[Identity]:
+def living(candidates: Iterable[int]) -> set[ProcessIdentity]:
     """Those of the pids whose processes are alive now."""
     found = map(read, candidates)
-    return {Identity(proc.pid, proc.start) for proc in found if proc is not None and proc.alive}
+    return {ProcessIdentity(proc.pid, proc.start) for proc in found if proc is not None and proc.alive}
 
 
 def environment(pid: int) -> list[bytes]:

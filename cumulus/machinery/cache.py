@@ -21,7 +21,7 @@ from cumulus.resources.documents import owners
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.meta import Resource
 from cumulus.store.base import Query, Store
-from cumulus.store.client import Client, decode
+from cumulus.store.client import StoreClient, decode
 
 log = structlog.get_logger("cumulus.controllers")
 
@@ -270,7 +270,7 @@ class StoreReader:
         }
 
     def _decoded(self, model: type[R], query: Query) -> list[R]:
-        return Client(self._store).list(model, query, damaged=log_damaged)
+        return StoreClient(self._store).list(model, query, damaged=log_damaged)
 
 
 def all_owned(reader: Reader, store: Store, owner: Resource, model: type[R], names: Iterable[str]) -> list[R]:

@@ -5,7 +5,7 @@ context. It reads like controller-runtime's builder:
 
     CONTROLLER = Controller[Context, NodeReconciler](
         name="node", kind=GPUNode.KIND, workers=8, build=...,
-        watches=(Watch(GPUNode.KIND, itself, when=fields_changed),),
+        watches=(WatchedKind(GPUNode.KIND, itself, when=fields_changed),),
     )
 """
 
@@ -22,7 +22,7 @@ from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Reconciler, Request
 from cumulus.machinery.recorder import Recorder
 from cumulus.resources.documents import owners_of
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class BaseContext:
     """What every controller of one term may use. Those who compose controllers add what theirs need."""
 
     cache: Cache
-    client: Client
+    client: StoreClient
     """Its writes are refused once another daemon leads."""
     clock: Clock
     recorder: Recorder
@@ -51,7 +51,7 @@ def always(change: Change) -> bool:
 
 
 @dataclass(frozen=True)
-class Watch(Generic[R]):
+class WatchedKind(Generic[R]):
     """Which changes of which kind wake the controller, for which of its keys."""
 
     kind: str
@@ -75,7 +75,7 @@ class Controller(Generic[C, R]):
     """The kind whose objects it reconciles: at the start and at each resync all of them are looked at."""
     resync: Callable[[C], Iterable[Request]] = lambda context: ()
     """More keys to look at then: the only key of a controller that has one."""
-    watches: tuple[Watch[R], ...] = ()
+    watches: tuple[WatchedKind[R], ...] = ()
     sources: tuple[Source[C], ...] = ()
     indexes: tuple[Index, ...] = ()
     """What it asks the cache by."""

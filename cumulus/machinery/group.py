@@ -14,7 +14,7 @@ import structlog
 
 from cumulus.clock import Clock
 from cumulus.machinery.cache import Index
-from cumulus.machinery.controller import BaseContext, C, Controller, Watch
+from cumulus.machinery.controller import BaseContext, C, Controller, WatchedKind
 from cumulus.machinery.informer import MALFORMED, Change, Informer
 from cumulus.machinery.instruments import Instruments
 from cumulus.machinery.leader import Term
@@ -24,7 +24,7 @@ from cumulus.machinery.runner import Runner
 from cumulus.machinery.workqueue import WorkQueue
 from cumulus.resources.lease import Lease
 from cumulus.store.base import Store
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 log = structlog.get_logger("cumulus.controllers")
 
@@ -58,7 +58,7 @@ def begin(
     instruments: Instruments | None = None,
 ) -> ControllerGroup[C]:
     """The controllers of a term that has just begun, not started yet."""
-    client = Client(store, term.fence)
+    client = StoreClient(store, term.fence)
     base = BaseContext(cache=informer.cache, client=client, clock=clock, recorder=Recorder(client, clock))
     return ControllerGroup(controllers, context(base, term), informer, fenced=fenced, rng=rng, instruments=instruments)
 
@@ -84,7 +84,7 @@ class ControllerGroup(Generic[C]):
         self.runners: dict[str, Runner] = {}
         self._clock = context.clock
         self._controllers = tuple(controller for controller in controllers if controller.enabled(context))
-        self._watches: defaultdict[str, list[tuple[Watch[Any], Runner]]] = defaultdict(list)
+        self._watches: defaultdict[str, list[tuple[WatchedKind[Any], Runner]]] = defaultdict(list)
         self._next_resync = self._clock.monotonic() + RESYNC_SECONDS
         rng = rng or random.Random()
         for controller in self._controllers:
@@ -173,7 +173,7 @@ class ControllerGroup(Generic[C]):
                     "cannot tell what a change concerns", loop=runner.name, object=str(change.key), error=repr(error)
                 )
 
-    def _wake(self, watch: Watch[Any], runner: Runner, change: Change) -> None:
+    def _wake(self, watch: WatchedKind[Any], runner: Runner, change: Change) -> None:
         for request in watch.keys(change, self.informer.cache):
             after = watch.after if isinstance(watch.after, float) else watch.after(runner.reconciler, request)
             runner.queue.add_after(request, after)

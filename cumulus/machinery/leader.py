@@ -26,7 +26,7 @@ from cumulus.resources.lease import Lease, LeaseSpec
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.reasons import LeaderCondition, LeaderReason
 from cumulus.store.base import Fence, Store
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 log = structlog.get_logger("cumulus.controllers")
 
@@ -63,7 +63,7 @@ class Elector:
         self.identity = identity
         self._process = process
         self._is_gone = is_gone
-        self._client = Client(store)
+        self._client = StoreClient(store)
         self._clock = clock
         self._mutex = threading.Lock()
         """Guards the term, its deadline and what is held."""
@@ -151,7 +151,7 @@ class Elector:
             return
         status = held.status.model_copy(update={"conditions": conditions})
         try:
-            told = Client(self._client.store, term.fence).update_status(held.replace(status=status))
+            told = StoreClient(self._client.store, term.fence).update_status(held.replace(status=status))
         except (Conflict, NotFound, Fenced, StoreUnavailable) as error:
             log.info("could not say how the leader is", error=str(error))
             return

@@ -51,7 +51,7 @@ POLL_SECONDS = 1.0
 """The longest wait of a thread before it looks whether it is to stop."""
 
 
-class Role(StrEnum):
+class ManagerRole(StrEnum):
     STARTING = "starting"
     STANDBY = "standby"
     LEADING = "leading"
@@ -80,13 +80,13 @@ class Manager(Generic[C]):
         *,
         clock: Clock | None = None,
         identity: str | None = None,
-        ready: Callable[[Role], None] = lambda role: None,
+        ready: Callable[[ManagerRole], None] = lambda role: None,
         on_problems: Callable[[Sequence[str]], None] = lambda problems: None,
         workers: Mapping[str, int] | None = None,
         stall_seconds: float = STALL_SECONDS,
         instruments: Instruments | None = None,
     ) -> None:
-        self.role = Role.STARTING
+        self.role = ManagerRole.STARTING
         self._instruments = instruments or Instruments()
         self._store = store
         self._informer = informer
@@ -119,7 +119,7 @@ class Manager(Generic[C]):
             thread.start()
         try:
             while not stop.is_set():
-                self._become(Role.STANDBY)
+                self._become(ManagerRole.STANDBY)
                 term = self._wait_for_term()
                 if term is not None:
                     self._lead(term)
@@ -130,7 +130,7 @@ class Manager(Generic[C]):
                 thread.join(POLL_SECONDS * 3)
             self._elector.release()
             self._informer.close()
-            self._become(Role.STOPPED)
+            self._become(ManagerRole.STOPPED)
         if self._failure is not None:
             raise self._failure
 
@@ -161,7 +161,7 @@ class Manager(Generic[C]):
         group.start()
         for thread in threads:
             thread.start()
-        self._become(Role.LEADING)
+        self._become(ManagerRole.LEADING)
         try:
             with self._liveness.watching(group.stalled):
                 self._tick_while_leading(group, term)
@@ -228,10 +228,10 @@ class Manager(Generic[C]):
         finally:
             self._stop.set()
 
-    def _become(self, role: Role) -> None:
+    def _become(self, role: ManagerRole) -> None:
         if role is self.role:
             return
         self.role = role
         log.info("role", role=role.value, identity=self._elector.identity)
-        if role in (Role.STANDBY, Role.LEADING):
+        if role in (ManagerRole.STANDBY, ManagerRole.LEADING):
             self._ready(role)

@@ -2,7 +2,7 @@
 
 A reconcile takes a key only. It reads what it needs, plans, acts, writes status if it changed. It must be right
 when it runs once, twice, late, on stale data, or after a crash between any two lines. It returns `Done` or
-`After`, or raises `Retry` or `Permanent`; store `Conflict` and other errors are the runner's to back off from.
+`RequeueAfter`, or raises `Retry` or `Permanent`; store `Conflict` and other errors are the runner's to back off from.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class After:
+class RequeueAfter:
     """Look again in `seconds`, sooner if something changes."""
 
     seconds: float
 
 
-Result = Done | After
+Result = Done | RequeueAfter
 
 
 class Retry(CumulusError):

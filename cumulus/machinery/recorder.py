@@ -24,7 +24,7 @@ from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.resources.event import Event, EventSource, ObjectReference
 from cumulus.resources.meta import ObjectMeta, Resource
 from cumulus.store.base import Key, Store, Write
-from cumulus.store.client import Client, decode
+from cumulus.store.client import StoreClient, decode
 
 log = structlog.get_logger("cumulus.controllers")
 
@@ -53,7 +53,7 @@ class EventDraft:
 class Recorder:
     """Safe for use by several threads."""
 
-    def __init__(self, client: Client, clock: Clock) -> None:
+    def __init__(self, client: StoreClient, clock: Clock) -> None:
         self._client = client
         self._clock = clock
         self._host = socket.gethostname()

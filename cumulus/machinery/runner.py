@@ -1,6 +1,6 @@
 """Decides when to look again, from the outcome of a reconcile. This happens nowhere else.
 
-A runner takes a key from its queue, calls the reconciler, and maps what came of it: `Done`, `After`, `Retry`,
+A runner takes a key from its queue, calls the reconciler, and maps what came of it: `Done`, `RequeueAfter`, `Retry`,
 `Permanent`, a store's `Conflict`, leadership lost (`Fenced`), a node that does not answer, or a defect. Nothing
 else in the controllers catches broadly. Every line that is logged meanwhile, also by the store, a backend or a node's
 client, carries the controller, the key and the reconcile's number.
@@ -27,7 +27,7 @@ from cumulus.errors import (
     StoreUnavailable,
 )
 from cumulus.machinery.instruments import Instruments, ReconcileOutcome
-from cumulus.machinery.reconcile import After, Permanent, Reconciler, Request, Retry
+from cumulus.machinery.reconcile import Permanent, Reconciler, Request, RequeueAfter, Retry
 from cumulus.machinery.workqueue import WorkQueue
 
 log = structlog.get_logger("cumulus.controllers")
@@ -94,7 +94,7 @@ class Runner:
             return ReconcileOutcome.PANIC
         self.queue.forget(key)
         log.debug("reconciled", result=repr(result))
-        if isinstance(result, After):
+        if isinstance(result, RequeueAfter):
             self.queue.add_after(key, result.seconds)
             return ReconcileOutcome.REQUEUE_AFTER
         return ReconcileOutcome.SUCCESS

@@ -9,15 +9,15 @@ from cumulus.resources.finalizers import without_finalizer
 from cumulus.resources.key import Document
 from cumulus.resources.meta import Resource
 from cumulus.store.base import Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 
-def write_status(client: Client, resource: Resource) -> None:
-    """`Client.update_status` without the way back: nobody needs the model of what was written."""
+def write_status(client: StoreClient, resource: Resource) -> None:
+    """`StoreClient.update_status` without the way back: nobody needs the model of what was written."""
     client.store.update_status(resource.to_json(), fence=client.fence)
 
 
-def write_with_events(client: Client, writes: Sequence[Write], events: Sequence[Write]) -> None:
+def write_with_events(client: StoreClient, writes: Sequence[Write], events: Sequence[Write]) -> None:
     """The writes and, in the same transaction, the events that tell of them: for ends, which nobody must miss because a
     daemon died in between. Events that are there already were told before."""
     try:
@@ -26,7 +26,7 @@ def write_with_events(client: Client, writes: Sequence[Write], events: Sequence[
         client.store.transact(writes, fence=client.fence)
 
 
-def remove_finalizer(client: Client, resource: Resource, finalizer: str) -> None:
+def remove_finalizer(client: StoreClient, resource: Resource, finalizer: str) -> None:
     """Take the finalizer off that very object, whatever else was changed on it since it was read."""
     if finalizer not in resource.metadata.finalizers:
         return

@@ -12,7 +12,7 @@ from cumulus.resources.key import Document, Key, key_of
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class WatchEvent:
     """One revision as a watch tells it. For DELETED `document` is the last state, at the deleting revision."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
@@ -67,7 +67,7 @@ class PackedPage:
 class Watch(Protocol):
     """A stream of events from one revision on. Not for use by several threads at once, except `close`."""
 
-    def next(self, timeout: float | None = None) -> list[Event]:
+    def next(self, timeout: float | None = None) -> list[WatchEvent]:
         """The events since the last call, oldest first; waits up to `timeout` seconds (None: for ever).
 
         An empty list means the time-out passed, or that the watch was closed (`closed` tells).

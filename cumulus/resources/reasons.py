@@ -16,7 +16,7 @@ from cumulus.resources.condition_types import SourceCondition as SourceCondition
 
 
 @unique
-class Retry(Enum):
+class RetryRule(Enum):
     """What the end of an attempt means for its job."""
 
     DONE = "done"
@@ -46,76 +46,76 @@ class Retry(Enum):
     @property
     def disruption(self) -> bool:
         """Whether something went wrong that was not the job's fault."""
-        return self in (Retry.DISRUPTION, Retry.LOSS, Retry.LATE)
+        return self in (RetryRule.DISRUPTION, RetryRule.LOSS, RetryRule.LATE)
 
     @property
     def keeps_place(self) -> bool:
         """Whether the job keeps its place in the queue."""
-        return self.disruption or self is Retry.YIELDED
+        return self.disruption or self is RetryRule.YIELDED
 
 
 @unique
 class AttemptReason(StrEnum):
     """Why an attempt, or one workload of it, ended. Backends set the first seven; the job controller sets all."""
 
-    retry: Retry
+    retry: RetryRule
 
-    def __new__(cls, value: str, retry: Retry) -> AttemptReason:
+    def __new__(cls, value: str, retry: RetryRule) -> AttemptReason:
         member = str.__new__(cls, value)
         member._value_ = value
         member.retry = retry
         return member
 
-    ERROR = "Error", Retry.FAULT
+    ERROR = "Error", RetryRule.FAULT
     """Its program failed."""
-    OOM_KILLED = "OOMKilled", Retry.FAULT
+    OOM_KILLED = "OOMKilled", RetryRule.FAULT
     """It used more memory than its limit."""
-    START_ERROR = "StartError", Retry.FAULT
+    START_ERROR = "StartError", RetryRule.FAULT
     """Its program could not be started."""
-    LEASE_EXPIRED = "LeaseExpired", Retry.EXPIRED
-    OVERUSED = "Overused", Retry.OVERUSE
+    LEASE_EXPIRED = "LeaseExpired", RetryRule.EXPIRED
+    OVERUSED = "Overused", RetryRule.OVERUSE
     """Its processes held more of a GPU than was leased: they were killed at once."""
-    STOPPED = "Stopped", Retry.DISRUPTION
+    STOPPED = "Stopped", RetryRule.DISRUPTION
     """Somebody stopped it, or its lease was released."""
-    LOST = "Lost", Retry.LOSS
+    LOST = "Lost", RetryRule.LOSS
     """What ran it (its supervisor, its engine, its machine) went away."""
 
-    COMPLETED = "Completed", Retry.DONE
-    SAVED = "Saved", Retry.SAVED
+    COMPLETED = "Completed", RetryRule.DONE
+    SAVED = "Saved", RetryRule.SAVED
     """It ended with exit code 75, and its checkpoint is newer than the last attempt's."""
-    NOT_SAVED = "NotSaved", Retry.FAULT
+    NOT_SAVED = "NotSaved", RetryRule.FAULT
     """It ended with exit code 75 for the second time in a row without a newer checkpoint."""
-    SUSPENDED = "Suspended", Retry.HELD
-    PREEMPTED = "Preempted", Retry.YIELDED
+    SUSPENDED = "Suspended", RetryRule.HELD
+    PREEMPTED = "Preempted", RetryRule.YIELDED
     """Its share went back to the queue whose quota it is."""
-    REPLACED = "Replaced", Retry.FINAL
+    REPLACED = "Replaced", RetryRule.FINAL
     """A rerun ended it, which made the job anew."""
-    DEADLINE = "Deadline", Retry.FINAL
+    DEADLINE = "Deadline", RetryRule.FINAL
     """spec.activeDeadline was over."""
-    IDLE = "Idle", Retry.FINAL
+    IDLE = "Idle", RetryRule.FINAL
     """Its GPU did nothing for as long as `idle.after` says, and `idle.action` is Release."""
-    START_REFUSED = "StartRefused", Retry.FINAL
+    START_REFUSED = "StartRefused", RetryRule.FINAL
     """Its backend will never start it."""
-    STATUS_REFUSED = "StatusRefused", Retry.FINAL
+    STATUS_REFUSED = "StatusRefused", RetryRule.FINAL
     """Its job's status cannot be written."""
-    NODE_LOST = "NodeLost", Retry.LOSS
+    NODE_LOST = "NodeLost", RetryRule.LOSS
     """Its node is gone, or was silent until its lease was over."""
-    EXPIRED_BEFORE_START = "ExpiredBeforeStart", Retry.LATE
+    EXPIRED_BEFORE_START = "ExpiredBeforeStart", RetryRule.LATE
     """Its lease was over before its program could start."""
-    GRANT_FAILED = "GrantFailed", Retry.DISRUPTION
+    GRANT_FAILED = "GrantFailed", RetryRule.DISRUPTION
     """Its node would not grant the lease."""
-    LEASE_RELEASED = "LeaseReleased", Retry.DISRUPTION
+    LEASE_RELEASED = "LeaseReleased", RetryRule.DISRUPTION
     """Its lease was given back, or its partition deleted."""
-    NODE_UNREACHABLE = "NodeUnreachable", Retry.DISRUPTION
+    NODE_UNREACHABLE = "NodeUnreachable", RetryRule.DISRUPTION
     """Its node fell silent before it started."""
 
 
-def retry_of(reason: str) -> Retry:
+def retry_of(reason: str) -> RetryRule:
     """What an attempt's `reason` means for its job. A reason that is not known counts against the limit."""
     try:
         return AttemptReason(reason).retry  # type: ignore[call-arg]
     except ValueError:
-        return Retry.FAULT
+        return RetryRule.FAULT
 
 
 @unique

@@ -10,7 +10,7 @@ from cumulus.clock import parse_timestamp
 from cumulus.lib.backoff import Backoff
 from cumulus.resources.job import GPUJob, GPUJobStatus
 from cumulus.resources.quantity import parse_duration
-from cumulus.resources.reasons import Retry, retry_of
+from cumulus.resources.reasons import RetryRule, retry_of
 
 LONGEST_BACKOFF = 3600.0
 """Seconds: the longest wait before a retry; spec.retry.backoff doubles up to it."""
@@ -18,7 +18,7 @@ LONGEST_BACKOFF = 3600.0
 DISRUPTION_BACKOFF = Backoff(first=1.0, longest=300.0)
 """After an end that was not the job's fault, by how many came in a row."""
 
-_DISRUPTIONS = frozenset(retry for retry in Retry if retry.disruption)
+_DISRUPTIONS = frozenset(retry for retry in RetryRule if retry.disruption)
 
 
 def next_due(job: GPUJob, now: datetime) -> float:
@@ -31,11 +31,11 @@ def next_due(job: GPUJob, now: datetime) -> float:
     if retry.disruption:
         row = in_a_row(status, _DISRUPTIONS)
         delay = DISRUPTION_BACKOFF.seconds(row - 1)
-    elif retry is Retry.OVERUSE and requeues(job):
-        delay = DISRUPTION_BACKOFF.seconds(in_a_row(status, frozenset({Retry.OVERUSE})) - 1)
-    elif retry in (Retry.SAVED, Retry.YIELDED):
+    elif retry is RetryRule.OVERUSE and requeues(job):
+        delay = DISRUPTION_BACKOFF.seconds(in_a_row(status, frozenset({RetryRule.OVERUSE})) - 1)
+    elif retry in (RetryRule.SAVED, RetryRule.YIELDED):
         delay = DISRUPTION_BACKOFF.first
-    elif retry in (Retry.HELD, Retry.EXPIRED):
+    elif retry in (RetryRule.HELD, RetryRule.EXPIRED):
         delay = 0.0
     else:
         delay = Backoff(parse_duration(job.spec.retry.backoff), LONGEST_BACKOFF).seconds(status.failures - 1)
@@ -47,7 +47,7 @@ def requeues(job: GPUJob) -> bool:
     return job.spec.checkpoint is not None and job.spec.checkpoint.requeues
 
 
-def in_a_row(status: GPUJobStatus, kinds: Set[Retry]) -> int:
+def in_a_row(status: GPUJobStatus, kinds: Set[RetryRule]) -> int:
     """How many of the last attempts, without a gap, ended in one of these ways."""
     row = takewhile(lambda attempt: retry_of(attempt.reason) in kinds, reversed(status.attempts))
     return sum(1 for _ in row)

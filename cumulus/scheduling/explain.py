@@ -32,7 +32,7 @@ EXPLAIN_WORK = 1_000_000
 """Devices that `explain` looks at, one by one, before it gives up on saying when a gang far back starts."""
 
 
-class State(StrEnum):
+class GangState(StrEnum):
     """What becomes of a gang in the queue."""
 
     FITS = "Fits"
@@ -54,7 +54,7 @@ class Explanation:
     """All there is to say about a gang in the queue."""
 
     gang: str
-    state: State
+    state: GangState
     now: datetime
     reasons: tuple[NodeReason, ...] = ()
     """Why it can't be there now, by node; empty where it fits."""
@@ -108,7 +108,7 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
         bindings = tuple(cycle.bindings[-len(gang.members) :])
         places = [(b.node, cycle.availability.slot(b.node, b.device).device) for b in bindings]
         return Explanation(
-            gang.name, State.FITS, snapshot.now, position=position, queue=len(snapshot.pending), bindings=bindings,
+            gang.name, GangState.FITS, snapshot.now, position=position, queue=len(snapshot.pending), bindings=bindings,
             linked=linking.words(places),
         )  # fmt: skip
     if cycle.not_admitted is not None:
@@ -122,7 +122,7 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
     reservation, far_back = cycle.take_back(gang), False
     if reservation is None:
         reservation, far_back = _reserve_in_turn(cycle, gang, ahead)
-    state = State.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
+    state = GangState.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
     blockers = _blockers(snapshot, cycle, reservation) if reservation else ()
     if policies.promises:
         earliest = gang.promised or (None if reservation is None else reservation.start)
@@ -191,20 +191,22 @@ def _smaller(demand: Demand, by: int) -> Demand:
 def _incomplete(snapshot: Snapshot, gang: Incomplete) -> Explanation:
     message = f"{len(gang.partitions)} of the gang's {gang.size} partitions are there"
     reason = NodeReason("", Reason(SchedulingReason.GANG_INCOMPLETE, message))
-    return Explanation(gang.name, State.INCOMPLETE, snapshot.now, reasons=(reason,), queue=len(snapshot.pending))
+    return Explanation(gang.name, GangState.INCOMPLETE, snapshot.now, reasons=(reason,), queue=len(snapshot.pending))
 
 
 def _not_admitted(snapshot: Snapshot, gang: Gang, why: Reason) -> Explanation:
     reasons = (NodeReason("", why),)
-    return Explanation(gang.name, State.NOT_ADMITTED, snapshot.now, reasons=reasons, queue=len(snapshot.pending))
+    return Explanation(gang.name, GangState.NOT_ADMITTED, snapshot.now, reasons=reasons, queue=len(snapshot.pending))
 
 
-def _state_without_start(snapshot: Snapshot, gang: Gang, reasons: tuple[NodeReason, ...], *, far_back: bool) -> State:
+def _state_without_start(
+    snapshot: Snapshot, gang: Gang, reasons: tuple[NodeReason, ...], *, far_back: bool
+) -> GangState:
     if not snapshot.nodes or any(reason.reason.code == SchedulingReason.NO_SUCH_NODE for reason in reasons):
-        return State.NO_NODE
+        return GangState.NO_NODE
     if assign(Availability(snapshot, empty=True), gang, 0, microseconds(gang.seconds)) is None:
-        return State.NEVER
-    return State.WAITING if far_back else State.NO_NODE
+        return GangState.NEVER
+    return GangState.WAITING if far_back else GangState.NO_NODE
 
 
 def _competitors(cycle: Cycle, gang: Gang) -> list[Refusal]:
@@ -291,18 +293,18 @@ def _by_end(blocker: Hold) -> tuple[object, ...]:
 
 def _headline(about: Explanation) -> str:
     match about.state:
-        case State.FITS:
+        case GangState.FITS:
             where = ", ".join(dict.fromkeys(f"device {b.device} of {b.node}" for b in about.bindings))
             return f"fits now, on {where}, {about.linked}" if about.linked else f"fits now, on {where}"
-        case State.INCOMPLETE:
+        case GangState.INCOMPLETE:
             return f"waits until its gang is complete: {about.reasons[0].reason.message}"
-        case State.NOT_ADMITTED:
+        case GangState.NOT_ADMITTED:
             return f"its queue does not admit it: {about.reasons[0].reason.message}"
-        case State.NEVER:
+        case GangState.NEVER:
             return f"no node could ever hold it ({_counts(about)})"
-        case State.NO_NODE:
+        case GangState.NO_NODE:
             return f"no ready node could hold it ({_counts(about)})"
-        case State.WAITING:
+        case GangState.WAITING:
             if any(blocker.returns_by is ReturnsBy.UNKNOWN for blocker in about.blockers):
                 return "waits for memory that is held without a lease: nobody can say until when"
             if about.earliest is None:
@@ -326,7 +328,7 @@ def _counts(about: Explanation) -> str:
 
 def _lines(about: Explanation, limit: int) -> Iterator[str]:
     yield about.headline
-    if about.state in (State.FITS, State.WAITING):
+    if about.state in (GangState.FITS, GangState.WAITING):
         ahead = f", behind {_some(about.ahead, limit)}" if about.ahead else ""
         yield f"place {about.position} of {about.queue} in the queue{ahead}"
     yield from about.notes
@@ -344,7 +346,7 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
             yield f"  {blocker.holder}: {share} of {blocker.node}, {ends}"
         if len(about.blockers) > limit:
             yield f"  and {len(about.blockers) - limit} more"
-    if about.reasons and about.state not in (State.INCOMPLETE, State.NOT_ADMITTED):
+    if about.reasons and about.state not in (GangState.INCOMPLETE, GangState.NOT_ADMITTED):
         yield "nodes:"
         for reason in about.reasons[:limit]:
             yield f"  {reason.node}: {reason.reason.code}: {reason.reason.message}"

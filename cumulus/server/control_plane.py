@@ -15,7 +15,7 @@ from cumulus.controllers.context import Removals, nobody_told
 from cumulus.gitops.room import SourceRoom
 from cumulus.history.follower import Follower
 from cumulus.machinery.group import informer_for
-from cumulus.machinery.manager import STALL_SECONDS, Manager, Role
+from cumulus.machinery.manager import STALL_SECONDS, Manager, ManagerRole
 from cumulus.nodes.agent import Agents, Connect, NodeAgent
 from cumulus.resources.node import GPUNode, in_cluster
 from cumulus.scheduling.policy import DEFAULT, Policies
@@ -40,7 +40,7 @@ class ControlPlane:
         cluster_user: str = "root",
         clock: Clock | None = None,
         identity: str | None = None,
-        ready: Callable[[Role], None] = lambda role: None,
+        ready: Callable[[ManagerRole], None] = lambda role: None,
         on_problems: Callable[[Sequence[str]], None] = lambda problems: None,
         workers: Mapping[str, int] | None = None,
         stall_seconds: float = STALL_SECONDS,
@@ -84,7 +84,7 @@ class ControlPlane:
         return self._agents
 
     @property
-    def role(self) -> Role:
+    def role(self) -> ManagerRole:
         return self._manager.role
 
     def run(self, stop: threading.Event) -> None:

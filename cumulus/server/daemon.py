@@ -34,7 +34,7 @@ from cumulus.lib import addresses, state_id
 from cumulus.lib.host import object_name
 from cumulus.lib.processes import boot_id
 from cumulus.lib.systemd import notify
-from cumulus.machinery.manager import Role
+from cumulus.machinery.manager import ManagerRole
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.resources.node import GPUNode
 from cumulus.scheduling.policy import policies_of
@@ -47,7 +47,7 @@ from cumulus.server.control_plane import ControlPlane
 from cumulus.server.grpc.launch import Launch
 from cumulus.server.grpc_process import grpc_process, log_level
 from cumulus.server.metrics.daemon import DaemonMetrics
-from cumulus.server.settings import Settings
+from cumulus.server.settings import DaemonSettings
 from cumulus.server.sources import SourceThreads
 from cumulus.service.secret_migration import check_moved
 from cumulus.store.base import Store
@@ -62,7 +62,7 @@ OPEN_FILES = 16384
 _NAME = "node-name"
 
 
-def run(settings: Settings) -> int:
+def run(settings: DaemonSettings) -> int:
     """Serve until SIGTERM or SIGINT; 0 then. Raises StoreUnavailable where the store can't be used."""
     if settings.chronos.offerCPU:
         # The ledger reads it, also in the monitor and the supervisors, which are processes of their own.
@@ -143,13 +143,13 @@ def run(settings: Settings) -> int:
         lock.close()
 
 
-def _command_server(settings: Settings) -> ChildProcess | None:
+def _command_server(settings: DaemonSettings) -> ChildProcess | None:
     if environment.NO_COMMAND_SERVER in settings.environment:
         return None
     return command_server_process(settings.home, settings.environment)
 
 
-def _grpc(settings: Settings, metrics: DaemonMetrics) -> ChildProcess | None:
+def _grpc(settings: DaemonSettings, metrics: DaemonMetrics) -> ChildProcess | None:
     if not settings.grpc_listen:
         return None
     launch = Launch(
@@ -198,7 +198,7 @@ def _open(home: Path) -> tuple[Store, DaemonLock]:
         ) from None
 
 
-def _history(settings: Settings, store: Store) -> Follower:
+def _history(settings: DaemonSettings, store: Store) -> Follower:
     kept = settings.history
     recorder = Recorder(
         paths.history_file(settings.home), SystemClock(), retention=kept.retention, every=kept.every
@@ -206,13 +206,13 @@ def _history(settings: Settings, store: Store) -> Follower:
     return Follower(store, recorder)
 
 
-def _removals(settings: Settings) -> CheckpointRemovals | None:
+def _removals(settings: DaemonSettings) -> CheckpointRemovals | None:
     if settings.bucket is None:
         return None
     return CheckpointRemovals(paths.checkpoint_removals_dir(settings.home), settings.bucket)
 
 
-def _process_backend(settings: Settings, node: str, ledger: Ledger, blobs: BlobStore) -> ProcessBackend:
+def _process_backend(settings: DaemonSettings, node: str, ledger: Ledger, blobs: BlobStore) -> ProcessBackend:
     return ProcessBackend(
         paths.process_dir(settings.home),
         node,
@@ -226,7 +226,7 @@ def _process_backend(settings: Settings, node: str, ledger: Ledger, blobs: BlobS
 
 
 def _swarm_backend(
-    settings: Settings, store: Store, agents: Callable[[], Mapping[str, NodeAgent]], blobs: BlobStore,
+    settings: DaemonSettings, store: Store, agents: Callable[[], Mapping[str, NodeAgent]], blobs: BlobStore,
     process: ProcessBackend, node: str,
 ) -> SwarmBackend | None:  # fmt: skip
     """Loaded where the settings name a Swarm, so that a daemon without one starts faster. `process`: what runs on this
@@ -296,15 +296,15 @@ def _measure(ledger: Ledger) -> None:
 
 
 def _ready(
-    settings: Settings, store: Store, command_server: ChildProcess | None, api_server: ApiServer
-) -> Callable[[Role], None]:
+    settings: DaemonSettings, store: Store, command_server: ChildProcess | None, api_server: ApiServer
+) -> Callable[[ManagerRole], None]:
     home = settings.home
 
-    def ready(role: Role) -> None:
+    def ready(role: ManagerRole) -> None:
         # Beside the controllers: they do not wait until it is loaded.
         api_server.start()
         leader = holder_identity(store)
-        if role is Role.LEADING:
+        if role is ManagerRole.LEADING:
             _log.info("leading: the controllers run", home=str(home))
             try:
                 job_limit.note(home, settings.max_jobs)

@@ -315,7 +315,7 @@ class GrpcSettings(_Section):
     listen: Annotated[str, BeforeValidator(_grpc_address)] = "127.0.0.1:50051"
 
 
-class Configuration(_Section):
+class FileSettings(_Section):
     """What the file may say."""
 
     apiVersion: Annotated[str, BeforeValidator(_version)] = API_VERSION
@@ -332,7 +332,7 @@ class Configuration(_Section):
     history: HistorySettings = HistorySettings()
 
 
-class Settings(Configuration, BaseSettings):
+class DaemonSettings(FileSettings, BaseSettings):
     """All that the daemon is told from outside. Made by `read`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", populate_by_name=True, env_ignore_empty=True)
@@ -401,7 +401,7 @@ class _File(PydanticBaseSettingsSource):
         file = ConfigFile(path)
         values = file.values
         try:
-            found = Configuration.model_validate(values)
+            found = FileSettings.model_validate(values)
         except ValidationError as error:
             raise _at_its_place(file, error) from None
         # A flag may say one key of `api`, and the file the others.
@@ -413,7 +413,7 @@ def _at_its_place(file: ConfigFile, error: ValidationError) -> UsageError:
     problem = error.errors(include_url=False)[0]
     keys = [str(key) for key in problem["loc"] if not str(key).startswith("function-")]
     if problem["type"] == "extra_forbidden":
-        section = Configuration.model_fields[keys[0]].annotation if len(keys) > 1 else Configuration
+        section = FileSettings.model_fields[keys[0]].annotation if len(keys) > 1 else FileSettings
         assert isinstance(section, type)
         assert issubclass(section, BaseModel)
         return file.unknown(keys, tuple(section.model_fields))
@@ -425,7 +425,7 @@ def _at_its_place(file: ConfigFile, error: ValidationError) -> UsageError:
 def read(
     *, home: str = "", config_file: str = "", workers: str = "", listen: str = "", tls_cert: str = "",
     tls_key: str = "", client_ca: str = "", grpc_listen: str = "", system: bool = False,
-) -> Settings:  # fmt: skip
+) -> DaemonSettings:  # fmt: skip
     """The settings of this process, with the flags that are given ("": not given).
 
     Raises UsageError, which names the flag, or the file with line and column, and says what would be right."""
@@ -452,7 +452,7 @@ def read(
         grpc_listen = _given_address("--grpc-listen", grpc_listen)
         # It wins over the variable too.
         flags |= {"grpc": {"listen": grpc_listen}, environment.ORCHESTRATOR_PORT: addresses.split(grpc_listen)[1]}
-    settings = Settings(**flags)
+    settings = DaemonSettings(**flags)
     if bool(settings.api.tlsCert) != bool(settings.api.tlsKey):
         raise UsageError(
             "a certificate and its key are given together",

@@ -12,7 +12,7 @@ from cumulus.clock import SystemClock
 from cumulus.gitops.following import Following
 from cumulus.gitops.room import SourceRoom, credentials
 from cumulus.secrets import JobSecrets
-from cumulus.server.settings import Settings
+from cumulus.server.settings import DaemonSettings
 from cumulus.service.on_behalf import OnBehalf
 from cumulus.service.service import Service
 from cumulus.store.base import Store
@@ -24,7 +24,7 @@ THREADS = 6
 class SourceThreads:
     """From `start` to `close`."""
 
-    def __init__(self, settings: Settings, store: Store, blobs: BlobStore) -> None:
+    def __init__(self, settings: DaemonSettings, store: Store, blobs: BlobStore) -> None:
         clock, home = SystemClock(), settings.home
         access = Service.of_daemon(store, home, system=settings.system, mounts=settings.containers.mounts).access
         secrets = JobSecrets(paths.job_secrets_dir(home))

@@ -19,16 +19,16 @@ from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.secrets import JobSecrets
-from cumulus.server.settings import Settings
+from cumulus.server.settings import DaemonSettings
 from cumulus.store.base import Store
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.leadership import store_id
 
 Agents = Callable[[], Mapping[str, NodeAgent]]
 
 
 def backend(
-    settings: Settings, store: Store, agents: Agents, blobs: BlobStore, process: ProcessBackend, node: str
+    settings: DaemonSettings, store: Store, agents: Agents, blobs: BlobStore, process: ProcessBackend, node: str
 ) -> SwarmBackend | None:  # fmt: skip
     """None where Docker's context, which the settings name, is the default one. `agents`: of the nodes that this daemon
     looks after; `process`: what runs on this machine, `node`."""
@@ -48,9 +48,9 @@ def backend(
 class _Nodes:
     """What the backend asks of a node by its name."""
 
-    def __init__(self, settings: Settings, store: Store, agents: Agents) -> None:
+    def __init__(self, settings: DaemonSettings, store: Store, agents: Agents) -> None:
         self._settings = settings
-        self._client = Client(store)
+        self._client = StoreClient(store)
         self._agents = agents
         self._engines: dict[str, tuple[SshAddress | None, ShellEngine | None]] = {}
 

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from cumulus.errors import CumulusError, StoreUnavailable
-from cumulus.store.base import Event, Store, Watch
+from cumulus.store.base import Store, Watch, WatchEvent
 
 BUFFER = 1000
 """Events that may wait for one watcher before it falls behind."""
@@ -114,11 +114,11 @@ class WatchBridge:
             for feed in ended:
                 feed.post(lambda feed=feed: feed.end(None if self._closed else failure))  # type: ignore[misc]
 
-    async def _page(self, since: int, scope: Scope) -> Sequence[Event]:
+    async def _page(self, since: int, scope: Scope) -> Sequence[WatchEvent]:
         """The next events of the log, as many as the store reads at once; nothing where there is nothing newer."""
         kind, namespace = scope
 
-        def read() -> Sequence[Event]:
+        def read() -> Sequence[WatchEvent]:
             watch = self._store.watch(since=since, kinds=None if kind is None else frozenset((kind,)))
             try:
                 return watch.next(0)
@@ -132,7 +132,7 @@ class WatchBridge:
             since = events[-1].revision
         return ()
 
-    async def _in_reader(self, read: Callable[[], Sequence[Event]]) -> Sequence[Event]:
+    async def _in_reader(self, read: Callable[[], Sequence[WatchEvent]]) -> Sequence[WatchEvent]:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except RuntimeError:
@@ -157,7 +157,7 @@ class _LoopFeed:
         self._loop = loop
         self._watchers: dict[Scope, set[Watcher]] = {}
         self._lock = threading.Lock()
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[WatchEvent] = deque()
         self._lost = 0
         """The revision up to which events were dropped, since the loop did not run for too long."""
         self._woken = False
@@ -177,7 +177,7 @@ class _LoopFeed:
         with contextlib.suppress(RuntimeError):  # The loop is closed, and its watchers with it.
             self._loop.call_soon_threadsafe(call)
 
-    def offer(self, events: Sequence[Event]) -> None:
+    def offer(self, events: Sequence[WatchEvent]) -> None:
         with self._lock:
             if len(self._waiting) + len(events) > LOOP_BUFFER:
                 self._waiting.clear()
@@ -230,14 +230,14 @@ class Watcher:
         scope: Scope,
         since: int,
         limit: int,
-        page: Callable[[int, Scope], Awaitable[Sequence[Event]]],
+        page: Callable[[int, Scope], Awaitable[Sequence[WatchEvent]]],
     ) -> None:
         self._feed = feed
         self._scope = scope
         self._taken = self._after = since
         self._limit = limit
         self._page = page
-        self._buffer: list[Event] = []
+        self._buffer: list[WatchEvent] = []
         self._live = False
         self._waiter: asyncio.Future[None] | None = None
         self.closed = False
@@ -249,7 +249,7 @@ class Watcher:
             return max(self._taken, self._feed.position)
         return self._taken
 
-    async def next(self, timeout: float | None = None) -> Sequence[Event]:
+    async def next(self, timeout: float | None = None) -> Sequence[WatchEvent]:
         """The events since the last call, oldest first; waits up to `timeout` seconds (None: for ever).
 
         Nothing means that the time-out passed, or that the watcher or the bridge was closed (`closed` tells). Raises
@@ -277,7 +277,7 @@ class Watcher:
         self.closed = True
         self.fall_behind()
 
-    def take(self, event: Event) -> bool:
+    def take(self, event: WatchEvent) -> bool:
         """Buffer an event; False where the buffer is full."""
         if event.revision <= self._after:
             return True
@@ -299,7 +299,7 @@ class Watcher:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _behind(self) -> Sequence[Event]:
+    async def _behind(self) -> Sequence[WatchEvent]:
         """A page of the log; without one, this watcher is live from here on."""
         await self._feed.started.wait()
         fed = self._feed.position

@@ -32,7 +32,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.objects import ATTEMPTS, Objects
 from cumulus.service.placement import policies
 from cumulus.store.base import Store, Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 _NAMED = 3
 """Of those who would be moved."""
@@ -121,7 +121,7 @@ class Extensions:
                 )
 
     def _policies(self, snapshot: Snapshot) -> Policies:
-        client, damaged = Client(self._store), list[InvalidObject]()
+        client, damaged = StoreClient(self._store), list[InvalidObject]()
         there = client.list(Queue, damaged=damaged.append)
         usages = client.list(QueueUsage, damaged=damaged.append) if there else []
         held = client.list(Reservation, damaged=damaged.append)
@@ -143,7 +143,7 @@ class Extensions:
 
     def _snapshot(self) -> Snapshot:
         """As the scheduler has it: without what is damaged."""
-        client, damaged = Client(self._store), list[InvalidObject]()
+        client, damaged = StoreClient(self._store), list[InvalidObject]()
         nodes = client.list(GPUNode, damaged=damaged.append)
         return build(nodes, client.list(GPUPartition, damaged=damaged.append), self._clock.now())
 

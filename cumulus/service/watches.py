@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cumulus.resources.query import Event, Watch
+from cumulus.resources.query import Watch, WatchEvent
 from cumulus.service.redaction import Redact
 
 
@@ -31,7 +31,7 @@ class OfNamespace(_Narrowed):
         super().__init__(watch)
         self._wanted = ("", namespace)
 
-    def next(self, timeout: float | None = None) -> list[Event]:
+    def next(self, timeout: float | None = None) -> list[WatchEvent]:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -48,9 +48,9 @@ class Redacted(_Narrowed):
         super().__init__(watch)
         self._redact = redact
 
-    def next(self, timeout: float | None = None) -> list[Event]:
+    def next(self, timeout: float | None = None) -> list[WatchEvent]:
         return [self._shown(event) for event in self._watch.next(timeout)]
 
-    def _shown(self, event: Event) -> Event:
+    def _shown(self, event: WatchEvent) -> WatchEvent:
         redact = self._redact.get(event.key.kind)
         return event if redact is None else replace(event, document=redact(event.document))

@@ -24,7 +24,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.nodes import Nodes, ssh_address
 from cumulus.service.objects import Objects
 from cumulus.store.base import Store
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 
 class Workers:
@@ -107,7 +107,7 @@ class Workers:
     def _known(self, name: str, host: str, port: int, damaged: list[InvalidObject]) -> SshAddress | None:
         """The address that the node has so far, None where it is new. Raises NodeRefused."""
         known = None
-        for node in Client(self._store).list(GPUNode, damaged=damaged.append):
+        for node in StoreClient(self._store).list(GPUNode, damaged=damaged.append):
             ssh = node.spec.ssh
             if node.metadata.name == name and ssh is None:
                 raise NodeRefused(f"the node {name} exists, and a daemon there manages it", hint="take another name")

@@ -33,11 +33,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
-from cumulus.resources.query import Event, PackedPage, Page, Query, Watch
+from cumulus.resources.query import PackedPage, Page, Query, Watch, WatchEvent
 
 __all__ = [
-    "API_VERSION", "Admission", "Document", "Documents", "Event", "Fence", "Key", "PackedPage", "Page", "Query",
-    "Retention", "Store", "Watch", "Write", "key_of",
+    "API_VERSION", "Admission", "Document", "Documents", "Fence", "Key", "PackedPage", "Page", "Query",
+    "Retention", "Store", "Watch", "WatchEvent", "Write", "key_of",
 ]  # fmt: skip
 
 Documents = list[Document]

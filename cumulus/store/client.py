@@ -60,7 +60,7 @@ def _command(verb: str, document: Document) -> str:
     return f"cumulus {verb} {key.kind.lower()} {key.name}" + (f" -n {key.namespace}" if key.namespace else "")
 
 
-class Client:
+class StoreClient:
     """A store seen through models. With a fence, every write is refused (`Fenced`) once leadership moved."""
 
     def __init__(self, store: Store, fence: Fence | None = None) -> None:

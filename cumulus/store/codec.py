@@ -9,7 +9,7 @@ import orjson
 
 from cumulus.errors import InvalidObject, StoreUnavailable
 from cumulus.resources.key import Document, Key
-from cumulus.store.base import Event
+from cumulus.store.base import WatchEvent
 
 MAX_BYTES = 1_572_864
 """Largest stored object: etcd's default request limit, so that every object fits there too."""
@@ -87,5 +87,5 @@ def damaged(what: str) -> StoreUnavailable:
     return StoreUnavailable(f"the store is damaged: {what}", hint="restore the last backup with `cumulus restore FILE`")
 
 
-def event(row: Row) -> Event:
-    return Event(_EVENT_TYPES[row.type], row.revision, decode(row.document))  # type: ignore[arg-type]
+def event(row: Row) -> WatchEvent:
+    return WatchEvent(_EVENT_TYPES[row.type], row.revision, decode(row.document))  # type: ignore[arg-type]

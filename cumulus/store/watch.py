@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cumulus.errors import CumulusError, StoreUnavailable
-from cumulus.store.base import Event
+from cumulus.store.base import WatchEvent
 from cumulus.store.codec import Row, event
 
 BATCH = 500
@@ -32,7 +32,7 @@ POLL_SECONDS = 1.0
 class Slice(NamedTuple):
     """A piece of the log: `events` after the revision asked for, complete up to revision `upto`."""
 
-    events: list[Event]
+    events: list[WatchEvent]
     upto: int
 
 
@@ -149,7 +149,7 @@ class Hub:
         return piece if piece.upto > self.position else None
 
     def _distribute(self, piece: Slice) -> None:
-        chosen: dict[Kinds, list[Event]] = {None: piece.events}
+        chosen: dict[Kinds, list[WatchEvent]] = {None: piece.events}
         with self.lock:
             for watch in self._watches:
                 kinds = watch.kinds
@@ -179,7 +179,7 @@ class LogWatch:
         self._hub = hub
         self._read = read
         self._position = since
-        self._queue: list[Event] = []
+        self._queue: list[WatchEvent] = []
         self._behind = True
         self._closed = False
         self._changed = threading.Condition(threading.Lock())
@@ -188,7 +188,7 @@ class LogWatch:
     def closed(self) -> bool:
         return self._closed
 
-    def next(self, timeout: float | None = None) -> list[Event]:
+    def next(self, timeout: float | None = None) -> list[WatchEvent]:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._changed:
@@ -216,7 +216,7 @@ class LogWatch:
             self._changed.notify_all()
         self._hub.forget(self)
 
-    def feed(self, events: list[Event], before: int, upto: int) -> None:
+    def feed(self, events: list[WatchEvent], before: int, upto: int) -> None:
         """Take the events of (before, upto]. Called by the hub under its lock."""
         with self._changed:
             if self._behind or self._closed:
@@ -242,7 +242,7 @@ class LogWatch:
         self._position = max(self._position, position)
         self._changed.notify()
 
-    def _catch_up(self) -> list[Event]:
+    def _catch_up(self) -> list[WatchEvent]:
         """Read one slice of the log; join the live watches when there is nothing newer than what they were fed."""
         piece = self._read(self._position, BATCH)
         with self._hub.lock, self._changed:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cumulus.backends.base import CallResult, Observed, Reach, State, Workload
+from cumulus.backends.base import CallResult, Observed, Reach, Workload, WorkloadState
 from cumulus.backends.checkpoints import Saved
 from cumulus.backends.exit_codes import SAVED
 from cumulus.calls.outcome import RETURNED, Outcome
@@ -109,10 +109,10 @@ class _Run:
             return self.began
         return min(self._natural_end(), self._stopped_end())
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> WorkloadState:
         if now >= self.ends():
             return self._outcome()[0]
-        return State.STARTING if now < self.began + self.script.start_seconds else State.RUNNING
+        return WorkloadState.STARTING if now < self.began + self.script.start_seconds else WorkloadState.RUNNING
 
     def observe(self, now: float) -> Observed:
         """The workload as it was at `now`."""
@@ -138,14 +138,14 @@ class _Run:
             return math.inf
         return min(self._stop[0] + self.script.stop_seconds, self._killed_at)
 
-    def _outcome(self) -> tuple[State, int | None, str, str]:
+    def _outcome(self) -> tuple[WorkloadState, int | None, str, str]:
         if self.broken:
-            return State.FAILED, None, self.broken_reason, self.broken
+            return WorkloadState.FAILED, None, self.broken_reason, self.broken
         if self._stop is not None and self._stop[0] < self._natural_end():
-            return State.FAILED, self._stopped_code(self._stop[0]), self._stop[1], ""
+            return WorkloadState.FAILED, self._stopped_code(self._stop[0]), self._stop[1], ""
         if self.script.exit_code:
-            return State.FAILED, self.script.exit_code, AttemptReason.ERROR, ""
-        return State.SUCCEEDED, 0, "", ""
+            return WorkloadState.FAILED, self.script.exit_code, AttemptReason.ERROR, ""
+        return WorkloadState.SUCCEEDED, 0, "", ""
 
     def _stopped_code(self, signalled: float) -> int:
         if self._natural_end() <= self._stopped_end():
@@ -184,7 +184,7 @@ class FakeBackend:
         """Those of `_runs` that are not removed."""
         self._purged: set[str] = set()
         self._subscribers: list[Callable[[str, str], None]] = []
-        self._told: dict[str, State] = {}
+        self._told: dict[str, WorkloadState] = {}
         self._untold: dict[str, _Run] = {}
 
     @property
@@ -290,7 +290,7 @@ class FakeBackend:
         self._settle()
         return any(
             (run.workload.job_uid, run.workload.attempt, run.workload.replica) == (job_uid, attempt, replica)
-            and run.state(self._clock.monotonic()) is State.RUNNING
+            and run.state(self._clock.monotonic()) is WorkloadState.RUNNING
             for run in self._kept.values()
         )
 
@@ -330,7 +330,7 @@ class FakeBackend:
         end = run.observe(self._clock.monotonic())
         if not end.state.finished:
             raise BackendError(f"{end.name} still runs")
-        if run.workload.call is None or end.state is not State.SUCCEEDED:
+        if run.workload.call is None or end.state is not WorkloadState.SUCCEEDED:
             return None
         content = run.script.result
         outcome = Outcome(RETURNED, result=hashlib.sha256(content).hexdigest(), result_size=len(content))

@@ -13,7 +13,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.service.service import Service
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from tests.documents import job
 
@@ -39,7 +39,7 @@ def entries(store: MemoryStore) -> list[Document]:
 
 
 def test_a_write_through_a_model(store: MemoryStore, objects: Objects) -> None:
-    before, client = entries(store), Client(store)
+    before, client = entries(store), StoreClient(store)
     read = client.get(GPUJob, "default", "train")
     held = read.metadata.model_copy(update={"finalizers": ("cumulus.dev/job",)})
     client.update(read.replace(metadata=held))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cumulus.backends.base import Backend, Observed, State, Workload
+from cumulus.backends.base import Backend, Observed, Workload, WorkloadState
 from cumulus.calls.session import SessionEnded
 from cumulus.errors import BackendError, NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
@@ -66,7 +66,7 @@ class Bed(ABC):
 
     def running(self, workload: Workload) -> None:
         """Let time pass until it runs and has printed what it prints."""
-        self.until(lambda: self.seen(workload).state is State.RUNNING)
+        self.until(lambda: self.seen(workload).state is WorkloadState.RUNNING)
 
     def seen(self, workload: Workload) -> Observed:
         observed = self.backend.get(workload.name)
@@ -82,14 +82,14 @@ class BackendConformance:
 
     def test_runs_to_its_end(self, bed: Bed) -> None:
         end = bed.finish(work := bed.start(Behaviour(output="hello\n")))
-        assert (end.state, end.exit_code, end.reason) == (State.SUCCEEDED, 0, "")
+        assert (end.state, end.exit_code, end.reason) == (WorkloadState.SUCCEEDED, 0, "")
         assert (end.name, end.job_uid, end.namespace, end.job) == (work.name, work.job_uid, work.namespace, work.job)
         assert (end.attempt, end.replica, end.node) == (work.attempt, work.replica, work.node)
         assert "" < end.started_at <= end.finished_at
 
     def test_failure_carries_its_exit_code(self, bed: Bed) -> None:
         end = bed.finish(bed.start(Behaviour(exit_code=7)))
-        assert (end.state, end.exit_code, end.reason) == (State.FAILED, 7, "Error")
+        assert (end.state, end.exit_code, end.reason) == (WorkloadState.FAILED, 7, "Error")
 
     def test_starting_a_running_one_again_changes_nothing(self, bed: Bed) -> None:
         work = bed.start(Behaviour(output="once\n", seconds=30))
@@ -133,14 +133,14 @@ class BackendConformance:
         bed.running(work := bed.start(Behaviour(seconds=60)))
         bed.backend.stop(work.name, 30)
         end = bed.finish(work)
-        assert (end.state, end.exit_code, end.reason) == (State.FAILED, 143, "Stopped")
+        assert (end.state, end.exit_code, end.reason) == (WorkloadState.FAILED, 143, "Stopped")
 
     def test_stop_kills_after_the_grace(self, bed: Bed) -> None:
         bed.running(work := bed.start(Behaviour(seconds=60, heeds_stop=False)))
         bed.backend.stop(work.name, 0.3)
         assert not bed.seen(work).state.finished
         end = bed.finish(work)
-        assert (end.state, end.exit_code, end.reason) == (State.FAILED, 137, "Stopped")
+        assert (end.state, end.exit_code, end.reason) == (WorkloadState.FAILED, 137, "Stopped")
 
     def test_a_second_stop_can_only_hurry(self, bed: Bed) -> None:
         bed.running(work := bed.start(Behaviour(seconds=60, heeds_stop=False)))
@@ -160,7 +160,7 @@ class BackendConformance:
             bed.backend.remove(work.name)
         with pytest.raises(BackendError):
             bed.backend.purge(work.job_uid)
-        assert bed.seen(work).state is State.RUNNING
+        assert bed.seen(work).state is WorkloadState.RUNNING
         bed.backend.stop(work.name, 0)
         bed.finish(work)
 
@@ -232,7 +232,7 @@ class BackendConformance:
         os.write(made[1].stdin, b"input\n")
         made[1].close_stdin()
         assert [ended(each) for each in made] == [(0, b"hello\n"), (7, b"hello\ninput\n")]
-        assert bed.seen(work).state is State.RUNNING
+        assert bed.seen(work).state is WorkloadState.RUNNING
         bed.backend.stop(work.name, 0)
         bed.finish(work)
 

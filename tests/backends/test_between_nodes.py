@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cumulus.backends import preparing
-from cumulus.backends.base import Checkpointing, Prefetched, State, Workload
+from cumulus.backends.base import Checkpointing, Prefetched, Workload, WorkloadState
 from cumulus.backends.programs import ProgramBackend
 from cumulus.backends.swarm import backend, here
 from cumulus.backends.swarm.backend import SwarmBackend
@@ -87,7 +87,7 @@ class Two:
         log = b"".join(self.bed.backend.logs(work.job_uid, work.attempt, 0)).decode()
         found = self.backend.get(work.name)
         assert found is not None
-        assert found.state is State.SUCCEEDED, (found, log)
+        assert found.state is WorkloadState.SUCCEEDED, (found, log)
         return log
 
 

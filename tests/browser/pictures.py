@@ -21,7 +21,7 @@ from cumulus.history.recorder import Recorder
 from cumulus.history.series import Sample
 from cumulus.paths import history_file
 from cumulus.resources.key import Document
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 from cumulus.resources.submitter import SUBMITTER
 from cumulus.server.limiter import RequestLimits
 from cumulus.service.addresses import PageAddress, page_address
@@ -105,7 +105,7 @@ def fill(store: MemoryStore, home: Path, clock: FakeClock) -> None:
     with closing(Recorder(history_file(home), clock, retention=1e9, every=60)) as recorder:
         # In the order in which the store's log told them, the nodes first.
         ordered = sorted(told, key=lambda one: (one[1]["kind"] != "GPUNode", one[0]))
-        recorder.take("here", [Event("MODIFIED", number, each) for number, (_, each) in enumerate(ordered, 1)])
+        recorder.take("here", [WatchEvent("MODIFIED", number, each) for number, (_, each) in enumerate(ordered, 1)])
         for node, samples in uses.items():
             recorder.sampled(node, samples)
 

@@ -20,7 +20,7 @@ from cumulus.chronos.home import LEDGER
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import Clock, FakeClock
 from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from tests.processes import cgroups_of
 from tests.waiting import eventually
 
@@ -40,13 +40,13 @@ def request(id: str = "a", **fields: object) -> LeaseRequest:
     return LeaseRequest(id=id, **(defaults | fields))  # type: ignore[arg-type]
 
 
-def up(process: subprocess.Popen[bytes]) -> Identity:
+def up(process: subprocess.Popen[bytes]) -> ProcessIdentity:
     """Who the process is, once it says that it is up."""
     assert process.stdout is not None
     process.stdout.readline()
     proc = processes.read(process.pid)
     assert proc is not None
-    return Identity(proc.pid, proc.start)
+    return ProcessIdentity(proc.pid, proc.start)
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ import pytest
 from cumulus.chronos.cgroup_tracker import CgroupTracker
 from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.snapshot import Snapshot
+from cumulus.chronos.snapshot import ProcessSnapshot
 from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from tests.chronos.conftest import SLEEP, request, up
 from tests.waiting import PATIENCE, eventually
 
@@ -49,13 +49,13 @@ class Node:
         with self.ledger.database.read() as db:
             return LeaseProcesses.load(db, "a")
 
-    def enclosed(self, process: Identity) -> str:
+    def enclosed(self, process: ProcessIdentity) -> str:
         """Attach it; its cgroup."""
         self.ledger.attach("a", process.pid, self.token)
         (directory,) = self.membership().cgroups
         return directory
 
-    def supervised(self, supervisor: Identity) -> str:
+    def supervised(self, supervisor: ProcessIdentity) -> str:
         """Attach it as a supervisor; the cgroup of its job."""
         self.ledger.attach("a", supervisor.pid, self.token, role="supervisor")
         directory = self.ledger.make_cgroup(["a"], supervisor.pid)
@@ -68,11 +68,11 @@ def node(ledger: Ledger) -> Node:
     return Node(ledger)
 
 
-def leave(directory: str, process: Identity) -> None:
+def leave(directory: str, process: ProcessIdentity) -> None:
     assert cgroup.enter(os.path.dirname(directory), process.pid)
 
 
-def child_of(process: Identity) -> Identity:
+def child_of(process: ProcessIdentity) -> ProcessIdentity:
     eventually(lambda: processes.living(processes.children(process.pid)))
     (child,) = processes.living(processes.children(process.pid))
     return child
@@ -118,7 +118,7 @@ def test_nobody_but_root_leaves_its_cgroup(node: Node) -> None:
         os._exit(0)
     proc = processes.read(child)
     assert proc is not None
-    os.write(tell, node.enclosed(Identity(proc.pid, proc.start)).encode())
+    os.write(tell, node.enclosed(ProcessIdentity(proc.pid, proc.start)).encode())
     os.waitpid(child, 0)
     assert os.read(heard, 100) == b"refused"
     for descriptor in (told, tell, heard, say):
@@ -147,7 +147,7 @@ def test_what_left_and_lost_its_parents_is_still_the_leases(node: Node, run: Run
     program.kill()
     program.wait()
     lease = node.membership()
-    assert child not in lease.members(Snapshot())
+    assert child not in lease.members(ProcessSnapshot())
     assert child in node.enclosures.of(lease)
 
 
@@ -195,7 +195,7 @@ def test_a_supervisor_is_not_put_into_the_cgroup(node: Node, run: Run) -> None:
     node.enclosures.look()
     (directory,) = node.membership().cgroups
     assert cgroup.members(directory) == set()
-    assert node.membership().members(Snapshot()) == set()
+    assert node.membership().members(ProcessSnapshot()) == set()
 
 
 def test_a_stopped_supervisor_is_continued(node: Node, run: Run) -> None:

@@ -130,7 +130,7 @@ def test_a_parent_hears_of_a_signal_before_its_children(monkeypatch: pytest.Monk
             line += eventually(lambda last=line[-1]: processes.children(last))
         told: list[int] = []
         monkeypatch.setattr(processes, "send", lambda who, number: told.append(who.pid))
-        members = {processes.Identity(proc.pid, proc.start) for pid in line if (proc := processes.read(pid))}
+        members = {processes.ProcessIdentity(proc.pid, proc.start) for pid in line if (proc := processes.read(pid))}
         job_container.send(members, 1)
         os.killpg(shell.pid, 9)
     assert told == line

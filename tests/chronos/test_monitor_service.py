@@ -381,7 +381,7 @@ def test_whoever_has_the_pid_of_a_monitor_by_now_is_not_signalled(
         lock.write(f"{process.pid} {found.start + later}\n")
         lock.flush()
         with pytest.raises(monitor_service.AlreadyRunning):
-            monitor_service.Service(home, None, take_over=True)
+            monitor_service.MonitorService(home, None, take_over=True)
     if later:
         assert process.poll() is None
     else:

@@ -28,7 +28,7 @@ from cumulus.chronos.user_ledger import Peer, UserLedger
 from cumulus.clock import SystemClock
 from cumulus.errors import Forbidden, InsufficientShare, NoSuchLease, ParkRefused, StaleToken, UsageError
 from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from cumulus.resources.enforcement import Sharing
 from cumulus.resources.reasons import ParkingReason
 from tests.chronos.conftest import CPU, GPUS, request
@@ -186,7 +186,7 @@ def test_what_cannot_be_parked_is_refused_before_anything_is_touched(node: Parki
 
 GPU = GPUS[0]
 A_PROCESS = check.ProcessEvidence(
-    Identity(7, 1), True, GIB, frameworks=frozenset({"cuda"}), allocates=Allocates(MAPPED)
+    ProcessIdentity(7, 1), True, GIB, frameworks=frozenset({"cuda"}), allocates=Allocates(MAPPED)
 )
 
 

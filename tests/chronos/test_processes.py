@@ -11,9 +11,9 @@ from pathlib import Path
 
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.home import LEDGER
-from cumulus.chronos.snapshot import Snapshot, leases_of
+from cumulus.chronos.snapshot import ProcessSnapshot, leases_of
 from cumulus.lib import processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from tests.chronos.conftest import SLEEP, up
 from tests.waiting import PATIENCE, eventually
 
@@ -77,11 +77,11 @@ def test_a_snapshot_knows_descendants_and_sessions(run: Run) -> None:
     )
     parent = up(process)
     up(process)
-    snapshot = Snapshot()
+    snapshot = ProcessSnapshot()
     below = snapshot.below(parent.pid)
     assert len(below) == 2
     leader = next(pid for pid in below if snapshot.procs[pid].session == pid)
-    identity = Identity(leader, snapshot.procs[leader].start)
+    identity = ProcessIdentity(leader, snapshot.procs[leader].start)
     assert snapshot.in_session(identity) == below
     assert snapshot.in_session(identity._replace(start=identity.start - 1)) == set()
     assert snapshot.has(parent)
@@ -92,7 +92,7 @@ def test_a_marker_is_one_whole_name_of_the_list(run: Run) -> None:
     first = up(run(SLEEP, **{PARTITION_ID: "a,b"}))
     second = up(run(SLEEP, **{"A": "1", "X" + PARTITION_ID: "a", PARTITION_ID: "ab"}))
     third = up(run(SLEEP, NOTHING=f"{PARTITION_ID}=a"))
-    snapshot = Snapshot()
+    snapshot = ProcessSnapshot()
     assert first.pid in snapshot.marked("a")
     assert first.pid in snapshot.marked("b")
     assert second.pid in snapshot.marked("ab")
@@ -116,6 +116,6 @@ def test_a_marker_of_another_ledger_is_none_of_ours(run: Run, tmp_path: Path) ->
         )
     }
     other = up(run(SLEEP, **{PARTITION_ID: "a", "CHRONOS_HOME": str(theirs)})).pid
-    assert mine <= Snapshot(home=ours).marked("a")
-    assert other not in Snapshot(home=ours).marked("a")
-    assert other in Snapshot(home=theirs).marked("a")
+    assert mine <= ProcessSnapshot(home=ours).marked("a")
+    assert other not in ProcessSnapshot(home=ours).marked("a")
+    assert other in ProcessSnapshot(home=theirs).marked("a")

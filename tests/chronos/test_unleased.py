@@ -12,11 +12,11 @@ from cumulus.chronos import unleased, xid
 from cumulus.chronos.contract import UnleasedProcess
 from cumulus.chronos.contract.policy import Policy, PolicyChange, exceptions, from_json, to_json
 from cumulus.chronos.unleased import TOLD_SECONDS, UnleasedProcesses
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from cumulus.resources.enforcement import Overuse, Unleased
 
 GIB = 2**30
-ME = Identity(os.getpid(), 1)
+ME = ProcessIdentity(os.getpid(), 1)
 END = Policy(unleased=Unleased.END)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from cumulus import paths
 from cumulus.answers.logs import LogBytes
-from cumulus.backends.base import Observed, State
+from cumulus.backends.base import Observed, WorkloadState
 from cumulus.backends.process import layout
 from cumulus.backends.rundir.documents import write_document
 from cumulus.backends.rundir.layout import run_directory
@@ -38,7 +38,7 @@ def ran(home: Path, document: Document, attempt: int, text: str, *, replica: int
         "name": f"{uid}-{attempt}-{replica}", "job_uid": uid, "namespace": "default", "job": "train",
         "attempt": attempt, "replica": replica, "node": "gpu-1",
     }  # fmt: skip
-    end = Observed(**who, state=State.SUCCEEDED, finished_at=ago(minutes=1))
+    end = Observed(**who, state=WorkloadState.SUCCEEDED, finished_at=ago(minutes=1))
     write_document(str(directory / layout.SPEC), {**who, "format": layout.FORMAT})
     write_document(str(directory / layout.EXIT), {n: getattr(end, n) for n in Observed.__slots__})
     writer = FileLog(str(directory)).writer()

@@ -13,7 +13,7 @@ from cumulus import paths
 from cumulus.answers.history import LeaseRow
 from cumulus.clock import FakeClock
 from cumulus.history.recorder import Recorder
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 from tests.cli.conftest import Run
 from tests.documents import NOW
 from tests.history.leases import MINUTE, Held, machine
@@ -32,7 +32,7 @@ def history(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     with closing(Recorder(paths.history_file(home), clock, retention=1e12, every=60)) as recorder:
         documents = [machine("gpu-1"), *(document for one in held for _, document in one.states())]
-        recorder.take("s", [Event("MODIFIED", n, document) for n, document in enumerate(documents, 1)])
+        recorder.take("s", [WatchEvent("MODIFIED", n, document) for n, document in enumerate(documents, 1)])
     # The report ends now at the latest.
     monkeypatch.setattr("cumulus.clock.SystemClock.now", lambda self: NOW + timedelta(days=1))
 

@@ -16,7 +16,7 @@ from cumulus.backends.base import Workload
 from cumulus.blob.base import BlobStore
 from cumulus.clock import FakeClock
 from cumulus.controllers.composition import Declared, context_maker, declared
-from cumulus.controllers.context import Context, Removals
+from cumulus.controllers.context import ControllerContext, Removals
 from cumulus.errors import Fenced
 from cumulus.gitops.room import SourceRoom
 from cumulus.history.follower import Follower
@@ -29,7 +29,7 @@ from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.store.base import Store
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import FakeBackend, Script
 from cumulus.testing.leases import FakeLeases, fake_device
@@ -77,7 +77,7 @@ class World:
         }
         self.backend = FakeBackend(self.clock, nodes=self.leases, script=script)
         self.agents = [NodeAgent(name, leases) for name, leases in self.leases.items()]
-        self.client = Client(self.store)
+        self.client = StoreClient(self.store)
 
     def job(self, name: str) -> GPUJob:
         return self.client.get(GPUJob, "default", name)
@@ -125,7 +125,7 @@ class Daemon:
         self.removals = removals
         self.history = history
         self.elector = Elector(self.store, identity, world.clock)
-        self.loops: ControllerGroup[Context] | None = None
+        self.loops: ControllerGroup[ControllerContext] | None = None
         self._rng = random.Random(seed)
         self._next_election = world.clock.monotonic()
 
@@ -173,7 +173,7 @@ class Daemon:
             )  # fmt: skip
             self.loops.start()
 
-    def _shuffled(self, loops: ControllerGroup[Context]) -> list[Any]:
+    def _shuffled(self, loops: ControllerGroup[ControllerContext]) -> list[Any]:
         runners = list(loops.runners.values())
         self._rng.shuffle(runners)
         return runners

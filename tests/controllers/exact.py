@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cumulus.store.base import Event, Store
+from cumulus.store.base import Store, WatchEvent
 
 
 class ExactStore:
@@ -30,12 +30,12 @@ class ExactWatch:
         self.closed = False
         store.watch(since=since, kinds=kinds).close()
 
-    def next(self, timeout: float | None = None) -> list[Event]:
+    def next(self, timeout: float | None = None) -> list[WatchEvent]:
         newest = self._store.revision()
         if self.closed or newest == self._position:
             return []
         watch = self._store.watch(since=self._position, kinds=self._kinds)
-        events: list[Event] = []
+        events: list[WatchEvent] = []
         while more := watch.next(0):
             events += more
         watch.close()

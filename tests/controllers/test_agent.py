@@ -7,7 +7,7 @@ from cumulus.machinery.cache import StoreReader
 from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.leases import FakeLeases, fake_device
 
@@ -37,7 +37,7 @@ def node(name: str, host: str = "") -> GPUNode:
 
 def test_agents_come_change_and_go_with_their_nodes() -> None:
     store, connect = MemoryStore(), Connector()
-    client = Client(store)
+    client = StoreClient(store)
     agents = Agents(StoreReader(store), [agent("here")], connect)
     far = client.create(node("far", "10.0.0.1"))
     client.create(node("plain"))
@@ -64,7 +64,7 @@ def test_agents_come_change_and_go_with_their_nodes() -> None:
 def test_the_daemon_s_own_node_is_never_reached_otherwise() -> None:
     store, connect = MemoryStore(), Connector()
     here = agent("here")
-    Client(store).create(node("here", "10.0.0.1"))
+    StoreClient(store).create(node("here", "10.0.0.1"))
     agents = Agents(StoreReader(store), [here], connect)
     assert agents["here"] is here
     assert list(agents) == ["here"]
@@ -73,7 +73,7 @@ def test_the_daemon_s_own_node_is_never_reached_otherwise() -> None:
 
 def test_without_a_connector_nobody_is_reached() -> None:
     store = MemoryStore()
-    Client(store).create(node("far", "10.0.0.1"))
+    StoreClient(store).create(node("far", "10.0.0.1"))
     agents = Agents(StoreReader(store), [])
     assert list(agents) == []
     assert agents.get("far") is None

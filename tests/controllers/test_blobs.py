@@ -10,7 +10,7 @@ from cumulus.blob.base import owner_of
 from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.clock import FakeClock
 from cumulus.controllers.blob.controller import COLLECT, COLLECT_SECONDS, CollectReconciler, blobs_of
-from cumulus.machinery.reconcile import After, Done
+from cumulus.machinery.reconcile import Done, RequeueAfter
 from cumulus.resources.submitter import Submitter
 from cumulus.store.memory import MemoryStore
 from tests.store.conftest import thing
@@ -39,7 +39,7 @@ def test_those_that_no_job_names_go_after_the_retention(tmp_path: Path) -> None:
     spec = {"command": ["true"], "call": call}
     store.create(thing("job", kind="GPUJob", spec=spec, status=status, annotations=ANN.annotations))
     collector = CollectReconciler(store, blobs, clock, retention=3600)
-    assert collector.reconcile(COLLECT) == After(COLLECT_SECONDS)
+    assert collector.reconcile(COLLECT) == RequeueAfter(COLLECT_SECONDS)
     assert len([*tmp_path.rglob("*/*/" + "?" * 64)]) == 6
     clock.advance(3601)
     collector.reconcile(COLLECT)

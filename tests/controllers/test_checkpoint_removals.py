@@ -12,7 +12,7 @@ from cumulus.clock import FakeClock, timestamp
 from cumulus.controllers.checkpoint.controller import LATE, REMOVE, REMOVE_SECONDS, RemovalReconciler
 from cumulus.controllers.context import Removal
 from cumulus.errors import BucketUnavailable
-from cumulus.machinery.reconcile import After, Done
+from cumulus.machinery.reconcile import Done, RequeueAfter
 from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.store.memory import MemoryStore
 from tests.controllers.driver import Daemon, World, settle
@@ -58,7 +58,7 @@ def test_it_is_tried_until_it_is_gone_and_once_more_a_day_later(clock: FakeClock
     reconciler = RemovalReconciler(MemoryStore(clock=clock), removals, clock)
     removals.note("team", "train", "u1")
     removals.away = True
-    assert reconciler.reconcile(REMOVE) == After(REMOVE_SECONDS)
+    assert reconciler.reconcile(REMOVE) == RequeueAfter(REMOVE_SECONDS)
     assert removals.noted()[0].done is False
     removals.away = False
     reconciler.reconcile(REMOVE)

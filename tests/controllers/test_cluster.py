@@ -21,7 +21,7 @@ from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
 from cumulus.resources.reasons import NodeCondition
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.objects import a_partition
@@ -95,7 +95,7 @@ class FakeCluster:
 class Bed:
     def __init__(self, *members: Member, here: Sequence[str] = ()) -> None:
         self.cluster = FakeCluster(*members)
-        self.client = Client(MemoryStore())
+        self.client = StoreClient(MemoryStore())
         self.controller = ClusterReconciler(
             StoreReader(self.client.store), self.client, self.cluster, FakeClock(), Recorder(self.client, FakeClock()),
             here=here, user="root", changed=lambda name: None,
@@ -202,7 +202,7 @@ class Machines:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.client = Client(MemoryStore(clock=self.clock))
+        self.client = StoreClient(MemoryStore(clock=self.clock))
         self.agents: dict[str, NodeAgent] = {}
         self.controller = NodeReconciler(
             StoreReader(self.client.store), self.client, self.agents, self.clock, Recorder(self.client, self.clock),

@@ -22,7 +22,7 @@ from cumulus.resources.partition import Gang, GPUPartition, PartitionPhase, Rene
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.store.base import Key, Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.exact import ExactWatch
@@ -565,7 +565,7 @@ def test_a_deposed_daemon_cannot_write() -> None:
     job = world.job("train")
     forged = job.replace(status=job.status.model_copy(update={"failures": 7}))
     with pytest.raises(Fenced):
-        Client(world.store, term.fence).update_status(forged)
+        StoreClient(world.store, term.fence).update_status(forged)
     assert world.job("train").status.failures == 0
 
 

@@ -14,7 +14,7 @@ from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.node import GPUNode
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.faults import Faults
 from tests.controllers.faulty import FaultyStore
@@ -27,15 +27,15 @@ class Desk:
         self.clock = FakeClock()
         self.store = MemoryStore(clock=self.clock)
         self.faults = Faults()
-        self.client = Client(FaultyStore(self.store, self.faults))  # type: ignore[arg-type]
+        self.client = StoreClient(FaultyStore(self.store, self.faults))  # type: ignore[arg-type]
         self.recorder = Recorder(self.client, self.clock)
-        self.job = Client(self.store).create(a_job())
+        self.job = StoreClient(self.store).create(a_job())
 
     def say(self, message: str = "exit code 1", job: GPUJob | None = None) -> None:
         self.recorder.record(job or self.job, "Warning", "AttemptFailed", message, component="job")
 
     def events(self) -> list[Event]:
-        return Client(self.store).list(Event)
+        return StoreClient(self.store).list(Event)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_crash_loop_cannot_flood(desk: Desk) -> None:
 
 
 def test_one_objects_flood_leaves_others_their_events(desk: Desk) -> None:
-    other = Client(desk.store).create(a_job("other"))
+    other = StoreClient(desk.store).create(a_job("other"))
     for number in range(1000):
         desk.say(f"attempt {number}")
     desk.say("quiet", other)
@@ -132,7 +132,7 @@ def test_only_lost_leadership_is_told(desk: Desk) -> None:
     elector = Elector(desk.store, "a", desk.clock)
     elector.step()
     assert elector.term is not None
-    recorder = Recorder(Client(desk.store, elector.term.fence), desk.clock)
+    recorder = Recorder(StoreClient(desk.store, elector.term.fence), desk.clock)
     elector.release()
     Elector(desk.store, "b", desk.clock).step()
     recorder.record(desk.job, "Normal", "Started", "", component="job")
@@ -141,7 +141,7 @@ def test_only_lost_leadership_is_told(desk: Desk) -> None:
 
 
 def test_an_event_about_a_node_lies_in_the_default_namespace_and_names_may_be_long(desk: Desk) -> None:
-    node = Client(desk.store).create(GPUNode(metadata=ObjectMeta(name="n" * 250)))
+    node = StoreClient(desk.store).create(GPUNode(metadata=ObjectMeta(name="n" * 250)))
     desk.recorder.record(node, "Warning", "NotReady", "x" * 5000, component="node")
     desk.recorder.flush()
     (event,) = desk.events()

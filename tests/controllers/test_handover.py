@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from cumulus.backends.base import Observed, State, Workload
+from cumulus.backends.base import Observed, Workload, WorkloadState
 from cumulus.backends.checkpoints import Saved
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.job import plan as job_plan
@@ -28,7 +28,7 @@ from tests.controllers.test_job_plan import EXPIRED, NOW, RUNS, SAVED, START, ST
 CHECKPOINT = Checkpoint(path="/c", grace_period="10s")
 LOST = Observed(
     name="w", job_uid="job-uid", namespace="default", job="train", attempt=1, replica=0, node="n",
-    state=State.FAILED, reason="Lost", started_at=START, finished_at=at(0),
+    state=WorkloadState.FAILED, reason="Lost", started_at=START, finished_at=at(0),
 )  # fmt: skip
 
 
@@ -136,8 +136,8 @@ def test_of_a_gang_with_a_lost_replica_the_leases_have_to_be_over_first() -> Non
 @pytest.mark.parametrize(
     ("replica", "spec"),
     [
-        pytest.param(replace(RUNS, state=State.SUCCEEDED, exit_code=0), {}, id="the job is done"),
-        pytest.param(replace(RUNS, state=State.FAILED, reason="Error", exit_code=3), {}, id="it failed"),
+        pytest.param(replace(RUNS, state=WorkloadState.SUCCEEDED, exit_code=0), {}, id="the job is done"),
+        pytest.param(replace(RUNS, state=WorkloadState.FAILED, reason="Error", exit_code=3), {}, id="it failed"),
         pytest.param(STOPPED_75, {"suspend": True}, id="it was suspended"),
         pytest.param(RUNS, {"suspend": True}, id="it is being suspended"),
         pytest.param(LOST, {}, id="its node went away"),

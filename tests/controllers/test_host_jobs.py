@@ -22,7 +22,7 @@ from cumulus.resources.submitter import Submitter
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Filter, claim_of
 from cumulus.scheduling.snapshot import Node
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from tests.controllers.objects import a_job
 
@@ -49,7 +49,7 @@ class World:
         )
 
     def waits(self, name: str, user: tuple[str, int], **spec: Any) -> None:
-        client = Client(self.store)
+        client = StoreClient(self.store)
         for partition in job_partitions.partitions(client.create(of(a_job(name, **spec), user)), 1):
             client.create(partition)
 

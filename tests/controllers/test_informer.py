@@ -17,7 +17,7 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.base import Key, Retention, Store
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from tests.controllers.exact import ExactStore
 from tests.controllers.objects import a_job, a_partition
@@ -33,8 +33,8 @@ def store() -> Store:
 
 
 @pytest.fixture
-def client(store: Store) -> Client:
-    return Client(store)
+def client(store: Store) -> StoreClient:
+    return StoreClient(store)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def seen(informer: Informer) -> list[tuple[str, str]]:
     return told
 
 
-def test_it_lists_then_watches(client: Client, informer: Informer, seen: list[tuple[str, str]]) -> None:
+def test_it_lists_then_watches(client: StoreClient, informer: Informer, seen: list[tuple[str, str]]) -> None:
     job = client.create(a_job("a"))
     assert not informer.synced
     informer.poll()
@@ -66,7 +66,7 @@ def test_it_lists_then_watches(client: Client, informer: Informer, seen: list[tu
     assert seen == [("ADDED", "a"), ("MODIFIED", "a"), ("ADDED", "b"), ("DELETED", "a")]
 
 
-def test_a_handler_is_told_what_was_and_what_is(client: Client, informer: Informer) -> None:
+def test_a_handler_is_told_what_was_and_what_is(client: StoreClient, informer: Informer) -> None:
     told: list[Change] = []
     informer.add_handler(told.append)
     job = client.create(a_job("a"))
@@ -79,7 +79,7 @@ def test_a_handler_is_told_what_was_and_what_is(client: Client, informer: Inform
 
 
 def test_an_expired_watch_is_made_up_for_by_a_diff(
-    store: Store, client: Client, informer: Informer, seen: list[tuple[str, str]]
+    store: Store, client: StoreClient, informer: Informer, seen: list[tuple[str, str]]
 ) -> None:
     for name in ("stays", "goes", "changes"):
         client.create(a_job(name))
@@ -96,7 +96,7 @@ def test_an_expired_watch_is_made_up_for_by_a_diff(
 
 
 def test_a_watch_that_expires_while_it_is_read_is_listed_anew(
-    store: Store, client: Client, informer: Informer, seen: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    store: Store, client: StoreClient, informer: Informer, seen: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     informer.poll()
     client.create(a_job("a"))
@@ -109,7 +109,7 @@ def test_a_watch_that_expires_while_it_is_read_is_listed_anew(
     assert informer.cache.keys("GPUJob") == [("default", "b")]
 
 
-def test_old_news_changes_nothing(client: Client, informer: Informer, seen: list[tuple[str, str]]) -> None:
+def test_old_news_changes_nothing(client: StoreClient, informer: Informer, seen: list[tuple[str, str]]) -> None:
     old = client.create(a_job("a"))
     client.update(old.replace(spec=old.spec.model_copy(update={"priority": 5})))
     informer.poll()
@@ -122,7 +122,7 @@ def test_old_news_changes_nothing(client: Client, informer: Informer, seen: list
     assert seen == []
 
 
-def test_the_view_reaches_a_revision_only_with_all_before_it(client: Client, informer: Informer) -> None:
+def test_the_view_reaches_a_revision_only_with_all_before_it(client: StoreClient, informer: Informer) -> None:
     informer.poll()
     job = client.create(a_job("a"))
     revision = int(job.metadata.resource_version or 0)
@@ -135,7 +135,7 @@ def test_the_view_reaches_a_revision_only_with_all_before_it(client: Client, inf
     assert informer.cache.revision == revision
 
 
-def test_indexes_follow_the_objects(client: Client, informer: Informer) -> None:
+def test_indexes_follow_the_objects(client: StoreClient, informer: Informer) -> None:
     owner = OwnerReference(api_version="cumulus.dev/v1alpha1", kind="GPUJob", name="a", uid="u1")
     mine = a_partition("mine")
     mine = client.create(mine.replace(metadata=mine.metadata.model_copy(update={"owner_references": (owner,)})))
@@ -168,7 +168,7 @@ def test_indexes_follow_the_objects(client: Client, informer: Informer) -> None:
     assert cache.by_uid(GPUPartition, mine.uid) is None
 
 
-def test_a_damaged_row_hides_no_other(store: Store, client: Client, informer: Informer) -> None:
+def test_a_damaged_row_hides_no_other(store: Store, client: StoreClient, informer: Informer) -> None:
     client.create(a_job("good"))
     bad = a_job("bad").to_json()
     store.create({**bad, "spec": {"nonsense": 1}})
@@ -179,7 +179,7 @@ def test_a_damaged_row_hides_no_other(store: Store, client: Client, informer: In
 
 
 def test_many_pages_are_listed_at_one_revision(
-    client: Client, informer: Informer, monkeypatch: pytest.MonkeyPatch
+    client: StoreClient, informer: Informer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cumulus.machinery.informer.PAGE", 3)
     for number in range(10):
@@ -191,7 +191,7 @@ def test_many_pages_are_listed_at_one_revision(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_cache_equals_the_store_after_any_history(store: Store, client: Client, seed: int) -> None:
+def test_the_cache_equals_the_store_after_any_history(store: Store, client: StoreClient, seed: int) -> None:
     rng = random.Random(seed)
     informer = Informer(store, KINDS)
     for _ in range(120):

@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from cumulus.backends.base import Observed, State
+from cumulus.backends.base import Observed, WorkloadState
 from cumulus.clock import timestamp
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW, WARN_OF_ZEROS, Cause, end_attempt
@@ -62,8 +62,10 @@ def shares(
     return [partition.replace(status=status) for partition in job_partitions.partitions(job, attempt)]
 
 
-def seen(state: State, reason: str = "", code: int | None = None, *, replica: int = 0, end: float = 0) -> Observed:
-    if code is None and state is State.SUCCEEDED:
+def seen(
+    state: WorkloadState, reason: str = "", code: int | None = None, *, replica: int = 0, end: float = 0
+) -> Observed:
+    if code is None and state is WorkloadState.SUCCEEDED:
         code = 0
     return Observed(
         name="w", job_uid="job-uid", namespace="default", job="train", attempt=1, replica=replica, node="n",
@@ -71,16 +73,16 @@ def seen(state: State, reason: str = "", code: int | None = None, *, replica: in
     )  # fmt: skip
 
 
-RUNS = seen(State.RUNNING)
-DONE = seen(State.SUCCEEDED)
-CRASHED = seen(State.FAILED, "Error", 3)
-STOPPED = seen(State.FAILED, "Stopped", 143)
-EXPIRED = seen(State.FAILED, "LeaseExpired", 143)
-STOPPED_0 = seen(State.FAILED, "Stopped", 0)
-EXPIRED_0 = seen(State.FAILED, "LeaseExpired", 0)
-SAVED = seen(State.FAILED, "Error", 75)
-STOPPED_75 = seen(State.FAILED, "Stopped", 75)
-EXPIRED_75 = seen(State.FAILED, "LeaseExpired", 75)
+RUNS = seen(WorkloadState.RUNNING)
+DONE = seen(WorkloadState.SUCCEEDED)
+CRASHED = seen(WorkloadState.FAILED, "Error", 3)
+STOPPED = seen(WorkloadState.FAILED, "Stopped", 143)
+EXPIRED = seen(WorkloadState.FAILED, "LeaseExpired", 143)
+STOPPED_0 = seen(WorkloadState.FAILED, "Stopped", 0)
+EXPIRED_0 = seen(WorkloadState.FAILED, "LeaseExpired", 0)
+SAVED = seen(WorkloadState.FAILED, "Error", 75)
+STOPPED_75 = seen(WorkloadState.FAILED, "Stopped", 75)
+EXPIRED_75 = seen(WorkloadState.FAILED, "LeaseExpired", 75)
 ZERO_IS_DONE = Checkpoint(path="/c", exit_zero="Succeeded")
 ON_EXPIRY_FAIL = Checkpoint(path="/c", on_expiry="Fail")
 PENDING, BOUND, ACTIVE, PARKED, UNPARKING, OVER, RELEASED, REFUSED = PartitionPhase
@@ -118,7 +120,7 @@ def end(plan: JobPlan) -> tuple[str, str, str]:
         pytest.param(PENDING, None, JobPhase.PENDING, (), id="waits for a place"),
         pytest.param(BOUND, None, JobPhase.SCHEDULED, (), id="waits for its lease"),
         pytest.param(ACTIVE, None, JobPhase.SCHEDULED, (0,), id="starts once all leases live"),
-        pytest.param(ACTIVE, seen(State.STARTING), JobPhase.SCHEDULED, (), id="is starting"),
+        pytest.param(ACTIVE, seen(WorkloadState.STARTING), JobPhase.SCHEDULED, (), id="is starting"),
         pytest.param(ACTIVE, RUNS, JobPhase.RUNNING, (), id="runs when it is seen to run"),
         pytest.param(ACTIVE, Unknown(), JobPhase.SCHEDULED, (), id="is not said to run while nobody knows"),
     ],
@@ -305,11 +307,11 @@ def test_a_lease_in_which_nothing_was_saved_says_so(written: str | None, told: b
 
 def test_a_gang_has_saved_when_one_of_those_that_were_ended_says_so() -> None:
     job = stored(replicas=2, checkpoint=CHECKPOINT)
-    killed = seen(State.FAILED, "LeaseExpired", 143, replica=0)
-    told = seen(State.FAILED, "LeaseExpired", 75, replica=1, end=9)
+    killed = seen(WorkloadState.FAILED, "LeaseExpired", 143, replica=0)
+    told = seen(WorkloadState.FAILED, "LeaseExpired", 75, replica=1, end=9)
     assert end(planned(job, shares(job, OVER), killed, told)) == ("Pending", "Saved", "")
-    crashed = seen(State.FAILED, "Error", 9, replica=0)
-    stopped = seen(State.FAILED, "Stopped", 75, replica=1, end=9)
+    crashed = seen(WorkloadState.FAILED, "Error", 9, replica=0)
+    stopped = seen(WorkloadState.FAILED, "Stopped", 75, replica=1, end=9)
     assert end(planned(job, shares(job, ACTIVE), crashed, stopped)) == ("Failed", "Error", "Error")
 
 
@@ -347,10 +349,14 @@ def test_what_its_node_is_ending_is_left_its_grace() -> None:
 
 def test_a_gang_ends_with_the_first_that_failed() -> None:
     job = stored(replicas=3)
-    others = [seen(State.RUNNING, replica=0), seen(State.FAILED, "Error", 9, replica=1), seen(State.RUNNING, replica=2)]
+    others = [
+        seen(WorkloadState.RUNNING, replica=0),
+        seen(WorkloadState.FAILED, "Error", 9, replica=1),
+        seen(WorkloadState.RUNNING, replica=2),
+    ]
     plan = planned(job, shares(job, ACTIVE), *others)
     assert dict(plan.stop) == {0: 10, 2: 10}
-    stopped = [seen(State.FAILED, "Stopped", 143, replica=r, end=1) for r in (0, 2)]
+    stopped = [seen(WorkloadState.FAILED, "Stopped", 143, replica=r, end=1) for r in (0, 2)]
     plan = planned(job, shares(job, ACTIVE), stopped[0], others[1], stopped[1])
     assert end(plan) == ("Failed", "Error", "Error")
     last = plan.status.attempts[-1]
@@ -359,9 +365,9 @@ def test_a_gang_ends_with_the_first_that_failed() -> None:
 
 def test_a_gang_is_done_when_all_are() -> None:
     job = stored(replicas=2)
-    half = planned(job, shares(job, ACTIVE), seen(State.SUCCEEDED), seen(State.RUNNING, replica=1))
+    half = planned(job, shares(job, ACTIVE), seen(WorkloadState.SUCCEEDED), seen(WorkloadState.RUNNING, replica=1))
     assert (half.status.phase, half.remove) == (JobPhase.RUNNING, False)
-    whole = planned(job, shares(job, ACTIVE), seen(State.SUCCEEDED), seen(State.SUCCEEDED, replica=1))
+    whole = planned(job, shares(job, ACTIVE), seen(WorkloadState.SUCCEEDED), seen(WorkloadState.SUCCEEDED, replica=1))
     assert end(whole) == ("Succeeded", "Completed", "")
 
 
@@ -403,7 +409,10 @@ def test_an_attempt_stuck_on_a_silent_node_gives_way_after_a_minute() -> None:
 
 def test_a_partition_deleted_by_hand_ends_the_attempt() -> None:
     job = stored(replicas=2)
-    assert dict(planned(job, shares(job, ACTIVE)[:1], RUNS, seen(State.RUNNING, replica=1)).stop) == {0: 10, 1: 10}
+    assert dict(planned(job, shares(job, ACTIVE)[:1], RUNS, seen(WorkloadState.RUNNING, replica=1)).stop) == {
+        0: 10,
+        1: 10,
+    }
     assert end(planned(job, shares(job, ACTIVE)[:1], STOPPED, STOPPED))[1] == "LeaseReleased"
 
 
@@ -545,7 +554,8 @@ def test_no_end_is_silent() -> None:
     """Every way out of every state: `told` looks at each."""
     replicas: list[Replica] = [
         None, Unknown(), Vanished(), StartRefused("no"), RUNS, DONE, STOPPED, STOPPED_0, STOPPED_75, EXPIRED, EXPIRED_0,
-        EXPIRED_75, SAVED, CRASHED, *(seen(State.FAILED, reason) for reason in ("OOMKilled", "StartError", "Lost")),
+        EXPIRED_75, SAVED, CRASHED,
+        *(seen(WorkloadState.FAILED, reason) for reason in ("OOMKilled", "StartError", "Lost")),
     ]  # fmt: skip
     specs: list[dict[str, object]] = [
         {}, {"checkpoint": CHECKPOINT}, {"suspend": True}, {"active_deadline": "20s"}, {"retry": RetryPolicy(limit=2)},
@@ -575,7 +585,7 @@ def test_a_lease_that_ends_before_its_program_starts_is_tried_again_so_often(bef
     earlier = tuple(Attempt(number=n, end_time=at(-1), reason="ExpiredBeforeStart") for n in range(1, before + 1))
     live = job.status.attempts[-1].model_copy(update={"start_time": None})
     job = job.replace(status=job.status.model_copy(update={"attempts": (*earlier, live), "start_time": None}))
-    never_ran = replace(seen(State.FAILED, "LeaseExpired"), started_at="")
+    never_ran = replace(seen(WorkloadState.FAILED, "LeaseExpired"), started_at="")
     for replica in (None, never_ran):
         plan = planned(job, shares(job, OVER, attempt=before + 1, why="Expired"), replica)
         assert end(plan) == (phase, "ExpiredBeforeStart", "ExpiredBeforeStart" if phase == "Failed" else "")

@@ -10,7 +10,7 @@ from cumulus.machinery.leader import LEASE_SECONDS, Elector
 from cumulus.resources.kinds.lease import LEADER
 from cumulus.resources.lease import Lease
 from cumulus.resources.reasons import LeaderCondition
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.faults import Faults
 from tests.controllers.faulty import FaultyStore
@@ -34,7 +34,7 @@ class Pair:
             clock.advance(seconds)
 
     def lease(self) -> Lease:
-        return Client(self.store).get(Lease, "", LEADER)
+        return StoreClient(self.store).get(Lease, "", LEADER)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_fence_refuses_a_deposed_leaders_writes(pair: Pair) -> None:
     pair.a.step()
     term = pair.a.term
     assert term is not None
-    client = Client(pair.store, term.fence)
+    client = StoreClient(pair.store, term.fence)
     client.create(a_job("before"))
     pair.b.step()
     pair.clocks["b"].advance(LEASE_SECONDS + 1)
@@ -172,7 +172,7 @@ def test_a_leader_whose_process_is_gone_is_not_waited_for(pair: Pair) -> None:
     assert pair.lease().spec.token == 2
     assert pair.lease().spec.holder_process == "here/2"
     with pytest.raises(Fenced):
-        Client(pair.store, pair.a.term.fence if pair.a.term else None).create(a_job("after"))
+        StoreClient(pair.store, pair.a.term.fence if pair.a.term else None).create(a_job("after"))
 
 
 def test_a_term_that_lapsed_while_its_renewal_was_written_never_goes_on(pair: Pair) -> None:
@@ -200,7 +200,7 @@ def test_a_term_that_lapsed_while_its_renewal_was_written_never_goes_on(pair: Pa
     assert not pair.a.holds(first)
     assert pair.lease().spec.token == 2
     with pytest.raises(Fenced):
-        Client(pair.store, first.fence).create(a_job("late"))
+        StoreClient(pair.store, first.fence).create(a_job("late"))
 
 
 def test_whoever_works_for_an_old_term_cannot_end_the_new_one(pair: Pair) -> None:

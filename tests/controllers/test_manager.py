@@ -11,7 +11,7 @@ import pytest
 
 from cumulus.clock import SystemClock
 from cumulus.errors import Conflict, NotFound, StoreReplaced
-from cumulus.machinery.manager import Role
+from cumulus.machinery.manager import ManagerRole
 from cumulus.machinery.runner import Runner
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob
@@ -21,7 +21,7 @@ from cumulus.resources.lease import Lease
 from cumulus.resources.meta import condition
 from cumulus.resources.reasons import LeaderCondition
 from cumulus.server.control_plane import ControlPlane
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import FakeBackend, Script
 from cumulus.testing.leases import FakeLeases, fake_device
@@ -37,11 +37,11 @@ class Site:
         self.store = MemoryStore()
         self.leases = FakeLeases([fake_device()], clock)
         self.backend = FakeBackend(clock, nodes={"node-1": self.leases}, script=lambda workload: script)
-        self.client = Client(self.store)
+        self.client = StoreClient(self.store)
         self.started: list[tuple[ControlPlane, threading.Event, threading.Thread]] = []
         self.failures: list[Exception] = []
 
-    def start(self, roles: list[Role] | None = None, **options: Any) -> ControlPlane:
+    def start(self, roles: list[ManagerRole] | None = None, **options: Any) -> ControlPlane:
         agents = [NodeAgent("node-1", self.leases)]
         ready = (roles if roles is not None else []).append
         manager = ControlPlane(self.store, [self.backend], agents, ready=ready, **options)
@@ -93,14 +93,14 @@ def site() -> Iterator[Site]:
 
 
 def test_from_start_to_a_finished_job_to_a_drained_stop(site: Site) -> None:
-    roles: list[Role] = []
+    roles: list[ManagerRole] = []
     manager = site.start(roles)
-    eventually(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is ManagerRole.LEADING)
     site.client.create(a_job())
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
     site.stop(manager)
-    assert manager.role is Role.STOPPED
-    assert roles == [Role.STANDBY, Role.LEADING]
+    assert manager.role is ManagerRole.STOPPED
+    assert roles == [ManagerRole.STANDBY, ManagerRole.LEADING]
     assert len(site.backend.started) == 1
 
 
@@ -108,12 +108,12 @@ def test_a_clean_stop_hands_over_at_once(site: Site, monkeypatch: pytest.MonkeyP
     """Long before the lease of the one that stopped would be over."""
     monkeypatch.setattr("cumulus.machinery.leader.LEASE_SECONDS", 600.0)
     first = site.start()
-    eventually(lambda: first.role is Role.LEADING)
+    eventually(lambda: first.role is ManagerRole.LEADING)
     second = site.start()
-    eventually(lambda: second.role is Role.STANDBY)
+    eventually(lambda: second.role is ManagerRole.STANDBY)
     site.client.create(a_job())
     site.stop(first)
-    eventually(lambda: second.role is Role.LEADING)
+    eventually(lambda: second.role is ManagerRole.LEADING)
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
     assert len(site.backend.started) == 1
 
@@ -137,11 +137,11 @@ def test_a_stop_leaves_workloads_running_and_the_next_start_finds_them() -> None
 
 
 def test_a_deposed_leader_stands_by_and_may_lead_again(site: Site) -> None:
-    roles: list[Role] = []
+    roles: list[ManagerRole] = []
     manager = site.start(roles)
-    eventually(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is ManagerRole.LEADING)
     site.take_and_give_up()
-    eventually(lambda: roles.count(Role.LEADING) >= 2)
+    eventually(lambda: roles.count(ManagerRole.LEADING) >= 2)
     site.client.create(a_job())
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
 
@@ -150,9 +150,9 @@ def test_a_worker_that_leaves_ends_the_term_and_the_next_one_has_all_of_them(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever made it leave, as long as the leader says that it leads, all its loops are worked on."""
-    roles: list[Role] = []
+    roles: list[ManagerRole] = []
     manager = site.start(roles)
-    eventually(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is ManagerRole.LEADING)
     died = threading.Event()
     step = Runner.step
 
@@ -166,7 +166,7 @@ def test_a_worker_that_leaves_ends_the_term_and_the_next_one_has_all_of_them(
     monkeypatch.setattr(Runner, "step", step_or_die)
     site.client.create(a_job())
     eventually(died.is_set)
-    eventually(lambda: roles.count(Role.LEADING) >= 2)
+    eventually(lambda: roles.count(ManagerRole.LEADING) >= 2)
     site.client.create(a_job("after"))
     eventually(lambda: site.phase("after") is JobPhase.SUCCEEDED)
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
@@ -179,21 +179,21 @@ def test_a_renewal_that_comes_too_late_does_not_leave_a_leader_without_workers(
     """The writers' lock was held for so long that the term was over before the renewal was written."""
     monkeypatch.setattr("cumulus.machinery.leader.LEASE_SECONDS", 1.5)
     monkeypatch.setattr("cumulus.machinery.leader.RENEW_SECONDS", 0.2)
-    roles: list[Role] = []
+    roles: list[ManagerRole] = []
     manager = site.start(roles)
-    eventually(lambda: manager.role is Role.LEADING)
-    held, update = threading.Event(), Client.update
+    eventually(lambda: manager.role is ManagerRole.LEADING)
+    held, update = threading.Event(), StoreClient.update
 
-    def update_late(self: Client, resource: Any) -> Any:
+    def update_late(self: StoreClient, resource: Any) -> Any:
         if isinstance(resource, Lease) and not held.is_set():
             held.set()
             # Longer than the term, and than any worker's pause between two looks.
             time.sleep(3.2)
         return update(self, resource)
 
-    monkeypatch.setattr(Client, "update", update_late)
+    monkeypatch.setattr(StoreClient, "update", update_late)
     eventually(held.is_set)
-    eventually(lambda: roles.count(Role.LEADING) >= 2)
+    eventually(lambda: roles.count(ManagerRole.LEADING) >= 2)
     site.client.create(a_job())
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
 
@@ -206,7 +206,7 @@ def test_a_loop_that_makes_no_progress_is_told_and_seen_on_the_lease(site: Site)
         go_on.wait(PATIENCE) if call == "start" and when == "before" else None
     )
     manager = site.start(on_problems=problems.append, stall_seconds=3.0, workers={"job": 1, "partition": 1, "node": 1})
-    eventually(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is ManagerRole.LEADING)
     site.client.create(a_job())
     try:
         stalled = "the controller job has finished nothing"
@@ -229,7 +229,7 @@ def test_a_daemon_whose_store_was_replaced_ends_and_says_so(
     site: Site, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     manager = site.start()
-    eventually(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is ManagerRole.LEADING)
 
     def replaced(*arguments: object, **options: object) -> None:
         raise StoreReplaced("the store was replaced while it was in use")
@@ -239,4 +239,4 @@ def test_a_daemon_whose_store_was_replaced_ends_and_says_so(
         monkeypatch.setattr("cumulus.store.watch.LogWatch.next", replaced)
     eventually(lambda: site.failures)
     assert isinstance(site.failures[0], StoreReplaced)
-    assert manager.role is Role.STOPPED
+    assert manager.role is ManagerRole.STOPPED

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.resources.conditions import condition_set
@@ -21,7 +21,7 @@ from tests.controllers import test_partition_plan as partitions
 from tests.controllers.driver import Daemon, World, drive
 from tests.controllers.objects import a_job
 
-OVERUSED = jobs.seen(State.FAILED, "Overused", 137)
+OVERUSED = jobs.seen(WorkloadState.FAILED, "Overused", 137)
 OVER = replace(partitions.LIVES, held_bytes=9)
 ENDED = replace(partitions.OVER, end_reason=partitions.EndReason.OVERUSED, held_bytes=9)
 
@@ -55,7 +55,7 @@ def test_with_requeue_the_job_goes_on_after_a_pause_but_not_for_ever() -> None:
 def test_what_its_node_says_of_the_lease_comes_first(reason: str) -> None:
     job = jobs.stored()
     shares = jobs.shares(job, jobs.REFUSED, why="Overused")
-    assert jobs.end(jobs.planned(job, shares, jobs.seen(State.FAILED, reason, 143)))[1] == "Overused"
+    assert jobs.end(jobs.planned(job, shares, jobs.seen(WorkloadState.FAILED, reason, 143)))[1] == "Overused"
     assert jobs.end(jobs.planned(job, shares, None))[1] == "Overused"
     failed = jobs.shares(job, jobs.REFUSED, why="DeviceLost")
     assert jobs.end(jobs.planned(job, failed, None))[1] == "Lost"

@@ -26,7 +26,7 @@ from cumulus.resources.meta import ObjectMeta, condition, is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import PartitionPhase
 from cumulus.store.base import Documents, Fence, Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.codec import MAX_BYTES, MAX_GIVEN
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import Script
@@ -176,7 +176,7 @@ def test_many_foreign_leases_are_told_as_one() -> None:
 def test_an_event_that_cannot_be_stored_takes_no_others_with_it() -> None:
     clock = FakeClock()
     store = Narrow(clock=clock)
-    client = Client(store)
+    client = StoreClient(store)
     job = client.create(a_job())
     recorder = Recorder(client, clock)
     recorder.record(job, "Warning", "Bad", "x" * 900_000, component="job")

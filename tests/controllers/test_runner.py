@@ -24,7 +24,7 @@ from cumulus.errors import (
     StoreUnavailable,
 )
 from cumulus.log import configure
-from cumulus.machinery.reconcile import After, Done, Permanent, Request, Result, Retry
+from cumulus.machinery.reconcile import Done, Permanent, Request, RequeueAfter, Result, Retry
 from cumulus.machinery.runner import Runner
 from cumulus.machinery.workqueue import WorkQueue
 
@@ -66,7 +66,7 @@ def test_done_leaves_the_queue_empty() -> None:
 
 
 def test_after_comes_again_then() -> None:
-    runner, queue, clock, _ = a_runner(lambda: After(7))
+    runner, queue, clock, _ = a_runner(lambda: RequeueAfter(7))
     queue.add(KEY)
     runner.step()
     clock.advance(6.9)

@@ -12,7 +12,7 @@ from cumulus.controllers.binding import controller
 from cumulus.controllers.binding.controller import QUEUE, BindingReconciler, summary
 from cumulus.errors import Conflict, StoreUnavailable
 from cumulus.machinery.cache import StoreReader
-from cumulus.machinery.reconcile import After, Done
+from cumulus.machinery.reconcile import Done, RequeueAfter
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.meta import Condition, ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeStatus
@@ -20,7 +20,7 @@ from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, Partition
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.node_reasons import NodeReason
 from cumulus.store.base import Query
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from tests.controllers.objects import a_partition
 
@@ -39,7 +39,7 @@ class Bench:
     def __init__(self, nodes: int = 1, devices: int = 1) -> None:
         self.clock = FakeClock()
         self.store = MemoryStore(clock=self.clock)
-        self.client = Client(self.store)
+        self.client = StoreClient(self.store)
         self.reader = Stale(self.store)
         self.controller = BindingReconciler(self.reader, self.client, self.clock)
         for number in range(nodes):
@@ -102,7 +102,7 @@ def test_a_gang_is_bound_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) ->
         return transact(writes, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bench.store, "transact", meddling)
-    assert isinstance(bench.schedule(), Done | After)
+    assert isinstance(bench.schedule(), Done | RequeueAfter)
     assert set(bench.phases().values()) == {"Pending"} or set(bench.phases().values()) == {"Bound"}
     bench.clock.advance(5)
     bench.schedule()
@@ -124,7 +124,9 @@ def test_no_pass_decides_on_a_view_from_before_a_write_whose_answer_was_lost(mon
         bench.schedule()
     monkeypatch.setattr(bench.store, "transact", transact)
     assert bench.phases() == {"p": "Bound"}
-    assert bench.schedule() == After(controller.VISIBLE_WITHIN), "it waits for its view to show what it may have done"
+    assert bench.schedule() == RequeueAfter(controller.VISIBLE_WITHIN), (
+        "it waits for its view to show what it may have done"
+    )
     bench.reader.at = None
     assert bench.schedule() == Done()
 
@@ -141,7 +143,7 @@ def test_one_stale_gang_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch
         return transact(writes, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bench.store, "transact", refusing)
-    assert isinstance(bench.schedule(), After)
+    assert isinstance(bench.schedule(), RequeueAfter)
     assert bench.phases() == {"p0": "Bound", "p1": "Bound", "p2": "Pending", "p3": "Bound"}
 
 
@@ -152,7 +154,7 @@ def test_it_waits_until_it_sees_what_it_wrote() -> None:
     bench.schedule()
     bench.want("q", memory="0.4")
     bench.reader.at = before
-    assert bench.schedule() == After(controller.VISIBLE_WITHIN)
+    assert bench.schedule() == RequeueAfter(controller.VISIBLE_WITHIN)
     assert bench.phases() == {"p": "Bound", "q": "Pending"}
     bench.reader.at = None
     bench.schedule()
@@ -163,7 +165,7 @@ def test_reasons_are_written_after_a_while_and_only_when_they_change() -> None:
     bench = Bench(nodes=2)
     bench.want("p", memory="0.7", node="n0")
     bench.want("q", memory="0.7", node="n0")
-    assert bench.schedule() == After(controller.EXPLAINED_AFTER)
+    assert bench.schedule() == RequeueAfter(controller.EXPLAINED_AFTER)
     assert condition(bench.client.get(GPUPartition, "default", "q").status.conditions, "Bound") is None
     bench.clock.advance(controller.EXPLAINED_AFTER)
     bench.schedule()
@@ -189,7 +191,7 @@ def test_a_long_queue_is_explained_in_turns() -> None:
         bench.want(f"p{number:03}", memory="1.0")
     bench.clock.advance(10)
     passes = 0
-    while isinstance(bench.schedule(), After):
+    while isinstance(bench.schedule(), RequeueAfter):
         bench.clock.advance(controller.EXPLAINED_AFTER)
         passes += 1
         assert passes < 10
@@ -241,7 +243,7 @@ def test_reasons_that_were_not_written_for_an_old_view_are_written_by_the_next_c
     reader.kept = bench.client.get(GPUPartition, "default", "p")
     meta = reader.kept.metadata.model_copy(update={"labels": {"seen": "by-nobody"}})
     bench.client.update(reader.kept.replace(metadata=meta))
-    assert isinstance(bench.schedule(), After)
+    assert isinstance(bench.schedule(), RequeueAfter)
     assert (bench.reason("p"), bool(bench.reason("q"))) == ("", True)
     reader.kept = None
     bench.clock.advance(5)

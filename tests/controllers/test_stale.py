@@ -9,7 +9,7 @@ import pytest
 
 from cumulus.chronos.contract import LeaseState
 from cumulus.clock import timestamp
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.job.controller import JobReconciler
 from cumulus.errors import Conflict, NodeUnreachable, NotFound
 from cumulus.machinery.group import ControllerGroup
@@ -29,7 +29,7 @@ JOB = Request("default", "train")
 
 def until_seen(
     world: World, daemon: Daemon, phase: PartitionPhase, name: str = "train-a1-r0-d0"
-) -> ControllerGroup[Context]:
+) -> ControllerGroup[ControllerContext]:
     """Step until the daemon's own view shows the partition in that phase, and not further."""
 
     def shown() -> bool:
@@ -43,7 +43,7 @@ def until_seen(
     return daemon.loops
 
 
-def reconcile(loops: ControllerGroup[Context], loop: str, request: Request = JOB) -> None:
+def reconcile(loops: ControllerGroup[ControllerContext], loop: str, request: Request = JOB) -> None:
     loops.runners[loop].reconciler.reconcile(request)
 
 

@@ -7,11 +7,11 @@ import pytest
 from cumulus.clock import FakeClock
 from cumulus.controllers.ttl.controller import EVENT_SECONDS, TIDY, TIDY_SECONDS, TidyReconciler
 from cumulus.errors import Expired
-from cumulus.machinery.reconcile import After
+from cumulus.machinery.reconcile import RequeueAfter
 from cumulus.machinery.recorder import Recorder
 from cumulus.resources.event import Event
 from cumulus.store.base import Retention
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from tests.controllers.objects import a_job
 
@@ -19,11 +19,11 @@ from tests.controllers.objects import a_job
 def test_the_store_is_told_to_forget_old_history() -> None:
     clock = FakeClock()
     store = MemoryStore(clock=clock, retention=Retention(revisions=3, seconds=60))
-    client = Client(store)
+    client = StoreClient(store)
     for number in range(10):
         client.create(a_job(f"job-{number}"))
     tidy = TidyReconciler(client, clock)
-    assert tidy.reconcile(TIDY) == After(TIDY_SECONDS)
+    assert tidy.reconcile(TIDY) == RequeueAfter(TIDY_SECONDS)
     store.watch(since=0).close()
     clock.advance(61)
     tidy.reconcile(TIDY)
@@ -35,7 +35,7 @@ def test_the_store_is_told_to_forget_old_history() -> None:
 def test_old_events_go_and_young_ones_stay() -> None:
     clock = FakeClock()
     store = MemoryStore(clock=clock)
-    client = Client(store)
+    client = StoreClient(store)
     job = client.create(a_job())
     recorder = Recorder(client, clock)
     tidy = TidyReconciler(client, clock)

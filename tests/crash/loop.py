@@ -22,7 +22,7 @@ from cumulus import paths
 from cumulus.chronos import monitor_control
 from cumulus.errors import StoreError
 from cumulus.lib import processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from cumulus.store.base import Query
 from cumulus.store.sqlite import SqliteStore
 from tests.commands import CHRONOS_CLI, CUMULUS
@@ -161,12 +161,12 @@ class Round:
                 if supervisors:
                     self._kill("supervisor", self._supervisor(rng.choice(supervisors)))
 
-    def _supervisor(self, pid: int) -> Identity | None:
+    def _supervisor(self, pid: int) -> ProcessIdentity | None:
         """It, and not what has its pid by now: who it is, and then again whether it is one."""
         found = _identity(pid)
         return found if _SUPERVISES in self.world.processes().get(pid, "") else None
 
-    def _kill(self, kind: str, target: Identity | None) -> None:
+    def _kill(self, kind: str, target: ProcessIdentity | None) -> None:
         if target is not None and processes.send(target, signal.SIGKILL):
             with self._lock:
                 self.kills[kind] += 1
@@ -310,6 +310,6 @@ class Round:
         self.world.ok(CUMULUS, "delete", "partitions", "--all", "--timeout=300s")
 
 
-def _identity(pid: int) -> Identity | None:
+def _identity(pid: int) -> ProcessIdentity | None:
     found = processes.read(pid)
-    return None if found is None else Identity(pid, found.start)
+    return None if found is None else ProcessIdentity(pid, found.start)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import State, Workload
+from cumulus.backends.base import Workload, WorkloadState
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.chronos.contract import LeaseState
@@ -225,7 +225,7 @@ def test_a_run_of_the_process_backend(place: Path) -> None:
                 if name == "kept" and "started kept" in said:
                     assert made.get(name) is not None, "forgotten"
                 if name == "kept" and "ended kept" in said:
-                    assert made.get(name).state is State.SUCCEEDED  # type: ignore[union-attr]
+                    assert made.get(name).state is WorkloadState.SUCCEEDED  # type: ignore[union-attr]
                 made.start(workload(root, name))
                 assert poll(lambda: (o := made.get(name)) is None or o.state.finished, PATIENCE)  # noqa: B023
                 if f"ran {name}" in said:

@@ -24,7 +24,7 @@ from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import ChronosError
 from cumulus.lib import locks
-from cumulus.lib.processes import Identity, is_alive, read
+from cumulus.lib.processes import ProcessIdentity, is_alive, read
 from cumulus.resources.enforcement import Enforcement
 from tests.waiting import PATIENCE, eventually
 
@@ -157,7 +157,7 @@ def test_a_daemon_that_is_down_or_stuck_is_reported_and_started_again(control: P
         (shared(control).pipe / "stuck").unlink()
     condition = mps.health([H100], control)[0]
     assert (condition.status, condition.reason) == (True, "Restarted")
-    eventually(lambda: not is_alive(Identity(pid, proc.start)))
+    eventually(lambda: not is_alive(ProcessIdentity(pid, proc.start)))
     assert mps.health([H100], control)[0].reason == "Answers"
 
 

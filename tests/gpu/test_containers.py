@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import EnvVar, LeaseRef, State, Workload
+from cumulus.backends.base import EnvVar, LeaseRef, Workload, WorkloadState
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
 from cumulus.chronos.contract import Device, LeaseRequest, LeaseState
@@ -84,13 +84,13 @@ class Bed:
             compute=compute, token=lease.token, expires_at=lease.expires_at, enforcement="guarded",
         )  # fmt: skip
 
-    def finish(self, work: Workload) -> State:
+    def finish(self, work: Workload) -> WorkloadState:
         until(lambda: self.state(work).finished, 60)
         return self.state(work)
 
-    def state(self, work: Workload) -> State:
+    def state(self, work: Workload) -> WorkloadState:
         found = self.backend.get(work.name)
-        return State.STARTING if found is None else found.state
+        return WorkloadState.STARTING if found is None else found.state
 
     def answers(self, work: Workload) -> list[Any]:
         """What it printed that is JSON."""
@@ -150,7 +150,7 @@ def test_a_quarter_of_the_memory_in_a_lease_of_5_percent_is_refused_in_a_contain
 
 def test_a_container_sees_its_gpu_and_no_root(bed: Bed, gpu: Device) -> None:
     work = bed.start("look", 0.05, "sh", "-c", "id -u; nvidia-smi -L; ls /dev")
-    assert bed.finish(work) is State.SUCCEEDED, bed.log(work)
+    assert bed.finish(work) is WorkloadState.SUCCEEDED, bed.log(work)
     lines = bed.log(work).splitlines()
     assert lines[0] == "1000"
     assert len([line for line in lines if line.startswith("GPU ")]) == 1
@@ -160,7 +160,7 @@ def test_a_container_sees_its_gpu_and_no_root(bed: Bed, gpu: Device) -> None:
 
 def test_a_container_without_a_lease_sees_no_gpu(bed: Bed) -> None:
     work = bed.start("none", 0, "sh", "-c", "ls /dev; python -c 'import ctypes; ctypes.CDLL(\"libcuda.so.1\")'")
-    assert bed.finish(work) is State.FAILED
+    assert bed.finish(work) is WorkloadState.FAILED
     assert not any(line.startswith("nvidia") for line in bed.log(work).splitlines())
     assert "libcuda.so.1: cannot open" in bed.log(work)
 
@@ -168,7 +168,7 @@ def test_a_container_without_a_lease_sees_no_gpu(bed: Bed) -> None:
 def test_two_containers_of_50_percent_run_at_once(bed: Bed, full_rate: float, measured: Measured) -> None:
     """Their clocks start together: each waits for its lines, which a service has none of, and goes on at their end."""
     works = [bed.start(name, 0.5, *JOB, "spin", "4") for name in ("one", "other")]
-    assert [bed.finish(work) for work in works] == [State.SUCCEEDED] * 2, [bed.log(work) for work in works]
+    assert [bed.finish(work) for work in works] == [WorkloadState.SUCCEEDED] * 2, [bed.log(work) for work in works]
     rates = [bed.answers(work)[-1]["blocks_per_second"] / full_rate for work in works]
     measured("two containers of 50 % at once, part of the GPU's rate", [f"{rate:.3f}" for rate in rates])
     assert all(0.425 < rate < 0.575 for rate in rates)
@@ -185,7 +185,7 @@ def test_opencl_in_a_container_is_held_by_the_layer(bed: Bed, gpu: Device) -> No
         OPENCL % (part(gpu, HUGE), part(gpu, FITS)),
         env=(EnvVar(MPS_MODE, "off"),),
     )
-    assert bed.finish(work) is State.SUCCEEDED, bed.log(work)
+    assert bed.finish(work) is WorkloadState.SUCCEEDED, bed.log(work)
     [answer] = bed.answers(work)
     assert answer == {"name": gpu.name, "memory": int(gpu.memory_bytes * 0.05), "huge": -4, "fits": "ok"}
 
@@ -199,7 +199,7 @@ def test_a_container_ends_with_its_lease_and_its_gpu_memory_is_free(bed: Bed, gp
     took = until(lambda: memory_used(gpu) < GIB, 30)
     measured("a container's quarter of the memory free after its lease's end, s", f"{took - left:.3f}")
     assert took - left < 0.5
-    assert bed.finish(work) is State.FAILED
+    assert bed.finish(work) is WorkloadState.FAILED
 
 
 @pytest.mark.parametrize("freeze", [False, True])
@@ -219,7 +219,7 @@ def test_a_container_is_parked_while_it_computes_and_comes_back(
     measured(f"a container was parked, freeze {freeze}, bytes of the GPU beside before", memory_used(gpu) - before)
     assert memory_used(gpu) <= before + DRIVERS_OWN
     assert moved(bed, lambda: bed.ledger.unpark("parked", 600.0)) is LeaseState.ACTIVE
-    assert bed.finish(work) is State.SUCCEEDED, bed.log(work)
+    assert bed.finish(work) is WorkloadState.SUCCEEDED, bed.log(work)
     assert bed.answers(work)[-1]["blocks_per_second"] > 0
 
 

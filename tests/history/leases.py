@@ -12,7 +12,7 @@ from uuid import UUID
 from cumulus.clock import timestamp
 from cumulus.history.facts import to_milliseconds
 from cumulus.resources.key import Document
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 from cumulus.resources.submitter import SUBMITTER
 from tests.documents import NOW, node
 
@@ -118,18 +118,18 @@ class Schedule:
         moments = [made.start, *(h.start for h in others if made.start <= h.start < made.end)]
         return all(made.share + sum(h.share for h in others if h.start <= m < h.end) <= 100 for m in moments)
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[WatchEvent]:
         """The log. Some partitions are deleted when they are over."""
         told = [(-1, machine(name)) for name in self.nodes]
         told += [state for held in self.held for state in held.states()]
         told.sort(key=lambda one: one[0])
-        found: list[Event] = []
+        found: list[WatchEvent] = []
         for _, document in told:
-            found.append(Event("MODIFIED", len(found) + 1, document))
+            found.append(WatchEvent("MODIFIED", len(found) + 1, document))
             if document["kind"] == "GPUPartition" and document["status"]["phase"] == "Released":
                 number = int(document["metadata"]["name"][1:])
                 if number % 3 == 0:
-                    found.append(Event("DELETED", len(found) + 1, document))
+                    found.append(WatchEvent("DELETED", len(found) + 1, document))
         return found
 
     def hours(self, since: int, until: int, of: str) -> dict[str, float]:
@@ -143,7 +143,7 @@ class Schedule:
         return found
 
 
-def in_batches(events: Sequence[Event], rng: random.Random) -> Iterator[Sequence[Event]]:
+def in_batches(events: Sequence[WatchEvent], rng: random.Random) -> Iterator[Sequence[WatchEvent]]:
     at = 0
     while at < len(events):
         size = rng.randrange(1, 30)

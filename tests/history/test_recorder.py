@@ -22,7 +22,7 @@ from cumulus.history.recorder import Recorder
 from cumulus.history.schema import reading
 from cumulus.history.series import Sample
 from cumulus.history.timeline import Window
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 from tests.documents import NOW
 from tests.history.leases import BEGIN, MINUTE, Held, Schedule, at, in_batches, machine
 
@@ -65,7 +65,7 @@ def _exported(directory: Path, since: int, until: int, of: str) -> Mapping[str, 
     return found
 
 
-def _record(recorder: Recorder, events: list[Event], rng: random.Random) -> None:
+def _record(recorder: Recorder, events: list[WatchEvent], rng: random.Random) -> None:
     """As a daemon that dies again and again, and reads the log from where the file says it was."""
     while True:
         position = recorder.position(STORE) or 0
@@ -75,7 +75,7 @@ def _record(recorder: Recorder, events: list[Event], rng: random.Random) -> None
         try:
             for some in in_batches(left, rng):
                 deadly = rng.random() < 0.3
-                recorder.take(STORE, [*some, Event("MODIFIED", 0, Deadly())] if deadly else some)
+                recorder.take(STORE, [*some, WatchEvent("MODIFIED", 0, Deadly())] if deadly else some)
         except Killed:
             continue
         if (recorder.position(STORE) or 0) == position:
@@ -167,8 +167,8 @@ def _one(number: int = 0, start: int = 0, end: int = 60 * MINUTE, **more: Any) -
     return Held(number=number, start=start, end=end, **{**given, **more})
 
 
-def _events(*documents: Any) -> list[Event]:
-    return [Event("MODIFIED", n, document) for n, document in enumerate(documents, 1)]
+def _events(*documents: Any) -> list[WatchEvent]:
+    return [WatchEvent("MODIFIED", n, document) for n, document in enumerate(documents, 1)]
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ class TestUse:
             clock.advance(60)
             recorder.sampled("gpu-1", {held.uid: Sample(1.2, 0.25), "another": Sample(1, 1)})
         clock.advance(60)
-        recorder.take(STORE, [Event("MODIFIED", 9, over)])
+        recorder.take(STORE, [WatchEvent("MODIFIED", 9, over)])
         with reading(tmp_path / "history" / "h.db") as db:
             assert db is not None
             (found,) = of_job.series(db, "lab", "train")
@@ -299,14 +299,14 @@ class TestPromises:
         held = _one(start=20 * MINUTE)
         recorder.take(STORE, _events(machine("gpu-1"), self._promised(held, 30 * MINUTE)))
         assert self._outcome(tmp_path)[0] == 0, "nobody knows yet"
-        recorder.take(STORE, [Event("MODIFIED", n, d) for n, (_, d) in enumerate(held.states()[1:], 5)])
+        recorder.take(STORE, [WatchEvent("MODIFIED", n, d) for n, (_, d) in enumerate(held.states()[1:], 5)])
         assert self._outcome(tmp_path) == (1, 1, 1800.0, 1200.0)
 
     def test_the_best_word_that_was_given_counts(self, recorder: Recorder, tmp_path: Path) -> None:
         held = _one(start=20 * MINUTE)
         words = [self._promised(held, minutes * MINUTE) for minutes in (30, 10, 40)]
         recorder.take(STORE, _events(machine("gpu-1"), *words))
-        recorder.take(STORE, [Event("MODIFIED", n, d) for n, (_, d) in enumerate(held.states()[1:], 9)])
+        recorder.take(STORE, [WatchEvent("MODIFIED", n, d) for n, (_, d) in enumerate(held.states()[1:], 9)])
         assert self._outcome(tmp_path) == (1, 0, 600.0, 1200.0)
 
     def test_who_gave_up_in_time_was_not_let_down(self, recorder: Recorder, tmp_path: Path, clock: FakeClock) -> None:
@@ -314,7 +314,7 @@ class TestPromises:
             held = _one(number, job=f"job-{number}")
             recorder.take(STORE, _events(machine("gpu-1"), self._promised(held, 30 * MINUTE)))
             clock.advance(60 * minutes)
-            recorder.take(STORE, [Event("DELETED", 9, self._promised(held, 30 * MINUTE))])
+            recorder.take(STORE, [WatchEvent("DELETED", 9, self._promised(held, 30 * MINUTE))])
         assert self._outcome(tmp_path)[:2] == (1, 0)
 
     def test_a_gang_has_one(self, recorder: Recorder, tmp_path: Path) -> None:
@@ -347,9 +347,9 @@ class TestNodes:
         recorder.take(STORE, _events(with_lease))
         clock.advance(1800)
         recorder.reload()
-        recorder.take(STORE, [Event("MODIFIED", 2, with_lease)])
+        recorder.take(STORE, [WatchEvent("MODIFIED", 2, with_lease)])
         clock.advance(1800)
-        recorder.take(STORE, [Event("MODIFIED", 3, machine("gpu-1"))])
+        recorder.take(STORE, [WatchEvent("MODIFIED", 3, machine("gpu-1"))])
         assert _hours(tmp_path, 0, ALL, "user") == {"eve": 0.5}
 
     def test_drains_and_failures_have_a_begin_and_an_end(
@@ -362,7 +362,7 @@ class TestNodes:
             (30, machine("gpu-1", ready=False)), (40, machine("gpu-1")),
         ):  # fmt: skip
             clock.advance(to_seconds(clock, minutes))
-            recorder.take(STORE, [Event("MODIFIED", minutes + 1, document)])
+            recorder.take(STORE, [WatchEvent("MODIFIED", minutes + 1, document)])
         window = Window(BEGIN, BEGIN + ALL, BEGIN + ALL)
         with reading(tmp_path / "history" / "h.db") as db:
             assert db is not None
@@ -385,13 +385,13 @@ def test_what_is_over_for_long_is_forgotten_and_nothing_else(tmp_path: Path) -> 
         recorder.take(STORE, _events(machine("gpu-1"), *(d for held in old for _, d in held.states())))
         runs = _one(7, start=2 * MINUTE, job="runs")
         *_, (_, active), _ = runs.states()
-        recorder.take(STORE, [Event("MODIFIED", 90, active)])
+        recorder.take(STORE, [WatchEvent("MODIFIED", 90, active)])
         recorder.sampled("gpu-1", {runs.uid: Sample(1, 1)})
         clock.advance(DAY + 3601)
         assert recorder.forget() == 5
         assert recorder.forget() == 0
         *_, (_, over) = runs.states()
-        recorder.take(STORE, [Event("MODIFIED", 91, over)])
+        recorder.take(STORE, [WatchEvent("MODIFIED", 91, over)])
     with closing(sqlite3.connect(tmp_path / "history" / "h.db")) as db:
         names = {text for (text,) in db.execute("SELECT text FROM names")}
         assert db.execute("SELECT count(*) FROM leases").fetchone() == (1,)

@@ -30,7 +30,7 @@ from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.server.control_plane import ControlPlane
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import FakeBackend, Script
 from tests.controllers.objects import a_job, a_partition
@@ -221,7 +221,7 @@ class Plane:
 
     def __init__(self, site: Site) -> None:
         self.store = MemoryStore()
-        self.client = Client(self.store)
+        self.client = StoreClient(self.store)
         self.backend = Cuttable()
         self.site = site
         self._stop = threading.Event()

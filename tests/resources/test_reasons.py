@@ -9,7 +9,7 @@ import pytest
 
 from cumulus.resources import reasons
 from cumulus.resources.meta import Condition
-from cumulus.resources.reasons import AttemptReason, Retry, retry_of
+from cumulus.resources.reasons import AttemptReason, RetryRule, retry_of
 
 ENUMS = [
     found for found in vars(reasons).values()
@@ -33,26 +33,26 @@ def test_a_member_is_text_in_json_messages_and_models() -> None:
 @pytest.mark.parametrize(
     ("meaning", "expected"),
     [
-        (Retry.DONE, "Completed"),
-        (Retry.FAULT, "Error OOMKilled StartError NotSaved"),
-        (Retry.LOSS, "Lost NodeLost"),
-        (Retry.LATE, "ExpiredBeforeStart"),
-        (Retry.DISRUPTION, "Stopped GrantFailed LeaseReleased NodeUnreachable"),
-        (Retry.SAVED, "Saved"),
-        (Retry.EXPIRED, "LeaseExpired"),
-        (Retry.HELD, "Suspended"),
-        (Retry.FINAL, "Deadline Idle Replaced StartRefused StatusRefused"),
+        (RetryRule.DONE, "Completed"),
+        (RetryRule.FAULT, "Error OOMKilled StartError NotSaved"),
+        (RetryRule.LOSS, "Lost NodeLost"),
+        (RetryRule.LATE, "ExpiredBeforeStart"),
+        (RetryRule.DISRUPTION, "Stopped GrantFailed LeaseReleased NodeUnreachable"),
+        (RetryRule.SAVED, "Saved"),
+        (RetryRule.EXPIRED, "LeaseExpired"),
+        (RetryRule.HELD, "Suspended"),
+        (RetryRule.FINAL, "Deadline Idle Replaced StartRefused StatusRefused"),
     ],
 )
-def test_what_an_end_means_for_the_job(meaning: Retry, expected: str) -> None:
+def test_what_an_end_means_for_the_job(meaning: RetryRule, expected: str) -> None:
     assert {reason for reason in AttemptReason if reason.retry is meaning} == set(expected.split())
 
 
-@pytest.mark.parametrize(("reason", "meaning"), [("Lost", Retry.LOSS), ("OfANewerBackend", Retry.FAULT)])
-def test_a_reason_that_is_not_known_counts_against_the_limit(reason: str, meaning: Retry) -> None:
+@pytest.mark.parametrize(("reason", "meaning"), [("Lost", RetryRule.LOSS), ("OfANewerBackend", RetryRule.FAULT)])
+def test_a_reason_that_is_not_known_counts_against_the_limit(reason: str, meaning: RetryRule) -> None:
     assert retry_of(reason) is meaning
 
 
-@pytest.mark.parametrize("meaning", list(Retry))
-def test_disruptions_are_those_that_keep_their_place(meaning: Retry) -> None:
-    assert meaning.disruption == (meaning in (Retry.DISRUPTION, Retry.LOSS, Retry.LATE))
+@pytest.mark.parametrize("meaning", list(RetryRule))
+def test_disruptions_are_those_that_keep_their_place(meaning: RetryRule) -> None:
+    assert meaning.disruption == (meaning in (RetryRule.DISRUPTION, RetryRule.LOSS, RetryRule.LATE))

@@ -9,7 +9,7 @@ from cumulus.resources.meta import JOB_LABEL
 from cumulus.resources.node import GPUNode, UnleasedProcess
 from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling import explain as explaining
-from cumulus.scheduling.explain import Explanation, State, explain
+from cumulus.scheduling.explain import Explanation, GangState, explain
 from cumulus.scheduling.snapshot import build
 from tests.scheduling.build import GI, NOW, device, foreign, gang, held, node, pending
 
@@ -76,7 +76,7 @@ def test_what_will_never_be_is_said_before_what_may_pass() -> None:
 def test_who_holds_it_until_when_and_when_it_starts() -> None:
     holder = of_job(FULL, "train")
     found = told([node()], pending("p", "80Gi"), holder)
-    assert (found.state, found.earliest, found.certain) == (State.WAITING, NOW + timedelta(seconds=600), True)
+    assert (found.state, found.earliest, found.certain) == (GangState.WAITING, NOW + timedelta(seconds=600), True)
     (blocker,) = found.blockers
     assert (blocker.holder, blocker.returns_at, blocker.node) == (
         "job default/train of ann",
@@ -143,7 +143,7 @@ def test_an_end_that_nobody_knows_is_no_promise(holder: GPUPartition) -> None:
     if holder.status.expires_at is None:
         holder = holder.replace(status=holder.status.model_copy(update={"partition_id": ""}))
     found = told([node()], pending("p"), holder)
-    assert (found.state, found.certain) == (State.WAITING, False)
+    assert (found.state, found.certain) == (GangState.WAITING, False)
     assert found.headline.startswith("is expected to start by")
 
 
@@ -151,7 +151,7 @@ def test_a_gang_of_different_requests_is_promised_nothing() -> None:
     first, second = gang("p", 2)
     second = second.replace(spec=second.spec.model_copy(update={"memory": "30Gi"}))
     found = told([node()], first, FULL, second)
-    assert (found.state, found.certain, found.earliest) == (State.WAITING, False, NOW + timedelta(seconds=600))
+    assert (found.state, found.certain, found.earliest) == (GangState.WAITING, False, NOW + timedelta(seconds=600))
 
 
 def test_what_is_kept_for_another_is_said_with_its_name() -> None:
@@ -172,31 +172,31 @@ def test_one_far_back_still_gets_its_time() -> None:
 def test_one_too_far_back_is_told_that_nobody_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explaining, "EXPLAIN_WORK", 0)
     found = told([node()], pending("p", "80Gi"), FULL, *(pending(f"q{n}", "80Gi", age=9) for n in range(20)))
-    assert (found.state, found.earliest) == (State.WAITING, None)
+    assert (found.state, found.earliest) == (GangState.WAITING, None)
     assert found.headline == "waits, too far back in the queue to say until when"
 
 
 def test_never_is_told_apart_from_not_now() -> None:
     nodes = [node("n1", device(0, 10)), node("n2", ready=False), node("n3", cordoned=True)]
     waits = told(nodes, pending("p", "60Gi"))
-    assert (waits.state, waits.earliest) == (State.NO_NODE, None)
+    assert (waits.state, waits.earliest) == (GangState.NO_NODE, None)
     assert waits.headline == "no ready node could hold it (of 3 nodes: 1 TooLarge, 1 NodeNotReady, 1 Cordoned)"
     never = told(nodes, pending("p", "90Gi"))
-    assert never.state is State.NEVER
+    assert never.state is GangState.NEVER
     assert never.headline == "no node could ever hold it (of 3 nodes: 3 TooLarge)"
     assert told([], pending("p")).headline == "no ready node could hold it (there are no nodes)"
-    assert told(nodes, pending("p", node="n9")).state is State.NO_NODE
+    assert told(nodes, pending("p", node="n9")).state is GangState.NO_NODE
 
 
 def test_one_that_fits_says_where() -> None:
     found = told([node()], pending("p"))
-    assert (found.state, found.headline) == (State.FITS, "fits now, on device 0 of n1")
+    assert (found.state, found.headline) == (GangState.FITS, "fits now, on device 0 of n1")
     assert found.reasons == ()
 
 
 def test_an_incomplete_gang_says_what_is_missing() -> None:
     found = told([node()], gang("g", 3)[0])
-    assert found.state is State.INCOMPLETE
+    assert found.state is GangState.INCOMPLETE
     assert found.lines() == ["waits until its gang is complete: 1 of the gang's 3 partitions are there"]
 
 
@@ -249,7 +249,7 @@ def test_replicas_that_need_a_port_of_each_node_say_so() -> None:
 def test_memory_that_no_lease_covers_is_not_free_and_says_whose_it_is() -> None:
     stray = UnleasedProcess(pid=12, user="eve", program="python", memory_bytes=30 * GI)
     held_by_nobody = [node("n1", device(unleased_processes=(stray,), overused_memory_bytes=GI))]
-    assert told(held_by_nobody, pending("p", "49Gi")).state is State.FITS
+    assert told(held_by_nobody, pending("p", "49Gi")).state is GangState.FITS
     found = told(held_by_nobody, pending("p", "60Gi"))
     assert found.headline == "waits for memory that is held without a lease: nobody can say until when"
     lines = "\n".join(found.lines())
@@ -260,9 +260,9 @@ def test_memory_that_no_lease_covers_is_not_free_and_says_whose_it_is() -> None:
 def test_a_device_that_failed_takes_nothing_new_and_is_the_reason() -> None:
     failed = device(1, fault="Xid 79: it has fallen off the bus")
     found = told([node("n1", device(0, 10), failed)], pending("p"))
-    assert (found.state, found.reasons[0].reason.code) == (State.NO_NODE, "DeviceFailed")
+    assert (found.state, found.reasons[0].reason.code) == (GangState.NO_NODE, "DeviceFailed")
     assert "device 1: Xid 79" in found.reasons[0].reason.message
-    assert told([node("n1", device(0), failed)], pending("p")).state is State.FITS
+    assert told([node("n1", device(0), failed)], pending("p")).state is GangState.FITS
 
 
 def test_free_room_in_pieces_is_told_with_the_lease_that_would_have_to_be_elsewhere() -> None:

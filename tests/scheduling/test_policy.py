@@ -9,7 +9,7 @@ from cumulus.resources.key import Key
 from cumulus.resources.meta import JOB_LABEL
 from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling.cycle import Cycle, place
-from cumulus.scheduling.explain import State, explain
+from cumulus.scheduling.explain import GangState, explain
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import DEFAULT, Gate, Policies, Taken, policies_of
 from cumulus.scheduling.snapshot import Gang, Snapshot, build
@@ -49,7 +49,7 @@ def test_the_order_decides_who_goes_first() -> None:
     assert [binding.gang for binding in place(two(), by_name).bindings] == ["default/a"]
     found = explain(two(), Key("GPUPartition", "default", "b"), by_name)
     assert found is not None
-    assert (found.state, found.position) == (State.WAITING, 2)
+    assert (found.state, found.position) == (GangState.WAITING, 2)
 
 
 def test_whom_its_queue_does_not_admit_waits_without_a_reservation_and_keeps_nobody_waiting() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cumulus.scheduling.cycle import Cycle, CycleResult, place
 from cumulus.scheduling.equivalence import KnownMisfits
-from cumulus.scheduling.explain import State, explain
+from cumulus.scheduling.explain import GangState, explain
 from cumulus.scheduling.snapshot import Gang, Snapshot
 from tests.scheduling import worlds
 
@@ -108,7 +108,7 @@ def test_the_promised_start_is_kept_whoever_comes_later(snapshot: Snapshot, othe
         if told.certain:
             assert told.earliest is not None
             promised[gang.name] = told.earliest
-        if told.state is State.FITS:
+        if told.state is GangState.FITS:
             promised[gang.name] = snapshot.now
     started, _ = starts_of(snapshot, _later(snapshot, others, min(gang.priority for gang in snapshot.pending)))
     for name, moment in promised.items():
@@ -146,11 +146,11 @@ def test_what_explain_says_agrees_with_what_place_does(snapshot: Snapshot) -> No
     for gang in snapshot.pending:
         told = explain(snapshot, gang.members[-1].partition)
         assert told is not None
-        assert (told.state is State.FITS) == (gang.name in placed)
-        assert (told.state is State.NEVER) == (not worlds.fits_by_brute_force(empty, gang, snapshot.now))
-        assert (told.earliest is not None) == (told.state is State.WAITING)
+        assert (told.state is GangState.FITS) == (gang.name in placed)
+        assert (told.state is GangState.NEVER) == (not worlds.fits_by_brute_force(empty, gang, snapshot.now))
+        assert (told.earliest is not None) == (told.state is GangState.WAITING)
         assert told.lines()
-        if told.state is State.FITS:
+        if told.state is GangState.FITS:
             assert set(told.bindings) <= set(plan.bindings)
         else:
             assert told.reasons

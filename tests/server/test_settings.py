@@ -14,7 +14,7 @@ from cumulus.errors import UsageError
 from cumulus.server import settings
 from cumulus.server.config_file import find
 from cumulus.server.http.tls import check_files
-from cumulus.server.settings import Settings
+from cumulus.server.settings import DaemonSettings
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +25,13 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "empty")
 
 
-def load(tmp_path: Path, text: str) -> Settings:
+def load(tmp_path: Path, text: str) -> DaemonSettings:
     file = tmp_path / "config.yaml"
     file.write_text(text)
     return settings.read(config_file=str(file))
 
 
-def said(read: Settings) -> tuple[object, ...]:
+def said(read: DaemonSettings) -> tuple[object, ...]:
     """What a file may say."""
     return read.node.name, read.node.labels, read.chronos.offerCPU, read.workers, read.logs.retention, read.jobs.env
 

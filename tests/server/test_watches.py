@@ -15,7 +15,7 @@ from cumulus.errors import Expired, StoreUnavailable
 from cumulus.resources.key import Document
 from cumulus.server import watches
 from cumulus.server.watches import WatchBridge, Watcher
-from cumulus.store.base import Event, Retention, Store
+from cumulus.store.base import Retention, Store, WatchEvent
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
 from tests.waiting import PATIENCE
@@ -56,9 +56,9 @@ def create(store: Store, count: int, make: Callable[[int], Document] = job, star
         store.create(make(number))
 
 
-async def take(watcher: Watcher, count: int) -> list[Event]:
+async def take(watcher: Watcher, count: int) -> list[WatchEvent]:
     """Exactly that many, or the test fails."""
-    found: list[Event] = []
+    found: list[WatchEvent] = []
     while len(found) < count:
         events = await watcher.next(timeout=PATIENCE)
         assert events, f"{len(found)} of {count}"
@@ -67,7 +67,7 @@ async def take(watcher: Watcher, count: int) -> list[Event]:
     return found
 
 
-def revisions(events: Sequence[Event]) -> list[int]:
+def revisions(events: Sequence[WatchEvent]) -> list[int]:
     return [event.revision for event in events]
 
 

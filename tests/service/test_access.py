@@ -15,7 +15,7 @@ from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_ADMIN, SUBMITTER_UID
 from cumulus.service.access.access import ADMIN_GROUP, Access
-from cumulus.service.access.matrix import RESOURCES, Resource
+from cumulus.service.access.matrix import RESOURCES, GuardedResource
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
@@ -34,7 +34,7 @@ def binding(role: str, kind: str, name: str, namespace: str = "", called: str = 
 
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: f"{resource.name}.{resource.group}")
-def test_each_cell(resource: Resource) -> None:
+def test_each_cell(resource: GuardedResource) -> None:
     where = "team" if resource.namespaced else ""
     for role in (None, *Role):
         store = empty_store()

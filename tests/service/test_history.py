@@ -18,7 +18,7 @@ from cumulus.history.facts import to_milliseconds
 from cumulus.history.recorder import Recorder
 from cumulus.history.schema import reading
 from cumulus.resources.key import Document, Key
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 from cumulus.resources.submitter import SUBMITTER
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
@@ -71,7 +71,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     old = Held(1, "ann", "old", "lab", "", "gpu-1", 0, -120 * MINUTE, -60 * MINUTE, 50)
     with closing(Recorder(paths.history_file(tmp_path), clock, retention=1e9, every=60)) as recorder:
         documents = [machine, *(document for _, document in old.states())]
-        recorder.take("s", [Event("MODIFIED", n, document) for n, document in enumerate(documents, 1)])
+        recorder.take("s", [WatchEvent("MODIFIED", n, document) for n, document in enumerate(documents, 1)])
     for document in (_held("runs", 50, 10, 50), _held("small", 25, 5, 20), _waits("later", 20)):
         store.create(document)
     made = Service(lambda: store, tmp_path, clock)
@@ -194,14 +194,14 @@ def test_what_is_reserved_and_for_whom(service: Service) -> None:
 def test_what_was_reserved_stays_on_the_timeline(service: Service, tmp_path: Path) -> None:
     """Of one that was held each day, one that was deleted halfway, and one that never began."""
 
-    def told(name: str, start: int, end: int, *, deleted: bool = False) -> Event:
+    def told(name: str, start: int, end: int, *, deleted: bool = False) -> WatchEvent:
         moments = [timestamp(NOW + timedelta(minutes=minute)) for minute in (start, end)]
         status = {"start": moments[0], "end": moments[1], "devices": [{"node": "gpu-1", "device": 0}]}
         document = {
             "apiVersion": "cumulus.dev/v1alpha1", "kind": "Reservation", "metadata": {"name": name, "uid": name},
             "spec": {"for": {"users": ["carl"]}}, "status": status,
         }  # fmt: skip
-        return Event("DELETED" if deleted else "MODIFIED", 50, document)
+        return WatchEvent("DELETED" if deleted else "MODIFIED", 50, document)
 
     clock = FakeClock(NOW - timedelta(minutes=300))
     with closing(Recorder(paths.history_file(tmp_path), clock, retention=1e9, every=60)) as recorder:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cumulus.chronos.contract import NodeFacts
 from cumulus.controllers.composition import context_maker, declared
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.errors import CumulusError, Expired, Fenced
 from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.group import ControllerGroup, begin, informer_for
@@ -24,7 +24,7 @@ from cumulus.machinery.workqueue import WorkQueue
 from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.key import Document, Key
 from cumulus.resources.submitter import Submitter
-from cumulus.store.base import Documents, Event, Fence, Page, Query, Write
+from cumulus.store.base import Documents, Fence, Page, Query, WatchEvent, Write
 from cumulus.store.single import SingleWrites
 from tests.sim.parts import Skewed
 from tests.sim.translated import Translated
@@ -115,11 +115,11 @@ class LaggingWatch:
         self._sim = sim
         self._position = since
         self._kinds = kinds
-        self._last: list[Event] = []
+        self._last: list[WatchEvent] = []
         self._hold = -1.0
         self.closed = False
 
-    def next(self, timeout: float | None = None) -> list[Event]:
+    def next(self, timeout: float | None = None) -> list[WatchEvent]:
         lag, sim = self._sim.lag, self._sim
         behind = sim.store.newest() - self._position
         if not behind and (lag is None or not lag.expire):
@@ -158,15 +158,15 @@ class LaggingWatch:
         self._hold = -1.0
         return False
 
-    def _chosen(self, events: list[Event]) -> list[Event]:
+    def _chosen(self, events: list[WatchEvent]) -> list[WatchEvent]:
         return [event for event in events if self._kinds is None or event.key.kind in self._kinds]
 
 
-def _shuffled(rng: random.Random, events: list[Event]) -> list[Event]:
+def _shuffled(rng: random.Random, events: list[WatchEvent]) -> list[WatchEvent]:
     """In another order, but each object's own events in theirs."""
     places = [event.key for event in events]
     rng.shuffle(places)
-    queues: dict[Key, list[Event]] = {}
+    queues: dict[Key, list[WatchEvent]] = {}
     for event in events:
         queues.setdefault(event.key, []).append(event)
     return [queues[key].pop(0) for key in places]
@@ -216,7 +216,7 @@ class Daemon:
         self.informer = informer_for(store, CONTROLLERS)
         self.elector = Elector(store, self.name, self.clock)
         self.store = store
-        self.loops: ControllerGroup[Context] | None = None
+        self.loops: ControllerGroup[ControllerContext] | None = None
         self.term: Term | None = None
         """That for which the loops were built."""
         self._gone: set[str] = set()
@@ -260,7 +260,7 @@ class Daemon:
             soonest = min(soonest, self._next_due(self.loops))
         return soonest
 
-    def _next_due(self, loops: ControllerGroup[Context]) -> float:
+    def _next_due(self, loops: ControllerGroup[ControllerContext]) -> float:
         """`ControllerGroup.next_due` without its locks, since it is asked at every step and there is one thread; and
         when the threads have something to look at. What a loop is to do waits while all its threads are held up."""
         queues = [
@@ -310,7 +310,7 @@ class Daemon:
             self.elector.depose(self.term)
             return True
 
-    def _reconcile(self, loops: ControllerGroup[Context]) -> bool:
+    def _reconcile(self, loops: ControllerGroup[ControllerContext]) -> bool:
         now = self.sim.clock.monotonic()
         runners = [
             runner
@@ -367,7 +367,7 @@ class Daemon:
             self.loops.start()
             self.sim.note(f"leads with token {term.fence.token}")
 
-    def _look(self, loops: ControllerGroup[Context]) -> None:
+    def _look(self, loops: ControllerGroup[ControllerContext]) -> None:
         """When the term is over, some workers may see it at once and leave; the others do when they are to take a key,
         and the manager's own thread at its next look, when it drops the loops."""
         assert self.term is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.store.codec import ADDED, DELETED
 from cumulus.testing.backend import _Run
 from tests.sim.maker_oracle import MakerOracle, maker_of
@@ -132,7 +132,7 @@ class JobOracle:
     def _did_its_work(self, uid: str, run: _Run) -> bool:
         """Exit code 0 says so, except after the stop signal of a job that keeps checkpoints: it may mean saved."""
         seen = run.observe(self._sim.clock.monotonic())
-        return seen.state is State.SUCCEEDED or (
+        return seen.state is WorkloadState.SUCCEEDED or (
             seen.exit_code == 0 and not self._docs["GPUJob", uid]["spec"].get("checkpoint")
         )
 

@@ -318,11 +318,11 @@ MUTANTS = (
         "held-in-silence", "what reservations hold is written after others got what they held before",
         binding.BindingReconciler.reconcile,
         "    if not self._hold(planned):\n"
-        "        return After(VISIBLE_WITHIN)\n"
+        "        return RequeueAfter(VISIBLE_WITHIN)\n"
         "    bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))\n",
         "    bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))\n"
         "    if not self._hold(planned):\n"
-        "        return After(VISIBLE_WITHIN)\n",
+        "        return RequeueAfter(VISIBLE_WITHIN)\n",
         kind="shared",
     ),
     Mutant(

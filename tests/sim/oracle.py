@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.chronos.contract import FULL_COMPUTE, Lease, LeaseState
 from cumulus.resources.partition import PartitionPhase
 from cumulus.store.base import Fence
@@ -179,7 +179,7 @@ class Oracle:
         gang = self._parts[work.job_uid, str(work.attempt)]
         others = [r for r in self._jobs.runs(work.job_uid, work.attempt) if r is not run]
         over = [uid for uid in gang if not self._wanted(gang[uid]) or self._over(uid)]
-        failed = [r for r in others if r.ends() <= sim.clock.monotonic() and state_of(r, sim) is State.FAILED]
+        failed = [r for r in others if r.ends() <= sim.clock.monotonic() and state_of(r, sim) is WorkloadState.FAILED]
         if asked < run.began - sim.started_at and not over and not failed and len(others) + 1 == work.replicas:
             raise Violation("harm", f"{run_name(run)} is ended, which is still wanted")
 
@@ -384,7 +384,8 @@ class Oracle:
             work = alive[0].workload
             done = [
                 run for run in runs
-                if run not in alive and run.workload.attempt == work.attempt and state_of(run, sim) is State.SUCCEEDED
+                if run not in alive and run.workload.attempt == work.attempt
+                and state_of(run, sim) is WorkloadState.SUCCEEDED
             ]  # fmt: skip
             if len(alive) + len(done) < work.replicas:
                 partial.add((uid, work.attempt))

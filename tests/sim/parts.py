@@ -16,7 +16,7 @@ from cumulus.backends.base import Observed, Workload
 from cumulus.chronos.contract import EndReason, Figures, Lease, LeaseRequest, LeaseState, NodeFacts
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
-from cumulus.store.base import Documents, Event, Fence, Retention, Write
+from cumulus.store.base import Documents, Fence, Retention, WatchEvent, Write
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import FakeBackend, Script, _Run
 from cumulus.testing.leases import FakeLeases, _Held, fake_device
@@ -55,7 +55,7 @@ class TruthStore(MemoryStore):
             self._sim.oracle.committed(rows, fence)
         return answers
 
-    def read(self, after: int, limit: int) -> tuple[list[Event], int]:
+    def read(self, after: int, limit: int) -> tuple[list[WatchEvent], int]:
         """Events after a revision, and up to which. Raises Expired."""
         piece = self._read_log(after, limit)
         return piece.events, piece.upto

@@ -24,7 +24,7 @@ from cumulus.resources.preemption import Preemptible
 from cumulus.resources.queue import Queue, QueueSpec
 from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.resources.submitter import QUEUE, SUBMITTER
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from tests.sim.schedule import GRACE, Action, Program
 from tests.sim.truth import run_name
 
@@ -52,7 +52,7 @@ class Wanted:
 class Model:
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
-        self._client = Client(sim.store)
+        self._client = StoreClient(sim.store)
         self.jobs: dict[str, Wanted] = {}
         """The jobs that were made and not deleted, by name."""
         self.partitions: dict[str, Wanted] = {}

@@ -9,7 +9,7 @@ from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from tests.sim import rest_of_makers
 from tests.sim.maker_oracle import maker_of
 from tests.sim.people import Wanted
@@ -26,7 +26,7 @@ TIMELY = rest_of_makers.TIMELY
 class Rest:
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
-        self._client = Client(sim.store)
+        self._client = StoreClient(sim.store)
         self._look_at = 0.0
         self._seen = -1
         self._missing: list[str] = []
@@ -150,7 +150,7 @@ def _waits_for_ever(partition: GPUPartition, jobs: object) -> bool:
 
 def projection(sim: Simulation) -> dict[str, str]:
     """What must not depend on faults: which objects are there, and what became of each job whose end is determined."""
-    client = Client(sim.store)
+    client = StoreClient(sim.store)
     found = {
         f"job {job.metadata.name}": job.status.phase.value
         for job in client.list(GPUJob) if not maker_of(job.to_json())

@@ -10,7 +10,7 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.job_array import ArrayPhase, GPUJobArray
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.reasons import EventReason
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 from tests.sim.maker_oracle import indexes_of, paused
 from tests.sim.people import Wanted
 
@@ -26,7 +26,7 @@ def makers(sim: Simulation) -> frozenset[str]:
     return frozenset(wanted.uid for wanted in (*sim.model.arrays.values(), *sim.model.crons.values()))
 
 
-def left(sim: Simulation, client: Client, jobs: Mapping[str, GPUJob]) -> Iterator[str]:
+def left(sim: Simulation, client: StoreClient, jobs: Mapping[str, GPUJob]) -> Iterator[str]:
     """All that keeps them from being at rest as they should be."""
     arrays = {array.metadata.name: array for array in client.list(GPUJobArray)} if sim.model.arrays else {}
     crons = {cron.metadata.name: cron for cron in client.list(GPUCronJob)} if sim.model.crons else {}
@@ -101,7 +101,7 @@ def _dropped(wanted: Wanted, sim: Simulation) -> bool:
     return bool(sim.model.dropped & {*sim.oracle.makers.made[wanted.uid].values()})
 
 
-def projection(sim: Simulation, client: Client) -> dict[str, str]:
+def projection(sim: Simulation, client: StoreClient) -> dict[str, str]:
     """What must not depend on faults."""
     found = {}
     arrays = {array.metadata.name: array for array in client.list(GPUJobArray)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.clock import parse_timestamp
 from cumulus.testing.backend import _Run
 
@@ -23,7 +23,7 @@ class Violation(BaseException):
         self.oracle = oracle
 
 
-def state_of(run: _Run, sim: Simulation) -> State:
+def state_of(run: _Run, sim: Simulation) -> WorkloadState:
     return run.observe(sim.clock.monotonic()).state
 
 

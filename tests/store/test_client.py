@@ -16,7 +16,7 @@ from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.store.base import Fence, Query
-from cumulus.store.client import Client, decode
+from cumulus.store.client import StoreClient, decode
 from cumulus.store.memory import MemoryStore
 
 SPEC = {"leaseDurationSeconds": 6, "acquireTime": "2030-01-01T00:00:00Z", "renewTime": "2030-01-01T00:00:00Z"}
@@ -29,11 +29,11 @@ def lease(name: str = "leader", token: int = 1, **metadata: Any) -> Lease:
 
 
 @pytest.fixture
-def client() -> Client:
-    return Client(MemoryStore(FakeClock()))
+def client() -> StoreClient:
+    return StoreClient(MemoryStore(FakeClock()))
 
 
-def test_reads_back_what_it_wrote(client: Client) -> None:
+def test_reads_back_what_it_wrote(client: StoreClient) -> None:
     made = client.create(lease(labels={"a": "b"}))
     assert made.uid
     assert made.spec.token == 1
@@ -50,7 +50,7 @@ def test_reads_back_what_it_wrote(client: Client) -> None:
         client.get(Lease, "", "leader")
 
 
-def test_deletes_that_very_object_only(client: Client) -> None:
+def test_deletes_that_very_object_only(client: StoreClient) -> None:
     old = client.create(lease())
     client.delete(old)
     client.create(lease())
@@ -58,9 +58,9 @@ def test_deletes_that_very_object_only(client: Client) -> None:
         client.delete(old)
 
 
-def test_every_write_carries_the_fence(client: Client) -> None:
+def test_every_write_carries_the_fence(client: StoreClient) -> None:
     made = client.create(lease())
-    leader = Client(client.store, Fence("", "leader", 1))
+    leader = StoreClient(client.store, Fence("", "leader", 1))
     other = leader.create(lease("other"))
     client.update(made.replace(spec=made.spec.model_copy(update={"token": 2})))
     for write in (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.store.base import Event, Query, Watch
+from cumulus.store.base import Query, Watch, WatchEvent
 from cumulus.store.sqlite import SqliteStore
 from tests.store.conftest import thing
 from tests.waiting import PATIENCE, eventually
@@ -63,9 +63,9 @@ def order(process: subprocess.Popen[str], count: int) -> None:
     process.stdin.flush()
 
 
-def collect(watch: Watch, until: int) -> list[Event]:
+def collect(watch: Watch, until: int) -> list[WatchEvent]:
     """Events up to a revision, within 20 s each."""
-    events: list[Event] = []
+    events: list[WatchEvent] = []
     while not events or events[-1].revision < until:
         more = watch.next(20)
         assert more, f"nothing came after revision {events[-1].revision if events else 0}"

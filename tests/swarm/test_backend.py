@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import EnvVar, GangMember, LeaseRef, Mount, State, Workload
+from cumulus.backends.base import EnvVar, GangMember, LeaseRef, Mount, Workload, WorkloadState
 from cumulus.backends.swarm import log_stream, spec
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.networks import Networks
@@ -90,7 +90,7 @@ def test_a_host_port_that_something_else_has_on_the_node_is_the_reason(bed: Swar
     bed.impatient(placement=5.0)
     started(bed, bed.work("sleep", "60", ports=((8000, 18001),)))
     end = bed.finish(_begun(bed, bed.work("true", job="service", ports=((8000, 18001),))))
-    assert (end.state, end.reason) == (State.FAILED, "Lost")
+    assert (end.state, end.reason) == (WorkloadState.FAILED, "Lost")
     assert "host-mode port already in use" in end.message
     worker = bed.lab.nodes["worker1"]
     _, process, _ = worker.shell("busybox nc -l -p 18002 < /dev/null > /dev/null 2>&1 & echo $!", 20)
@@ -99,7 +99,7 @@ def test_a_host_port_that_something_else_has_on_the_node_is_the_reason(bed: Swar
         end = bed.finish(_begun(bed, bed.work("true", job="program", ports=((8000, 18002),))))
     finally:
         worker.shell(f"kill {process}", 20)
-    assert (end.state, end.reason) == (State.FAILED, "StartError"), end
+    assert (end.state, end.reason) == (WorkloadState.FAILED, "StartError"), end
     assert "address already in use" in end.message
 
 
@@ -150,13 +150,13 @@ def test_secrets_are_in_no_specification(bed: SwarmBed) -> None:
 
 def test_an_image_that_is_not_there(bed: SwarmBed) -> None:
     end = bed.finish(_begun(bed, bed.work("true", image="nosuch:1")))
-    assert (end.state, end.reason, end.exit_code) == (State.FAILED, "StartError", None)
+    assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "StartError", None)
     assert "No such image" in end.message
 
 
 def test_a_command_that_is_not_there(bed: SwarmBed) -> None:
     end = bed.finish(_begun(bed, bed.work("nosuch")))
-    assert (end.state, end.exit_code) == (State.FAILED, 127)
+    assert (end.state, end.exit_code) == (WorkloadState.FAILED, 127)
 
 
 def test_a_mount_that_is_not_there(bed: SwarmBed) -> None:
@@ -166,7 +166,7 @@ def test_a_mount_that_is_not_there(bed: SwarmBed) -> None:
 
 def test_too_much_memory(bed: SwarmBed) -> None:
     end = bed.finish(_begun(bed, bed.work("tail", "/dev/zero", memory_bytes=16 * 2**20)))
-    assert (end.state, end.exit_code, end.reason) == (State.FAILED, 137, "OOMKilled")
+    assert (end.state, end.exit_code, end.reason) == (WorkloadState.FAILED, 137, "OOMKilled")
 
 
 def test_a_node_that_is_not_in_the_swarm(bed: SwarmBed) -> None:
@@ -202,7 +202,7 @@ def test_a_start_that_was_cut_short_is_not_made_twice(bed: SwarmBed) -> None:
     bed.reopen()
     bed.backend.start(work)
     assert len(bed.services()) == 1
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
 
 
 def test_two_daemons_that_start_at_once_make_one_service(bed: SwarmBed) -> None:
@@ -242,7 +242,7 @@ def test_updates_out_of_sequence_are_made_anew(bed: SwarmBed) -> None:
         thread.join()
     assert not errors
     assert sum(label.startswith("test/") for label in bed.service(work)["Spec"]["Labels"]) == 4
-    assert bed.seen(work).state is State.RUNNING, "a label restarts nothing"
+    assert bed.seen(work).state is WorkloadState.RUNNING, "a label restarts nothing"
 
 
 def test_somebody_removes_the_service(bed: SwarmBed) -> None:
@@ -281,7 +281,7 @@ def test_somebody_scales_the_service(bed: SwarmBed, counted: tuple[Workload, Pat
     bed.until(lambda: bed.seen(work) and bed.service(work)["Spec"]["Mode"]["Replicated"]["Replicas"] == 1)
     bed.until(lambda: not others())
     assert {f.reason for f in bed.backend.findings()} == {"ServiceScaled"}
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
     assert starts.read_text() == "start\n"
 
 
@@ -328,7 +328,7 @@ def test_an_engine_that_is_stopped_takes_no_log_along(bed: SwarmBed) -> None:
     worker.kill_engine(signal.SIGTERM)
     worker.start_engine()
     end = bed.finish(work)
-    assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Lost", None)
+    assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "Lost", None)
     assert "the engine on worker1 was stopped" in end.message
     assert [f.reason for f in bed.backend.findings()] == ["EngineStopped"]
     bed.backend.remove(work.name)
@@ -344,7 +344,7 @@ def test_a_log_says_where_its_end_may_be_missing(bed: SwarmBed) -> None:
     worker.kill_engine()
     bed.until(lambda: not worker.has_process(f"CUMULUS_JOB={lost.job}\0"))
     worker.start_engine()
-    assert bed.finish(lost).state is State.SUCCEEDED
+    assert bed.finish(lost).state is WorkloadState.SUCCEEDED
     following = bed.backend.logs(lost.job_uid, 1, 0, follow=True)
     begun = b"begin\n", b"begin\ndone\n"
     assert b"".join(following) in [log + away for log in begun]
@@ -443,7 +443,7 @@ def test_another_control_plane_on_the_swarm_is_left_alone(bed: SwarmBed) -> None
     other = bed.another("other", instance=f"{bed.instance}-other")
     assert not list(other.list())
     other.close()
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
 
 
 def test_a_service_from_an_earlier_life_is_found(bed: SwarmBed) -> None:
@@ -454,7 +454,7 @@ def test_a_service_from_an_earlier_life_is_found(bed: SwarmBed) -> None:
         fresh.list()
     fresh.ownership.adopt(fresh.ownership.mark())
     [seen] = fresh.list()
-    assert (seen.name, seen.job_uid, seen.state) == (work.name, work.job_uid, State.RUNNING)
+    assert (seen.name, seen.job_uid, seen.state) == (work.name, work.job_uid, WorkloadState.RUNNING)
     fresh.stop(work.name, 0)
     bed.until(lambda: fresh.list()[0].state.finished)
     fresh.remove(work.name)
@@ -483,7 +483,7 @@ def test_a_gang_meets_over_a_network_of_its_own_that_goes_with_it(bed: SwarmBed)
     for work in works:
         bed.backend.start(work)
         bed.reopen()
-    assert [bed.finish(work).state for work in works] == [State.SUCCEEDED] * 2
+    assert [bed.finish(work).state for work in works] == [WorkloadState.SUCCEEDED] * 2
     assert bed.log(works[0]) == b"hello of 1\nreplica-0 slots=1\nreplica-1 slots=1\n"
     assert len(bed.gang_parts()) == 2, "one network and one file"
     for work in works:
@@ -570,7 +570,7 @@ def test_the_end_of_one_job_asks_for_no_other_jobs_services(bed: SwarmBed, monke
 
         monkeypatch.setattr(engine, asked, counted)
     [seen] = bed.backend.list(works[1].job_uid)
-    assert (seen.name, seen.state) == (works[1].name, State.RUNNING)
+    assert (seen.name, seen.state) == (works[1].name, WorkloadState.RUNNING)
     assert answers == [1, 1]
 
 
@@ -578,7 +578,7 @@ def test_a_manager_that_does_not_answer_is_passed_over(swarm: Lab, bed: SwarmBed
     urls = ["unix:///nosuch.sock", swarm.nodes["worker1"].socket, swarm.manager.socket]
     backend = bed.open(Engine(urls))
     backend.start(work := bed.work("true"))
-    bed.until(lambda: (seen := backend.get(work.name)) is not None and seen.state is State.SUCCEEDED)
+    bed.until(lambda: (seen := backend.get(work.name)) is not None and seen.state is WorkloadState.SUCCEEDED)
     backend.close()
 
 

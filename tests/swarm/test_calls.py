@@ -11,7 +11,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from cumulus.backends.base import State, Workload
+from cumulus.backends.base import Workload, WorkloadState
 from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import SessionEnded
@@ -50,7 +50,7 @@ def test_a_call_comes_to_its_node_and_its_result_back(bed: SwarmBed) -> None:
     bed.backend.start(work)
     bed.backend.start(work)
     end = bed.finish(work)
-    assert (end.state, end.message) == (State.SUCCEEDED, "")
+    assert (end.state, end.message) == (WorkloadState.SUCCEEDED, "")
     assert bed.log(work) == b"hello\n"
     assert value(bed, work) == (0, b"x" * (9 * 2**20 + 1))
     assert len(set(left_on(bed, "worker2")) - before) == 1
@@ -127,7 +127,7 @@ def test_a_session_in_a_container_answers_through_its_node(bed: SwarmBed) -> Non
     session.close()
     other.close_session()
     other.close()
-    assert bed.finish(work).state is State.SUCCEEDED
+    assert bed.finish(work).state is WorkloadState.SUCCEEDED
     with pytest.raises(SessionEnded):
         bed.backend.reach(work.job_uid, 1, 0).session()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable, from_settings
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import BackendError
@@ -28,7 +28,7 @@ def runs_a_job(bed: SwarmBed, engine: Engine) -> None:
     bed.backend = bed.open(engine=engine)
     work = bed.work("echo", "hello")
     bed.backend.start(work)
-    assert bed.finish(work).state is State.SUCCEEDED
+    assert bed.finish(work).state is WorkloadState.SUCCEEDED
     assert bed.log(work) == b"hello\n"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.backends.swarm import spec, tasks
 from cumulus.backends.swarm.members import Member
 from cumulus.backends.swarm.node_engine import ShellEngine
@@ -35,64 +35,70 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
 
 
 @pytest.mark.parametrize(("seen", "evidence", "expected"), [
-    (task("complete", 0), Evidence(), (State.SUCCEEDED, "")),
-    (task("complete", 0), Evidence(stopped=True), (State.FAILED, "Stopped")),
-    (task("complete", 0), Evidence(lease="expired"), (State.FAILED, "LeaseExpired")),
-    (task("complete", 0), Evidence(lease="released"), (State.FAILED, "Stopped")),
-    (task("shutdown", 0), Evidence(stopped=True), (State.FAILED, "Stopped")),
-    (task("failed", 75), Evidence(), (State.FAILED, "Error")),
-    (task("failed", 7, "task: non-zero exit (7)"), Evidence(), (State.FAILED, "Error")),
-    (task("failed", 137, "task: non-zero exit (137)"), Evidence(oom=True, memory_bytes=1), (State.FAILED, "OOMKilled")),
-    (task("failed", 137), Evidence(oom=None, memory_bytes=1), (State.FAILED, "OOMKilled")),
-    (task("failed", 137), Evidence(oom=False, memory_bytes=1), (State.FAILED, "Error")),
-    (task("failed", 143), Evidence(lease="expired"), (State.FAILED, "LeaseExpired")),
-    (task("failed", 143), Evidence(lease="released"), (State.FAILED, "Stopped")),
-    (task("failed", 143), Evidence(stopped=True), (State.FAILED, "Stopped")),
-    (task("failed", 143), Evidence(restarted=True), (State.FAILED, "Lost")),
-    (task("failed", 255), Evidence(restarted=True), (State.FAILED, "Lost")),
-    (task("failed", 7), Evidence(restarted=True), (State.FAILED, "Error")),
-    (task("rejected", error="No such image: x"), Evidence(), (State.FAILED, "StartError")),
-    (task("rejected", error="No such image: x"), Evidence(stopped=True), (State.FAILED, "StartError")),
-    (task("shutdown", 143), Evidence(stopped=True), (State.FAILED, "Stopped")),
-    (task("shutdown", 143), Evidence(), (State.FAILED, "Lost")),
-    (task("orphaned"), Evidence(), (State.FAILED, "Lost")),
-    (task("failed", 0, "No such container: default-job.1.x"), Evidence(), (State.FAILED, "Lost")),
-    (task("failed", 0, "No such container: x"), Evidence(lease="expired"), (State.FAILED, "LeaseExpired")),
-    (task("failed", 127, "starting container failed: exec"), Evidence(), (State.FAILED, "StartError")),
-    (task("failed", error="starting container failed: no such file"), Evidence(), (State.FAILED, "Lost")),
+    (task("complete", 0), Evidence(), (WorkloadState.SUCCEEDED, "")),
+    (task("complete", 0), Evidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
+    (task("complete", 0), Evidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
+    (task("complete", 0), Evidence(lease="released"), (WorkloadState.FAILED, "Stopped")),
+    (task("shutdown", 0), Evidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
+    (task("failed", 75), Evidence(), (WorkloadState.FAILED, "Error")),
+    (task("failed", 7, "task: non-zero exit (7)"), Evidence(), (WorkloadState.FAILED, "Error")),
+    (
+        task("failed", 137, "task: non-zero exit (137)"),
+        Evidence(oom=True, memory_bytes=1), (WorkloadState.FAILED, "OOMKilled"),
+    ),
+    (task("failed", 137), Evidence(oom=None, memory_bytes=1), (WorkloadState.FAILED, "OOMKilled")),
+    (task("failed", 137), Evidence(oom=False, memory_bytes=1), (WorkloadState.FAILED, "Error")),
+    (task("failed", 143), Evidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
+    (task("failed", 143), Evidence(lease="released"), (WorkloadState.FAILED, "Stopped")),
+    (task("failed", 143), Evidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
+    (task("failed", 143), Evidence(restarted=True), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 255), Evidence(restarted=True), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 7), Evidence(restarted=True), (WorkloadState.FAILED, "Error")),
+    (task("rejected", error="No such image: x"), Evidence(), (WorkloadState.FAILED, "StartError")),
+    (task("rejected", error="No such image: x"), Evidence(stopped=True), (WorkloadState.FAILED, "StartError")),
+    (task("shutdown", 143), Evidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
+    (task("shutdown", 143), Evidence(), (WorkloadState.FAILED, "Lost")),
+    (task("orphaned"), Evidence(), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 0, "No such container: default-job.1.x"), Evidence(), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 0, "No such container: x"), Evidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
+    (task("failed", 127, "starting container failed: exec"), Evidence(), (WorkloadState.FAILED, "StartError")),
+    (task("failed", error="starting container failed: no such file"), Evidence(), (WorkloadState.FAILED, "Lost")),
     (
         task("failed", 128, "starting container failed: task 7f: already exists: unknown"),
-        Evidence(), (State.FAILED, "Lost"),
+        Evidence(), (WorkloadState.FAILED, "Lost"),
     ),
     (
         task("failed", 128, "starting container failed: chronos-runtime: a-r0 was started on this node before: x"),
-        Evidence(), (State.FAILED, "Lost"),
+        Evidence(), (WorkloadState.FAILED, "Lost"),
     ),
     (
         task("failed", 128, "starting container failed: rpc error: code = Unavailable desc = transport is closing"),
-        Evidence(), (State.FAILED, "Lost"),
+        Evidence(), (WorkloadState.FAILED, "Lost"),
     ),
     (
         task("failed", 128, "starting container failed: address already in use"),
-        Evidence(), (State.FAILED, "StartError"),
+        Evidence(), (WorkloadState.FAILED, "StartError"),
     ),
     (
         task("failed", 127, 'starting container failed: exec: "already exists": not found'),
-        Evidence(), (State.FAILED, "StartError"),
+        Evidence(), (WorkloadState.FAILED, "StartError"),
     ),
-    (task("failed", 126, "starting container failed: connection refused"), Evidence(), (State.FAILED, "StartError")),
-    (task("failed", 1, "task: non-zero exit (1)"), Evidence(drained=True), (State.FAILED, "Error")),
+    (
+        task("failed", 126, "starting container failed: connection refused"),
+        Evidence(), (WorkloadState.FAILED, "StartError"),
+    ),
+    (task("failed", 1, "task: non-zero exit (1)"), Evidence(drained=True), (WorkloadState.FAILED, "Error")),
     (
         task("rejected", error="Conflict. The container name /x is already in use by container 7f"),
-        Evidence(), (State.FAILED, "Lost"),
+        Evidence(), (WorkloadState.FAILED, "Lost"),
     ),
-    (task("rejected", error="No such image: x: connection refused"), Evidence(), (State.FAILED, "StartError")),
+    (task("rejected", error="No such image: x: connection refused"), Evidence(), (WorkloadState.FAILED, "StartError")),
     (
         task("rejected", error="invalid mount config: bind source path does not exist"),
-        Evidence(), (State.FAILED, "StartError"),
+        Evidence(), (WorkloadState.FAILED, "StartError"),
     ),
 ])  # fmt: skip
-def test_an_end(seen: Task, evidence: Evidence, expected: tuple[State, str]) -> None:
+def test_an_end(seen: Task, evidence: Evidence, expected: tuple[WorkloadState, str]) -> None:
     state, reason, _ = tasks.ended(seen, evidence)
     assert (state, reason or "") == expected
 
@@ -161,7 +167,7 @@ def test_a_container_that_was_made_and_never_ran_has_no_exit_code(tmp_path: Path
     if ran:
         record.write(RUNNING, {"at": AT, "task": "t1"})
     end = reconciler("").reconcile(record, [task("shutdown", 0)])
-    assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Stopped", code)
+    assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "Stopped", code)
 
 
 @pytest.mark.parametrize(("why", "reason"), [("Swarm does not place it: no suitable node", "Lost"), ("", "Stopped")])
@@ -175,7 +181,7 @@ def test_a_run_that_no_node_took_ends_alike_however_late_it_is_looked_at(tmp_pat
         record = Record(str(tmp_path / name), {**START, "leases": [], "memory_bytes": 0})
         record.write(STOP, {"grace": 1.0, "at": AT, "why": why})
         ends.append(reconciler("").reconcile(record, [seen]))
-    assert [(end.state, end.reason, end.exit_code) for end in ends] == [(State.FAILED, reason, None)] * 2
+    assert [(end.state, end.reason, end.exit_code) for end in ends] == [(WorkloadState.FAILED, reason, None)] * 2
     assert ends[0].message == ends[1].message
 
 
@@ -197,7 +203,7 @@ def test_a_run_that_was_gone_before_it_was_told_to_stop_is_what_its_exit_code_sa
     told = timestamp(parse_timestamp(seen.at) - timedelta(seconds=stopped_before))
     record.write(STOP, {"grace": 1.0, "at": told})
     end = reconciler("").reconcile(record, [seen])
-    assert (end.state, end.reason) == (State.FAILED if reason else State.SUCCEEDED, reason)
+    assert (end.state, end.reason) == (WorkloadState.FAILED if reason else WorkloadState.SUCCEEDED, reason)
 
 
 def test_a_program_that_was_asked_for_a_checkpoint_stays_so_where_its_end_is_brought_nearer(tmp_path: Path) -> None:
@@ -268,7 +274,7 @@ def test_a_code_that_no_program_gave_is_none() -> None:
 @pytest.mark.parametrize("state", ["new", "pending", "assigned", "accepted", "preparing", "ready", "starting"])
 def test_a_task_on_its_way(state: str) -> None:
     assert not task(state).terminal
-    assert tasks.state(task(state)) is State.STARTING
+    assert tasks.state(task(state)) is WorkloadState.STARTING
 
 
 def test_a_pending_task_has_no_container() -> None:

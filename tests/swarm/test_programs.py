@@ -17,7 +17,7 @@ import cloudpickle
 import pytest
 
 from cumulus import environment
-from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, Prefetched, State, Workload
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, Prefetched, Workload, WorkloadState
 from cumulus.backends.cluster import ProgramsAnswer
 from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.outcome import Outcome
@@ -80,7 +80,7 @@ def said(bed: SwarmBed, work: Workload) -> str:
     bed.backend.start(work)
     end = bed.finish(work)
     log = bed.log(work).decode()
-    assert end.state is State.SUCCEEDED, (end.reason, end.message, log)
+    assert end.state is WorkloadState.SUCCEEDED, (end.reason, end.message, log)
     return log
 
 
@@ -108,7 +108,7 @@ def refused(bed: SwarmBed, work: Workload) -> str:
     """Why its node did not start it."""
     bed.backend.start(work)
     end = bed.finish(work)
-    assert (end.state, end.reason) == (State.FAILED, "StartError"), (end, bed.log(work))
+    assert (end.state, end.reason) == (WorkloadState.FAILED, "StartError"), (end, bed.log(work))
     return end.message
 
 
@@ -129,7 +129,7 @@ def test_two_users_beside_each_other(bed: SwarmBed, ann: User, bob: User) -> Non
     assert "No such file or directory" in log
     assert ann.name not in log
     assert "root" not in log
-    assert bed.seen(mine).state is State.RUNNING
+    assert bed.seen(mine).state is WorkloadState.RUNNING
     bed.backend.stop(mine.name, 0)
     bed.finish(mine)
 
@@ -275,7 +275,7 @@ def test_what_the_node_mounts_later_is_seen_and_nothing_comes_back(bed: SwarmBed
     bed.backend.start(work)
     bed.running(work)
     node.inside("sh", "-ec", "mount -t tmpfs tmpfs /srv/later; echo seen > /srv/later/on")
-    assert bed.finish(work).state is State.SUCCEEDED
+    assert bed.finish(work).state is WorkloadState.SUCCEEDED
     assert bed.log(work) == b"seen\n"
     node.inside("umount", "/srv/later")
     assert "/run/chronos-root" not in node.inside("cat", "/proc/self/mountinfo")
@@ -367,7 +367,7 @@ def test_a_call_runs_by_the_nodes_python_as_its_submitter(bed: SwarmBed, ann: Us
     work = replace(bed.calling(look, "hello", image="", **whose), mounts=())
     bed.backend.start(work)
     end = bed.finish(work)
-    assert (end.state, end.message) == (State.SUCCEEDED, "")
+    assert (end.state, end.message) == (WorkloadState.SUCCEEDED, "")
     assert bed.log(work) == b"hello\n"
     assert len(set(left_on(bed, "worker1")) - before) == 1
     uid, node, files, place = value(bed, work)
@@ -390,7 +390,7 @@ def test_a_call_runs_by_the_nodes_python_as_its_submitter(bed: SwarmBed, ann: Us
     assert pickle.loads(b"".join(content)) == ann.uid
     session.close_session()
     session.close()
-    assert bed.finish(serves).state is State.SUCCEEDED
+    assert bed.finish(serves).state is WorkloadState.SUCCEEDED
 
 
 def test_what_it_saved_comes_to_the_next_node_also_ahead_of_its_lease(bed: SwarmBed, ann: User) -> None:
@@ -618,7 +618,7 @@ def test_replicas_on_two_nodes_are_told_of_each_other(bed: SwarmBed, ann: User) 
     for work in works:
         bed.backend.start(work)
     for replica, work in enumerate(works):
-        assert bed.finish(work).state is State.SUCCEEDED, bed.log(work)
+        assert bed.finish(work).state is WorkloadState.SUCCEEDED, bed.log(work)
         lines = bed.log(work).decode().splitlines()
         assert lines[:2] == [f"{member.address} slots=1" for member in members]
         assert lines[2] == f"{replica} of 2 at {members[0].address}"

@@ -14,7 +14,7 @@ import pexpect
 import pytest
 
 from cumulus.backends import channel
-from cumulus.backends.base import EnvVar, State, Workload
+from cumulus.backends.base import EnvVar, Workload, WorkloadState
 from cumulus.backends.swarm import spec
 from cumulus.errors import NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
@@ -126,7 +126,7 @@ def test_a_shell_beside_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     eventually(lambda: sleeps(node, 4713)() and sleeps(node, 4714)())
     made.close()
     eventually(lambda: not sleeps(node, 4713)() and not sleeps(node, 4714)())
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
     # And with the job.
     made = start(bed, work, "trap '' HUP TERM; echo up; while :; do sleep 0.1; done")
     read(made, b"up")
@@ -198,7 +198,7 @@ def test_the_terminal_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     assert select.select([made.done], [], [], 30)[0]
     assert made.exit().code == 0
     made.close()
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
     # The next one is shown what there was, and several may look.
     again, other = (bed.backend.reach(work.job_uid, 1, 0).attach(stdin=stdin) for stdin in (True, False))
     assert b"got one" in read(again, b"got one")

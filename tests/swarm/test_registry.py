@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from tests.lab.lab import Lab
 from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.registry import Registry, registry
@@ -31,7 +31,7 @@ def stranger(private: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(private.stranger))
 
 
-def say(bed: SwarmBed, image: str) -> tuple[State, str, str]:
+def say(bed: SwarmBed, image: str) -> tuple[WorkloadState, str, str]:
     """How a run of the image on worker1 ends, and the image of its service."""
     work = bed.work("cat", "/said", image=image)
     bed.backend.start(work)
@@ -60,14 +60,14 @@ def test_a_private_image_is_pulled_with_the_credentials_of_the_daemon_and_pinned
 ) -> None:
     digest = private.push(made(bed.lab, "first:1", "first"), "team/private:1")
     image = f"{private.address}/team/private:1"
-    assert say(bed, image) == (State.SUCCEEDED, "first\n", f"{image}@{digest}")
+    assert say(bed, image) == (WorkloadState.SUCCEEDED, "first\n", f"{image}@{digest}")
 
 
 @pytest.mark.usefixtures("stranger")
 def test_without_credentials_the_run_says_that_the_registry_refuses(bed: SwarmBed, private: Registry) -> None:
     private.push(made(bed.lab, "first:1", "first"), "team/closed:1")
     state, message, image = say(bed, f"{private.address}/team/closed:1")
-    assert state is State.FAILED
+    assert state is WorkloadState.FAILED
     assert "No such image" in message
     assert "its registry says: " in message
     assert "docker login" in message
@@ -80,13 +80,13 @@ def test_an_image_by_its_digest_stays_what_it_was_when_its_tag_moves(bed: SwarmB
     new = private.push(made(bed.lab, "second:1", "second"), "team/moving:1")
     assert old != new
     by_digest = f"{private.address}/team/moving@{old}"
-    assert say(bed, by_digest) == (State.SUCCEEDED, "first\n", by_digest)
+    assert say(bed, by_digest) == (WorkloadState.SUCCEEDED, "first\n", by_digest)
 
 
 @pytest.mark.usefixtures("logged_in")
 def test_an_image_that_the_registry_does_not_have(bed: SwarmBed, private: Registry) -> None:
     state, message, _ = say(bed, f"{private.address}/team/nothing:1")
-    assert state is State.FAILED
+    assert state is WorkloadState.FAILED
     assert "its registry says: " in message
 
 
@@ -99,8 +99,8 @@ def test_credentials_are_read_anew_for_each_attempt(
     image = f"{private.address}/team/later:1"
     first = bed.work("cat", "/said", image=image)
     bed.backend.start(first)
-    assert bed.finish(first).state is State.FAILED
+    assert bed.finish(first).state is WorkloadState.FAILED
     monkeypatch.setenv("DOCKER_CONFIG", str(private.logged_in))
     second = bed.work("cat", "/said", image=image, attempt=2)
     bed.backend.start(second)
-    assert bed.finish(second).state is State.SUCCEEDED
+    assert bed.finish(second).state is WorkloadState.SUCCEEDED

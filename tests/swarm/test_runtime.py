@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Mount, State
+from cumulus.backends.base import Mount, WorkloadState
 from cumulus.chronos import container_gc, runtime
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
@@ -288,7 +288,7 @@ def test_a_users_container_is_that_users_on_the_node(bed: SwarmBed) -> None:
         assert said[2:8] == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
         bed.backend.start(led := bed.work("true", mounts=(Mount(f"{data}/link", "/data"),), attempt=2, **ann))
         end = bed.finish(led)
-        assert end.state is State.FAILED
+        assert end.state is WorkloadState.FAILED
         assert "link leads to /etc, which is in no directory that may be mounted from" in end.message
 
 
@@ -300,7 +300,7 @@ def test_a_service_gets_the_devices_it_leased_and_no_others(bed: SwarmBed) -> No
     look = "ls /dev/fuse && : < /dev/fuse && echo opened; ls /dev/net/tun || echo no other"
     try:
         bed.backend.start(work := bed.work("sh", "-c", look, leases=(lease(device_id=ID),)))
-        assert bed.finish(work).state is State.SUCCEEDED
+        assert bed.finish(work).state is WorkloadState.SUCCEEDED
         assert b"opened" in bed.log(work)
         assert b"no other" in bed.log(work)
         bed.backend.start(plain := bed.work("sh", "-c", "ls /dev/fuse || echo none", attempt=2))

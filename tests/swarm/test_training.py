@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Checkpointing, State, Workload
+from cumulus.backends.base import Checkpointing, Workload, WorkloadState
 from cumulus.uploader import catalog
 from cumulus.uploader.directory_place import DirectoryPlace
 from tests.lab.lab import Lab
@@ -150,7 +150,7 @@ def test_killed_at_random_points_each_time_on_the_other_node(
     for attempt in range(1, kills):
         bed.backend.start(run := work(attempt, die_after := chance.randrange(1, 4), attempt))
         end = bed.finish(run)
-        assert (end.state, end.exit_code) == (State.FAILED, 128 + 9), (end, bed.log(run))
+        assert (end.state, end.exit_code) == (WorkloadState.FAILED, 128 + 9), (end, bed.log(run))
         steps.append(began(run))
         assert steps[-1] >= steps[-2], steps
         if attempt % 3:
@@ -175,7 +175,7 @@ def test_killed_at_random_points_each_time_on_the_other_node(
         assert (left := copied()) >= steps[-1]
         bed.backend.start(last := work(kills + 1, 0, 0))
         end = bed.finish(last)
-        assert end.state is State.SUCCEEDED, (end, bed.log(last))
+        assert end.state is WorkloadState.SUCCEEDED, (end, bed.log(last))
         assert began(last) == left
         assert bed.log(last).split()[-1] == alone.stdout.encode().split()[-1]
     finally:

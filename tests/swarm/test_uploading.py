@@ -10,7 +10,7 @@ import pytest
 
 from cumulus.answers.checkpoints import CheckpointBytes
 from cumulus.backends import preparing
-from cumulus.backends.base import Checkpointing, Mount, State, Workload
+from cumulus.backends.base import Checkpointing, Mount, Workload, WorkloadState
 from cumulus.errors import BackendRefused
 from cumulus.infrastructure.checkpoints import on_node
 from cumulus.uploader import catalog
@@ -52,7 +52,7 @@ class Jobs:
     def run(self, work: Workload) -> str:
         self.bed.backend.start(work)
         end = self.bed.finish(work)
-        assert end.state is State.SUCCEEDED, end
+        assert end.state is WorkloadState.SUCCEEDED, end
         return self.bed.log(work).decode()
 
     def steps(self) -> list[Name]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from cumulus.backends.base import Observed, State
+from cumulus.backends.base import Observed, WorkloadState
 from cumulus.backends.checkpoints import document_of, read_saved
 from cumulus.backends.process import layout
 from cumulus.backends.process.spawner import PYTHON, Spawned, Spawner
@@ -78,9 +78,9 @@ class Run:
             if end is None:
                 started = read_document(self._path(layout.STARTED))
                 if started is None:
-                    return self._observed(State.STARTING)
+                    return self._observed(WorkloadState.STARTING)
                 saved = layout.read_saved(self._path(layout.SAVED))
-                return self._observed(State.RUNNING, started_at=started["started_at"], checkpoint=saved)
+                return self._observed(WorkloadState.RUNNING, started_at=started["started_at"], checkpoint=saved)
             self._end = end
             self.__dict__.pop("spec", None)  # Not needed any more, and there may be thousands of ended runs.
         return self._end
@@ -93,7 +93,7 @@ class Run:
             if end is None:
                 return None
             saved = read_saved(end.get("checkpoint"))
-            return Observed(**{**end, "state": State(end["state"]), "checkpoint": saved})
+            return Observed(**{**end, "state": WorkloadState(end["state"]), "checkpoint": saved})
         except (ValueError, KeyError, TypeError):
             if self.supervisor():
                 return None
@@ -211,14 +211,14 @@ class Run:
                 return False
             message = f"its supervisor ended {self.spawned} times before it could start the command"
             end = self._observed(
-                State.FAILED, reason=AttemptReason.START_ERROR, message=f"{message}: {self._last_words()}"
+                WorkloadState.FAILED, reason=AttemptReason.START_ERROR, message=f"{message}: {self._last_words()}"
             )
             document = {name: getattr(end, name) for name in Observed.__slots__}
             document |= {"finished_at": timestamp(clock.now()), "checkpoint": document_of(end.checkpoint)}
             write_document(self._path(layout.EXIT), document)
         return True
 
-    def _observed(self, state: State, **more: Any) -> Observed:
+    def _observed(self, state: WorkloadState, **more: Any) -> Observed:
         names = ("name", "job_uid", "namespace", "job", "attempt", "replica", "node")
         return Observed(**{n: self.spec[n] for n in names}, state=state, **more)
 

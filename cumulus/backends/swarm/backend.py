@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Prefetched, Reach, State, Workload
+from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Prefetched, Reach, Workload, WorkloadState
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.preparing import Preparing
 from cumulus.backends.rundir.layout import run_name
@@ -304,7 +304,7 @@ class SwarmBackend:
             if not record.has(END):
                 self.ownership.instance()
                 if not self._services.known(record):
-                    return record.observed(State.STARTING) if record.name in self._preparing else None
+                    return record.observed(WorkloadState.STARTING) if record.name in self._preparing else None
             return self._reconciled(record)
 
     def list(self, job_uid: str = "") -> Sequence[Observed]:
@@ -332,7 +332,7 @@ class SwarmBackend:
                     except NodeUnreachable:
                         end = self._tasks.running(record)
                 elif end is None and record.name in self._preparing:
-                    end = record.observed(State.STARTING)
+                    end = record.observed(WorkloadState.STARTING)
             if end is not None:
                 observed.append(end)
         return observed

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cumulus.backends.base import Observed, State, Workload
+from cumulus.backends.base import Observed, Workload, WorkloadState
 from cumulus.backends.checkpoints import Saved, read_saved
 from cumulus.backends.rundir import layout
 from cumulus.backends.rundir.documents import read_document, write_document
@@ -70,7 +70,7 @@ class Record:
     def has(self, file: str) -> bool:
         return os.path.exists(os.path.join(self.directory, file))
 
-    def observed(self, state: State, **more: Any) -> Observed:
+    def observed(self, state: WorkloadState, **more: Any) -> Observed:
         start = self.start
         return Observed(
             name=start["name"], job_uid=start["job_uid"], namespace=start["namespace"], job=start["job"],
@@ -81,7 +81,7 @@ class Record:
         document = self.read(END)
         if document is None:
             return None
-        return self.observed(**{**document, "state": State(document["state"]), "checkpoint": self.saved()})
+        return self.observed(**{**document, "state": WorkloadState(document["state"]), "checkpoint": self.saved()})
 
     def saved(self) -> Saved | None:
         """The job's newest checkpoint, as it was seen last."""

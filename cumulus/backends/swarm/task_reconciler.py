@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.backends import exit_codes
-from cumulus.backends.base import Observed, State
+from cumulus.backends.base import Observed, WorkloadState
 from cumulus.backends.checkpoints import document_of, saved, written_at
 from cumulus.backends.swarm import programs
 from cumulus.backends.swarm import tasks as observe
@@ -121,10 +121,10 @@ class TaskReconciler:
             known = {"at": run.at, "task": run.id}
             record.write(RUNNING, known)
         if known is None:
-            return record.observed(State.STARTING)
+            return record.observed(WorkloadState.STARTING)
         if run is not None and record.start.get("asked"):
             self._look(record, run)
-        return record.observed(State.RUNNING, started_at=known["at"], checkpoint=record.saved())
+        return record.observed(WorkloadState.RUNNING, started_at=known["at"], checkpoint=record.saved())
 
     def ask_to_stop(self, record: Record, grace: float, why: str = "", reason: str = "") -> None:
         """Record the request, and ask a program that keeps checkpoints for one first, where there is a `reason`. A
@@ -184,7 +184,7 @@ class TaskReconciler:
     def never_started(self, record: Record, message: str = "never started", *, lost: bool = False) -> None:
         """`lost`: another try may help."""
         reason = AttemptReason.LOST if lost else AttemptReason.START_ERROR
-        record.write(END, {"state": State.FAILED.value, "reason": reason, "message": message})
+        record.write(END, {"state": WorkloadState.FAILED.value, "reason": reason, "message": message})
 
     def stopped_early(self, record: Record) -> None:
         """The end of a run that was told to stop before it had a service."""
@@ -282,7 +282,7 @@ class TaskReconciler:
         """The end of a run that was told to stop before a node took it."""
         if stop.get("why"):
             return self._lost(record, stop["why"])
-        return self._ended(record, State.FAILED, None, AttemptReason.STOPPED, "stopped before it started")
+        return self._ended(record, WorkloadState.FAILED, None, AttemptReason.STOPPED, "stopped before it started")
 
     def _kill(self, record: Record, run: Task) -> None:
         engine = self._node_engine(record.start["node"])
@@ -367,12 +367,12 @@ class TaskReconciler:
         return None if container is None else bool(container["State"].get(AttemptReason.OOM_KILLED))
 
     def _lost(self, record: Record, message: str) -> Observed:
-        return self._ended(record, State.FAILED, None, AttemptReason.LOST, message)
+        return self._ended(record, WorkloadState.FAILED, None, AttemptReason.LOST, message)
 
     def _ended(
         self,
         record: Record,
-        state: State,
+        state: WorkloadState,
         code: int | None,
         reason: AttemptReason | None,
         message: str,

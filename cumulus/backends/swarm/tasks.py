@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.backends.lease_end import reason_of
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.resources.reasons import AttemptReason
@@ -106,9 +106,9 @@ def alive(tasks: Sequence[Task]) -> Sequence[Task]:
     return [task for task in tasks if not task.terminal and task.placed]
 
 
-def state(task: Task) -> State:
+def state(task: Task) -> WorkloadState:
     """The state of a run whose task has not ended."""
-    return State.RUNNING if task.state == "running" else State.STARTING
+    return WorkloadState.RUNNING if task.state == "running" else WorkloadState.STARTING
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,50 +128,54 @@ class Evidence:
     """The node takes no tasks: its availability is drain."""
 
 
-def ended(task: Task, evidence: Evidence) -> tuple[State, AttemptReason | None, str]:
+def ended(task: Task, evidence: Evidence) -> tuple[WorkloadState, AttemptReason | None, str]:
     """State, reason and message of a task that has ended; no reason where it succeeded."""
     code = task.exit_code
     how = f"exit code {code}" if code is not None else task.error or task.state
     if task.state == "complete" and not evidence.lease and not evidence.stopped:
-        return State.SUCCEEDED, None, ""
+        return WorkloadState.SUCCEEDED, None, ""
     if task.state == "rejected":
         lost = not evidence.stopped and _engines_fault(task)
         return (
-            State.FAILED,
+            WorkloadState.FAILED,
             AttemptReason.LOST if lost else AttemptReason.START_ERROR,
             task.error or "the node refused to run it",
         )
     if evidence.stopped:
         killed = ", killed after its grace period" if code == 137 else ""
-        return State.FAILED, AttemptReason.STOPPED, f"stopped, and it ended with {how}{killed}"
+        return WorkloadState.FAILED, AttemptReason.STOPPED, f"stopped, and it ended with {how}{killed}"
     if evidence.oom:
         limit = evidence.memory_bytes / 2**20
-        return State.FAILED, AttemptReason.OOM_KILLED, f"it used more memory than its limit of {limit:.0f} MiB"
+        return WorkloadState.FAILED, AttemptReason.OOM_KILLED, f"it used more memory than its limit of {limit:.0f} MiB"
     if over := reason_of(evidence.lease, f", and it ended with {how}"):
-        return State.FAILED, *over
+        return WorkloadState.FAILED, *over
     where = f" on {evidence.node}" if evidence.node else ""
     if task.container_gone:
         return (
-            State.FAILED,
+            WorkloadState.FAILED,
             AttemptReason.LOST,
             f"the engine{where} was stopped, which ends and removes all containers of a Swarm",
         )
     if task.state in ("shutdown", "orphaned", "remove"):
         why = "its node was drained" if evidence.drained else "its service was changed, or its node did not answer"
-        return State.FAILED, AttemptReason.LOST, f"Swarm ended it{where}: {why}"
+        return WorkloadState.FAILED, AttemptReason.LOST, f"Swarm ended it{where}: {why}"
     if evidence.restarted and code in _INTERRUPTED:
-        return State.FAILED, AttemptReason.LOST, f"the engine of {evidence.node} was restarted, and it ended with {how}"
+        return (
+            WorkloadState.FAILED,
+            AttemptReason.LOST,
+            f"the engine of {evidence.node} was restarted, and it ended with {how}",
+        )
     if code is None or _engines_fault(task):
-        return State.FAILED, AttemptReason.LOST, task.error or "the engine lost it"
+        return WorkloadState.FAILED, AttemptReason.LOST, task.error or "the engine lost it"
     if not_started(task):
-        return State.FAILED, AttemptReason.START_ERROR, task.error
+        return WorkloadState.FAILED, AttemptReason.START_ERROR, task.error
     if code == 137 and evidence.oom is None and evidence.memory_bytes:
         return (
-            State.FAILED,
+            WorkloadState.FAILED,
             AttemptReason.OOM_KILLED,
             "killed, and its node cannot be asked why: most likely for its memory limit",
         )
-    return State.FAILED, AttemptReason.ERROR, f"ended with {how}"
+    return WorkloadState.FAILED, AttemptReason.ERROR, f"ended with {how}"
 
 
 def not_started(task: Task) -> bool:

@@ -22,7 +22,7 @@ from cumulus.chronos.contract import Device, Lease, LeaseState
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib.files import replacing
-from cumulus.lib.processes import Identity, is_alive
+from cumulus.lib.processes import ProcessIdentity, is_alive
 
 _LIMITS = struct.Struct("=8sQQii16s")
 _LIMITS_MAGIC = b"CHRLIM1\0"
@@ -124,7 +124,7 @@ def used(lease_id: str, home: Path) -> dict[int, int]:
     found: dict[int, int] = {}
     for pid, _, start, namespace, _, size in _slots(lease_id, home):
         # What a process of another PID namespace (a container) is called here is not known: it is taken at its word.
-        if namespace != _namespace() or is_alive(Identity(pid, start)):
+        if namespace != _namespace() or is_alive(ProcessIdentity(pid, start)):
             found[pid] = found.get(pid, 0) + size
     return found
 

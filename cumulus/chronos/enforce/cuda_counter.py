@@ -10,7 +10,7 @@ from cumulus.chronos.contract.variables import ACCOUNT, CUDA_COUNTER, PRELOAD
 from cumulus.chronos.enforce import account
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.library import Library
-from cumulus.chronos.settings import Settings
+from cumulus.chronos.settings import LocalSettings
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
@@ -61,7 +61,7 @@ class CudaCounter:
 
 def find() -> tuple[Path | None, str]:
     """The library, or None and why."""
-    return LIBRARY.find(Settings.read().cuda_counter)
+    return LIBRARY.find(LocalSettings.read().cuda_counter)
 
 
 def _counter(status: bool, reason: EnforcementReason, message: str) -> Sequence[Health]:

@@ -24,7 +24,7 @@ from cumulus.chronos.contract import FULL_COMPUTE, Device, Health, Lease
 from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon, runtime_directory
-from cumulus.chronos.settings import Settings
+from cumulus.chronos.settings import LocalSettings
 from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement, Sharing
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
@@ -46,7 +46,7 @@ class Mps:
     way = "CUDA"
 
     def __init__(self, mode: str | None = None) -> None:
-        self._mode = mode or Settings.read().mps_mode
+        self._mode = mode or LocalSettings.read().mps_mode
 
     def covers(self, device: Device) -> bool:
         return device.type == "gpu" and "nvidia" in device.vendor.lower()

@@ -18,11 +18,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cumulus.chronos.snapshot import Snapshot
+from cumulus.chronos.snapshot import ProcessSnapshot
 from cumulus.clock import SystemClock
 from cumulus.errors import ChronosError
 from cumulus.lib import locks, processes
-from cumulus.lib.processes import Identity, is_alive, read, send
+from cumulus.lib.processes import ProcessIdentity, is_alive, read, send
 
 CONTROL = "nvidia-cuda-mps-control"
 
@@ -123,7 +123,7 @@ class Daemon:
         servers = (self.execute("get_server_list") or "").split() if self.pid() is not None else []
         return [server for server in servers if self.execute(f"get_server_status {server}") == "FAULT"]
 
-    def _failed(self) -> Sequence[Identity]:
+    def _failed(self) -> Sequence[ProcessIdentity]:
         """The programs whose work has failed, as the server says in its log, as far as they run and are its clients."""
         servers = self._faulted_servers()
         failed: list[str] = []
@@ -138,7 +138,7 @@ class Daemon:
             else:
                 listing = False
         found = [read(int(pid)) for pid in failed]
-        return [Identity(p.pid, p.start) for p in found if p is not None and p.alive and self._serves(p.pid)]
+        return [ProcessIdentity(p.pid, p.start) for p in found if p is not None and p.alive and self._serves(p.pid)]
 
     def _server_log(self) -> str:
         try:
@@ -151,12 +151,12 @@ class Daemon:
     def _serves(self, pid: int) -> bool:
         return b"CUDA_MPS_PIPE_DIRECTORY=" + os.fsencode(self.pipe) in processes.environment(pid)
 
-    def _told(self) -> set[Identity]:
+    def _told(self) -> set[ProcessIdentity]:
         try:
             lines = (self.place / _TOLD).read_text().splitlines()
         except OSError:
             return set()
-        return {Identity(*map(int, line.split())) for line in lines}
+        return {ProcessIdentity(*map(int, line.split())) for line in lines}
 
     def _start(self) -> None:
         for directory in (self.pipe, self.log):
@@ -184,7 +184,7 @@ class Daemon:
         pid = self.pid()
         if pid is None:
             return
-        snapshot = Snapshot()
+        snapshot = ProcessSnapshot()
         family = snapshot.identities({pid} | snapshot.below(pid))
         self.execute("quit")
         clock = SystemClock()

@@ -10,7 +10,7 @@ from cumulus.chronos.contract.variables import ACCOUNT, OPENCL_LAYER, OPENCL_LAY
 from cumulus.chronos.enforce import account, loader
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.library import PLACES, Library
-from cumulus.chronos.settings import Settings
+from cumulus.chronos.settings import LocalSettings
 from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
@@ -79,7 +79,7 @@ def preload() -> None:
 
 def find() -> tuple[Path | None, str]:
     """The library, or None and why."""
-    return LIBRARY.find(Settings.read().opencl_layer)
+    return LIBRARY.find(LocalSettings.read().opencl_layer)
 
 
 def _alone(library: Path, place: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cumulus.chronos.contract import Device, ParkRefusal, Proof
 from cumulus.chronos.enforce.account import Allocates
 from cumulus.errors import ParkRefused
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.reasons import ParkingReason
 
@@ -19,7 +19,7 @@ SELF_TEST = "prove it on this node with: chronos_cli park-test"
 class ProcessEvidence:
     """What is known of one process of a lease."""
 
-    process: Identity
+    process: ProcessIdentity
     cuda: bool
     """Whether the driver can lock it."""
     held_bytes: int = 0

@@ -8,7 +8,7 @@ from typing import Any
 from cumulus.chronos.parking import checkpoint_process
 from cumulus.chronos.parking.driver import CheckpointState, describe
 from cumulus.lib.line_process import LineProcess
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 
 ANSWER_SECONDS = 20.0
 """For what takes no time; the first answer loads the library."""
@@ -21,7 +21,7 @@ _LEAST_SECONDS, _BYTES_PER_SECOND = 60.0, 2**28
 class DriverRefused(Exception):
     """The driver answered with an error. `code` is its number."""
 
-    def __init__(self, call: str, process: Identity, code: int) -> None:
+    def __init__(self, call: str, process: ProcessIdentity, code: int) -> None:
         super().__init__(f"process {process.pid}: {call}: {describe(code)}")
         self.code = code
 
@@ -38,7 +38,7 @@ class CheckpointClient:
         self._lock_seconds = lock_seconds
         self._process = LineProcess(checkpoint_process.__file__)
 
-    def using_cuda(self, processes: Iterable[Identity]) -> set[Identity]:
+    def using_cuda(self, processes: Iterable[ProcessIdentity]) -> set[ProcessIdentity]:
         """Those in which the driver runs. Raises DriverSilent, as all do."""
         asked = {process.pid: process for process in processes}
         if not asked:
@@ -46,7 +46,7 @@ class CheckpointClient:
         said = self._ask({"find": sorted(asked)}, self._answer_seconds)
         return {asked[pid] for pid in said["found"] if pid in asked}
 
-    def state(self, process: Identity) -> CheckpointState | None:
+    def state(self, process: ProcessIdentity) -> CheckpointState | None:
         """None where the process is gone. Raises DriverRefused."""
         code, value = self._call("state", process, self._answer_seconds)
         if code < 0:
@@ -55,28 +55,28 @@ class CheckpointClient:
             raise DriverRefused("state", process, code)
         return CheckpointState(value)
 
-    def lock(self, process: Identity) -> None:
+    def lock(self, process: ProcessIdentity) -> None:
         """Raises DriverRefused, as all below."""
         self._do("lock", process, self._lock_seconds + self._answer_seconds, int(self._lock_seconds * 1000))
 
-    def checkpoint(self, process: Identity, size: int) -> None:
+    def checkpoint(self, process: ProcessIdentity, size: int) -> None:
         self._do("checkpoint", process, _LEAST_SECONDS + size / _BYTES_PER_SECOND)
 
-    def restore(self, process: Identity, size: int) -> None:
+    def restore(self, process: ProcessIdentity, size: int) -> None:
         self._do("restore", process, _LEAST_SECONDS + size / _BYTES_PER_SECOND)
 
-    def unlock(self, process: Identity) -> None:
+    def unlock(self, process: ProcessIdentity) -> None:
         self._do("unlock", process, self._answer_seconds)
 
     def close(self) -> None:
         self._process.close()
 
-    def _do(self, name: str, process: Identity, seconds: float, *arguments: int) -> None:
+    def _do(self, name: str, process: ProcessIdentity, seconds: float, *arguments: int) -> None:
         code, _ = self._call(name, process, seconds, *arguments)
         if code:
             raise DriverRefused(name, process, code)
 
-    def _call(self, name: str, process: Identity, seconds: float, *arguments: int) -> tuple[int, int]:
+    def _call(self, name: str, process: ProcessIdentity, seconds: float, *arguments: int) -> tuple[int, int]:
         request = {"call": name, "pid": process.pid, "start": process.start, "arguments": arguments}
         said = self._ask(request, seconds)
         return int(said["code"]), int(said["value"])

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 from cumulus.chronos.parking.driver import GONE, CheckpointDriver
 from cumulus.lib import line_answers
-from cumulus.lib.processes import Identity, is_alive
+from cumulus.lib.processes import ProcessIdentity, is_alive
 
 CALLS = ("state", "lock", "checkpoint", "restore", "unlock")
 
@@ -31,7 +31,7 @@ CALLS = ("state", "lock", "checkpoint", "restore", "unlock")
 def answer(driver: CheckpointDriver, asked: dict[str, Any]) -> dict[str, Any]:
     if "find" in asked:
         return {"found": [pid for pid in asked["find"] if driver.uses_cuda(pid)]}
-    name, process = asked["call"], Identity(asked["pid"], asked["start"])
+    name, process = asked["call"], ProcessIdentity(asked["pid"], asked["start"])
     if name not in CALLS:
         return {"error": f"{name!r} is none of {', '.join(CALLS)}"}
     # The number may be another process's by now.

@@ -14,9 +14,9 @@ from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.parking.check import ProcessEvidence
 from cumulus.chronos.parking.checkpoint_client import CheckpointClient, DriverSilent
 from cumulus.chronos.process_owners import ProcessOwners
-from cumulus.chronos.snapshot import Snapshot
+from cumulus.chronos.snapshot import ProcessSnapshot
 from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 
 PLAIN = "cuda"
 """The framework of a program that has none of those that are known."""
@@ -73,7 +73,7 @@ class Investigator:
         clients = self._reader.clients([device])
         if held is None or clients is None or device not in held or held[device].lost:
             raise DriverSilent("the driver does not tell what processes hold")
-        snapshot = Snapshot(home=self._home)
+        snapshot = ProcessSnapshot(home=self._home)
         members = lease.members(snapshot) | snapshot.identities(self._listed(lease.id, held))
         cuda = self._client.using_cuda(members)
         noted = self._noted(lease.id, members)
@@ -101,7 +101,7 @@ class Investigator:
         pids = {pid for device in held.values() for pid in device.processes}
         return {pid for pid in pids if lease in (self._owners.of(pid) or ())}
 
-    def _noted(self, lease: str, members: Iterable[Identity]) -> dict[Identity, Allocates]:
+    def _noted(self, lease: str, members: Iterable[ProcessIdentity]) -> dict[ProcessIdentity, Allocates]:
         """What the counting library noted of each."""
         by_name = account.noted(lease, self._home)
         return {who: by_name[name] for who in members if (name := _name_of(who.pid)) in by_name}
@@ -115,7 +115,7 @@ def frameworks_of(pid: int) -> frozenset[str]:
     return frozenset(name for mark, name in _FRAMEWORKS.items() if mark in mapped) or frozenset({PLAIN})
 
 
-def freezable(members: Collection[Identity]) -> tuple[str, ...] | None:
+def freezable(members: Collection[ProcessIdentity]) -> tuple[str, ...] | None:
     """The cgroups in which they are, and nobody else is; None where one of them is in another."""
     pids = {who.pid for who in members}
     found: set[str] = set()

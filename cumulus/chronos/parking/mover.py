@@ -30,7 +30,7 @@ from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import ChronosError
 from cumulus.lib import cgroup
-from cumulus.lib.processes import Identity, is_alive, send
+from cumulus.lib.processes import ProcessIdentity, is_alive, send
 from cumulus.resources.reasons import ParkingReason
 
 ROUNDS = 10
@@ -134,7 +134,9 @@ class Mover:
         self._let_go(id)
         return True
 
-    def take_in(self, id: str, newcomers: Collection[Identity], stubborn: Collection[Identity] = ()) -> None:
+    def take_in(
+        self, id: str, newcomers: Collection[ProcessIdentity], stubborn: Collection[ProcessIdentity] = ()
+    ) -> None:
         """Of a PARKED lease: what has come to the GPU since is moved too, or killed, the `stubborn` at once. It has no
         share to use."""
         for who in sorted(newcomers):
@@ -153,7 +155,7 @@ class Mover:
                 with suppress(PermissionError):
                     send(who, signal.SIGKILL)
 
-    def _take_in(self, known: _Known, who: Identity) -> None:
+    def _take_in(self, known: _Known, who: ProcessIdentity) -> None:
         id = known.lease.id
         state = self._client.state(who)
         if state is CheckpointState.CHECKPOINTED:
@@ -179,7 +181,7 @@ class Mover:
                 rows.forget_processes(tx, id, gone)
                 rows.put_aside(tx, id, size)
 
-    def not_parked(self, id: str) -> set[Identity]:
+    def not_parked(self, id: str) -> set[ProcessIdentity]:
         """Of a PARKED lease: those of its processes that are not in main memory. Raises DriverSilent."""
         with self._database.read() as db:
             known = rows.processes(db, id)
@@ -238,7 +240,7 @@ class Mover:
             raise _Stopped
         return self._investigator.look(mine, all_of_them, known.device.id, gpus)
 
-    def _check(self, found: Evidence, known: _Known, but: Collection[Identity] = ()) -> None:
+    def _check(self, found: Evidence, known: _Known, but: Collection[ProcessIdentity] = ()) -> None:
         """Raises _Refused where a process, but those, cannot be parked."""
         if found.untold or not self._means.names_are_the_drivers:
             text = "the driver does not tell here what each process holds of the GPU"

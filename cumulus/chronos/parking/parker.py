@@ -27,7 +27,7 @@ from cumulus.chronos.records import Moment
 from cumulus.clock import Clock
 from cumulus.errors import ChronosError
 from cumulus.lib.backoff import Backoff
-from cumulus.lib.processes import Identity, is_alive, living
+from cumulus.lib.processes import ProcessIdentity, is_alive, living
 
 LOOK_SECONDS = 0.25
 """How often the ledger is looked at, and the GPUs of parked leases are."""
@@ -73,7 +73,7 @@ class Parker:
         self._not_before: dict[str, float] = {}
         self._seen: set[str] = set()
         """Parked leases whose processes were asked how far they are: those of an earlier monitor may be anywhere."""
-        self._returns: Counter[Identity] = Counter()
+        self._returns: Counter[ProcessIdentity] = Counter()
         """How often a process of a parked lease was found on the GPU: a program may restore itself."""
         self._stop = threading.Event()
 

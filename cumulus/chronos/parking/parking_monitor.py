@@ -13,7 +13,7 @@ from cumulus.chronos import monitor_control
 from cumulus.chronos.database import Database
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib import processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 
 _KEY = "parker"
 _PATIENCE, _PAUSE = 1.0, 0.02
@@ -45,14 +45,14 @@ def ensure(database: Database) -> None:
         monitor_control.ensure_running(home)
 
 
-def _running(database: Database) -> Identity | None:
+def _running(database: Database) -> ProcessIdentity | None:
     return monitor_control.holder(database.home) if monitor_control.is_running(database.home) else None
 
 
-def _signed(database: Database) -> Identity | None:
+def _signed(database: Database) -> ProcessIdentity | None:
     with database.read() as db:
         row = db.execute("SELECT value FROM meta WHERE key = ?", (_KEY,)).fetchone()
-    return Identity(*map(int, row[0].split())) if row else None
+    return ProcessIdentity(*map(int, row[0].split())) if row else None
 
 
 def _within_patience(holds: Callable[[], bool]) -> bool:

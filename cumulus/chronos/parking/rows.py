@@ -15,7 +15,7 @@ from cumulus.chronos.contract import Lease, Proof
 from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.chronos.records import Moment
 from cumulus.clock import timestamp
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 
 _PROOFS = "parking-proofs"
 _MOST_PROOFS = 200
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 class ParkedProcess(NamedTuple):
     """One that was locked, or is about to be. `bytes`: what it held of the GPU."""
 
-    process: Identity
+    process: ProcessIdentity
     bytes: int
     frameworks: tuple[str, ...]
 
@@ -113,7 +113,7 @@ def note_processes(tx: sqlite3.Connection, lease: str, found: Iterable[ParkedPro
     )
 
 
-def forget_processes(tx: sqlite3.Connection, lease: str, gone: Iterable[Identity]) -> None:
+def forget_processes(tx: sqlite3.Connection, lease: str, gone: Iterable[ProcessIdentity]) -> None:
     tx.executemany(
         "DELETE FROM parked_process WHERE lease = ? AND pid = ? AND start = ?", [(lease, *each) for each in gone]
     )
@@ -123,7 +123,7 @@ def processes(db: sqlite3.Connection, lease: str) -> list[ParkedProcess]:
     query = "SELECT pid, start, bytes, frameworks FROM parked_process WHERE lease = ? ORDER BY pid"
     rows = db.execute(query, (lease,))
     return [
-        ParkedProcess(Identity(pid, start), size, tuple(filter(None, frameworks.split(","))))
+        ParkedProcess(ProcessIdentity(pid, start), size, tuple(filter(None, frameworks.split(","))))
         for pid, start, size, frameworks in rows
     ]
 

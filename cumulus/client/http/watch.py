@@ -10,7 +10,7 @@ from time import monotonic
 from cumulus.client.http.connection import Connection, Cut, Stream
 from cumulus.client.http.errors import error_in
 from cumulus.errors import CumulusError, StoreUnavailable
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 
 BUFFER = 2000
 """Events that are read ahead. Then the server waits, and keeps no more for a client that takes none."""
@@ -24,13 +24,13 @@ class HttpWatch:
         self._open = open
         self._revision = since
         self._stream = open(since)
-        self._come: queue.Queue[Event | CumulusError | None] = queue.Queue(BUFFER)
+        self._come: queue.Queue[WatchEvent | CumulusError | None] = queue.Queue(BUFFER)
         self._closed = threading.Event()
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
-    def next(self, timeout: float | None = None) -> list[Event]:
+    def next(self, timeout: float | None = None) -> list[WatchEvent]:
         deadline = None if timeout is None else monotonic() + timeout
-        found: list[Event] = []
+        found: list[WatchEvent] = []
         while not self.closed:
             try:
                 left = None if deadline is None else max(0.0, deadline - monotonic())
@@ -82,5 +82,5 @@ class HttpWatch:
                     raise Cut  # It is ending, and may come back.
                 raise error
             if (document := line.get("object")) is not None and not self.closed:
-                self._come.put(Event(line["type"], line["revision"], document))
+                self._come.put(WatchEvent(line["type"], line["revision"], document))
             self._revision = line["revision"]

@@ -10,7 +10,7 @@ from cumulus.controllers.array.plan import ArrayPlan, plan
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
 from cumulus.gitops.room import Submitters
 from cumulus.machinery.cache import Index, Reader, all_owned
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import write_status
 from cumulus.resources import index_ranges
@@ -22,7 +22,7 @@ from cumulus.resources.meta import condition
 from cumulus.resources.reasons import EventReason
 from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 NAME = "array"
 
@@ -47,7 +47,7 @@ BY_STEM = Index(GPUJob.KIND, _stem)
 
 class ArrayReconciler:
     def __init__(
-        self, reader: Reader, client: Client, clock: Clock, recorder: Recorder, submitters: Submitters
+        self, reader: Reader, client: StoreClient, clock: Clock, recorder: Recorder, submitters: Submitters
     ) -> None:
         self._reader = reader
         self._client = client
@@ -67,17 +67,17 @@ class ArrayReconciler:
                 self._client.delete(job)
         if not wanted.create:
             self._say(array, wanted)
-            return After(AGAIN_SECONDS) if wanted.blocked else Done()
+            return RequeueAfter(AGAIN_SECONDS) if wanted.blocked else Done()
         try:
             self._make(array, wanted)
         except AlreadyExists:
             # The reader does not show that job yet.
-            return After(VISIBLE_WITHIN)
+            return RequeueAfter(VISIBLE_WITHIN)
         except (Forbidden, InvalidObject) as error:
             self._say(array, plan(array, jobs, self._clock.now(), taken, refused=f"cannot make its jobs: {error}"))
-            return After(AGAIN_SECONDS)
+            return RequeueAfter(AGAIN_SECONDS)
         self._tell(array, wanted)
-        return After(AGAIN_SECONDS) if wanted.blocked else Done()
+        return RequeueAfter(AGAIN_SECONDS) if wanted.blocked else Done()
 
     def _say(self, array: GPUJobArray, wanted: ArrayPlan) -> None:
         if wanted.status != array.status:

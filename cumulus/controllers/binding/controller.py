@@ -20,7 +20,7 @@ from cumulus.controllers.context import Placed, nobody_told
 from cumulus.controllers.live_claims import LiveClaims
 from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader, readable
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned
 from cumulus.resources.conditions import condition_set
@@ -44,7 +44,7 @@ from cumulus.scheduling.queues import Accounts, Book, Tree
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
 from cumulus.scheduling.windows import Planned
 from cumulus.store.base import Query, Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 log = structlog.get_logger("cumulus.controllers")
 
@@ -83,7 +83,7 @@ class Unplaced:
 
 class BindingReconciler:
     def __init__(
-        self, reader: Reader, client: Client, clock: Clock, policies: Policies = DEFAULT,
+        self, reader: Reader, client: StoreClient, clock: Clock, policies: Policies = DEFAULT,
         placed: Placed = nobody_told, recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         self._placed = placed
@@ -110,12 +110,12 @@ class BindingReconciler:
     def reconcile(self, request: Request) -> Result:
         began = self._clock.monotonic()
         if began < self._not_before:
-            return After(self._not_before - began)
+            return RequeueAfter(self._not_before - began)
         if self._unanswered:
             self._written = self._client.store.list(Query(GPUPartition.KIND, limit=1)).revision
             self._unanswered = False
         if self._reader.revision < self._written:
-            return After(VISIBLE_WITHIN)
+            return RequeueAfter(VISIBLE_WITHIN)
         claims = self._claims.refreshed()
         snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
         book = self._book()
@@ -127,19 +127,19 @@ class BindingReconciler:
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
         # What is held is said before anybody is bound by it. Where that changed meanwhile, this cycle looked too early.
         if not self._hold(planned):
-            return After(VISIBLE_WITHIN)
+            return RequeueAfter(VISIBLE_WITHIN)
         bound = self._bind_all(list(_gangs(cycle.bindings)), counts=bool(book.tree))
         self._placed(cycle.bindings, refusals, snapshot.now)
         told = self._refuse(unplaced, cycle.promises.moved)
         told = self._reclaim.write(cycle.victims, snapshot) and told
         if not (bound and told) or cycle.promises.unsettled:
             # The change that made it stale need not be one that wakes this controller, as that of a label.
-            return After(VISIBLE_WITHIN)
+            return RequeueAfter(VISIBLE_WITHIN)
         waits = [EXPLAINED_AFTER] if young or self._explain_from else []
         opens = book.tree.opens_at(snapshot.now)
         changes = windows.next_change(policies.windows, snapshot.now)
         waits += [(at - snapshot.now).total_seconds() for at in (opens, changes) if at is not None]
-        return After(min(waits)) if waits else Done()
+        return RequeueAfter(min(waits)) if waits else Done()
 
     def _book(self) -> Book:
         """The queues, and what was used before. Empty where there are no queues."""

@@ -6,11 +6,11 @@ People see it as `schedule`: in logs, metrics and as the source of events. Its n
 from __future__ import annotations
 
 from cumulus.controllers.binding.controller import NAME, QUEUE, BindingReconciler
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition_watches import LIVE, became_active, changes_the_queue
 from cumulus.machinery.cache import Cache
-from cumulus.machinery.controller import Controller, Watch, respecified
+from cumulus.machinery.controller import Controller, WatchedKind, respecified
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.node import GPUNode
@@ -39,7 +39,7 @@ def nobody(change: Change, cache: Cache) -> tuple[Request, ...]:
 
 
 CONTROLLERS = (
-    Controller[Context, BindingReconciler](
+    Controller[ControllerContext, BindingReconciler](
         name=NAME,
         build=lambda context: BindingReconciler(
             context.cache,
@@ -51,12 +51,12 @@ CONTROLLERS = (
         ),
         resync=lambda context: (QUEUE,),
         watches=(
-            Watch(GPUPartition.KIND, the_queue, when=changes_the_queue, after=rest),
-            Watch(GPUPartition.KIND, the_queue_of_promises, when=became_active, after=rest),
-            Watch(GPUNode.KIND, the_queue, when=matters_to_others, after=rest),
-            Watch(Queue.KIND, the_queue, when=respecified, after=rest),
-            Watch(Reservation.KIND, the_queue, when=respecified, after=rest),
-            Watch(QueueUsage.KIND, nobody),
+            WatchedKind(GPUPartition.KIND, the_queue, when=changes_the_queue, after=rest),
+            WatchedKind(GPUPartition.KIND, the_queue_of_promises, when=became_active, after=rest),
+            WatchedKind(GPUNode.KIND, the_queue, when=matters_to_others, after=rest),
+            WatchedKind(Queue.KIND, the_queue, when=respecified, after=rest),
+            WatchedKind(Reservation.KIND, the_queue, when=respecified, after=rest),
+            WatchedKind(QueueUsage.KIND, nobody),
         ),
         indexes=(LIVE,),
     ),

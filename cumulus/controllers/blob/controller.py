@@ -12,7 +12,7 @@ from cumulus.blob.base import BlobStore, owner_of
 from cumulus.calls import documents
 from cumulus.clock import Clock
 from cumulus.machinery.pages import pages
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.resources.documents import lookup
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Document
@@ -43,7 +43,7 @@ class CollectReconciler:
         collected = self._blobs.collect({*self._named()}, older_than)
         if collected.count:
             _log.info("blobs that no job names were deleted", count=collected.count, bytes=collected.size)
-        return After(COLLECT_SECONDS)
+        return RequeueAfter(COLLECT_SECONDS)
 
     def _named(self) -> Iterator[tuple[str, str]]:
         """Asked of the store itself: that something is gone is never believed of a cache."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cumulus.controllers.blob.controller import COLLECT, CollectReconciler
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.machinery.controller import Controller
 
 CONTROLLERS = (
-    Controller[Context, CollectReconciler](
+    Controller[ControllerContext, CollectReconciler](
         name="blobs",
         build=lambda context: CollectReconciler(
             context.client.store, context.blobs, context.clock, context.blob_retention

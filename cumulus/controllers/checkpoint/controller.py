@@ -14,7 +14,7 @@ from cumulus.clock import Clock, parse_timestamp
 from cumulus.controllers.context import Removal, Removals
 from cumulus.errors import CumulusError
 from cumulus.machinery.pages import pages
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.resources.documents import lookup
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_phase import JobPhase
@@ -45,7 +45,7 @@ class RemovalReconciler:
         for each in due:
             if (each.namespace, each.job) not in needed:
                 self._remove(self._removals, each, last=now >= parse_timestamp(each.noted) + LATE)
-        return After(REMOVE_SECONDS)
+        return RequeueAfter(REMOVE_SECONDS)
 
     def _remove(self, removals: Removals, one: Removal, *, last: bool) -> None:
         try:

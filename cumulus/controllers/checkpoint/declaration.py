@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cumulus.controllers.checkpoint.controller import REMOVE, RemovalReconciler
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.machinery.controller import Controller
 
 CONTROLLERS = (
-    Controller[Context, RemovalReconciler](
+    Controller[ControllerContext, RemovalReconciler](
         name="checkpoints",
         build=lambda context: RemovalReconciler(context.client.store, context.removals, context.clock),
         resync=lambda context: (REMOVE,),

@@ -10,7 +10,7 @@ from cumulus.controllers.cron.plan import CronPlan, job_name, plan
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
 from cumulus.gitops.room import Submitters
 from cumulus.machinery.cache import Reader, all_owned
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import write_status
 from cumulus.resources.cron_job import GPUCronJob
@@ -18,7 +18,7 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.reasons import EventReason
 from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 NAME = "cron"
 
@@ -28,7 +28,7 @@ AGAIN_SECONDS = 30.0
 
 class CronReconciler:
     def __init__(
-        self, reader: Reader, client: Client, clock: Clock, recorder: Recorder, submitters: Submitters
+        self, reader: Reader, client: StoreClient, clock: Clock, recorder: Recorder, submitters: Submitters
     ) -> None:
         self._reader = reader
         self._client = client
@@ -52,7 +52,7 @@ class CronReconciler:
                 write_status(self._client, cron.replace(status=wanted.status))
             for reason, message in wanted.told:
                 self._tell(cron, reason, message)
-            return Done() if wanted.wake is None else After(wanted.wake)
+            return Done() if wanted.wake is None else RequeueAfter(wanted.wake)
         try:
             self._make(cron, wanted)
         except (Forbidden, InvalidObject) as error:
@@ -60,8 +60,8 @@ class CronReconciler:
             if self._refused.get(request) != said:
                 self._refused[request] = said
                 self._tell(cron, EventReason.FAILED_CREATE, said[1])
-            return After(AGAIN_SECONDS)
-        return After(0.0 if wanted.wake is None else wanted.wake)
+            return RequeueAfter(AGAIN_SECONDS)
+        return RequeueAfter(0.0 if wanted.wake is None else wanted.wake)
 
     def _jobs(self, cron: GPUCronJob) -> list[GPUJob]:
         """All that it owns."""

@@ -14,7 +14,7 @@ import structlog
 from cumulus.backends.base import Backend, Observed
 from cumulus.errors import BackendError, ChronosError, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources import reruns
 from cumulus.resources.job import GPUJob
@@ -25,7 +25,7 @@ from cumulus.resources.meta import OwnerReference, Resource
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Query
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 log = structlog.get_logger("cumulus.controllers")
 
@@ -39,7 +39,7 @@ SWEEP = Request("", "sweep")
 class GarbageReconciler:
     """For the dependents of one kind."""
 
-    def __init__(self, model: type[Resource], reader: Reader, client: Client) -> None:
+    def __init__(self, model: type[Resource], reader: Reader, client: StoreClient) -> None:
         self._model = model
         self._reader = reader
         self._client = client
@@ -73,7 +73,7 @@ class SweepReconciler:
     def __init__(
         self,
         reader: Reader,
-        client: Client,
+        client: StoreClient,
         agents: Mapping[str, NodeAgent],
         backends: Mapping[str, Backend],
         *,
@@ -103,7 +103,7 @@ class SweepReconciler:
                 self._sweep_workloads(backend)
             except BackendError as error:
                 log.info("cannot sweep", runtime=backend.runtime, error=str(error))
-        return After(AGAIN_SECONDS if self._again else SWEEP_SECONDS)
+        return RequeueAfter(AGAIN_SECONDS if self._again else SWEEP_SECONDS)
 
     def _sweep_leases(self, agent: NodeAgent) -> None:
         """Release leases of ours whose partition is gone or has ended.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.gc.controller import SWEEP, GarbageReconciler, SweepReconciler
 from cumulus.controllers.partition_watches import LIVE
 from cumulus.machinery.cache import Cache
-from cumulus.machinery.controller import Controller, Watch, deleted, exists, itself, owned
+from cumulus.machinery.controller import Controller, WatchedKind, deleted, exists, itself, owned
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.documents import owners
@@ -24,21 +24,21 @@ def if_ownerless(change: Change, cache: Cache) -> Iterable[Request]:
     return () if not found or any(cache.has(owner["uid"]) for owner in found) else itself(change, cache)
 
 
-def collector(kind: Kind) -> Controller[Context, GarbageReconciler]:
+def collector(kind: Kind) -> Controller[ControllerContext, GarbageReconciler]:
     return Controller(
         name=f"gc-{kind.name.lower()}",
         kind=kind.name,
         build=lambda context: GarbageReconciler(kind.model(), context.cache, context.client),
         watches=(
-            Watch(kind.name, if_ownerless, when=exists),
-            *(Watch[GarbageReconciler](owner.name, owned(kind.name), when=deleted) for owner in OWNABLE),
+            WatchedKind(kind.name, if_ownerless, when=exists),
+            *(WatchedKind[GarbageReconciler](owner.name, owned(kind.name), when=deleted) for owner in OWNABLE),
         ),
     )
 
 
 CONTROLLERS = (
     *map(collector, OWNABLE),
-    Controller[Context, SweepReconciler](
+    Controller[ControllerContext, SweepReconciler](
         name="sweep",
         build=lambda context: SweepReconciler(
             context.cache, context.client, context.agents, context.backends, owner=context.owner,

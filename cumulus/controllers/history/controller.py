@@ -15,7 +15,7 @@ from cumulus.clock import Clock
 from cumulus.errors import ChronosError
 from cumulus.history.follower import Follower
 from cumulus.history.series import Sample
-from cumulus.machinery.reconcile import After, Request, Result
+from cumulus.machinery.reconcile import Request, RequeueAfter, Result
 from cumulus.nodes.agent import NodeAgent
 
 _log = structlog.get_logger("cumulus.history")
@@ -46,15 +46,15 @@ class HistoryReconciler:
     def reconcile(self, request: Request) -> Result:
         if request == LOG:
             self._follower.follow(self._store_id)
-            return After(LOOK_SECONDS)
+            return RequeueAfter(LOOK_SECONDS)
         if request == USE:
             self._sample()
-            return After(self._recorder.every)
+            return RequeueAfter(self._recorder.every)
         if (wait := self._forget_at - self._clock.monotonic()) > 0:
-            return After(wait)
+            return RequeueAfter(wait)
         self._recorder.forget()
         self._forget_at = self._clock.monotonic() + FORGET_SECONDS
-        return After(FORGET_SECONDS)
+        return RequeueAfter(FORGET_SECONDS)
 
     def _sample(self) -> None:
         """Ask each node on which leases run. One that does not answer is asked again the next time."""

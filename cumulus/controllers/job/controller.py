@@ -23,7 +23,7 @@ from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Turn, Unknown, Vanished, View, shares_of
 from cumulus.errors import AlreadyExists, BackendError, BackendRefused, Conflict, InvalidObject, NodeUnreachable
 from cumulus.machinery.cache import Reader, StoreReader, all_owned, readable
-from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result, Retry
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned, write_with_events
 from cumulus.resources import job_partitions, reruns
@@ -39,7 +39,7 @@ from cumulus.resources.queue import Queue
 from cumulus.resources.reasons import JobReason, NodeCondition
 from cumulus.resources.submitter import QUEUE, Submitter
 from cumulus.store.base import Document, Key, Write
-from cumulus.store.client import Client, decode
+from cumulus.store.client import StoreClient, decode
 
 NAME = "job"
 
@@ -53,7 +53,7 @@ class JobReconciler:
     def __init__(
         self,
         reader: Reader,
-        client: Client,
+        client: StoreClient,
         backends: Mapping[str, Backend],
         clock: Clock,
         recorder: Recorder,
@@ -87,11 +87,11 @@ class JobReconciler:
         )
         job = self._with_runs(job, tended)
         if tended.wait is not None:
-            return After(tended.wait)
+            return RequeueAfter(tended.wait)
         result = self._advance(job)
         if tended.wake is None or isinstance(result, Retry):
             return result
-        return After(min(tended.wake, result.seconds) if isinstance(result, After) else tended.wake)
+        return RequeueAfter(min(tended.wake, result.seconds) if isinstance(result, RequeueAfter) else tended.wake)
 
     def _advance(self, job: GPUJob) -> Result:
         """The next step of a job of which no earlier run is left."""
@@ -111,7 +111,7 @@ class JobReconciler:
         if not plan.status.phase.finished:
             for event in plan.events:
                 self._recorder.record(job, event.type, event.reason, event.message, component=NAME)
-        return Done() if plan.wake is None else After(plan.wake)
+        return Done() if plan.wake is None else RequeueAfter(plan.wake)
 
     def _with_runs(self, job: GPUJob, tended: earlier.Tended) -> GPUJob:
         """The job with its earlier runs as they are now, as it was written."""
@@ -406,7 +406,7 @@ class JobReconciler:
         uids = [job["metadata"]["uid"], *reruns.uids(job)]
         waits = [end_all(self._client, uid, backends, grace, _DELETED) for uid in uids]
         if left := [wait for wait in waits if wait is not None]:
-            return After(min(left))
+            return RequeueAfter(min(left))
         for backend in backends:
             for uid in uids:
                 backend.purge(uid)

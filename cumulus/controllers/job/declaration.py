@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cumulus.backends.base import ReportsFindings
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.job.controller import NAME, JobReconciler
 from cumulus.controllers.job_dependents import WAITS_FOR, came_ended_or_went, dependents
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition_watches import ON_NODE, is_bound, is_not_bound
 from cumulus.machinery.cache import Cache, readable
-from cumulus.machinery.controller import Controller, Push, Watch, exists, itself, owner
+from cumulus.machinery.controller import Controller, Push, WatchedKind, exists, itself, owner
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.documents import owners_of
@@ -34,17 +34,17 @@ def owners_on_node(change: Change, cache: Cache) -> Iterable[Request]:
     return found
 
 
-def from_backends(context: Context, push: Push) -> None:
+def from_backends(context: ControllerContext, push: Push) -> None:
     """The jobs whose workloads may have changed."""
     for backend in context.backends.values():
         backend.subscribe(lambda namespace, job: push(Request(namespace, job)))
 
 
-def from_others(context: Context, push: Push) -> None:
+def from_others(context: ControllerContext, push: Push) -> None:
     context.changed_jobs.subscribe(push)
 
 
-def tell_findings(context: Context) -> None:
+def tell_findings(context: ControllerContext) -> None:
     """What backends found of jobs that are still there becomes events of theirs."""
     for backend in context.backends.values():
         for found in backend.findings() if isinstance(backend, ReportsFindings) else ():
@@ -54,7 +54,7 @@ def tell_findings(context: Context) -> None:
 
 
 CONTROLLERS = (
-    Controller[Context, JobReconciler](
+    Controller[ControllerContext, JobReconciler](
         name=NAME,
         kind=GPUJob.KIND,
         workers=4,
@@ -69,12 +69,12 @@ CONTROLLERS = (
             context.removals,
         ),
         watches=(
-            Watch(GPUJob.KIND, itself, when=exists),
-            Watch(GPUJob.KIND, dependents, when=came_ended_or_went),
-            Watch(GPUJobArray.KIND, dependents, when=came_ended_or_went),
-            Watch(GPUPartition.KIND, owner(GPUJob.KIND), when=is_not_bound),
-            Watch(GPUPartition.KIND, owner(GPUJob.KIND), when=is_bound, after=BOUND_SETTLE_SECONDS),
-            Watch(GPUNode.KIND, owners_on_node, when=matters_to_others),
+            WatchedKind(GPUJob.KIND, itself, when=exists),
+            WatchedKind(GPUJob.KIND, dependents, when=came_ended_or_went),
+            WatchedKind(GPUJobArray.KIND, dependents, when=came_ended_or_went),
+            WatchedKind(GPUPartition.KIND, owner(GPUJob.KIND), when=is_not_bound),
+            WatchedKind(GPUPartition.KIND, owner(GPUJob.KIND), when=is_bound, after=BOUND_SETTLE_SECONDS),
+            WatchedKind(GPUNode.KIND, owners_on_node, when=matters_to_others),
         ),
         sources=(from_backends, from_others),
         indexes=(ON_NODE, WAITS_FOR),

@@ -17,7 +17,7 @@ from cumulus.resources.job_runs import EarlierRun
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import AttemptReason
 from cumulus.resources.reruns import KEPT_RUNS
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Tended:
 
 
 def tend(
-    job: GPUJob, client: Client, backends: Mapping[str, Backend], clock: Clock, purged: Callable[[str], None]
+    job: GPUJob, client: StoreClient, backends: Mapping[str, Backend], clock: Clock, purged: Callable[[str], None]
 ) -> Tended:
     """End what is left of earlier runs, and delete the files of those whose time is over: `purged` is told of each."""
     now, runs, waits = clock.now(), [], []

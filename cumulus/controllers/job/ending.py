@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cumulus.backends.base import Observed, State
+from cumulus.backends.base import Observed, WorkloadState
 from cumulus.backends.exit_codes import SAVED
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.job import parking
@@ -81,7 +81,7 @@ def _failed_on_its_way_back(view: View, held: Sequence[GPUPartition]) -> bool:
 
 def _failed_alone(replica: Observed) -> bool:
     """Whether nobody had asked it to end."""
-    return replica.state is State.FAILED and replica.reason in ("", AttemptReason.ERROR, AttemptReason.LOST)
+    return replica.state is WorkloadState.FAILED and replica.reason in ("", AttemptReason.ERROR, AttemptReason.LOST)
 
 
 def judged(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) -> Cause:
@@ -113,7 +113,7 @@ def _saved_nothing(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str 
 
 def _did_its_work(job: GPUJob, replica: Observed) -> bool:
     """After the stop signal exit code 0 may also mean: saved. Of a call it means that the function returned."""
-    if replica.state is State.SUCCEEDED:
+    if replica.state is WorkloadState.SUCCEEDED:
         return True
     checkpoint = job.spec.checkpoint
     means_done = checkpoint is None or checkpoint.zero_means_done or job.spec.call is not None
@@ -123,7 +123,7 @@ def _did_its_work(job: GPUJob, replica: Observed) -> bool:
 
 def _failure(replicas: Sequence[Replica], held: Sequence[GPUPartition]) -> Cause | None:
     """The replica that failed first of its own; one that was ended from outside counts only where there is no other."""
-    failed = [(r, _refined(r, held)) for r in replicas if isinstance(r, Observed) and r.state is State.FAILED]
+    failed = [(r, _refined(r, held)) for r in replicas if isinstance(r, Observed) and r.state is WorkloadState.FAILED]
     if not failed:
         vanished = any(isinstance(r, Vanished) for r in replicas)
         return Cause(AttemptReason.LOST, "the backend lost it") if vanished else None

@@ -15,7 +15,7 @@ from cumulus.resources import job_partitions
 from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import parse_duration
-from cumulus.resources.reasons import AttemptReason, Retry, retry_of
+from cumulus.resources.reasons import AttemptReason, RetryRule, retry_of
 from cumulus.resources.retries import requeues
 
 GRANT_SECONDS = 2.0
@@ -82,7 +82,7 @@ def queued(view: View, status: GPUJobStatus) -> tuple[GPUJobStatus, tuple[GPUPar
 
 def goes_on(reason: str) -> bool:
     """Whether a job whose attempt ended so, and that is not over, goes on in the attempt that was queued ahead."""
-    return retry_of(reason) in (Retry.EXPIRED, Retry.SAVED)
+    return retry_of(reason) in (RetryRule.EXPIRED, RetryRule.SAVED)
 
 
 def usable(view: View) -> bool:

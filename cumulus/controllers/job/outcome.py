@@ -15,7 +15,7 @@ from cumulus.controllers.job import status as job_status
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.meta import condition
-from cumulus.resources.reasons import AttemptReason, EventReason, JobCondition, JobReason, Retry, retry_of
+from cumulus.resources.reasons import AttemptReason, EventReason, JobCondition, JobReason, RetryRule, retry_of
 from cumulus.resources.retries import in_a_row, requeues
 
 KEPT_ATTEMPTS = 20
@@ -58,10 +58,10 @@ def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> F
     if attempt.start_time is not None and status.start_time is None:
         status = status.model_copy(update={"start_time": attempt.start_time})
     retry, text = retry_of(cause.reason), _text(attempt)
-    if retry is Retry.DONE:
+    if retry is RetryRule.DONE:
         return job_status.succeeded(status, attempt, text, now), ()
     status = job_status.stopped(status, cause.reason, text, now)
-    if retry is Retry.FINAL:
+    if retry is RetryRule.FINAL:
         late = cause.reason == AttemptReason.DEADLINE
         reason = JobReason.DEADLINE_EXCEEDED if late else cause.reason
         return job_status.failed(status, reason, cause.message or text, now), ()
@@ -69,16 +69,16 @@ def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> F
         # Half of it is gone: another attempt would take the rest, or nothing, for all of it.
         message = f"{text}; its input was given to this attempt, and cannot be given again"
         return job_status.failed(status, cause.reason, message, now), ()
-    if retry is Retry.EXPIRED:
+    if retry is RetryRule.EXPIRED:
         return _after_expiry(job, status, cause, text, now)
-    if retry is Retry.SAVED:
+    if retry is RetryRule.SAVED:
         return status, (EventDraft("Normal", EventReason.REQUEUED, text),)
-    if retry is Retry.HELD:
+    if retry is RetryRule.HELD:
         return status, (EventDraft("Normal", JobReason.SUSPENDED, text),)
-    if retry is Retry.YIELDED:
+    if retry is RetryRule.YIELDED:
         status = status.model_copy(update={"preemptions": (status.preemptions or 0) + 1})
         return status, (EventDraft("Normal", AttemptReason.PREEMPTED, text),)
-    if retry is Retry.OVERUSE and requeues(job):
+    if retry is RetryRule.OVERUSE and requeues(job):
         return _after_overuse(status, cause, text, now)
     if retry.disruption:
         return _after_disruption(status, cause, text, now)
@@ -116,7 +116,7 @@ def _after_expiry(job: GPUJob, status: GPUJobStatus, cause: Cause, text: str, no
 
 def _warning_of_zeros(status: GPUJobStatus) -> tuple[EventDraft, ...]:
     """A job that may be done is requeued for ever where nobody notices. It is told once in a row."""
-    row = takewhile(lambda a: a.exit_code == 0 and retry_of(a.reason) is Retry.EXPIRED, reversed(status.attempts))
+    row = takewhile(lambda a: a.exit_code == 0 and retry_of(a.reason) is RetryRule.EXPIRED, reversed(status.attempts))
     if sum(1 for _ in row) != WARN_OF_ZEROS:
         return ()
     message = (
@@ -128,7 +128,7 @@ def _warning_of_zeros(status: GPUJobStatus) -> tuple[EventDraft, ...]:
 
 def _after_overuse(status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:
     """It goes on from its last checkpoint, but not for ever: a program that takes more in each lease harms others."""
-    if in_a_row(status, frozenset({Retry.OVERUSE})) >= MOST_IN_A_ROW:
+    if in_a_row(status, frozenset({RetryRule.OVERUSE})) >= MOST_IN_A_ROW:
         return job_status.failed(status, cause.reason, f"{text}; so did {MOST_IN_A_ROW} in a row", now), ()
     return status, (EventDraft("Warning", cause.reason, text),)
 
@@ -137,11 +137,11 @@ def _after_disruption(status: GPUJobStatus, cause: Cause, text: str, now: dateti
     if any(in_a_row(status, frozenset({retry})) >= MOST_IN_A_ROW for retry in _LIMITED):
         return job_status.failed(status, cause.reason, f"{text}; so did {MOST_IN_A_ROW} in a row", now), ()
     # Of a late one the same each time, so that it is one event, with a count.
-    message = cause.message if retry_of(cause.reason) is Retry.LATE else text
+    message = cause.message if retry_of(cause.reason) is RetryRule.LATE else text
     return status, (EventDraft("Warning", cause.reason, message),)
 
 
-_LIMITED = (Retry.LOSS, Retry.LATE)
+_LIMITED = (RetryRule.LOSS, RetryRule.LATE)
 """Disruptions that end the job when there are too many in a row."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cumulus.backends.base import Observed, State
+from cumulus.backends.base import Observed, WorkloadState
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.partition_facts import over_by_time
 from cumulus.resources.job import Attempt, GPUJob
@@ -144,7 +144,7 @@ def runs(replica: Replica, phase: JobPhase) -> bool:
     """Whether it runs, as far as is known: one whose node has fallen silent goes on as it was seen last."""
     if isinstance(replica, Unknown):
         return phase in RUNNING_PHASES or phase is JobPhase.PARKED
-    return isinstance(replica, Observed) and replica.state is not State.STARTING
+    return isinstance(replica, Observed) and replica.state is not WorkloadState.STARTING
 
 
 def shares_of(held: Sequence[GPUPartition], replica: int) -> list[GPUPartition]:

@@ -27,7 +27,7 @@ from cumulus.errors import (
 )
 from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.machinery.cache import Reader, readable
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.throttle import Throttle
 from cumulus.machinery.writes import remove_finalizer, write_status, write_with_events
@@ -54,7 +54,7 @@ from cumulus.resources.quantity import format_bytes, parse_bytes
 from cumulus.resources.reasons import EnforcementReason, EventReason, NodeCondition, ReadyReason
 from cumulus.resources.reservation import Reservation
 from cumulus.store.base import Write
-from cumulus.store.client import Client, decode
+from cumulus.store.client import StoreClient, decode
 
 NAME = "node"
 
@@ -91,7 +91,7 @@ class NodeReconciler:
     def __init__(
         self,
         reader: Reader,
-        client: Client,
+        client: StoreClient,
         agents: Mapping[str, NodeAgent],
         clock: Clock,
         recorder: Recorder,
@@ -143,7 +143,7 @@ class NodeReconciler:
         if agent is None:
             return Done() if node is None else self._unattended(node)
         if node is not None and node.deleting:
-            return After(LOOK_SECONDS)
+            return RequeueAfter(LOOK_SECONDS)
         try:
             devices, leases = agent.leases.devices(), agent.leases.list()
         except (NodeUnreachable, LedgerUnavailable) as error:
@@ -167,7 +167,7 @@ class NodeReconciler:
         self._tell_of_problems(node, status)
         self._tell_of_sizes(node, status)
         self._pass_on(agent.name, leases)
-        return After(LOOK_SECONDS)
+        return RequeueAfter(LOOK_SECONDS)
 
     def _tell_policy(self, node: GPUNode, agent: NodeAgent) -> None:
         """What the spec says of overuse, where it says anything and the node has not been told in this term."""
@@ -321,7 +321,7 @@ class NodeReconciler:
             if certain or self._clock.monotonic() - since >= SILENT_SECONDS:
                 reason = _SILENCE.get(type(error), ReadyReason.NO_LEDGER)
                 self._not_ready(node, reason, f"{error}; {error.hint}" if error.hint else str(error))
-        return After(LOOK_SECONDS)
+        return RequeueAfter(LOOK_SECONDS)
 
     def _unattended(self, node: GPUNode) -> Result:
         """A node that no agent of this daemon looks after: its heartbeat is all there is."""
@@ -331,7 +331,7 @@ class NodeReconciler:
         if age >= SILENT_SECONDS:
             self._not_ready(node, ReadyReason.NO_HEARTBEAT, "no daemon reports this node")
             return Done()
-        return After(SILENT_SECONDS - age)
+        return RequeueAfter(SILENT_SECONDS - age)
 
     def _not_ready(self, node: GPUNode, reason: str, message: str) -> None:
         now = timestamp(self._clock.now())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from cumulus.backends.cluster import RUNTIME, ProgramsAnswer, runs_containers
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.node.controller import NAME, NodeReconciler
 from cumulus.controllers.node.host_jobs import (
     OFFERS_HOST_JOBS,
@@ -26,7 +26,7 @@ from cumulus.controllers.partition_watches import (
 )
 from cumulus.errors import BackendError, NotOurs
 from cumulus.machinery.cache import Cache
-from cumulus.machinery.controller import Controller, Push, Watch, itself
+from cumulus.machinery.controller import Controller, Push, WatchedKind, itself
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.documents import lookup
@@ -35,7 +35,7 @@ from cumulus.resources.partition import GPUPartition
 from cumulus.resources.reservation import Reservation
 
 
-def runtimes_of_cluster(context: Context, name: str) -> tuple[str, ...] | None:
+def runtimes_of_cluster(context: ControllerContext, name: str) -> tuple[str, ...] | None:
     """What the cluster runs there; None where its manager does not answer."""
     try:
         return (RUNTIME,) if context.cluster is not None and runs_containers(context.cluster, name) else ()
@@ -45,7 +45,9 @@ def runtimes_of_cluster(context: Context, name: str) -> tuple[str, ...] | None:
         return None
 
 
-def programs_of_cluster(context: Context, name: str, users: Sequence[tuple[str, int]]) -> ProgramsAnswer | None:
+def programs_of_cluster(
+    context: ControllerContext, name: str, users: Sequence[tuple[str, int]]
+) -> ProgramsAnswer | None:
     """What the machine says of programs of its own disk; None where it cannot be asked."""
     try:
         return None if context.cluster is None else context.cluster.programs(name, users)
@@ -53,7 +55,7 @@ def programs_of_cluster(context: Context, name: str, users: Sequence[tuple[str, 
         return None
 
 
-def build(context: Context) -> NodeReconciler:
+def build(context: ControllerContext) -> NodeReconciler:
     return NodeReconciler(
         context.cache, context.client, context.agents, context.clock, context.recorder,
         changed=context.changed_leases.push,
@@ -65,7 +67,7 @@ def build(context: Context) -> NodeReconciler:
     )  # fmt: skip
 
 
-def with_an_agent(context: Context) -> Iterable[Request]:
+def with_an_agent(context: ControllerContext) -> Iterable[Request]:
     """Also those that have no GPUNode yet."""
     return [Request("", name) for name in sorted(context.agents)]
 
@@ -80,22 +82,22 @@ def settle(reconciler: NodeReconciler, request: Request) -> float:
     return reconciler.settle(request.name)
 
 
-def from_others(context: Context, push: Push) -> None:
+def from_others(context: ControllerContext, push: Push) -> None:
     context.changed_nodes.subscribe(push)
 
 
 CONTROLLERS = (
-    Controller[Context, NodeReconciler](
+    Controller[ControllerContext, NodeReconciler](
         name=NAME,
         kind=GPUNode.KIND,
         workers=8,
         build=build,
         resync=with_an_agent,
         watches=(
-            Watch(GPUNode.KIND, itself, when=matters_to_others),
-            Watch(GPUPartition.KIND, nodes_to_ask, when=new_program),
-            Watch(Reservation.KIND, held_for_nobody),
-            Watch(GPUPartition.KIND, node_of, when=lease_came_or_went, after=settle),
+            WatchedKind(GPUNode.KIND, itself, when=matters_to_others),
+            WatchedKind(GPUPartition.KIND, nodes_to_ask, when=new_program),
+            WatchedKind(Reservation.KIND, held_for_nobody),
+            WatchedKind(GPUPartition.KIND, node_of, when=lease_came_or_went, after=settle),
         ),
         sources=(from_others,),
         indexes=(ON_NODE, ACTIVE_ON_NODE, PARKED_ON_NODE, OVERUSED_ON_NODE, WAITING_PROGRAMS, OFFERS_HOST_JOBS),

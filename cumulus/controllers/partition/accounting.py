@@ -17,14 +17,19 @@ from cumulus.resources.queue_usage import QueueUsage, QueueUsageSpec, usage_name
 from cumulus.resources.submitter import Submitter
 from cumulus.scheduling.usage import Held, held_seconds, plain_name, with_ended
 from cumulus.store.base import Key, Write
-from cumulus.store.client import Client, decode
+from cumulus.store.client import StoreClient, decode
 
 OVERRUN = 60.0
 """Seconds after a lease's end and grace that its last processes may take, at most: no clock makes a use longer."""
 
 
 def entry(
-    client: Client, reader: Reader, partition: GPUPartition, ended: GPUPartitionStatus, ended_at: str, now: datetime
+    client: StoreClient,
+    reader: Reader,
+    partition: GPUPartition,
+    ended: GPUPartitionStatus,
+    ended_at: str,
+    now: datetime,
 ) -> Write | None:
     """The write that counts the lease of a partition which ends now; None where there is nothing to count. `ended_at`:
     when its node saw it end, on the clock that `activated_at` is of; "" where that is not known."""

@@ -23,7 +23,7 @@ from cumulus.errors import (
     StaleToken,
 )
 from cumulus.machinery.cache import Reader, readable
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.machinery.recorder import EventType, Recorder
 from cumulus.machinery.writes import unversioned, write_with_events
 from cumulus.nodes.agent import NodeAgent
@@ -35,7 +35,7 @@ from cumulus.resources.partition import FINALIZER, GPUPartition, GPUPartitionSta
 from cumulus.resources.quantity import bytes_in_words, format_duration, parse_duration
 from cumulus.resources.reasons import EventReason, ParkingReason, PartitionCondition, PartitionReason
 from cumulus.store.base import Key, Write
-from cumulus.store.client import Client, decode
+from cumulus.store.client import StoreClient, decode
 
 NAME = "partition"
 
@@ -47,7 +47,7 @@ class PartitionReconciler:
     def __init__(
         self,
         reader: Reader,
-        client: Client,
+        client: StoreClient,
         agents: Mapping[str, NodeAgent],
         clock: Clock,
         recorder: Recorder,
@@ -101,7 +101,7 @@ class PartitionReconciler:
         taken_back = partition_plan.reclaim_left(partition, now)
         if not releasing and (saving > 0 or taken_back is not None):
             waits = [left for left in (saving or None, taken_back) if left is not None]
-            return After(min(*waits, result.seconds) if isinstance(result, After) else min(waits))
+            return RequeueAfter(min(*waits, result.seconds) if isinstance(result, RequeueAfter) else min(waits))
         if isinstance(answer, Lease) and not releasing:
             longer = partition_plan.extension(partition, answer)
             return self._renew(partition, answer, result) if longer is None else self._extend(partition, job, longer)
@@ -207,7 +207,7 @@ class PartitionReconciler:
             name = f" ({plan.status.device_name})" if plan.status.device_name else ""
             message = f"leased device {plan.status.device}{name} of {plan.status.node}"
             self._recorder.record(partition, "Normal", EventReason.LEASED, message, component=NAME)
-        return Done() if plan.wake is None or finish else After(plan.wake)
+        return Done() if plan.wake is None or finish else RequeueAfter(plan.wake)
 
     def _transact(
         self, partition: GPUPartition, plan: PartitionPlan, writes: Sequence[Write], events: Sequence[Write], *,
@@ -260,7 +260,7 @@ class PartitionReconciler:
         try:
             lease = self._agents[partition.status.node].leases.renew(partition.uid, seconds)
         except NoSuchLease:
-            return After(partition_plan.ENDING_POLL)
+            return RequeueAfter(partition_plan.ENDING_POLL)
         message = f"its lease lasts until {to_the_second(lease.expires_at)}"
         for about in (partition, job):
             if about is not None:
@@ -273,19 +273,19 @@ class PartitionReconciler:
             return result
         wait, seconds = due
         if wait > 0:
-            return After(wait)
+            return RequeueAfter(wait)
         free = self._free_for(partition)
         seconds = seconds if free is None else min(seconds, free)
         if seconds <= lease.expires_in + 1 or self._waited_for(partition):
-            return After(min(max(1.0, lease.expires_in / 4), lease.expires_in + partition_plan.ENDING_POLL))
+            return RequeueAfter(min(max(1.0, lease.expires_in / 4), lease.expires_in + partition_plan.ENDING_POLL))
         try:
             renewed = self._agents[partition.status.node].leases.renew(partition.uid, seconds)
         except NoSuchLease:
-            return After(partition_plan.ENDING_POLL)
+            return RequeueAfter(partition_plan.ENDING_POLL)
         self._recorder.record(partition, "Normal", EventReason.RENEWED, "nobody waits for the device", component=NAME)
         result = self._apply(partition, self._plan(partition, renewed, False))
         due = partition_plan.renewal(partition, renewed, self._clock.now())
-        return result if due is None else After(max(due[0], partition_plan.ENDING_POLL))
+        return result if due is None else RequeueAfter(max(due[0], partition_plan.ENDING_POLL))
 
     def _tell_of_ledger(
         self, partition: GPUPartition, job: GPUJob | None, error: LedgerUnavailable, releasing: bool
@@ -304,7 +304,7 @@ class PartitionReconciler:
         agent = self._agents.get(partition.status.node)
         lease = agent.leases.release(partition.uid) if agent is not None else None
         if lease is not None and lease.state is not LeaseState.ENDED:
-            return After(partition_plan.ENDING_POLL)
+            return RequeueAfter(partition_plan.ENDING_POLL)
         small = partition_plan.status_refused(partition, str(error), self._clock.now())
         try:
             return self._write(partition, small)
@@ -332,7 +332,7 @@ class PartitionReconciler:
                 raise NodeUnreachable(f"this daemon does not manage the node {name}")
             lease = agent.leases.release(metadata["uid"]) if agent is not None else None
             if lease is not None and lease.state is not LeaseState.ENDED:
-                return After(partition_plan.ENDING_POLL)
+                return RequeueAfter(partition_plan.ENDING_POLL)
         self._client.store.update(without_finalizer(document, FINALIZER), fence=self._client.fence)
         return Done()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cumulus.controllers.contention import free_for, waited_for
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition.controller import NAME, PartitionReconciler
 from cumulus.controllers.partition_watches import LIVE, ON_NODE, needs_its_node, on_node
-from cumulus.machinery.controller import Controller, Push, Watch, itself, owned
+from cumulus.machinery.controller import Controller, Push, WatchedKind, itself, owned
 from cumulus.machinery.informer import Change
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Document
@@ -38,7 +38,7 @@ def _started(job: Document) -> bool:
     return isinstance(attempt, dict) and bool(attempt.get("startTime"))
 
 
-def build(context: Context) -> PartitionReconciler:
+def build(context: ControllerContext) -> PartitionReconciler:
     return PartitionReconciler(
         context.cache, context.client, context.agents, context.clock, context.recorder, owner=context.owner,
         waited_for=lambda partition: waited_for(context.cache, partition, context.clock.now()),
@@ -46,21 +46,21 @@ def build(context: Context) -> PartitionReconciler:
     )  # fmt: skip
 
 
-def from_others(context: Context, push: Push) -> None:
+def from_others(context: ControllerContext, push: Push) -> None:
     context.changed_leases.subscribe(push)
 
 
 CONTROLLERS = (
-    Controller[Context, PartitionReconciler](
+    Controller[ControllerContext, PartitionReconciler](
         name=NAME,
         kind=GPUPartition.KIND,
         workers=12,
         build=build,
         watches=(
-            Watch(GPUPartition.KIND, itself, when=needs_its_node),
-            Watch(GPUJob.KIND, owned(GPUPartition.KIND), when=attempt_is_over),
-            Watch(GPUJob.KIND, owned(GPUPartition.KIND), when=program_started, after=START_SETTLE_SECONDS),
-            Watch(GPUNode.KIND, on_node, when=matters_to_others),
+            WatchedKind(GPUPartition.KIND, itself, when=needs_its_node),
+            WatchedKind(GPUJob.KIND, owned(GPUPartition.KIND), when=attempt_is_over),
+            WatchedKind(GPUJob.KIND, owned(GPUPartition.KIND), when=program_started, after=START_SETTLE_SECONDS),
+            WatchedKind(GPUNode.KIND, on_node, when=matters_to_others),
         ),
         sources=(from_others,),
         indexes=(LIVE, ON_NODE),

@@ -11,7 +11,7 @@ from cumulus.clock import Clock, timestamp
 from cumulus.controllers.live_claims import LiveClaims
 from cumulus.errors import Conflict, NotFound
 from cumulus.machinery.cache import Reader
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.resources.node import GPUNode
 from cumulus.resources.queue import Queue, QueueStatus
 from cumulus.resources.queue_names import DEFAULT_QUEUE
@@ -19,7 +19,7 @@ from cumulus.resources.queue_usage import QueueUsage
 from cumulus.scheduling.queues import Accounts, Standings, Tree
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
 from cumulus.store.base import Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 NAME = "queue"
 ALL = Request("", "queues")
@@ -32,7 +32,7 @@ REFRESH = 60.0
 
 
 class QueueReconciler:
-    def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
+    def __init__(self, reader: Reader, client: StoreClient, clock: Clock) -> None:
         self._reader = reader
         self._claims = LiveClaims(reader)
         self._assembler = Assembler()
@@ -52,8 +52,8 @@ class QueueReconciler:
             try:
                 self._client.store.transact([Write("status", queue.to_json())], fence=self._client.fence)
             except (Conflict, NotFound):
-                return After(SETTLE)
-        return After(REFRESH)
+                return RequeueAfter(SETTLE)
+        return RequeueAfter(REFRESH)
 
 
 def statuses(tree: Tree, standings: Standings, snapshot: Snapshot) -> Mapping[str, QueueStatus]:

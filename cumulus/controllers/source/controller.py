@@ -29,7 +29,7 @@ from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
 from cumulus.machinery.cache import Cache
-from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result, Retry
 from cumulus.machinery.recorder import EventType, Recorder
 from cumulus.manifest import InvalidManifest, Position, Problem
 from cumulus.resources.annotations import APPROVED_BY, DELETED_BY, PINNED_BY, SYNC_REQUESTED
@@ -43,7 +43,7 @@ from cumulus.resources.registry import BY_NAME
 from cumulus.resources.source import InventoryItem, ItemState, Prune, Revision, Source, SourceStatus
 from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Query, Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 NAME = "source"
 DIRECTORY_SECONDS = 300.0
@@ -75,7 +75,7 @@ class _Look(NamedTuple):
 
 
 class SourceReconciler:
-    def __init__(self, room: SourceRoom, cache: Cache, client: Client, clock: Clock, recorder: Recorder) -> None:
+    def __init__(self, room: SourceRoom, cache: Cache, client: StoreClient, clock: Clock, recorder: Recorder) -> None:
         self._room = room
         self._cache = cache
         self._client = client
@@ -208,7 +208,7 @@ class SourceReconciler:
         if plan.problems:
             return self._failed(source, revision, SourceReason.INVALID, plan.problems)
         if wait := self._unsettled(source, plan):
-            return After(wait)
+            return RequeueAfter(wait)
         return self._do(source, revision, plan, self._why(source, plan, changed), stamp, settled, rewritten, view)
 
     def _do(
@@ -233,7 +233,7 @@ class SourceReconciler:
         looks |= {key: _look_of(document) for key, document in plan.verified.items()}
         self._settled[name] = (stamp, {k: v for k, v in looks.items() if k in settled or k in plan.verified})
         if plan.replacing:
-            return After(REPLACE_SECONDS)
+            return RequeueAfter(REPLACE_SECONDS)
         return _later(source)
 
     def _commit(self, source: Source, steps: Sequence[SyncStep], after: SourceStatus) -> SourceStatus:
@@ -447,7 +447,7 @@ def _request(source: Source) -> Request:
 
 def _later(source: Source, seconds: float = DIRECTORY_SECONDS) -> Result:
     """A directory is looked at again in so long. Of a repository `Following` tells."""
-    return After(seconds) if source.spec.directory is not None else Done()
+    return RequeueAfter(seconds) if source.spec.directory is not None else Done()
 
 
 def _submitter(source: Source) -> Submitter:

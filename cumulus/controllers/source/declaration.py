@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.source.controller import NAME, SourceReconciler
 from cumulus.gitops.sync import sources_of
 from cumulus.machinery.cache import Cache
-from cumulus.machinery.controller import Controller, Push, Watch, itself
+from cumulus.machinery.controller import Controller, Push, WatchedKind, itself
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.annotations import SYNC_REQUESTED
@@ -79,12 +79,12 @@ def its_sources(change: Change, cache: Cache) -> Iterable[Request]:
     return [Request(*source) for source in sorted(found)]
 
 
-def build(context: Context) -> SourceReconciler:
+def build(context: ControllerContext) -> SourceReconciler:
     assert context.sources is not None
     return SourceReconciler(context.sources, context.cache, context.client, context.clock, context.recorder)
 
 
-def from_outside(context: Context, push: Push) -> None:
+def from_outside(context: ControllerContext, push: Push) -> None:
     """Repositories and directories in which something changed."""
     if context.sources is not None:
         for follower in (context.sources.following, context.sources.directories):
@@ -92,17 +92,17 @@ def from_outside(context: Context, push: Push) -> None:
 
 
 CONTROLLERS = (
-    Controller[Context, SourceReconciler](
+    Controller[ControllerContext, SourceReconciler](
         name=NAME,
         kind=Source.KIND,
         workers=4,
         build=build,
         watches=(
-            Watch(Source.KIND, itself, when=wanted_anew),
-            Watch(Source.KIND, those_refused, when=lets_go, after=SETTLE_SECONDS),
-            *(Watch(kind.name, those_not_allowed, after=SETTLE_SECONDS) for kind in KINDS if kind.grants),
+            WatchedKind(Source.KIND, itself, when=wanted_anew),
+            WatchedKind(Source.KIND, those_refused, when=lets_go, after=SETTLE_SECONDS),
+            *(WatchedKind(kind.name, those_not_allowed, after=SETTLE_SECONDS) for kind in KINDS if kind.grants),
             *(
-                Watch(kind.name, its_sources, when=concerns_a_source, after=SETTLE_SECONDS)
+                WatchedKind(kind.name, its_sources, when=concerns_a_source, after=SETTLE_SECONDS)
                 for kind in KINDS
                 if kind.user_made
             ),

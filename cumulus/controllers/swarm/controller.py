@@ -12,7 +12,7 @@ from cumulus.backends.cluster import Cluster, Machine
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import AlreadyExists, InvalidObject, NotOurs
 from cumulus.machinery.cache import Reader, log_damaged
-from cumulus.machinery.reconcile import After, Request, Result
+from cumulus.machinery.reconcile import Request, RequeueAfter, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import remove_finalizer, write_status
 from cumulus.resources.conditions import condition_set
@@ -22,7 +22,7 @@ from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress, in_cluster
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.reasons import ContainersReason, NodeCondition
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 NAME = "cluster"
 CLUSTER = Request("", "cluster")
@@ -40,7 +40,7 @@ class ClusterReconciler:
     def __init__(
         self,
         reader: Reader,
-        client: Client,
+        client: StoreClient,
         cluster: Cluster,
         clock: Clock,
         recorder: Recorder,
@@ -63,7 +63,7 @@ class ClusterReconciler:
             machines = self._named()
         except NotOurs as error:
             self._stay_away(error)
-            return After(LOOK_SECONDS)
+            return RequeueAfter(LOOK_SECONDS)
         for machine in machines.values():
             try:
                 node = self._reader.get(GPUNode, "", machine.name)
@@ -85,7 +85,7 @@ class ClusterReconciler:
                 remove_finalizer(self._client, node, CLUSTER_FINALIZER)
             elif in_cluster(node):
                 self._say(node, False, ContainersReason.NOT_A_MEMBER, "it is no longer a node of the cluster")
-        return After(LOOK_SECONDS)
+        return RequeueAfter(LOOK_SECONDS)
 
     def _named(self) -> Mapping[str, Machine]:
         """The machines by the names of their GPUNodes, which the cluster remembers from then on."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.swarm.controller import CLUSTER, NAME, ClusterReconciler
 from cumulus.machinery.controller import Controller
 
 
-def build(context: Context) -> ClusterReconciler:
+def build(context: ControllerContext) -> ClusterReconciler:
     assert context.cluster is not None
     return ClusterReconciler(
         context.cache, context.client, context.cluster, context.clock, context.recorder,
@@ -16,7 +16,7 @@ def build(context: Context) -> ClusterReconciler:
 
 
 CONTROLLERS = (
-    Controller[Context, ClusterReconciler](
+    Controller[ControllerContext, ClusterReconciler](
         name=NAME,
         build=build,
         resync=lambda context: (CLUSTER,),

@@ -9,13 +9,13 @@ from cumulus.controllers.job_dependents import awaited
 from cumulus.errors import Conflict, NotFound
 from cumulus.machinery.cache import Reader
 from cumulus.machinery.pages import pages
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import key_of
 from cumulus.resources.quantity import parse_duration
 from cumulus.store.base import Write
-from cumulus.store.client import Client
+from cumulus.store.client import StoreClient
 
 EVENT_SECONDS = 3600.0
 """How long an event is kept after it was last seen."""
@@ -31,7 +31,7 @@ TIDY_SECONDS = 60.0
 class TtlReconciler:
     """Deletes finished jobs once their spec.ttlAfterFinished has passed."""
 
-    def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
+    def __init__(self, reader: Reader, client: StoreClient, clock: Clock) -> None:
         self._reader = reader
         self._client = client
         self._clock = clock
@@ -45,9 +45,9 @@ class TtlReconciler:
         age = (self._clock.now() - parse_timestamp(job.status.completion_time)).total_seconds()
         left = parse_duration(job.spec.ttl_after_finished) - age
         if left > 0:
-            return After(left)
+            return RequeueAfter(left)
         if awaited(self._reader, job):
-            return After(AWAITED_SECONDS)
+            return RequeueAfter(AWAITED_SECONDS)
         self._client.store.delete(
             job.key, uid=job.uid, resource_version=job.metadata.resource_version, fence=self._client.fence
         )
@@ -57,14 +57,14 @@ class TtlReconciler:
 class TidyReconciler:
     """Deletes old events, and lets the store forget old history."""
 
-    def __init__(self, client: Client, clock: Clock) -> None:
+    def __init__(self, client: StoreClient, clock: Clock) -> None:
         self._client = client
         self._clock = clock
 
     def reconcile(self, request: Request) -> Result:
         self._expire_events()
         self._client.store.retain()
-        return After(TIDY_SECONDS)
+        return RequeueAfter(TIDY_SECONDS)
 
     def _expire_events(self) -> None:
         store = self._client.store

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import ControllerContext
 from cumulus.controllers.job_dependents import WAITS_FOR
 from cumulus.controllers.ttl.controller import TIDY, TidyReconciler, TtlReconciler
-from cumulus.machinery.controller import Controller, Watch, itself
+from cumulus.machinery.controller import Controller, WatchedKind, itself
 from cumulus.machinery.informer import Change
 from cumulus.resources.job import GPUJob
 
@@ -15,14 +15,14 @@ def has_ttl(change: Change) -> bool:
 
 
 CONTROLLERS = (
-    Controller[Context, TtlReconciler](
+    Controller[ControllerContext, TtlReconciler](
         name="ttl",
         kind=GPUJob.KIND,
         build=lambda context: TtlReconciler(context.cache, context.client, context.clock),
-        watches=(Watch(GPUJob.KIND, itself, when=has_ttl),),
+        watches=(WatchedKind(GPUJob.KIND, itself, when=has_ttl),),
         indexes=(WAITS_FOR,),
     ),
-    Controller[Context, TidyReconciler](
+    Controller[ControllerContext, TidyReconciler](
         name="tidy",
         build=lambda context: TidyReconciler(context.client, context.clock),
         resync=lambda context: (TIDY,),

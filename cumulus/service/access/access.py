@@ -11,7 +11,7 @@ from cumulus.resources.kinds import rolebinding
 from cumulus.resources.roles import Role, strongest
 from cumulus.resources.submitter import DaemonRules
 from cumulus.service.access.bindings import Bindings
-from cumulus.service.access.matrix import OTHERS, READ, Resource, find
+from cumulus.service.access.matrix import OTHERS, READ, GuardedResource, find
 from cumulus.service.audit import Audit
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Access:
 
 
 def refusal(
-    identity: Identity, verb: str, resource: Resource | str, namespace: str = "", name: str = "", *, hint: str
+    identity: Identity, verb: str, resource: GuardedResource | str, namespace: str = "", name: str = "", *, hint: str
 ) -> Forbidden:
     """In kubectl's words."""
     if isinstance(resource, str):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.backends.process import layout, supervisor
 from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend
 from cumulus.backends.rundir.layout import PURGED
@@ -222,9 +222,9 @@ def test_a_job_that_replaces_a_record_of_its_run_stops_no_backend(bed: ProcessBe
     work = bed.work("sh", "-c", f"{make} ../exit.json; : > ready; exec sleep 100")
     bed.backend.start(work)
     bed.until(lambda: (bed.run_directory(work) / "work" / "ready").exists())
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
     bed.backend.stop(work.name, 0)
-    assert bed.finish(work).state is State.FAILED
+    assert bed.finish(work).state is WorkloadState.FAILED
 
 
 def test_a_supervisor_that_comes_while_its_run_is_deleted_runs_nothing(bed: ProcessBed, tmp_path: Path) -> None:

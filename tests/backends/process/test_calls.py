@@ -14,7 +14,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from cumulus.backends.base import EnvVar, State, Workload
+from cumulus.backends.base import EnvVar, Workload, WorkloadState
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.calls.outcome import RETURNED, Outcome
 from cumulus.calls.session import SessionEnded
@@ -45,7 +45,7 @@ def say(text: str) -> tuple[str, str]:
 def test_a_call_runs_where_a_command_would(bed: ProcessBed) -> None:
     bed.backend.start(work := bed.calling(say, "hello", archive=zip_of({"work.py": "WORD = 'of the archive'"})))
     end = bed.finish(work)
-    assert (end.state, end.exit_code, end.message) == (State.SUCCEEDED, 0, "")
+    assert (end.state, end.exit_code, end.message) == (WorkloadState.SUCCEEDED, 0, "")
     assert bed.log(work) == b"hello\n"
     assert value(bed, work) == ("of the archive", str(bed.run_directory(work) / "work"))
     place = bed.run_directory(work) / "call"
@@ -84,7 +84,7 @@ def test_a_function_that_raises_is_a_failure(bed: ProcessBed) -> None:
 
     bed.backend.start(work := bed.calling(fail))
     end = bed.finish(work)
-    assert (end.state, end.exit_code, end.reason) == (State.FAILED, 1, "Error")
+    assert (end.state, end.exit_code, end.reason) == (WorkloadState.FAILED, 1, "Error")
     assert repr(value(bed, work)) == "ValueError('no row')"
     assert b"ValueError: no row" in bed.log(work)
 
@@ -92,7 +92,7 @@ def test_a_function_that_raises_is_a_failure(bed: ProcessBed) -> None:
 def test_a_python_that_is_not_there_is_told_with_what_to_do(bed: ProcessBed) -> None:
     bed.backend.start(work := bed.calling(returned, python="3.99"))
     end = bed.finish(work)
-    assert (end.state, end.reason) == (State.FAILED, "StartError")
+    assert (end.state, end.reason) == (WorkloadState.FAILED, "StartError")
     assert end.message.startswith("there is no Python 3.99 on this node, which made the call; install python3.99 there")
     assert bed.backend.result(work.job_uid, work.attempt, work.replica) is None
 
@@ -216,7 +216,7 @@ def test_a_result_is_asked_for_when_it_is_there(bed: ProcessBed) -> None:
         threading.Event().wait()
 
     bed.backend.start(work := bed.calling(wait))
-    bed.until(lambda: bed.seen(work).state is State.RUNNING)
+    bed.until(lambda: bed.seen(work).state is WorkloadState.RUNNING)
     with pytest.raises(BackendError, match=r"still runs"):
         bed.backend.result(work.job_uid, 1, 0)
     with pytest.raises(BackendError, match=r"there is no result"):
@@ -238,7 +238,7 @@ def test_a_session_answers_until_it_is_closed(bed: ProcessBed) -> None:
     assert len(pids) == 1
     session.close_session()
     session.close()
-    assert bed.finish(work).state is State.SUCCEEDED
+    assert bed.finish(work).state is WorkloadState.SUCCEEDED
     assert value(bed, work) == "returned"
     with pytest.raises(SessionEnded):
         bed.backend.reach(work.job_uid, 1, 0).session()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import State, Workload
+from cumulus.backends.base import Workload, WorkloadState
 from cumulus.backends.process.console import ALONE_SECONDS, Console
 from cumulus.lib.execution import Execution
 from tests.backends.process.test_execs import read
@@ -75,7 +75,7 @@ def test_much_is_shown_no_faster_than_it_is_read(bed: ProcessBed) -> None:
     made = attach(bed, work)
     os.write(made.stdin, b"\n")
     time.sleep(1)
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
     seen = read(made, b"19999-")
     assert seen.count(b"---\r\n") >= 19999
     assert done(made) == 0
@@ -92,7 +92,7 @@ def test_who_leaves_comes_back_and_detaching_is_told(bed: ProcessBed) -> None:
     read(second, b"got b")
     os.write(second.stdin, b"\x11")
     assert done(second) == 0
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
     third = attach(bed, work)
     os.write(third.stdin, b"\x04")
     assert done(third) == 4

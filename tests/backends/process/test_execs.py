@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import State, Workload
+from cumulus.backends.base import Workload, WorkloadState
 from cumulus.backends.process import execution
 from cumulus.errors import NotRunning
 from cumulus.lib.execution import ExecRequest, Execution
@@ -100,7 +100,7 @@ def test_who_lets_go_hangs_it_up_and_nothing_is_left(bed: ProcessBed, work: Work
     made.close()
     eventually((tmp_path / "told").exists)
     eventually(lambda: len(job_processes(bed.directory)) == 1, what="only the job's own program is left")
-    assert bed.seen(work).state is State.RUNNING
+    assert bed.seen(work).state is WorkloadState.RUNNING
 
 
 def test_what_it_started_ends_with_it(bed: ProcessBed, work: Workload) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import State, Workload
+from cumulus.backends.base import Workload, WorkloadState
 from cumulus.errors import NotRunning
 from cumulus.lib.execution import Execution
 from tests.backends.process_bed import ProcessBed
@@ -74,7 +74,7 @@ def test_a_program_that_takes_no_more_ends_as_it_likes(bed: ProcessBed) -> None:
     work = started(bed, "read line; echo got $line")
     made = feed(bed, work)
     write(made, b"one\ntwo\n")
-    assert bed.finish(work).state is State.SUCCEEDED
+    assert bed.finish(work).state is WorkloadState.SUCCEEDED
     assert select.select([made.done], [], [], PATIENCE)[0]
     assert made.exit().code is None
     made.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends import gang
-from cumulus.backends.base import EnvVar, GangMember, State, Workload
+from cumulus.backends.base import EnvVar, GangMember, Workload, WorkloadState
 from cumulus.backends.process import ports
 from cumulus.backends.process.ports import GangPorts
 from cumulus.errors import BackendError
@@ -46,7 +46,7 @@ def replicas(bed: ProcessBed, *command: str, **more: object) -> list[Workload]:
 
 def test_they_meet_at_a_port_of_this_machine(bed: ProcessBed) -> None:
     both = replicas(bed, sys.executable, "-S", "-c", MEET)
-    assert [bed.finish(work).state for work in both] == [State.SUCCEEDED] * 2
+    assert [bed.finish(work).state for work in both] == [WorkloadState.SUCCEEDED] * 2
     first, second = (json.loads(bed.log(work)) for work in both)
     assert first == second == ["I am 1", first[1], "127.0.0.1 slots=2\n"]
 
@@ -67,7 +67,7 @@ def test_a_daemon_that_was_killed_amid_the_starts_agrees_with_the_next(bed: Proc
     for work in works:
         bed.backend.start(work)
         bed.reopen()
-    assert [bed.finish(work).state for work in works] == [State.SUCCEEDED] * 2
+    assert [bed.finish(work).state for work in works] == [WorkloadState.SUCCEEDED] * 2
     assert len({bed.log(work) for work in works}) == 1
     bed.backend.remove(works[0].name)
     bed.backend.remove(works[1].name)

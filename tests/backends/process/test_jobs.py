@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, State
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, WorkloadState
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.checkpointing import CheckpointWatch
@@ -52,7 +52,7 @@ class TestCommand:
         bed.backend.remove(first.name)
         second, end = bed.run("true", attempt=2)
         bed.backend.remove(second.name)
-        assert end.state is State.SUCCEEDED
+        assert end.state is WorkloadState.SUCCEEDED
         assert (bed.run_directory(first) / "work" / "core").read_text() == "evidence\n"
         bed.backend.purge(first.job_uid)
         assert not bed.run_directory(first).parent.exists()
@@ -86,7 +86,7 @@ class TestCommand:
 
     def test_background_processes_end_with_the_command(self, bed: ProcessBed) -> None:
         work, end = bed.run("sh", "-c", "setsid sh -c 'setsid sleep 100 & sleep 100' & echo started")
-        assert end.state is State.SUCCEEDED
+        assert end.state is WorkloadState.SUCCEEDED
         assert job_processes(bed.run_directory(work)) == []
 
     def test_a_signal_is_told_as_a_shell_would(self, bed: ProcessBed) -> None:
@@ -97,7 +97,7 @@ class TestCommand:
 class TestStartErrors:
     def told(self, bed: ProcessBed, *command: str, **more: Any) -> str:
         _, end = bed.run(*command, **more)
-        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "StartError", None)
+        assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "StartError", None)
         return end.message
 
     def test_unknown_command(self, bed: ProcessBed) -> None:
@@ -171,7 +171,7 @@ class TestMounts:
         (tmp_path / "weights").write_text("w")
         mounts = (Mount(str(tmp_path), "in/data"), Mount("/usr", "/usr"))
         work, end = bed.run("cat", "in/data/weights", mounts=mounts)
-        assert (bed.log(work), end.state) == (b"w", State.SUCCEEDED)
+        assert (bed.log(work), end.state) == (b"w", WorkloadState.SUCCEEDED)
 
     @pytest.mark.parametrize(
         ("mount", "told"),
@@ -379,7 +379,7 @@ class TestSurroundings:
             os.umask(umask)
             for number, limit in zip(limited, before, strict=True):
                 resource.setrlimit(number, limit)
-        assert end.state is State.SUCCEEDED, end
+        assert end.state is WorkloadState.SUCCEEDED, end
         hard = [limit for _, limit in before]
         files, stack = lower(65536, hard[0]), lower(8 * 2**20, hard[2])
         cpu = "unlimited" if hard[3] == resource.RLIM_INFINITY else str(hard[3])
@@ -403,7 +403,7 @@ class TestLimits:
     def test_memory(self, bed: ProcessBed) -> None:
         hog = "x = bytearray(300 << 20); print('allocated', flush=True); import time; time.sleep(60)"
         _, end = bed.run(sys.executable, "-c", hog, memory_bytes=100 << 20)
-        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "OOMKilled", 137)
+        assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "OOMKilled", 137)
         assert "its limit is 100 MiB" in end.message
 
     def test_memory_is_that_of_all_processes_together(self, bed: ProcessBed) -> None:
@@ -414,13 +414,13 @@ class TestLimits:
     def test_memory_shared_after_fork_counts_once(self, bed: ProcessBed) -> None:
         share = "import os, time; x = bytearray(80 << 20); [os.fork() for _ in range(2)]; time.sleep(0.5)"
         _, end = bed.run(sys.executable, "-c", share, memory_bytes=160 << 20)
-        assert end.state is State.SUCCEEDED, end
+        assert end.state is WorkloadState.SUCCEEDED, end
 
     def test_address_space_is_not_limited(self, bed: ProcessBed) -> None:
         """OpenCL and CUDA reserve far more addresses than they use."""
         reserve = "import mmap; m = mmap.mmap(-1, 64 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)"
         _, end = bed.run(sys.executable, "-c", reserve, memory_bytes=100 << 20)
-        assert end.state is State.SUCCEEDED, end
+        assert end.state is WorkloadState.SUCCEEDED, end
 
     @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
     def test_cpus(self, bed: ProcessBed) -> None:
@@ -470,7 +470,7 @@ class TestStop:
         bed.running(work)
         bed.backend.stop(work.name, 20)
         end = bed.finish(work)
-        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Stopped", 0)
+        assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "Stopped", 0)
         assert bed.log(work).endswith(b"saved\n")
 
     def test_before_the_start_nothing_is_run(self, bed: ProcessBed) -> None:
@@ -533,7 +533,7 @@ class TestLogs:
         size = sum(DEFAULT_RETENTION) + (16 << 20)
         script = f"echo first; yes 0123456789abcde | head -c {size}; echo last"
         work, end = bed.run("sh", "-c", script)
-        assert end.state is State.SUCCEEDED
+        assert end.state is WorkloadState.SUCCEEDED
         log = bed.log(work)
         assert log.startswith(b"first\n")
         assert log.endswith(b"last\n")
@@ -546,7 +546,7 @@ class TestLogs:
         other.start(work := bed.work("sh", "-c", "yes 0123456789abcde | head -c 1000000"))
         end = bed.finish(work)
         other.close()
-        assert end.state is State.SUCCEEDED
+        assert end.state is WorkloadState.SUCCEEDED
         marker = b"\n[cumulus: 700000 bytes of the log were dropped here: it passed its limit]\n"
         assert len(bed.log(work)) == sum(kept) + len(marker)
         assert marker in bed.log(work)

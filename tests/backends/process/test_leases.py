@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import LeaseRef, State, Workload
+from cumulus.backends.base import LeaseRef, Workload, WorkloadState
 from cumulus.backends.process import lease_guard as guards
 from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
 from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity
+from cumulus.lib.processes import ProcessIdentity
 from tests.backends.process_bed import ProcessBed, job_processes, processes_of
 from tests.chronos.conftest import remove_cgroups
 
@@ -85,7 +85,7 @@ def test_a_job_runs_inside_its_live_lease(node: Node) -> None:
     script = "import json, os; print(json.dumps(dict(os.environ)))"
     lease = node.lease()
     work, end = node.bed.run(sys.executable, "-c", script, leases=(lease,))
-    assert end.state is State.SUCCEEDED, end
+    assert end.state is WorkloadState.SUCCEEDED, end
     seen = json.loads(node.bed.log(work))
     assert (
         seen.items()
@@ -115,13 +115,13 @@ def test_several_leases_are_told_in_their_order(node: Node) -> None:
 def test_a_cpu_offered_beside_gpus_is_so_to_supervisors_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHRONOS_OFFER_CPU", "1")
     work, end = node.bed.run("sh", "-c", "echo $CHRONOS_DEVICE $CHRONOS_OFFER_CPU", leases=(node.lease(device=2),))
-    assert (end.state, node.bed.log(work)) == (State.SUCCEEDED, b"2\n"), end
+    assert (end.state, node.bed.log(work)) == (WorkloadState.SUCCEEDED, b"2\n"), end
 
 
 class TestNoLeaseNoStart:
     def refused(self, node: Node, lease: LeaseRef) -> tuple[str, str]:
         work, end = node.bed.run("touch", "ran", leases=(lease,))
-        assert end.state is State.FAILED
+        assert end.state is WorkloadState.FAILED
         assert not (node.bed.run_directory(work) / "work").exists()
         return end.reason, end.message
 
@@ -162,7 +162,7 @@ class TestNoLeaseNoStart:
             assert not bed.seen(work).state.finished
             bed.backend.stop(work.name, 0)
             end = bed.finish(work)
-            assert (end.state, end.reason) == (State.FAILED, "Stopped")
+            assert (end.state, end.reason) == (WorkloadState.FAILED, "Stopped")
         finally:
             bed.close()
 
@@ -267,7 +267,7 @@ class TestExpiry:
         node.expire()
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
         end = node.bed.seen(work)
-        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 0)
+        assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "LeaseExpired", 0)
         assert node.bed.log(work).endswith(b"saved\n")
 
     @pytest.mark.parametrize("code", [0, 3])
@@ -323,7 +323,7 @@ class TestExpiry:
         node.expire()
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
         end = node.bed.seen(work)
-        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 137)
+        assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "LeaseExpired", 137)
         assert end.checkpoint_at == ""
         assert job_processes(node.bed.run_directory(work)) == []
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
@@ -408,7 +408,7 @@ needs_cgroups = pytest.mark.skipif(
 
 
 class TestEscape:
-    def started(self, node: Node, how: str) -> tuple[Workload, Path, Identity]:
+    def started(self, node: Node, how: str) -> tuple[Workload, Path, ProcessIdentity]:
         """The job with its working directory, and the process that has left its tree."""
         lease = node.lease(grace=0.2)
         node.bed.backend.start(work := node.bed.work(sys.executable, "-c", ESCAPE, how, leases=(lease,), grace=0.2))
@@ -417,7 +417,7 @@ class TestEscape:
         node.bed.until((place / "escaped").exists)
         escaped = processes.read(int((place / "escaped").read_text()))
         assert escaped is not None
-        return work, place, Identity(escaped.pid, escaped.start)
+        return work, place, ProcessIdentity(escaped.pid, escaped.start)
 
     @needs_cgroups
     def test_a_job_is_in_its_cgroup_from_its_first_instruction(self, node: Node) -> None:
@@ -451,7 +451,7 @@ class TestEscape:
         supervisor = processes.read(node.bed.supervisor(work))
         assert supervisor is not None
         (place / "go").touch()
-        node.bed.until(lambda: processes.is_stopped(Identity(supervisor.pid, supervisor.start)))
+        node.bed.until(lambda: processes.is_stopped(ProcessIdentity(supervisor.pid, supervisor.start)))
         node.bed.backend.stop(work.name, 0.2)
         end = node.bed.finish(work)
         assert (end.reason, end.exit_code) == ("Stopped", 143)
@@ -463,7 +463,7 @@ class TestEscape:
         supervisor = processes.read(node.bed.supervisor(work))
         assert supervisor is not None
         (place / "go").touch()
-        node.bed.until(lambda: processes.is_stopped(Identity(supervisor.pid, supervisor.start)))
+        node.bed.until(lambda: processes.is_stopped(ProcessIdentity(supervisor.pid, supervisor.start)))
         node.bed.found(work).request_stop(0.2, node.bed.clock)
         assert not node.bed.seen(work).state.finished
         node.bed.clock.passed = 60.0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.backends.process import layout
 from cumulus.backends.process.spawner import Spawned, Spawner
 from cumulus.lib import processes
@@ -78,17 +78,17 @@ def test_one_process_forks_them_all_and_ends_with_the_backend(bed: ProcessBed) -
 def test_one_that_was_killed_or_stopped_is_replaced(bed: ProcessBed, number: int) -> None:
     # The patience is as in earnest: that for one that is stopped is the same as for one that starts, which takes
     # seconds on a busy machine.
-    assert bed.run("true", job="before")[1].state is State.SUCCEEDED
+    assert bed.run("true", job="before")[1].state is WorkloadState.SUCCEEDED
     (server,) = fork_servers(bed)
     os.kill(server, number)
-    assert bed.run("true", job="after")[1].state is State.SUCCEEDED
+    assert bed.run("true", job="after")[1].state is WorkloadState.SUCCEEDED
     assert server not in fork_servers(bed)
 
 
 def test_without_it_each_supervisor_is_started_by_itself(bed: ProcessBed) -> None:
     bed.spawner = Spawner(str(bed.root), server="/no/such/fork_server.py")
     bed.reopen()
-    assert bed.run("true")[1].state is State.SUCCEEDED
+    assert bed.run("true")[1].state is WorkloadState.SUCCEEDED
     assert fork_servers(bed) == []
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import State, Workload
+from cumulus.backends.base import Workload, WorkloadState
 from cumulus.backends.process import launch as launch_module
 from cumulus.backends.process import layout, supervisor
 from cumulus.backends.process.command import Command
@@ -114,7 +114,7 @@ def test_a_daemon_killed_at_any_step_of_start(bed: ProcessBed, ran: Path) -> Non
         killed = killed_after(step, partial(_start, bed, work))
         bed.reopen()
         bed.backend.start(work)
-        assert bed.finish(work).state is State.SUCCEEDED
+        assert bed.finish(work).state is WorkloadState.SUCCEEDED
         assert times(ran, step) == 1, f"step {step}"
     assert step > 15
 
@@ -145,8 +145,8 @@ def test_a_daemon_stopped_at_any_step_of_start_holds_up_no_other(bed: ProcessBed
         work = job(bed, ran, step)
         with stopped_after(step, partial(_start, bed, work)) as stopped:
             bed.backend.start(work)
-            assert bed.finish(work).state is State.SUCCEEDED
-        assert bed.seen(work).state is State.SUCCEEDED
+            assert bed.finish(work).state is WorkloadState.SUCCEEDED
+        assert bed.seen(work).state is WorkloadState.SUCCEEDED
         assert times(ran, step) == 1, f"step {step}"
     assert step > 15
 
@@ -205,7 +205,7 @@ def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path) -> None:
         end = bed.finish(work)
         ends.add(end.reason)
         assert end.reason in ("", "Lost"), end
-        assert times(ran, step) == 1 if end.state is State.SUCCEEDED else times(ran, step) <= 1
+        assert times(ran, step) == 1 if end.state is WorkloadState.SUCCEEDED else times(ran, step) <= 1
     assert step > 15
     assert ends == {"", "Lost"}
 
@@ -241,7 +241,7 @@ def test_daemons_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None
     os.close(go)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
     for number, work in enumerate(works):
-        assert bed.finish(work).state is State.SUCCEEDED
+        assert bed.finish(work).state is WorkloadState.SUCCEEDED
         assert times(ran, number) == 1
 
 
@@ -249,7 +249,7 @@ def test_supervisors_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> 
     bed.backend.start(work := job(bed, ran, seconds=0.3))
     spawner = Spawner(str(bed.root))
     others = [spawner.spawn(bed.found(work).directory, os.environ) for _ in range(5)]
-    assert bed.finish(work).state is State.SUCCEEDED
+    assert bed.finish(work).state is WorkloadState.SUCCEEDED
     for _, descriptor in others:
         assert select.select([descriptor], [], [], 60)[0]
         os.close(descriptor)
@@ -330,7 +330,7 @@ class TestLost:
         bed.running(work)
         os.kill(bed.supervisor(work), signal.SIGKILL)
         end = bed.finish(work)
-        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Lost", None)
+        assert (end.state, end.reason, end.exit_code) == (WorkloadState.FAILED, "Lost", None)
         assert end.started_at
         assert job_processes(bed.run_directory(work)) == []
 
@@ -368,6 +368,6 @@ class TestLost:
         bed.spawner = Spawner(str(bed.root), "/no/such/supervisor.py", "/no/such/fork_server.py")
         bed.reopen()
         _, end = bed.run("true")
-        assert (end.state, end.reason) == (State.FAILED, "StartError")
+        assert (end.state, end.reason) == (WorkloadState.FAILED, "StartError")
         assert f"ended {MAX_SPAWNS} times before it could start the command" in end.message
         assert "/no/such/supervisor.py" in end.message

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Checkpointing, State, Workload
+from cumulus.backends.base import Checkpointing, Workload, WorkloadState
 from cumulus.blob.s3.client import S3Client
 from cumulus.checkpoint import layout
 from cumulus.lib import locks
@@ -55,7 +55,7 @@ def test_what_a_run_saves_is_copied_also_after_its_end(bed: ProcessBed) -> None:
     bed.running(run)
     eventually(lambda: steps(bed) == [Name(1, 1)])
     (bed.run_directory(run) / "work" / "go").touch()
-    assert bed.finish(run).state is State.SUCCEEDED
+    assert bed.finish(run).state is WorkloadState.SUCCEEDED
     eventually(lambda: steps(bed) == [Name(1, 2), Name(1, 1)])
     eventually(lambda: getattr(status.read(str(local(bed, run))), "step", None) == 2)
 
@@ -78,7 +78,7 @@ def test_the_next_attempt_on_another_node_begins_with_it(bed: ProcessBed, tmp_pa
         script = "print(sorted(name for name in os.listdir(PATH) if name[0] != '.'), flush=True)\nsave(6)\n"
         run = work(other, script, uri=f"file://{bed.directory}/shared", attempt=2)
         other.backend.start(run)
-        assert other.finish(run).state is State.SUCCEEDED
+        assert other.finish(run).state is WorkloadState.SUCCEEDED
         said = b"".join(other.backend.logs(run.job_uid, 2, 0)).decode()
         assert "fetched the checkpoint of step 5 from file://" in said
         assert "['step-000000000005']" in said
@@ -94,7 +94,7 @@ def test_a_job_that_goes_on_from_anothers_beyond_this_node(bed: ProcessBed) -> N
     subprocess.run([sys.executable, *run], input=config, check=True, capture_output=True)
     asked = {"after": "uid-other", "after_path": "saved", "after_uri": f"file://{bed.directory}/elsewhere"}
     bed.backend.start(new := work(bed, "print(os.listdir(PATH)); save(8)\n", asked=asked))
-    assert bed.finish(new).state is State.SUCCEEDED
+    assert bed.finish(new).state is WorkloadState.SUCCEEDED
     assert layout.verify(str(local(bed, new)), 7).manifest.token == 0
     # What this job saves is newer, though the other's token was greater.
     eventually(lambda: steps(bed)[:1] == [Name(1, 8)])
@@ -102,7 +102,7 @@ def test_a_job_that_goes_on_from_anothers_beyond_this_node(bed: ProcessBed) -> N
 
 def test_a_program_that_saves_a_file_of_that_name(bed: ProcessBed) -> None:
     bed.backend.start(run := work(bed, "time.sleep(1.5)\nopen(PATH, 'w').close()\n"))
-    assert bed.finish(run).state is State.SUCCEEDED
+    assert bed.finish(run).state is WorkloadState.SUCCEEDED
     assert local(bed, run).is_file()
 
 
@@ -126,7 +126,7 @@ def test_a_place_that_does_not_answer_holds_up_an_attempt_on_another_node(bed: P
     (bed.directory / "file").touch()
     uri = f"file://{bed.directory}/file/below"
     bed.backend.start(first := work(bed, "save(1)\n", uri=uri))
-    assert bed.finish(first).state is State.SUCCEEDED
+    assert bed.finish(first).state is WorkloadState.SUCCEEDED
     other = ProcessBed(tmp_path / "other")
     try:
         other.backend.start(second := work(other, "save(1)\n", uri=uri, attempt=2))
@@ -142,7 +142,7 @@ def test_what_the_last_attempt_saved_on_this_node_needs_no_place(bed: ProcessBed
     uri = f"file://{bed.directory}/file/below"
     for attempt, script in enumerate(("save(1)\n", "pass\n", "assert os.listdir(PATH)\nsave(3)\n"), 1):
         bed.backend.start(run := work(bed, script, uri=uri, attempt=attempt))
-        assert bed.finish(run).state is State.SUCCEEDED
+        assert bed.finish(run).state is WorkloadState.SUCCEEDED
     # One that is damaged may be whole there.
     Path(layout.directory(str(local(bed, run)), 3), "x").write_bytes(b"damaged")
     bed.backend.start(run := work(bed, "pass\n", uri=uri, attempt=4))
@@ -173,7 +173,7 @@ def test_the_daemons_keys_and_a_secrets(bed: ProcessBed, seaweedfs: Server, monk
     uri = f"s3://{bucket.name}/checkpoints/default/uid-job"
     script = "save(3)\nassert not [name for name in os.environ if name.startswith('AWS_')]\n"
     bed.backend.start(run := work(bed, script, uri=uri))
-    assert bed.finish(run).state is State.SUCCEEDED
+    assert bed.finish(run).state is WorkloadState.SUCCEEDED
     place = S3Place(S3Client(bucket), "checkpoints/default/uid-job")
     eventually(lambda: [one.name for one in catalog.committed(place)] == [Name(1, 3)])
     other = f"s3://{bucket.name}/checkpoints/other/uid"
@@ -201,7 +201,7 @@ def test_the_daemons_keys_and_a_secrets(bed: ProcessBed, seaweedfs: Server, monk
     assert "the keys are not right (SignatureDoesNotMatch)" in bed.finish(run).message
     bed.secrets.set("keys", "AWS_SECRET_ACCESS_KEY", KEYS.secret_key)
     bed.backend.start(run := work(bed, script, uri=other, job="right", asked=asked))
-    assert bed.finish(run).state is State.SUCCEEDED
+    assert bed.finish(run).state is WorkloadState.SUCCEEDED
     place = S3Place(S3Client(bucket), "checkpoints/other/uid")
     eventually(lambda: [one.name for one in catalog.committed(place)] == [Name(1, 3)])
     for file in bed.root.rglob("*"):
@@ -213,7 +213,7 @@ def test_an_uploader_that_was_killed_is_replaced_when_the_daemon_looks(bed: Proc
     (bed.directory / "shared").touch()
     script = "save(1)\ntime.sleep(1.5)\n"
     bed.backend.start(first := work(bed, script))
-    assert bed.finish(first).state is State.SUCCEEDED
+    assert bed.finish(first).state is WorkloadState.SUCCEEDED
     note = bed.run_directory(first) / "uploader"
     (pid,) = eventually(lambda: locks.holders(note))
     os.kill(pid, signal.SIGKILL)

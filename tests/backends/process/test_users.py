@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cumulus.answers.checkpoints import CheckpointBytes, CheckpointFile, CheckpointManifest
-from cumulus.backends.base import Checkpointing, EnvVar, GangMember, LeaseRef, Mount, State, Workload
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, LeaseRef, Mount, Workload, WorkloadState
 from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.process import backend, layout
 from cumulus.chronos.contract import Device, LeaseRequest
@@ -108,7 +108,7 @@ class TestWho:
     def test_a_program_is_its_submitter(self, bed: ProcessBed, users: tuple[User, User]) -> None:
         user = users[0]
         work, seen = bed.run(PYTHON, "-c", WHO, **of(user))
-        assert (seen.state, seen.message) == (State.SUCCEEDED, "")
+        assert (seen.state, seen.message) == (WorkloadState.SUCCEEDED, "")
         told = json.loads(bed.log(work))
         assert told["ids"] == [[user.uid] * 3, [user.gid] * 3, [user.gid]]
         assert told["capabilities"] == [0, 0, 0, 0]
@@ -165,7 +165,7 @@ class TestWho:
         assert bed.log(work) == b"127.0.0.1 slots=2\n"
         assert (files(bed, user, work) / "a1-r0" / "hostfile").stat().st_uid == user.uid
         _, again = bed.run("true", attempt=2, **more)
-        assert (again.state, again.reason) == (State.FAILED, "StartError")
+        assert (again.state, again.reason) == (WorkloadState.FAILED, "StartError")
         assert kept.read_text() == "kept"
 
 
@@ -240,7 +240,7 @@ class TestAttacks:
             ("mount", {"mounts": (Mount(str(shut / "in"), "data"),)}),
         ):
             _, seen = bed.run("ls", job=job, **of(users[0], **more))
-            assert (seen.state, seen.reason) == (State.FAILED, "StartError")
+            assert (seen.state, seen.reason) == (WorkloadState.FAILED, "StartError")
             assert "is not" in seen.message
 
     def test_a_checkpoint_is_looked_at_as_the_user(self, bed: ProcessBed, users: tuple[User, User]) -> None:

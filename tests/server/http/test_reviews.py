@@ -13,7 +13,7 @@ from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
 from cumulus.secrets import JobSecrets
 from cumulus.server.http.kubernetes.groups import api_groups
 from cumulus.service.access.access import ADMIN_GROUP
-from cumulus.service.access.matrix import RESOURCES, Resource
+from cumulus.service.access.matrix import RESOURCES, GuardedResource
 from cumulus.service.identity import Identity
 from tests.documents import event, job, lease, node, partition
 from tests.server.http.conftest import Served
@@ -71,7 +71,7 @@ def documents() -> dict[str, dict[str, Any]]:
     return made
 
 
-def with_paths() -> dict[tuple[str, str], Resource]:
+def with_paths() -> dict[tuple[str, str], GuardedResource]:
     """Those cells that have a path, by group and name."""
     there = {
         (group, f"{resource.plural}{below}")
@@ -82,7 +82,7 @@ def with_paths() -> dict[tuple[str, str], Resource]:
     return {(r.group, r.name): r for r in RESOURCES if (r.group, r.name) in there}
 
 
-def requests(resource: Resource, verb: str, document: dict[str, Any] | None) -> tuple[str, str, Any, str]:
+def requests(resource: GuardedResource, verb: str, document: dict[str, Any] | None) -> tuple[str, str, Any, str]:
     """Method, path, body and its type."""
     version = "v1alpha1" if resource.group == "cumulus.dev" else "v1"
     root = f"/apis/{resource.group}/{version}" if resource.group else "/api/v1"
@@ -115,7 +115,7 @@ def requests(resource: Resource, verb: str, document: dict[str, Any] | None) -> 
 ORDER = ("get", "list", "watch", "update", "patch", "delete", "create", "deletecollection")
 
 
-def cells() -> Iterator[tuple[Resource, str]]:
+def cells() -> Iterator[tuple[GuardedResource, str]]:
     for resource in with_paths().values():
         for verb in sorted(resource.verbs, key=ORDER.index):
             yield resource, verb

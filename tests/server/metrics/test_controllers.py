@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from cumulus.clock import FakeClock
 from cumulus.errors import Conflict, NodeUnreachable
-from cumulus.machinery.reconcile import After, Done, Permanent, Request, Result
+from cumulus.machinery.reconcile import Done, Permanent, Request, RequeueAfter, Result
 from cumulus.machinery.runner import Runner
 from cumulus.machinery.workqueue import WorkQueue
 from cumulus.server.metrics.controllers import ControllerMetrics
@@ -33,7 +33,7 @@ class Controller:
     ("outcome", "result", "errors", "terminal", "panics", "retries"),
     [
         (Done(), "success", 0, 0, 0, 0),
-        (After(9), "requeue_after", 0, 0, 0, 0),
+        (RequeueAfter(9), "requeue_after", 0, 0, 0, 0),
         (Conflict("stale"), "requeue", 0, 0, 0, 1),
         (NodeUnreachable("gone"), "error", 1, 0, 0, 1),
         (Permanent("never"), "error", 1, 1, 0, 0),

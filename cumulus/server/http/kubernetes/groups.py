@@ -13,7 +13,7 @@ from cumulus.resources.key import GROUP, VERSION
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
 from cumulus.server.http.kubernetes.messages import AUTHENTICATION, AUTHORIZATION
-from cumulus.service.access.matrix import READ, WRITE, Resource, find
+from cumulus.service.access.matrix import READ, WRITE, GuardedResource, find
 
 ALL = tuple(sorted((*READ, *WRITE)))
 
@@ -83,7 +83,7 @@ def _other(
 ) -> ApiResource:
     """One that is no kind of the registry. Its verbs are those of the matrix."""
 
-    def of_matrix(name: str) -> Resource:
+    def of_matrix(name: str) -> GuardedResource:
         found = find(name, group)
         assert found is not None
         return found

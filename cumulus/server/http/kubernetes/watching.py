@@ -15,7 +15,7 @@ import orjson
 
 from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.query import Event, Query
+from cumulus.resources.query import Query, WatchEvent
 from cumulus.resources.selectors import Matcher
 from cumulus.server.http.kubernetes.tables import META
 from cumulus.server.http.status import status_of
@@ -103,7 +103,7 @@ class Following:
     def _all_added(self, items: Sequence[Document]) -> Sequence[bytes]:
         return [self._line("ADDED", item) for item in items]
 
-    def _all_told(self, events: Sequence[Event]) -> Sequence[bytes]:
+    def _all_told(self, events: Sequence[WatchEvent]) -> Sequence[bytes]:
         return [
             line
             for event in events
@@ -115,7 +115,7 @@ class Following:
     def _selects(self) -> bool:
         return bool(self._query.labels or self._query.fields)
 
-    def _told(self, type: str, document: Document, event: Event) -> bytes | None:
+    def _told(self, type: str, document: Document, event: WatchEvent) -> bytes | None:
         if not self._selects:
             # Whoever may see all of it is told the same.
             as_stored = document is event.document and type == event.type and not self._shown.form.kind
@@ -130,7 +130,7 @@ class Following:
         before = self._known.take(key)
         return self._line("DELETED", document if type == "DELETED" or before is None else _moved(before, document))
 
-    def _shared(self, event: Event) -> bytes:
+    def _shared(self, event: WatchEvent) -> bytes:
         lines = self._api.event_lines
         line = lines.get(event.revision)
         if line is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from cumulus.resources.key import Document
-    from cumulus.resources.query import Event
+    from cumulus.resources.query import WatchEvent
     from cumulus.service.redaction import Redact
 
 QUIET_SECONDS = 10.0
@@ -49,7 +49,7 @@ async def watch(request: Request) -> Response:
     return StreamingResponse(_lines(api, since, kinds, namespace, redact), media_type=LINES)
 
 
-def _shown(event: Event, redact: Mapping[str, Redact | None]) -> Document:
+def _shown(event: WatchEvent, redact: Mapping[str, Redact | None]) -> Document:
     shown = redact[event.key.kind]
     return event.document if shown is None else shown(event.document)
 

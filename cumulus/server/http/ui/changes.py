@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from cumulus.resources.query import Event
+    from cumulus.resources.query import WatchEvent
     from cumulus.server.api import Api
     from cumulus.service.access.access import Access
     from cumulus.service.identity import Identity
@@ -75,7 +75,7 @@ def _clock(api: Api) -> bytes:
     return sse("clock", {"now": round(api.service.clock.now().timestamp() * 1000)})
 
 
-def told(access: Access, identity: Identity, events: Collection[Event]) -> dict[str, list[str]]:
+def told(access: Access, identity: Identity, events: Collection[WatchEvent]) -> dict[str, list[str]]:
     """The kinds of what changed, and the names of what the identity may see of it; nothing where no page shows it."""
     kinds: dict[str, None] = {}
     keys: dict[str, None] = {}
@@ -94,7 +94,7 @@ def told(access: Access, identity: Identity, events: Collection[Event]) -> dict[
     return {"kinds": list(kinds), "keys": ["*"] if len(keys) > MOST_KEYS else list(keys)} if kinds else {}
 
 
-def _shown_with(event: Event) -> list[Key]:
+def _shown_with(event: WatchEvent) -> list[Key]:
     """The object, and those on whose pages it is shown."""
     key, document = event.key, event.document
     found = [key]

@@ -14,7 +14,7 @@ import pytest
 from cumulus.backends.logs import Gap
 from cumulus.errors import StoreUnavailable
 from cumulus.resources.key import Document, Key
-from cumulus.resources.query import Event
+from cumulus.resources.query import WatchEvent
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
 from cumulus.server.http.ui import changes, job_log, log_search, sparklines
 from cumulus.service.history import History
@@ -362,14 +362,14 @@ def test_what_changed_is_told_by_name_to_who_may_see_it(tmp_path: Path) -> None:
     held = active("seen-a1-r0-d0")
     held["metadata"] |= {"namespace": "open", "ownerReferences": [{"kind": "GPUJob", "name": "seen", "uid": "u"}]}
     events = [
-        Event("ADDED", 7, each) for each in (held, job("hidden"), lease(ahead()), job("seen", namespace="open"))
+        WatchEvent("ADDED", 7, each) for each in (held, job("hidden"), lease(ahead()), job("seen", namespace="open"))
     ]  # fmt: skip
     told = changes.told(access, ANN, events)
     assert told == {
         "kinds": ["GPUPartition", "GPUJob"], "keys": ["gpupartition/open/seen-a1-r0-d0", "gpujob/open/seen"]
     }  # fmt: skip
-    assert changes.told(access, ANN, [Event("MODIFIED", 8, lease(ahead()))]) == {}
-    many = [Event("ADDED", 9, job(f"j{number}", namespace="open")) for number in range(200)]
+    assert changes.told(access, ANN, [WatchEvent("MODIFIED", 8, lease(ahead()))]) == {}
+    many = [WatchEvent("ADDED", 9, job(f"j{number}", namespace="open")) for number in range(200)]
     assert changes.told(access, ANN, many)["keys"] == ["*"]
     store.close()
 
