@@ -26,7 +26,7 @@ class Waiting:
     """When it starts at the latest: a promise where `promised`, else if every lease runs to its end."""
     promised: bool
     reason: str
-    """Why it is not admitted; "" where it is."""
+    """Why it can't start as things are: it is not admitted, or no node could hold it. "" where it can."""
 
 
 @dataclass(frozen=True, slots=True)

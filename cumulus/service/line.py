@@ -18,11 +18,12 @@ from cumulus.scheduling.policy import Policies
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 
 MOST = 100
-"""Who are listed of those that wait."""
+"""Who are listed of those that wait: the first ones. Of who asks, so many more."""
 
 
-def line(snapshot: Snapshot, policies: Policies, queue: str, *, ids: bool) -> Line:
-    """The line of one queue, or of all where it is "". `ids`: whether leases made on a node are named."""
+def line(snapshot: Snapshot, policies: Policies, queue: str, *, asks: str, ids: bool) -> Line:
+    """The line of one queue, or of all where it is "". `asks`: the user who asks. `ids`: whether leases made on a node
+    are named."""
     cycle = Cycle(snapshot, policies)
     expected = expected_starts(snapshot, policies)
     waiting: list[Waiting] = []
@@ -32,11 +33,12 @@ def line(snapshot: Snapshot, policies: Policies, queue: str, *, ids: bool) -> Li
         reason = ""
         if not cycle.bind(gang):
             refusal = cycle.refuse(gang)
-            reason = "" if refusal.not_admitted is None else refusal.not_admitted.message
+            if refusal.not_admitted is not None or refusal.hopeless:
+                reason = refusal.reason.message
             starts = None if refusal.reservation is None else refusal.reservation.start
         if queue not in ("", _queue(gang, policies)):
             continue
-        if len(waiting) == MOST:
+        if len(waiting) >= (2 * MOST if gang.user == asks else MOST):
             more += 1
             continue
         latest = gang.promised or starts

@@ -88,7 +88,7 @@ class Explanations:
         if queue and queue not in known and not (known and queue == DEFAULT_QUEUE):
             raise NotFound(f"there is no queue {queue}", hint="see `cumulus get queues`")
         snapshot = read.snapshot()
-        return line(snapshot, read.policies(snapshot), queue, ids=read.ids)
+        return line(snapshot, read.policies(snapshot), queue, asks=identity.name, ids=read.ids)
 
     def forecast(self, identity: Identity, document: Document) -> str:
         """When a job that is not made yet would start, in one sentence. Raises what its creation would raise."""

@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -22,7 +24,7 @@ from cumulus.history.series import Sample
 from cumulus.paths import history_file
 from cumulus.resources.key import Document
 from cumulus.resources.query import WatchEvent
-from cumulus.resources.submitter import SUBMITTER
+from cumulus.resources.submitter import Submitter
 from cumulus.server.limiter import RequestLimits
 from cumulus.service.addresses import PageAddress, page_address
 from cumulus.service.identity import Identity
@@ -45,6 +47,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 VIEWS = {"wide": DESKTOP, "narrow": PHONE}
 SCHEMES = ("light", "dark")
 USERS = ("root", "ann", "bob", "cleo", "dan")
+WEIGHTS = (6, 3, 3, 2, 1)
 NODES = ("gpu-1", "gpu-2", "gpu-3")
 DEVICES = 4
 PAGES = {
@@ -58,28 +61,29 @@ OF_A_DAEMON = {
 
 
 def leases() -> Iterator[tuple[Held, bool]]:
-    """Hours of leases on each half of each device, up to one that runs; with whether it does."""
+    """A week of leases on each part of each device, up to one that runs; with whether it does."""
     chance, number = random.Random(4), 0
     for node in NODES:
         for device in range(DEVICES):
-            for share in chance.choice(((50, 50), (25, 25, 50), (100,), (33, 33))):
-                start = -chance.randrange(150, 400) * MINUTE
+            for share in chance.choice(((50, 50), (25, 25, 50), (100,), (50, 25))):
+                start = -chance.randrange(7 * 1440) * MINUTE
                 while start < 0:
                     end = start + chance.randrange(20, 170) * MINUTE
-                    user = chance.choice(USERS)
+                    user = chance.choices(USERS, WEIGHTS)[0]
                     job = f"{chance.choice(('train', 'sweep', 'eval', 'embed'))}-{number}"
                     yield Held(number, user, job, "default", "", node, device, start, end, share), end > 0
                     number += 1
-                    start = end + chance.randrange(2, 30) * MINUTE
+                    # Little is done at night.
+                    start = end + chance.randrange(2, 30 if 7 < at_hour(end) < 21 else 600) * MINUTE
 
 
 def fill(store: MemoryStore, home: Path, clock: FakeClock) -> None:
     """The pool's objects as they are now, and its history."""
     nodes = [machine(name, DEVICES) for name in NODES]
-    for node in nodes:
-        store.create(node)
     told = [(0, node) for node in nodes]
     uses: dict[str, dict[str, Sample]] = {name: {} for name in NODES}
+    used_bytes: Counter[tuple[str, int]] = Counter()
+    over_bytes: Counter[tuple[str, int]] = Counter()
     chance = random.Random(2)
     for held, runs in leases():
         *_, started, over = [document for _, document in held.states()]
@@ -88,12 +92,26 @@ def fill(store: MemoryStore, home: Path, clock: FakeClock) -> None:
         if not runs:
             told += [(held.start, started), (held.end, over)]
         else:
-            # The store gives it its uid.
+            clock.jump(held.start / 1000)
+            # The store gives them their uids.
+            started["metadata"]["ownerReferences"][0]["uid"] = store.create(_job(held))["metadata"]["uid"]
             started = store.create(started)
+            clock.jump(-held.start / 1000)
             told.append((held.start, started))
-            used = chance.choice((0.2, 0.6, 0.9, 1.1))
+            used = chance.choice((0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.1))
             uses[held.node][started["metadata"]["uid"]] = Sample(used, min(1.0, used))
-            store.create(_job(held))
+            device, bytes = (held.node, held.device), started["status"]["memoryBytes"]
+            used_bytes[device] += int(used * bytes)
+            over_bytes[device] += int(max(0.0, used - 1) * bytes)
+    for node in nodes:
+        for each in node["status"]["devices"]:
+            device = (node["metadata"]["name"], each["index"])
+            each["figures"] = {
+                "usedMemoryBytes": used_bytes[device], "busy": chance.randrange(300, 990) if used_bytes[device] else 0,
+                "powerWatts": chance.randrange(250, 690) if used_bytes[device] else 72,
+            }  # fmt: skip
+            each["overusedMemoryBytes"] = over_bytes[device]
+        store.create(node)
     for number, (user, latest) in enumerate((("root", 95), ("bob", 130))):
         waits = Held(900 + number, user, f"waits-{number}", "default", "", "gpu-2", number, 0, 0, 50)
         promise = {"startBy": at(latest * MINUTE), "node": waits.node, "device": waits.device, "madeAt": at(0)}
@@ -111,11 +129,19 @@ def fill(store: MemoryStore, home: Path, clock: FakeClock) -> None:
 
 
 def _job(held: Held) -> Document:
-    return _submitted(documents.running(held.job, held.node, gpu={"memory": f"{held.share}%"}), held.user)
+    job = documents.running(held.job, held.node, gpu={"memory": f"{held.share}%", "duration": "4h"})
+    job["status"]["startTime"] = job["status"]["attempts"][0]["startTime"] = at(held.start)
+    return _submitted(job, held.user)
+
+
+def at_hour(milliseconds: int) -> int:
+    """Of the day."""
+    return (NOW + timedelta(milliseconds=milliseconds)).hour
 
 
 def _submitted(job: Document, user: str) -> Document:
-    job["metadata"]["annotations"] = {SUBMITTER: user}
+    me = Identity.of_this_process()
+    job["metadata"]["annotations"] = Submitter(user, me.uid if user == me.name else None).annotations
     return job
 
 

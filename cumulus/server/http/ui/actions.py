@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import Route
 
 from cumulus.errors import CumulusError, Forbidden, NotFound, UsageError
+from cumulus.resources.columns import age
 from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kinds import gpujob
@@ -106,8 +107,10 @@ def _losses(visit: Visit, job: Document, found: Action) -> Iterator[str]:
     with suppress(*MALFORMED):
         if unsaved := gpujob.unsaved(job, visit.now):
             yield f"It loses {unsaved}."
-        elif hours := gpujob.lost_gpu_hours(job, visit.now):
-            yield f"It runs, and keeps no checkpoints: {hours:.1f} GPU-hours of work are lost."
+        elif attempt := gpujob.running_attempt(job):
+            hours = gpujob.lost_gpu_hours(job, visit.now)
+            worth = f" ({hours:.1f} GPU-hours)" if hours >= _WORTH_TELLING else ""
+            yield f"It keeps no checkpoints: {age(attempt['startTime'], visit.now)} of work are lost{worth}."
     if found.deletes:
         files = visit.service.jobs.files(visit.identity, [job["metadata"]["uid"]])[0]
         if files.filled:
@@ -188,5 +191,7 @@ ACTIONS: Mapping[str, Action] = {
         loses=True, deletes=True, danger=True,
     ),
 }  # fmt: skip
+_WORTH_TELLING = 0.1
+"""GPU-hours."""
 _PATH = "/ui/jobs/{namespace}/{name}/{action}"
 ROUTES: Sequence[Route] = (Route(_PATH, page(ask), methods=["GET"]), Route(_PATH, action(do), methods=["POST"]))

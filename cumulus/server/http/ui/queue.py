@@ -27,13 +27,15 @@ def show(visit: Visit) -> Response:
     queues = [each["metadata"]["name"] for each in _all(visit, queue_kind.KIND.name)]
     held = _all(visit, reservation.KIND.name)
     mine = visit.identity.name
+    waiting = [(each, share_url(each.name), each.user == mine) for each in found.waiting]
     return visit.render(
         "queue.html", active="queue", kinds="GPUJob GPUPartition GPUNode Queue Reservation", queue=queue, queues=queues,
-        waiting=[(each, share_url(each.name), each.user == mine) for each in found.waiting], more=found.more,
+        waiting=waiting, mine=[row for row in waiting if row[2]], more=found.more,
+        queued=any(each.queue for each in (*found.waiting, *found.holding)),
         holding=[(each, share_url(each.name), each.user == mine) for each in found.holding],
         reservations=[row for each in held if (row := _reservation(each, visit))[3] != "over"],
         # One that can't start as things are has nobody ahead.
-        ahead=next((each.place - 1 for each in found.waiting if each.user == mine and each.latest), None),
+        ahead=next((each.place - 1 for each in found.waiting if each.user == mine and not each.reason), None),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from cumulus.server.http.ui import static_files
 
 Form = Literal["ago", "in", "at"]
 """How a script words a time: as the time since, the time left, or as a moment."""
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)")
 
 
 @cache
@@ -27,7 +29,8 @@ def environment() -> Environment:
     )  # fmt: skip
     made.globals |= {"static": static_files.address, "job_url": job_url, "node_url": node_url}
     made.filters |= {
-        "time": time, "block": block, "bytes": format_bytes, "duration": format_duration, "percent": percent,
+        "time": time, "moments": moments, "block": block, "bytes": format_bytes,
+        "duration": format_duration, "percent": percent,
     }  # fmt: skip
     return made
 
@@ -60,6 +63,12 @@ def time(text: str | None, form: Form = "ago") -> Markup:
         return escape(printable.one_line(text))
     shown = f"{moment[:10]} {moment[11:19]} UTC"
     return Markup('<time datetime="{}" data-form="{}">{}</time>').format(moment, form, shown)
+
+
+def moments(text: str | None) -> Markup:
+    """A sentence with the moments in it, which a script words by the clock of who looks."""
+    pieces = _MOMENT.split(printable.one_line(text or ""))
+    return Markup("").join(time(piece, "at") if at % 2 else escape(piece) for at, piece in enumerate(pieces))
 
 
 def block(text: str) -> Markup:

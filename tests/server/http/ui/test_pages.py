@@ -169,7 +169,7 @@ def test_buttons_do_what_they_say(browser: Browser, served: Served) -> None:
     key = Key("GPUJob", "default", "go")
     uid = served.store.get(key)["metadata"]["uid"]
     html = browser.page("/ui/jobs/default/go/suspend")
-    assert "GPU-hours of work are lost" in html
+    assert "It keeps no checkpoints: 5m of work are lost" in html
     answer = browser.send("/ui/jobs/default/go/suspend", uid=uid)
     assert (answer.code, answer.headers["location"]) == (303, "/ui/jobs/default/go?done=suspend")
     assert served.store.get(key)["spec"]["suspend"] is True
@@ -419,7 +419,9 @@ def test_a_job_tells_its_last_checkpoint_and_what_it_would_lose_now(browser: Bro
     assert "It loses 2m of work, since the last checkpoint." in browser.page("/ui/jobs/default/saves/delete")
     assert "would lose 5m of work, since its start" in browser.page("/ui/jobs/default/began")
     assert "would lose" not in browser.page("/ui/jobs/default/none")
-    assert "keeps no checkpoints: 0.1 GPU-hours of work are lost" in browser.page("/ui/jobs/default/none/delete")
+    assert "It keeps no checkpoints: 5m of work are lost." in browser.page("/ui/jobs/default/none/delete")
+    plant(served.store, [running("wide", replicas=4)])
+    assert "5m of work are lost (0.3 GPU-hours)." in browser.page("/ui/jobs/default/wide/delete")
 
 
 def test_what_users_held_and_used(browser: Browser, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,7 +499,27 @@ def test_a_job_that_no_node_could_hold_is_not_said_to_be_next(browser: Browser, 
     plant(served.store, [node("gpu-1"), partition("never-a1-r0-d0", owner=never, memory="999Gi")])
     browser.sign_in()
     html = browser.page("/ui/queue")
-    assert ("nobody can say" in html, "why?" in html, "You are next" in html) == (True, True, False), html
+    assert ("no ready node could hold it" in html, "You are next" in html) == (True, False), html
+
+
+def test_my_jobs_come_first_of_those_that_wait_however_many_are_ahead(browser: Browser, served: Served) -> None:
+    me = Identity.of_this_process().name
+    theirs = [of(partition(f"p-{number:03}", memory="90%"), "ann") for number in range(105)]
+    plant(served.store, [node("gpu-1"), *theirs, of(partition("z", memory="90%"), me)])
+    browser.sign_in()
+    html = browser.page("/ui/queue")
+    mine, everybody = html.index("My jobs that wait"), html.index("Who waits")
+    assert "105 jobs are ahead of yours." in html
+    assert mine < html.index(">106<") < everybody < html.index(">1<", everybody) < html.index("default/p-000")
+    assert "And 5 more." in html
+
+
+def test_a_moment_in_a_sentence_is_worded_by_the_clock_of_who_looks(browser: Browser, served: Served) -> None:
+    go = served.store.create(running("go"))
+    plant(served.store, [active("go-a1-r0-d0", owner=go), node("gpu-1")])
+    browser.sign_in()
+    found = browser.page("/ui/jobs/default/go")
+    assert re.search(r', at <time datetime="2030-[^"]+" data-form="at">2030-01-01 12:55:00 UTC</time>\.', found), found
 
 
 def test_reservations_are_on_the_page_of_the_queue(browser: Browser, served: Served) -> None:
