@@ -31,7 +31,7 @@ def show(visit: Visit) -> Response:
     return visit.render(
         "queue.html", active="queue", kinds="GPUJob GPUPartition GPUNode Queue Reservation", queue=queue, queues=queues,
         waiting=waiting, mine=[row for row in waiting if row[2]], more=found.more,
-        queued=any(each.queue for each in (*found.waiting, *found.holding)),
+        queued=any(one.queue for one in found.waiting) or any(one.queue for one in found.holding),
         holding=[(each, share_url(each.name), each.user == mine) for each in found.holding],
         reservations=[row for each in held if (row := _reservation(each, visit))[3] != "over"],
         # One that can't start as things are has nobody ahead.
