@@ -21,6 +21,7 @@ PACKAGE = ROOT / "cumulus"
 
 OWN_PROCESS = {
     "paths.py", "backends/process/fork_server.py", "backends/process/supervisor.py", "backends/process/uploading.py",
+    "backends/process/ledger_server.py",
     "cli/main.py",
     "cli/command_client.py", "cli/command_server.py",
     "checkpoint/settings.py", "environments/builder.py", "infrastructure/local.py", "health/tools.py",

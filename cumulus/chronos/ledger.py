@@ -187,7 +187,8 @@ class Ledger:
         if found is None or not found.alive or pid <= 1:
             raise ChronosError(f"process {pid} cannot be attached to lease {id}: no job runs as it")
         self.open()
-        with self.database.write() as tx:
+        # Where that of a supervisor is lost, so are the processes. An earlier boot's holders are asked for in the next.
+        with self.database.write(durable=role == "holder") as tx:
             _active(tx, id, token, Moment.read(self.clock))
             tx.execute("INSERT OR REPLACE INTO process VALUES (?, ?, ?, ?)", (id, pid, found.start, role))
             if role == "root" and (directory := cgroup.enclose(pid, cgroup.name(self._cgroup(id), pid, found.start))):

@@ -1,7 +1,8 @@
 """The leases of a run, as its supervisor sees them: may the run start, and did a lease end it?
 
-Standard library only. Before the start a forked child uses the ledger, and this process only at the end: the ledger
-doubles a supervisor's memory, and there is one supervisor for each running job.
+Standard library only. The process that has the ledger open is asked. Where it does not answer, a forked child uses the
+ledger before the start, and this process only at the end: the ledger doubles a supervisor's memory, and there is one
+supervisor for each running job.
 """
 
 from __future__ import annotations
@@ -13,33 +14,24 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from cumulus.backends.lease_end import reason_of
 from cumulus.backends.process import layout
 from cumulus.backends.process.command import End
+from cumulus.backends.process.held_leases import HeldLeases, Hold
 from cumulus.backends.rundir.documents import NO_ROOM
-from cumulus.backends.variables import LEASE_DEADLINE
-from cumulus.clock import SystemClock, timestamp
-from cumulus.lib.unix_user import UnixUser
+from cumulus.clock import SystemClock
+from cumulus.lib import processes
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
-    from cumulus.chronos.local import Ledger
+    from cumulus.backends.process.ledger_server import Client, Question
 
 Answer = TypeVar("Answer")
 
 _MONITOR_TELLS = 1.0
 _ASK_AGAIN = 0.05
-
-
-def preload() -> None:
-    """Load what `LeaseGuard.attach` needs, for a process that forks supervisors."""
-    from cumulus.chronos import local
-
-    local.preload()
 
 
 class LeaseRefused(Exception):
@@ -50,25 +42,22 @@ class LeaseRefused(Exception):
         self.end = end
 
 
-class Hold(NamedTuple):
-    """What holds a job to its leases: variables of its environment, and the cgroup it is started in, if any."""
-
-    variables: dict[str, str] = {}
-    cgroup: str | None = None
-
-
 class LeaseGuard:
     """The leases of one run, as spec.json names them. A ledger that is unavailable is asked again for
     `ledger_patience` seconds before the run is given up."""
 
-    def __init__(self, spec: dict[str, Any], ledger_patience: float = 10.0) -> None:
+    def __init__(self, spec: dict[str, Any], ledger_patience: float = 10.0, server: Client | None = None) -> None:
+        """`server`: what has the ledger open, where there is such a process."""
         self._ledger_patience = ledger_patience
         self._leases: list[dict[str, Any]] = spec["leases"]
-        self._own: dict[str, str] = spec["env"]
-        self._home: str | None = spec["chronos_home"]
-        user = UnixUser.read(spec.get("user"))
-        self._user = None if user is None else user.uid
-        self._opened: Ledger | None = None
+        words = {"leases": spec["leases"], "own": spec["env"], "home": spec["chronos_home"], "user": spec.get("user")}
+        self._words: dict[str, Any] = words
+        self._held = HeldLeases(**words)
+        self._server = server
+        self._begun: Question | None = None
+        """The server was asked to start the leases' time."""
+        self._served = False
+        """It has attached."""
         self._ready: tuple[int, int, BinaryIO] | None = None
         """The child that attached, which waits to be told that the command starts: how, and where it answers."""
         self._began = math.inf
@@ -80,6 +69,13 @@ class LeaseGuard:
         Raises `LeaseRefused` where a lease is not to be had, or cannot be enforced as it promises."""
         if not self._leases:
             return Hold()
+        identity = processes.read(pid)
+        if identity is not None and (said := self._answer(self._ask("attach", process=[pid, identity.start]))):
+            self._served = True
+            return Hold(*said[0])
+        return self._attach_in_a_child(pid)
+
+    def _attach_in_a_child(self, pid: int) -> Hold:
         readable, writable = os.pipe2(os.O_CLOEXEC)
         gate, opener = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
@@ -91,7 +87,7 @@ class LeaseGuard:
                     words.write(json.dumps(verdict).encode() + b"\n")
                     words.flush()
                     if verdict[0] is None and os.read(gate, 1):
-                        self._begin()
+                        self._held.begin()
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
@@ -117,12 +113,16 @@ class LeaseGuard:
     def begin(self) -> None:
         """Start the leases' time: the command is about to be let go. `wait_begun` waits until that is done."""
         self._began = SystemClock().monotonic()
-        if self._ready is not None:
+        if self._served:
+            self._begun = self._ask("begin")
+        elif self._ready is not None:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._ready[1], b"x")
 
     def wait_begun(self) -> None:
-        """Wait until that is done, and the process gone that did it: it is none of the job's."""
+        """Wait until that is done, and a child gone that did it: it is none of the job's."""
+        if self._served and not self._answer(self._begun):
+            self._held.begin()
         if self._ready is None:
             return
         child, opener, answer = self._ready
@@ -137,24 +137,9 @@ class LeaseGuard:
         With `by`, where it had begun to end by that time of the machine's monotonic clock."""
         if not self._leases:
             return ""
-        from cumulus.chronos.contract import EndReason
-        from cumulus.errors import ChronosError
-
-        reasons: set[EndReason | None] = set()
-        for lease in self._leases:
-            try:
-                found = self._ledger().get(lease["id"])
-                since = self._ledger().ended_since(lease["id"]) if by < math.inf else None
-            except ChronosError:
-                # The ledger is gone, say. The monitor ends the leases that it knew all the same.
-                if self._began + (lease.get("seconds") or math.inf) <= min(by, SystemClock().monotonic()):
-                    reasons.add(EndReason.EXPIRED)
-                continue
-            if found is not None and not found.state.goes_on and (since is None or since <= by):
-                reasons.add(found.end_reason)
-        lost = (EndReason.LOST, EndReason.UNPARK_FAILED, EndReason.REBOOTED)
-        order = (EndReason.OVERUSED, *lost, EndReason.EXPIRED, EndReason.RELEASED)
-        return next((str(r) for r in order if r in reasons), "")
+        times = [None if at == math.inf else at for at in (by, self._began)]
+        said = self._answer(self._ask("ended", times=times))
+        return str(said[0]) if said else self._held.ended(by, self._began)
 
     def ended_at_last(self, by: float) -> str:
         """The same for a command that a signal ended of which nobody here knows: the node's monitor, which sends it
@@ -169,19 +154,23 @@ class LeaseGuard:
         over = reason_of(self.ended(), f" {when}")
         return None if over is None else End(None, *over)
 
+    def _ask(self, what: str, **more: Any) -> Question | None:
+        """None where there is nobody to be asked."""
+        return None if self._server is None else self._server.ask(what, self._words, **more)
+
+    def _answer(self, question: Question | None) -> list[Any]:
+        """What was answered, in a list; an empty one where nothing was: nothing more is asked there then."""
+        answer = [] if question is None else question.answer()
+        if not answer:
+            self._server = None
+        return answer
+
     def _attach(self, pid: int) -> tuple[End | None, Hold]:
         """In the child: the run's end where it must not start, else what holds it."""
         from cumulus.errors import ChronosError, LedgerUnavailable, NoSuchLease, StaleToken
 
-        variables: dict[str, str] = {}
         try:
-            for lease in self._leases:
-                attach = partial(self._ledger().attach, lease["id"], pid, lease["token"], role="supervisor")
-                self._patiently(attach)
-                variables = self._enforced(variables, lease["id"])
-            # Last: what the enforcement starts for the node is not to be taken for the job's.
-            ids = [lease["id"] for lease in self._leases]
-            enclosure = self._patiently(partial(self._ledger().make_cgroup, ids, pid))
+            hold = self._held.attach(pid, self._patiently)
         except NoSuchLease as error:
             over = self.end("before the command was started")
             return over or End(None, AttemptReason.START_ERROR, f"not started without its lease: {error}"), Hold()
@@ -201,44 +190,7 @@ class LeaseGuard:
             reason = AttemptReason.LOST if full or isinstance(error, MemoryError) else AttemptReason.START_ERROR
             what = f"what holds it to its lease could not be set up: {type(error).__name__}: {error}"
             return End(None, reason, f"not started: {what}"), Hold()
-        return None, Hold(variables, enclosure)
-
-    def _begin(self) -> None:
-        """In the child. Where the ledger cannot be written, the time counts a little later, as it would anyway."""
-        from cumulus.errors import ChronosError
-
-        for lease in self._leases:
-            with contextlib.suppress(ChronosError):
-                self._ledger().begin(lease["id"])
-
-    def _enforced(self, variables: dict[str, str], id: str) -> dict[str, str]:
-        from cumulus.chronos import local
-        from cumulus.chronos.contract import variables as contract
-        from cumulus.errors import NoSuchLease
-
-        ledger = self._ledger()
-        lease = ledger.get(id)
-        device = next((d for d in ledger.devices() if lease and d.id == lease.device_id), None)
-        if lease is None or device is None:
-            raise NoSuchLease(f"the device of lease {id} is no longer on this node")
-        ours = contract.join(variables, local.hold_to(lease, device, ledger.home, self._user))
-        # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
-        merged = contract.merge(self._own, ours)
-        variables = {name: value for name, value in merged.items() if value != self._own.get(name)}
-        return variables | self._ends(id, lease.expires_in, variables)
-
-    def _ends(self, id: str, expires_in: float, variables: dict[str, str]) -> dict[str, str]:
-        """The variables that say when the first lease ends. Where its time has yet to count, it does from about now
-        on."""
-        from cumulus.chronos.contract.variables import EXPIRES_AT
-
-        seconds = next((x["seconds"] for x in self._leases if x["id"] == id and x.get("seconds")), expires_in)
-        deadline = SystemClock().monotonic() + min(seconds, expires_in)
-        found = {LEASE_DEADLINE: f"{min(deadline, float(variables.get(LEASE_DEADLINE, deadline))):.3f}"}
-        if seconds >= expires_in:
-            return found
-        ends = timestamp(SystemClock().now() + timedelta(seconds=seconds))
-        return found | {EXPIRES_AT: min(ends, variables.get(EXPIRES_AT, ends))}
+        return None, hold
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         from cumulus.errors import LedgerUnavailable
@@ -251,13 +203,3 @@ class LeaseGuard:
                 if time.monotonic() >= deadline or os.path.exists(layout.STOP):
                     raise
                 time.sleep(0.2)
-
-    def _ledger(self) -> Ledger:
-        if self._opened is None:
-            from pathlib import Path
-
-            from cumulus.chronos.local import Ledger
-
-            # No monitor from here: it would be this subreaper's child and end with the job.
-            self._opened = Ledger(Path(self._home) if self._home else None, start_monitor=False)
-        return self._opened

@@ -50,10 +50,13 @@ class Spawner:
         self._pid = 0
 
     def prepare(self, environment: Mapping[str, str]) -> None:
-        """Start the process that forks, without waiting for it. `environment` says where libraries are."""
+        """Start the process that forks, and the one that has the ledger open, without waiting for them. `environment`
+        is what supervisors will have."""
         with self._mutex:
             if self._channel is None:
                 self._start(environment)
+                assert self._channel is not None
+                self._channel.send(json.dumps(["", dict(environment)]).encode())
 
     def spawn(self, directory: str, environment: Mapping[str, str]) -> Spawned:
         """Start a supervisor of the run in `directory`, in a session of its own. Raises OSError."""

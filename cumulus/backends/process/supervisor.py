@@ -41,15 +41,18 @@ from cumulus.lib import cgroup, processes
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
+    from cumulus.backends.process.ledger_server import Client
     from cumulus.backends.process.uploading import Uploading
 
 _DISK_PATIENCE = 1.0
 _STOPPED = End(None, AttemptReason.STOPPED, "stopped before it started")
 
 
-def main(arguments: list[str]) -> int:
-    """Supervise the run in the directory `arguments[0]` to its end."""
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+def main(arguments: list[str], server: Client | None = None) -> int:
+    """Supervise the run in the directory `arguments[0]` to its end. `server` has the ledger open."""
+    kept = 2 if server is None else server.fileno()
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
     os.chdir(arguments[0])
     os.umask(0o077)
     wake = _catch_signals()
@@ -65,7 +68,7 @@ def main(arguments: list[str]) -> int:
     spec = read_document(layout.SPEC)
     if spec is None:
         return 1
-    run = _Supervision(spec)
+    run = _Supervision(spec, server)
     try:
         end = run.to_its_end(wake) if not os.path.exists(layout.STARTED) else run.bury()
     except Exception as error:
@@ -86,8 +89,9 @@ class _NotAnyMore(Exception):
 
 
 class _Supervision:
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], server: Client | None) -> None:
         self._spec = spec
+        self._server = server
         self._clock = SystemClock()
         self._started_at = ""
         self._redactor = Redactor(())
@@ -97,7 +101,7 @@ class _Supervision:
         spec = self._spec
         if int(spec["format"]) > layout.FORMAT:
             return End(None, AttemptReason.START_ERROR, "its specification was written by a newer version of Cumulus")
-        leases = LeaseGuard(spec)
+        leases = LeaseGuard(spec, server=self._server)
         try:
             # First: it is not below this process, which holds the leases from here on.
             uploading = self._uploading()
@@ -192,7 +196,7 @@ class _Supervision:
         """The end of a run whose supervisor died after the start: nothing of it is left running when this returns."""
         started = read_document(layout.STARTED) or {}
         self._started_at = started.get("started_at", "")
-        leases = LeaseGuard(self._spec)
+        leases = LeaseGuard(self._spec, server=self._server)
         with contextlib.suppress(OSError, StartFailed):
             self._uploading()
         if started.get("boot_id") != processes.boot_id():
