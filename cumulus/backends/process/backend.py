@@ -28,7 +28,7 @@ from cumulus.backends.process import layout
 from cumulus.backends.process.ports import GangPorts
 from cumulus.backends.process.problems import translated
 from cumulus.backends.process.reach import ProcessReach
-from cumulus.backends.process.run import MAX_SPAWNS, Run
+from cumulus.backends.process.run import MAX_SPAWNS, Run, supervisor_environment
 from cumulus.backends.process.spawner import Spawner
 from cumulus.backends.process.specification import (
     checkpoint_place,
@@ -103,7 +103,9 @@ class ProcessBackend:
         self._blobs = blobs
         self._spawner = spawner or Spawner(self._root)
         self._mutex = threading.RLock()
+        self._known = threading.Lock()
         self._runs: dict[str, Run] = {}
+        """Under `_known`, so that who looks a run up does not wait for the disk of another one's start."""
         self._subscribers: list[Callable[[str, str], None]] = []
         self._watcher: Watcher | None = None
         self._next_sweep = 0.0
@@ -331,7 +333,7 @@ class ProcessBackend:
         self._subscribers.append(changed)
         self._watching()
         with contextlib.suppress(OSError):  # The first start tries it again.
-            self._spawner.prepare(self._environment)
+            self._spawner.prepare(supervisor_environment(self._environment))
         for observed in self.list():
             if not observed.state.finished:
                 changed(observed.namespace, observed.job)
@@ -343,7 +345,7 @@ class ProcessBackend:
             try:
                 target = os.readlink(link)
             except FileNotFoundError:
-                with self._mutex:
+                with self._known:
                     self._runs.pop(name, None)
                 return None
         return self._run(os.path.normpath(os.path.join(os.path.dirname(link), target)), name)
@@ -419,7 +421,7 @@ class ProcessBackend:
         os.chown(place, user.uid, user.gid, follow_symlinks=False)
 
     def _run(self, directory: str, name: str | None = None) -> Run:
-        with self._mutex:
+        with self._known:
             run = self._runs.get(name) if name else None
             if run is None or run.directory != directory:
                 run = Run(directory)
@@ -512,7 +514,7 @@ class ProcessBackend:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         sync_directory(self._path(layout.RUNS))
-        with self._mutex:
+        with self._known:
             self._runs.pop(name, None)
 
     def _discard(self, job: str) -> str:

@@ -84,10 +84,11 @@ class Starter:
         self._environment: dict[str, str] = {}
 
     def client(self, environment: dict[str, str]) -> Client | None:
-        """None for a supervisor with another environment than the first one had: it asks the ledger by itself."""
+        """None for a supervisor whose environment lacks what the first one's had, or says otherwise: it asks the ledger
+        by itself. What it has beside that concerns no lease."""
         if self._channel is None:
             self._start(environment)
-        if self._channel is None or environment != self._environment:
+        if self._channel is None or not self._environment.items() <= environment.items():
             return None
         return Client(self._channel)
 

@@ -51,6 +51,11 @@ _ENVIRONMENT = (
 node holds jobs to their leases."""
 
 
+def supervisor_environment(daemon: Mapping[str, str]) -> dict[str, str]:
+    """What each supervisor gets of the daemon's environment; some get more."""
+    return {name: daemon[name] for name in _ENVIRONMENT if name in daemon}
+
+
 class Run:
     """The run in `directory`. Every method may raise OSError, and ValueError where a file is damaged."""
 
@@ -180,7 +185,7 @@ class Run:
         subprocess.run(program, env=self._environment(environment), check=False, stdin=subprocess.DEVNULL, timeout=60)
 
     def _environment(self, daemon: Mapping[str, str]) -> dict[str, str]:
-        kept = {name: daemon[name] for name in _ENVIRONMENT if name in daemon}
+        kept = supervisor_environment(daemon)
         if (self.spec.get("call") or {}).get("environment"):
             from cumulus.environments.ensure import told
 

@@ -269,8 +269,8 @@ class TestAttacks:
             "sh", "-c", script.replace("VICTIM", str(victim)), grace=20.0,
             **of(users[0], checkpoint_path="saved", checkpointing=asked),
         )  # fmt: skip
-        # A shell has no handler, and would end by the signal before it has looked.
-        work = replace(work, command=("sh", "-c", f"trap : TERM; {work.command[2]}"))
+        # The signal would end it, or what it has just started, before it has looked.
+        work = replace(work, command=("sh", "-c", f"trap '' TERM; {work.command[2]}"))
         bed.backend.start(work)
         bed.until((files(bed, users[0], work) / "a1-r0" / "work" / "ready").exists)
         bed.backend.stop(work.name, 20.0, "Suspended")
