@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cumulus import environment
-from cumulus.lib import cgroup
+from cumulus.lib import cgroup, unix_socket
 from tests.commands import CUMULUS
 from tests.processes import cgroups_of
 from tests.unix_users import User
@@ -26,6 +27,9 @@ ROOT = Path(__file__).parents[1]
 SITE = sysconfig.get_paths()["purelib"]
 PYTHON = "/usr/bin/python3"
 """The system's, which every user can start."""
+KILLED = 128 + signal.SIGKILL
+"""What a shell says of a program that was killed."""
+API_SOCKET = "run/cumulus/api.sock"
 GROUP = "/apis/cumulus.dev/v1alpha1"
 
 ASK = """
@@ -44,15 +48,22 @@ class Answer(NamedTuple):
     status: int
     body: Any
 
+    @classmethod
+    def of(cls, status: int, said: str) -> Answer:
+        return cls(status, json.loads(said) if said[:1] in ("{", "[") else said)
+
 
 class SystemDaemon:
-    """`pid` is the daemon's as the host sees it, and `seen` where the host sees its files."""
+    """`seen` is where the host sees its files. One that `comes_back` is started again when it is killed, as by
+    systemd."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *options: str, comes_back: bool = False) -> None:
         self._log = log
         empty = "mount -t tmpfs tmpfs /var/lib && mount -t tmpfs tmpfs /run"
+        serve = shlex.join([CUMULUS, "serve", "--system", *options])
+        served = f"while {serve}; [ $? = {KILLED} ]; do :; done" if comes_back else f"{serve} & wait"
         # Its own processes too: what it leaves ends with them, and no other test finds a monitor of /var/lib/chronos.
-        inside = f"{empty} && {{ {shlex.quote(CUMULUS)} serve --system & wait; }}"
+        inside = f"{empty} && {{ {served}; }}"
         kept = {"CHRONOS_OFFER_CPU": "1", "CHRONOS_MONITOR_IDLE": "1", environment.NO_COMMAND_SERVER: "1"}
         dropped = ("CUMULUS_HOME", "CHRONOS_HOME", "XDG_STATE_HOME")
         variables = {name: value for name, value in os.environ.items() if name not in dropped} | kept
@@ -63,8 +74,15 @@ class SystemDaemon:
             )  # fmt: skip
         eventually(lambda: "the API is served" in self.written(), what=self.written)
         [self._init] = children(self._unshare.pid)
-        [self.pid] = [pid for pid in children(self._init) if b"--system" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         self.seen = Path(f"/proc/{self._init}/root")
+
+    def pid(self) -> int | None:
+        """Of the daemon that can be asked, as the host sees it: the kernel says who listens at its socket. None where
+        there is none."""
+        try:
+            return unix_socket.listener(str(self.seen / API_SOCKET))
+        except OSError:
+            return None
 
     def written(self) -> str:
         return self._log.read_text(errors="replace")
@@ -103,16 +121,36 @@ class SystemDaemon:
 
     def ask(self, user: User | None, verb: str, path: str, body: Any = None) -> Answer:
         """One request at the machine's socket."""
+        answer = self.asked(user, verb, path, body)
+        assert isinstance(answer, Answer), answer + self.written()
+        return answer
+
+    def asked(self, user: User | None, verb: str, path: str, body: Any = None) -> Answer | str:
+        """The same, of a daemon that may be dead: then why there is no answer."""
         text = "" if body is None else json.dumps(body)
         done = self.run(user, PYTHON, "-c", ASK, verb, path, text)
-        assert done.returncode == 0, done.stderr + self.written()
-        status, said = json.loads(done.stdout)
-        return Answer(status, json.loads(said) if said[:1] in "{[" else said)
+        return Answer.of(*json.loads(done.stdout)) if done.returncode == 0 else done.stderr
+
+    def read(self, path: str) -> Answer | None:
+        """What root reads there, asked by this process; None where the daemon dies, or is not there."""
+        connection = http.client.HTTPConnection("localhost")
+        try:
+            connection.sock = unix_socket.connect(str(self.seen / API_SOCKET), PATIENCE)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return Answer.of(answer.status, answer.read().decode())
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
 
     def close(self) -> None:
         cgroups = cgroups_of(self.seen / "var/lib/chronos")
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
+        if (pid := self.pid()) is None:
+            self._unshare.kill()
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         self._unshare.wait(PATIENCE)
         eventually(lambda: all(cgroup.remove(directory) for directory in cgroups))
 
@@ -130,8 +168,8 @@ def children(pid: int) -> list[int]:
 
 
 @contextmanager
-def system_daemon(log: Path) -> Iterator[SystemDaemon]:
-    made = SystemDaemon(log)
+def system_daemon(log: Path, *options: str, comes_back: bool = False) -> Iterator[SystemDaemon]:
+    made = SystemDaemon(log, *options, comes_back=comes_back)
     try:
         yield made
     finally:

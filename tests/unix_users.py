@@ -1,8 +1,9 @@
-"""Two Unix users of this machine, made for the tests and removed after them, with all their processes."""
+"""Unix users of this machine, made for the tests and removed after them, with all their processes."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
 import re
@@ -20,7 +21,9 @@ from tests.waiting import PATIENCE
 
 PREFIX = "cumulus-t"
 """Of the names of all users that tests make."""
-_NAME = re.compile(PREFIX + r"(\d+)-(\d)")
+_NAME = re.compile(PREFIX + r"(\d+)-\d+")
+_NUMBERS = itertools.count(1)
+"""Of this process: the users of one test may live beside those of another."""
 _HOMES = "cumulus-users-"
 _TRIES = 100
 """Another test process may be at the system's list of users."""
@@ -43,7 +46,7 @@ class User(NamedTuple):
 
 
 def missing() -> str:
-    """Why there can be no two users here, "" where there can be."""
+    """Why no users can be made here, "" where they can."""
     if os.geteuid() != 0:
         return "it takes root"
     absent = [name for name in ("useradd", "userdel") if shutil.which(name) is None]
@@ -52,13 +55,18 @@ def missing() -> str:
 
 @contextmanager
 def two_users() -> Iterator[tuple[User, User]]:
+    with unix_users(2) as (one, other):
+        yield one, other
+
+
+@contextmanager
+def unix_users(count: int) -> Iterator[list[User]]:
     _remove_those_of_dead_processes()
-    names = [f"{PREFIX}{os.getpid()}-{number}" for number in (1, 2)]
+    names = [f"{PREFIX}{os.getpid()}-{next(_NUMBERS)}" for _ in range(count)]
     with tempfile.TemporaryDirectory(prefix=_HOMES) as directory:
         os.chmod(directory, 0o711)
         try:
-            one, other = [_add(name, Path(directory)) for name in names]
-            yield one, other
+            yield [_add(name, Path(directory)) for name in names]
         finally:
             for name in names:
                 _remove(name)

@@ -139,6 +139,7 @@ class Audit:
 
     def __init__(self, granted: dict[str, Any]) -> None:
         self.id: str = granted["lease"]
+        self.user: str = granted["user"]
         self.memory: int = granted["memoryBytes"]
         self.compute: float = granted["computePercent"]
         self.granted: datetime = parse_timestamp(granted["time"])
@@ -157,9 +158,11 @@ def read_audit(world: World) -> tuple[dict[str, Audit], list[str]]:
 
     def flushed() -> bool:
         """The monitor writes the last lines out within a second."""
-        lines[:] = list(_audit_lines(world.chronos))
         with sqlite3.connect(world.chronos / "ledger.db") as db:
-            return not db.execute("SELECT EXISTS (SELECT 1 FROM audit WHERE event <> '')").fetchone()[0]
+            waiting = db.execute("SELECT EXISTS (SELECT 1 FROM audit WHERE event <> '')").fetchone()[0]
+        # After that: what is written out in between would be in neither.
+        lines[:] = list(_audit_lines(world.chronos))
+        return not waiting
 
     found = [] if poll(flushed, PATIENCE) else ["audit: lines wait in the ledger without end"]
     if [line["seq"] for line in lines] != list(range(1, len(lines) + 1)):

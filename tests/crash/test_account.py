@@ -20,7 +20,7 @@ def record(what: str, at: float, *, attempt: int = 1, replica: int = 0, lease: s
 def lease(id: str, compute: float, begins: float, ends: float) -> account.Audit:
     """From one uptime to another."""
     boot = datetime.fromtimestamp(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME), UTC)
-    line = {"lease": id, "memoryBytes": 1, "computePercent": compute}
+    line = {"lease": id, "user": "", "memoryBytes": 1, "computePercent": compute}
     made = account.Audit(line | {"time": timestamp(boot + timedelta(seconds=begins))})
     made.ended = boot + timedelta(seconds=ends)
     return made
