@@ -26,9 +26,9 @@ from tests.system_daemon import GROUP, PYTHON, ROOT, Answer, SystemDaemon, job, 
 from tests.unix_users import User
 from tests.waiting import eventually, poll
 
-pytestmark = [pytest.mark.users, pytest.mark.daemon, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.users, pytest.mark.daemon, pytest.mark.timeout(3600)]
 
-LONG = 600.0
+LONG = 1200.0
 """Seconds: an end for what happens while daemons are killed, each of which has to start first."""
 
 RECORD = 'echo "$CUMULUS_JOB $CUMULUS_ATTEMPT $CHRONOS_PARTITION_ID $1" >>~/records'

@@ -21,7 +21,7 @@ from cumulus.scheduling.queues import Rules, Tree
 from cumulus.scheduling.snapshot import Snapshot
 from cumulus.scheduling.usage import counted, faded, held_seconds
 from tests.scheduling.build import GI, NOW
-from tests.scheduling.queueing import Cluster, Job, a_queue
+from tests.scheduling.queueing import HALF_LIFE, Cluster, Job, a_queue
 from tests.scheduling.worlds import fits_by_brute_force
 
 HOUR = 3600.0
@@ -315,15 +315,52 @@ def test_one_who_asks_for_fifty_times_as_much_gets_no_more() -> None:
     assert jain([cluster.device_seconds(user=f"u{number:02}") for number in range(20)]) > 0.95
 
 
-def test_a_queue_that_was_idle_for_six_days_has_the_seventh() -> None:
-    """Its part of the week is half; on one day it can have all of the cluster but what was promised before."""
-    day = 24 * HOUR
-    cluster = Cluster([a_queue("busy"), a_queue("idle")], nodes=2)
-    cluster.submit(*(Job(f"b{n:03}", "alice", "busy", arrives=n * HOUR) for n in range(2 * 7 * 24)))
-    cluster.submit(*(Job(f"i{n:03}", "bob", "idle", arrives=6 * day) for n in range(60)))
-    cluster.run(7 * day)
-    assert cluster.device_seconds(queue="idle") >= 0.8 * 2 * day
+def test_a_queue_that_was_idle_for_six_days_has_the_seventh_and_catches_up() -> None:
+    """One that asks on one day of seven cannot have half of the week: it has all of that day but what was promised. If
+    it goes on asking, it has everything until the use that counts is equal, and from then on both have the same."""
+    nodes, day, length = 2, 24 * HOUR, 2 * HOUR
+    each = length / nodes
+    """So often a job ends."""
+    a_day = int(day / each)
+    cluster = Cluster([a_queue("busy"), a_queue("idle")], nodes=nodes)
+
+    def ask(queue: str, number: int, first: float, every: float) -> None:
+        """Jobs from that moment on: as many as the cluster can take if one comes whenever one ends."""
+        known = len(cluster.jobs)
+        cluster.submit(*(Job(f"{known + n:04}", queue, queue, seconds=length, arrives=first + n * every)
+                         for n in range(number)))  # fmt: skip
+
+    ask("busy", 2 * nodes, 0, 0)
+    ask("busy", 6 * a_day, 0, each)
+    # Half of what there is; and what the other has until it has caught up.
+    ask("busy", 11 * a_day // 2, 6 * day, 2 * each)
+    ask("idle", 4 * a_day, 6 * day, 0)
+    ask("idle", 7 * a_day // 2, 10 * day, 2 * each)
+
+    def had(queue: str, since: float, until: float) -> float:
+        """Device-seconds in that time."""
+        times = [(job.bound, job.bound + length) for job in cluster.jobs.values()
+                 if job.queue == queue and job.bound is not None]  # fmt: skip
+        return sum(max(0.0, min(end, until) - max(start, since)) for start, end in times)
+
+    cluster.run(6 * day)
+    promised = {name for name, gang in cluster.waiting.items() if gang.promised is not None}
+    cluster.run(10 * day)
+    bound = {name for name, job in cluster.jobs.items() if 6 * day < (job.bound or 0) < 9.5 * day}
+    assert {name for name in bound if cluster.jobs[name].queue == "busy"} <= promised
+    assert had("idle", 6 * day, 7 * day) >= nodes * day - len(promised) * length
+    cluster.run(17 * day)
     assert cluster.late == []
+    assert {gang.queue for gang in cluster.waiting.values()} == {"busy", "idle"}, "both ask throughout"
+    # On a day they may differ: eight jobs are promised a start at a time, and by turns those are all of one queue.
+    busy, idle = (had(queue, 10 * day, 17 * day) for queue in ("busy", "idle"))
+    assert busy + idle == 7 * day * nodes
+    assert abs(busy - idle) <= 0.05 * busy
+    counts = [
+        faded(usage.status.decayed, datetime.fromisoformat(usage.status.at or ""), cluster.now, HALF_LIFE)
+        for usage in cluster.usages.values()
+    ]
+    assert max(counts) <= 1.05 * min(counts)
 
 
 @pytest.mark.slow
