@@ -10,8 +10,9 @@ from typing import Any
 
 from cumulus import environment
 from cumulus.daemon_lock import daemon_pid
-from tests import command_server
+from tests import command_server, daemon_starter
 from tests.commands import CUMULUS
+from tests.processes import Process
 from tests.waiting import eventually
 
 
@@ -29,7 +30,7 @@ class DaemonBed:
 
     def __init__(self, directory: Path, **env: str) -> None:
         self.directory = directory
-        self.daemons: list[subprocess.Popen[bytes]] = []
+        self.daemons: list[Process] = []
         self.env = {
             **os.environ,
             "CUMULUS_HOME": str(directory / "cumulus"),
@@ -64,11 +65,12 @@ class DaemonBed:
         found: list[dict[str, Any]] = json.loads(self.ok("get", kind, "-A", "-o", "json"))["items"]
         return found
 
-    def serve(self) -> subprocess.Popen[bytes]:
-        return self.started(CUMULUS, "serve")
+    def serve(self) -> Process:
+        """A daemon, without the cost of importing it: see `daemon_starter`."""
+        return self.started(CUMULUS, "serve", loaded=daemon_starter.starts(self.env))
 
-    def started(self, *command: str, cwd: Path | None = None) -> subprocess.Popen[bytes]:
-        """A daemon by this command."""
+    def started(self, *command: str, cwd: Path | None = None, loaded: bool = False) -> Process:
+        """A daemon by this command, in a process that has `loaded` it already or anew."""
         self.directory.mkdir(exist_ok=True)
         env = self.env
         if not self.own_commands and command_server.serves(env):
@@ -76,7 +78,11 @@ class DaemonBed:
             env = env | {environment.NO_COMMAND_SERVER: "1"}
         words = [*command, *(() if self.serves_grpc else ("--grpc-listen", "off"))]
         with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
-            daemon = subprocess.Popen(words, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
+            daemon: Process = (
+                daemon_starter.start(words, env, cwd, log)
+                if loaded
+                else subprocess.Popen(words, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
+            )
         self.daemons.append(daemon)
         if len(self.daemons) > 1:
             # A command gives a daemon that was killed some time to come back: too little on a busy machine.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 PATIENCE = 30.0
 """Seconds from SIGTERM to SIGKILL."""
@@ -28,7 +29,21 @@ def end_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+class Process(Protocol):
+    """What tests ask of a `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | Any: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def end(processes: Sequence[Process]) -> None:
     """Ask all of them to end, kill those that do not, and return when none is left."""
     for process in processes:
         process.terminate()

@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from cumulus.errors import Unauthenticated
 from cumulus.sdk import CumulusClient
 from tests.commands import installed
 from tests.e2e.conftest import Machine, manifest, serving
+from tests.processes import Process
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("orchestrator")]
 
@@ -39,7 +39,7 @@ class Orchestrator(Machine):
 
     serves_grpc = True
 
-    def serve(self) -> subprocess.Popen[bytes]:
+    def serve(self) -> Process:
         self.directory.mkdir(exist_ok=True)
         (self.directory / "config.yaml").write_text(CONFIG)
         return self.started(installed("cumulus-orchestrator"), "--config", "config.yaml", cwd=self.directory)
