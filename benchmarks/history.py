@@ -16,7 +16,7 @@ from benchmarks.harness import Result, limit, percentile
 from cumulus import paths
 from cumulus.clock import FakeClock
 from cumulus.history.facts import to_milliseconds
-from cumulus.history.recorder import Recorder
+from cumulus.history.recorder import HistoryRecorder
 from cumulus.history.series import Sample
 from cumulus.resources.key import Document
 from cumulus.resources.query import WatchEvent
@@ -66,7 +66,7 @@ def fill(store: MemoryStore, home: Path, clock: FakeClock) -> float:
     """A month of leases, told to the history as they begin and end, and those that run in the store too: now is then.
     How many leases were recorded in a second of a core."""
     file = paths.history_file(home)
-    with closing(Recorder(file, clock, retention=1e9, every=60)) as recorder:
+    with closing(HistoryRecorder(file, clock, retention=1e9, every=60)) as recorder:
         machines = [machine(f"gpu-{number:02}", DEVICES) for number in range(NODES)]
         for node in machines:
             store.create(node)

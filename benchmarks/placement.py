@@ -21,7 +21,7 @@ from cumulus.scheduling.cycle import place
 from cumulus.scheduling.explain import explain
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.policy import DEFAULT
-from cumulus.scheduling.queues import Accounts, Book, Tree
+from cumulus.scheduling.queues import Book, QueueAccounts, Tree
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -59,7 +59,7 @@ def _queued() -> Result:
     times: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(3):
         for queued in times:
-            policies = with_queues(DEFAULT, Book(Tree(made if queued else ()), Accounts(())))
+            policies = with_queues(DEFAULT, Book(Tree(made if queued else ()), QueueAccounts(())))
             begun = time.process_time()
             place(snapshot, policies)
             times[queued].append(time.process_time() - begun)

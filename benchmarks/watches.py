@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from benchmarks.harness import Result, at_most, in_rounds
 from benchmarks.store import document
-from cumulus.server.watches import WatchBridge, Watcher
+from cumulus.server.watches import TaskWatch, WatchBridge
 from cumulus.store.memory import MemoryStore
 
 WATCHERS, EVENTS, ROUNDS = 1000, 40, 9
@@ -56,7 +56,7 @@ async def _by_bridge() -> float:
     return spent / (WATCHERS * EVENTS) * 1e6
 
 
-async def _take(watcher: Watcher) -> None:
+async def _take(watcher: TaskWatch) -> None:
     left = EVENTS
     while left:
         left -= len(await watcher.next())

@@ -100,6 +100,33 @@ def test_the_scripts_need_the_python_that_the_package_needs() -> None:
     assert all(versions == {least} for versions in said.values()), said
 
 
+ONE_THING = {
+    "Call": "what a job calls: the field of its spec, and what user code holds of it",
+    "Checkpoint": "where a job keeps its work: the field of its spec, and what user code finds there",
+    "CumulusCheckpoint": "the same callback for each framework, which a program imports from its adapter",
+    "Gang": "the field of a partition's spec that names its gang, and the gang as placement sees it",
+    "Lease": "a GPU share in Chronos, which knows no kind; and the kind, in Kubernetes' word, which says who leads",
+    "UnleasedProcess": "the same record as the node's wire has it and as a status has it",
+}
+"""Names of several public classes, which a reader cannot mix up. It only gets shorter."""
+
+
+def test_a_public_class_has_a_name_of_its_own() -> None:
+    """What is private or within another class is its module's own matter."""
+    homes: dict[str, list[str]] = {}
+    for package in (PACKAGE, ROOT / "cumulus_core", ROOT / "sdk"):
+        for path in package.rglob("*.py"):
+            # Generated from proto/, with the names of the messages.
+            if path.is_relative_to(PACKAGE / "rpc"):
+                continue
+            for node in _tree(path).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    several = {name: paths for name, paths in homes.items() if len(paths) > 1}
+    assert {name: paths for name, paths in several.items() if name not in ONE_THING} == {}
+    assert set(ONE_THING) == set(several)
+
+
 SPELL_A_KIND = {
     "answers/history.py": "kinds of spans of a timeline, in words that it shares",
     "history/spans.py": "the same",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulus.lib import websocket
-from cumulus.lib.websocket import Message, Messages, WebSocketError
+from cumulus.lib.websocket import Messages, SocketMessage, WebSocketError
 
 MESSAGES = st.lists(
     st.one_of(
@@ -24,20 +24,20 @@ def test_what_is_written_is_read_however_it_is_cut(sent: list[tuple[int, bytes]]
     data = b"".join(websocket.frame(kind, content, mask=mask) for kind, content in sent)
     reader = Messages(masked=mask, largest=1000)
     got = [message for at in range(0, len(data), step) for message in reader.feed(data[at : at + step])]
-    assert got == [Message(*each) for each in sent]
+    assert got == [SocketMessage(*each) for each in sent]
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536, 100_000])
 def test_sizes(size: int) -> None:
     content = bytes(range(256)) * (size // 256 + 1)
     data = websocket.frame(websocket.BINARY, content[:size], mask=True)
-    assert [*Messages(masked=True, largest=2**20).feed(data)] == [Message(websocket.BINARY, content[:size])]
+    assert [*Messages(masked=True, largest=2**20).feed(data)] == [SocketMessage(websocket.BINARY, content[:size])]
 
 
 def test_a_message_in_parts_with_a_ping_between_them() -> None:
     parts = [bytes([0x01, 2]) + b"he", websocket.frame(websocket.PING, b"?"), bytes([0x80, 3]) + b"llo"]
     assert [*Messages(masked=False, largest=9).feed(b"".join(parts))] == [
-        Message(websocket.PING, b"?"), Message(websocket.TEXT, b"hello"),
+        SocketMessage(websocket.PING, b"?"), SocketMessage(websocket.TEXT, b"hello"),
     ]  # fmt: skip
 
 

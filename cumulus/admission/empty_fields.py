@@ -24,7 +24,7 @@ def _has_empty(value: object) -> bool:
     return any(part is None or _has_empty(part) for part in below)
 
 
-def _without(value: Any, field: schema.Field) -> Any:
+def _without(value: Any, field: schema.SchemaField) -> Any:
     if isinstance(value, list) and field.container == "list":
         return [_without(item, field) if isinstance(item, dict) else item for item in value]
     if not isinstance(value, dict) or field.container == "map":

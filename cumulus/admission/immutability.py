@@ -9,7 +9,7 @@ from typing import Any
 from cumulus.admission.problems import FieldProblem
 from cumulus.resources.key import Key
 from cumulus.resources.kind import Kind
-from cumulus.resources.schema import Field, root
+from cumulus.resources.schema import SchemaField, root
 from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, submitter_annotations
 from cumulus.resources.values import KEYED_LISTS, by_name, same_value
 
@@ -51,7 +51,7 @@ def spec_in_old_words(kind: Kind, old: Any, new: Any) -> Any:
     return old if old == new else in_old_words(old, new, root(kind).fields["spec"], ("spec",))
 
 
-def in_old_words(old: Any, new: Any, field: Field, path: tuple[str, ...]) -> Any:
+def in_old_words(old: Any, new: Any, field: SchemaField, path: tuple[str, ...]) -> Any:
     """`new`, with each value that means the same as the `old` one left as the old one was written: 1024Mi as 1Gi, and
     named items (`env`) in their old order."""
     if isinstance(old, dict) and isinstance(new, dict) and field.container == "" and field.fields:

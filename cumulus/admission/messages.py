@@ -12,10 +12,10 @@ from cumulus.lib.suggest import nearest
 from cumulus.resources.fields import FieldError
 from cumulus.resources.kind import Kind
 from cumulus.resources.meta import SERVER_FIELDS
-from cumulus.resources.schema import Field
+from cumulus.resources.schema import SchemaField
 
 
-def message_for(detail: Mapping[str, Any], written: Written, path: Path, root: Field) -> tuple[str, Path]:
+def message_for(detail: Mapping[str, Any], written: Written, path: Path, root: SchemaField) -> tuple[str, Path]:
     """The message for one pydantic error of the document `written`, and the rest of the path where a rule knows it."""
     kind: str = detail["type"]
     context: Mapping[str, Any] = detail.get("ctx") or {}
@@ -40,7 +40,7 @@ def message_for(detail: Mapping[str, Any], written: Written, path: Path, root: F
     return _wrong_type(kind, value, _field_at(root, path)) or str(detail["msg"]), ()
 
 
-def meant_field(path: Path, root: Field) -> str | None:
+def meant_field(path: Path, root: SchemaField) -> str | None:
     """The sibling that was meant where the field at `path` is unknown, or None."""
     parent = _field_at(root, path[:-1])
     return next(iter(nearest(str(path[-1]), parent.fields)), None) if parent is not None else None
@@ -58,7 +58,7 @@ def no_namespace(kind: Kind) -> str:
     return f"a {kind.name} belongs to no namespace; remove it"
 
 
-def unknown_field(path: Path, root: Field) -> str:
+def unknown_field(path: Path, root: SchemaField) -> str:
     """What is wrong with a field that there is not, and what was probably meant."""
     name = str(path[-1])
     parent = _field_at(root, path[:-1])
@@ -79,7 +79,7 @@ def joined(words: Sequence[str], last: str) -> str:
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
-def _elsewhere(name: str, parent: Path, root: Field) -> str | None:
+def _elsewhere(name: str, parent: Path, root: SchemaField) -> str | None:
     """A field of that name further out or further in, or what Kubernetes' name for it is called here."""
     here = ".".join(str(step) for step in parent if isinstance(step, str))
     found = []
@@ -96,7 +96,7 @@ def _within(path: str, outer: str) -> bool:
     return outer == "" or path == outer or path.startswith(outer + ".")
 
 
-def _broken_rule(error: ValueError, value: Written | None, field: Field | None) -> tuple[str, Path]:
+def _broken_rule(error: ValueError, value: Written | None, field: SchemaField | None) -> tuple[str, Path]:
     if isinstance(error, FieldError):
         return str(error), error.at
     if field is not None and field.examples and value is not None and isinstance(value.value, list | dict | bool):
@@ -108,14 +108,14 @@ def _broken_rule(error: ValueError, value: Written | None, field: Field | None) 
     return said, ()
 
 
-def _wrong_choice(value: Written | None, field: Field | None) -> str:
+def _wrong_choice(value: Written | None, field: SchemaField | None) -> str:
     choices = list(field.choices) if field is not None else []
     text = f"must be {joined(choices, 'or')}, got {_shown(value)}"
     near = nearest(value.text, choices) if value is not None else []
     return f"{text}; did you mean {near[0]}?" if near else text
 
 
-def _wrong_type(kind: str, value: Written | None, field: Field | None) -> str | None:
+def _wrong_type(kind: str, value: Written | None, field: SchemaField | None) -> str | None:
     got = f"got {_shown(value)}"
     if kind == "string_type":
         if value is None or isinstance(value.value, list | dict):
@@ -143,7 +143,7 @@ def _wrong_type(kind: str, value: Written | None, field: Field | None) -> str | 
     return None
 
 
-def _as_list(value: Written | None, field: Field | None) -> str:
+def _as_list(value: Written | None, field: SchemaField | None) -> str:
     if value is None or field is None:
         return ""
     if field.type == "[]string" and isinstance(value.value, str):
@@ -164,7 +164,7 @@ def _shown(value: Written | None) -> str:
     return repr(text) if isinstance(value.value, str) else text
 
 
-def _field_at(root: Field, path: Path) -> Field | None:
+def _field_at(root: SchemaField, path: Path) -> SchemaField | None:
     field = root
     for step in path:
         if isinstance(step, int):

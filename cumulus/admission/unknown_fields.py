@@ -49,7 +49,7 @@ def without_unknown(kind: Kind, document: Document, tell: OnUnknown, *, stored: 
     return cleaned
 
 
-def _unknown(value: Any, field: schema.Field, path: Path) -> Iterator[Path]:
+def _unknown(value: Any, field: schema.SchemaField, path: Path) -> Iterator[Path]:
     """Those of an object, or of each element where the field has several."""
     if not field.fields:
         return

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from cumulus.apply import ownership
-from cumulus.apply.ownership import Owner
+from cumulus.apply.ownership import FieldOwner
 from cumulus.apply.plan import Result, plan
 from cumulus.apply.server_side import Applier
 from cumulus.clock import Clock, SystemClock, short_timestamp
@@ -29,7 +29,7 @@ class PruneRefused(CumulusError):
 
 
 @dataclass(frozen=True, slots=True)
-class Prune:
+class PruneScope:
     """Delete what was applied before and is in the manifests no more.
 
     Of every namespaced kind that people make, in the manifests' namespaces: objects that match `selector` (label
@@ -47,7 +47,7 @@ def apply(
     manifests: Sequence[Manifest],
     *,
     dry_run: bool = False,
-    prune: Prune | None = None,
+    prune: PruneScope | None = None,
     fence: Fence | None = None,
     admit: Callable[[Sequence[Write]], Sequence[Write]] = lambda writes: writes,
     field_manager: str = CUMULUS,
@@ -100,7 +100,7 @@ def _written(result: Result, document: Document) -> Result:
     return result if result.action == "pruned" else replace(result, after=document)
 
 
-def _planned(store: Store, manifests: Sequence[Manifest], prune: Prune | None, by: Applier) -> list[Result]:
+def _planned(store: Store, manifests: Sequence[Manifest], prune: PruneScope | None, by: Applier) -> list[Result]:
     results: list[Result] = []
     problems: list[Problem] = []
     for manifest in manifests:
@@ -116,7 +116,7 @@ def _planned(store: Store, manifests: Sequence[Manifest], prune: Prune | None, b
     return results
 
 
-def _pruned(store: Store, kept: set[Key], prune: Prune, manager: str) -> list[Result]:
+def _pruned(store: Store, kept: set[Key], prune: PruneScope, manager: str) -> list[Result]:
     if not prune.selector.strip():
         raise UsageError("pruning needs a label selector", hint="say which objects are yours: --prune -l app=NAME")
     namespaces = sorted({key.namespace for key in kept if key.namespace}) or [DEFAULT_NAMESPACE]
@@ -145,7 +145,7 @@ def _applied_before(store: Store, selector: str, namespaces: Sequence[str], mana
 def _is_ours(document: Document, manager: str) -> bool:
     metadata = document["metadata"]
     in_the_way = metadata.get("ownerReferences") or metadata.get("deletionTimestamp")
-    return Owner(manager, "Apply") in ownership.of(document) and not in_the_way
+    return FieldOwner(manager, "Apply") in ownership.of(document) and not in_the_way
 
 
 def _read(store: Store, key: Key) -> Document | None:

@@ -28,7 +28,7 @@ MAX_MANAGERS = 64
 MAX_NAME = 128
 
 
-class Owner(NamedTuple):
+class FieldOwner(NamedTuple):
     """A manager in one role."""
 
     manager: str
@@ -48,7 +48,7 @@ class Owned:
         return self if self.fields.isdisjoint(lost) else Owned(self.fields - lost, self.time)
 
 
-Owners = dict[Owner, Owned]
+Owners = dict[FieldOwner, Owned]
 
 
 def of(document: Mapping[str, Any]) -> Owners:
@@ -63,7 +63,7 @@ def of(document: Mapping[str, Any]) -> Owners:
         except ValueError:
             continue
         owners[owner] = owned
-    applier = Owner(CUMULUS, "Apply")
+    applier = FieldOwner(CUMULUS, "Apply")
     note = _note(metadata, LAST_APPLIED)
     if note is not None and applier not in owners:
         owners[applier] = Owned(fieldset.fields(note))
@@ -90,7 +90,7 @@ def written(document: Document, owners: Owners) -> Document:
 
 def created(document: Document, given: Mapping[str, Any], manager: str, *, now: str) -> Document:
     """A new object as somebody asked for it by `given`. Raises InvalidObject for a bad name of a manager."""
-    me = Owner(check_manager(manager), "Update")
+    me = FieldOwner(check_manager(manager), "Update")
     said, encoded = fieldset.encoded_fields(given)
     return written(document, {me: Owned(said, now, encoded)} if said else {})
 
@@ -103,7 +103,7 @@ def updated(
     managedFields in `given` are taken, where they can be read; `[]` and `[{}]` forget every owner. Raises
     InvalidObject.
     """
-    me = Owner(check_manager(manager), "Update")
+    me = FieldOwner(check_manager(manager), "Update")
     said = after if given is None else given
     change = fieldset.difference(live, after)
     wanted = said["metadata"].get("managedFields")
@@ -128,7 +128,7 @@ def applied(
 
     Raises ApplyConflict, unless `force`, with each field that another owns and that would change.
     """
-    me = Owner(check_manager(manager), "Apply")
+    me = FieldOwner(check_manager(manager), "Apply")
     if not force:
         _check_conflicts(owners, me, change, live)
     mine, encoded = fieldset.encoded_fields(config)
@@ -146,9 +146,9 @@ def check_manager(manager: str) -> str:
     return manager
 
 
-def _check_conflicts(owners: Owners, me: Owner, change: Difference, live: Mapping[str, Any]) -> None:
+def _check_conflicts(owners: Owners, me: FieldOwner, change: Difference, live: Mapping[str, Any]) -> None:
     # What `cumulus label` and the like changed, `cumulus apply` takes back: it is one person's tool.
-    mine = {me, Owner(CUMULUS, "Update")} if me.manager == CUMULUS else {me}
+    mine = {me, FieldOwner(CUMULUS, "Update")} if me.manager == CUMULUS else {me}
     taken = {owner: owned.fields & change.changed for owner, owned in owners.items() if owner not in mine}
     if not any(taken.values()):
         return
@@ -162,7 +162,7 @@ def _check_conflicts(owners: Owners, me: Owner, change: Difference, live: Mappin
         raise ApplyConflict(conflicts)
 
 
-def _updated(owners: Owners, me: Owner, change: Difference, names: FieldSet, now: str) -> Owners:
+def _updated(owners: Owners, me: FieldOwner, change: Difference, names: FieldSet, now: str) -> Owners:
     left = _left(owners, me, change)
     before = owners[me].fields if me in owners else frozenset()
     mine = (before - change.removed) | names
@@ -170,14 +170,14 @@ def _updated(owners: Owners, me: Owner, change: Difference, names: FieldSet, now
     return _capped({owner: left[owner] for owner in [*owners, me] if left[owner].fields})
 
 
-def _left(owners: Owners, me: Owner, change: Difference) -> Owners:
+def _left(owners: Owners, me: FieldOwner, change: Difference) -> Owners:
     """What the others still own."""
     lost = change.changed | change.removed
     return {owner: owned.without(lost) for owner, owned in owners.items() if owner != me}
 
 
 def _capped(owners: Owners) -> Owners:
-    ancient = Owner(ANCIENT, "Update")
+    ancient = FieldOwner(ANCIENT, "Update")
     updaters = sorted((o for o in owners if o.operation == "Update"), key=lambda o: (owners[o].time, o))
     over = len(updaters) - MAX_UPDATERS
     if over <= 0:
@@ -235,7 +235,7 @@ def _not_readable(problem: str) -> InvalidObject:
     return InvalidObject(f"metadata.managedFields: {problem}", field="metadata.managedFields")
 
 
-def _read(entry: Any) -> tuple[Owner, Owned]:
+def _read(entry: Any) -> tuple[FieldOwner, Owned]:
     """Raises ValueError."""
     if not isinstance(entry, Mapping) or entry.get("operation") not in ("Apply", "Update"):
         raise ValueError("each entry needs a manager, and an operation: Apply or Update")
@@ -245,10 +245,10 @@ def _read(entry: Any) -> tuple[Owner, Owned]:
     manager, operation, api_version, subresource, time = words
     encoded = entry.get("fieldsV1") or {}
     found = Owned(fieldset.decode(encoded), time, encoded)
-    return Owner(manager, operation, api_version or API_VERSION, subresource), found
+    return FieldOwner(manager, operation, api_version or API_VERSION, subresource), found
 
 
-def _entry(owner: Owner, owned: Owned) -> Document:
+def _entry(owner: FieldOwner, owned: Owned) -> Document:
     found: Document = {"manager": owner.manager, "operation": owner.operation, "apiVersion": owner.api_version}
     if owned.time:
         found["time"] = owned.time

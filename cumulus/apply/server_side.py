@@ -17,7 +17,7 @@ from cumulus.admission.problems import FieldProblem, Rejected
 from cumulus.admission.validation import validated
 from cumulus.apply import fieldset, ownership
 from cumulus.apply.fieldset import Difference
-from cumulus.apply.ownership import Owner, Owners
+from cumulus.apply.ownership import FieldOwner, Owners
 from cumulus.errors import Conflict, InvalidObject, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
@@ -116,7 +116,7 @@ def created(document: Document, config: Mapping[str, Any], by: Applier) -> Docum
 
 def merged(document: Document, config: Mapping[str, Any], owners: Owners, manager: str) -> Document:
     """What users write of an object, once the manager has applied `config` to it."""
-    me = Owner(manager, "Apply")
+    me = FieldOwner(manager, "Apply")
     gone = owners[me].fields if me in owners else frozenset()
     held = fieldset.fields(config).union(*(owned.fields for owner, owned in owners.items() if owner != me))
     both = fieldset.merge(fieldset.users_part(document), fieldset.users_part(config))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from cumulus.backends.checkpoints import Saved
+from cumulus.backends.checkpoints import SealedCheckpoint
 from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import SessionConnection
 from cumulus.lib import execution
@@ -29,7 +29,7 @@ class EnvVar:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
+class WorkloadMount:
     """`source` on the node appears to the job at `target`."""
 
     source: str
@@ -76,7 +76,7 @@ class CallToRun:
     """Those that are not in the payload."""
 
 
-class Blobs(Protocol):
+class BlobReader(Protocol):
     """Where backends read what calls are made of: see `cumulus.blob.base.BlobStore`."""
 
     def open(self, owner: str, sha256: str, offset: int = 0) -> Iterator[bytes]: ...
@@ -139,7 +139,7 @@ class Workload:
     image: str = ""
     working_dir: str = ""
     env: tuple[EnvVar, ...] = ()
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[WorkloadMount, ...] = ()
     cpu_millis: int = 0
     """0: no limit."""
     memory_bytes: int = 0
@@ -169,7 +169,7 @@ class Workload:
     terminal: bool = False
     """Whether its program runs at a terminal."""
     stdin: bool = False
-    """Whether its program waits for its standard input: see `Reach.feed`."""
+    """Whether its program waits for its standard input: see `WorkloadReach.feed`."""
     gang: tuple[GangMember, ...] = ()
     """All replicas, by their numbers; empty where there is one."""
 
@@ -206,7 +206,7 @@ class Observed:
     message: str = ""
     started_at: str = ""
     finished_at: str = ""
-    checkpoint: Saved | None = None
+    checkpoint: SealedCheckpoint | None = None
     """Its newest whole checkpoint, as far as it was seen: looked at now and then while it runs, and at its end."""
     checkpoint_at: str | None = None
     """When the newest file of its checkpoint was written, "" where there is none; looked at where it exited with
@@ -214,7 +214,7 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class WorkloadFinding:
     """Something that others did to a job's workload, to be told as an event. `reason` is an `EventReason`."""
 
     namespace: str
@@ -255,12 +255,12 @@ class Prefetches(Protocol):
 class ReportsFindings(Protocol):
     """A backend whose workloads others can change, for example with the engine's own tools."""
 
-    def findings(self) -> Sequence[Finding]:
+    def findings(self) -> Sequence[WorkloadFinding]:
         """The findings since the last call. They are lost with the process."""
         ...
 
 
-class Reach(execution.Reach, Protocol):
+class WorkloadReach(execution.Reach, Protocol):
     """The ways to a workload while it runs."""
 
     def session(self) -> SessionConnection:
@@ -318,7 +318,7 @@ class Backend(Protocol):
         it still runs or its node does not answer, and ValueError, in one line, where the call wrote what is none."""
         ...
 
-    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+    def reach(self, job_uid: str, attempt: int, replica: int) -> WorkloadReach:
         """The ways to the replica's program while it runs. Asks nobody: each way tells whether it runs."""
         ...
 

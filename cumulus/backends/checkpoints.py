@@ -16,7 +16,7 @@ class CheckpointUnseen(Exception):
     """The place does not answer, or may not be read."""
 
 
-class Saved(NamedTuple):
+class SealedCheckpoint(NamedTuple):
     """A checkpoint with a manifest, which was written last. Whether its files are as they were, only `verify` tells."""
 
     step: int
@@ -34,7 +34,7 @@ class Saved(NamedTuple):
     """Why it does not get there, as the uploader says."""
 
 
-class Checkpoint(NamedTuple):
+class LastCheckpoint(NamedTuple):
     """What was written last."""
 
     location: str
@@ -46,11 +46,11 @@ class Checkpoint(NamedTuple):
 class CheckpointStore(Protocol):
     """The checkpoints of one job."""
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> LastCheckpoint | None:
         """The one from which a new attempt would go on; None where there is none. Raises `CheckpointUnseen`."""
         ...
 
-    def saved(self, known: Saved | None = None) -> Saved | None:
+    def saved(self, known: SealedCheckpoint | None = None) -> SealedCheckpoint | None:
         """The newest one with a manifest; None where there is none. Where it is still the `known` one, it is not read
         again. Raises `CheckpointUnseen`."""
         ...
@@ -68,7 +68,7 @@ def written_at(store: CheckpointStore | None) -> str | None:
     return newest.written_at if newest is not None else ""
 
 
-def saved(store: CheckpointStore | None, known: Saved | None = None) -> Saved | None:
+def saved(store: CheckpointStore | None, known: SealedCheckpoint | None = None) -> SealedCheckpoint | None:
     """The newest checkpoint with a manifest; the `known` one where nobody could see."""
     if store is None:
         return known
@@ -78,10 +78,10 @@ def saved(store: CheckpointStore | None, known: Saved | None = None) -> Saved | 
         return known
 
 
-def read_saved(fields: Any) -> Saved | None:
+def read_saved(fields: Any) -> SealedCheckpoint | None:
     """What `document_of` made; None where it is damaged."""
     try:
-        found = Saved(**fields)
+        found = SealedCheckpoint(**fields)
         texts = all(isinstance(text, str) for text in (found.time, found.path, found.upload_error))
         _size(found.step), _size(found.size), _seconds(found.seconds), _size(found.uploaded + 1)
     except (ValueError, TypeError):
@@ -89,7 +89,7 @@ def read_saved(fields: Any) -> Saved | None:
     return found if texts else None
 
 
-def document_of(found: Saved | None) -> Mapping[str, Any] | None:
+def document_of(found: SealedCheckpoint | None) -> Mapping[str, Any] | None:
     """As `read_saved` reads it."""
     return None if found is None else found._asdict()
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from cumulus.backends.base import Backend, CallResult, Observed, Prefetched, Reach, Workload, WorkloadState
+from cumulus.backends.base import Backend, CallResult, Observed, Prefetched, Workload, WorkloadReach, WorkloadState
 from cumulus.backends.preparing import Preparing
 from cumulus.lib.unix_user import UnixUser
 
@@ -175,7 +175,7 @@ class ProgramBackend:
         """See `Backend.result`."""
         return self._of(job_uid, attempt, replica).result(job_uid, attempt, replica)
 
-    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+    def reach(self, job_uid: str, attempt: int, replica: int) -> WorkloadReach:
         """See `Backend.reach`."""
         return self._of(job_uid, attempt, replica).reach(job_uid, attempt, replica)
 

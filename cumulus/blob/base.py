@@ -68,7 +68,7 @@ class UploadUrls:
     part_size: int
 
 
-class Owner(Protocol):
+class BlobOwner(Protocol):
     """Who owns blobs: an identity of the service, or the submitter of an object."""
 
     @property
@@ -77,7 +77,7 @@ class Owner(Protocol):
     def uid(self) -> int | None: ...
 
 
-def owner_of(user: Owner) -> str:
+def owner_of(user: BlobOwner) -> str:
     """The owner's text that a `BlobStore` takes, the same for a user's identity and for the submitter of their
     objects."""
     return f"{'' if user.uid is None else user.uid}:{user.name}"

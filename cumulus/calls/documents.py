@@ -12,7 +12,7 @@ LARGEST = 256 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def load(content: bytes, what: str, names: frozenset[str], formats: int) -> Fields:
+def load(content: bytes, what: str, names: frozenset[str], formats: int) -> DocumentFields:
     """The fields of the JSON object in `content`, all of `names` and of a format that is known. Raises ValueError."""
     if len(content) > LARGEST:
         raise ValueError(f"{what} is larger than {LARGEST} bytes")
@@ -22,7 +22,7 @@ def load(content: bytes, what: str, names: frozenset[str], formats: int) -> Fiel
         raise ValueError(f"{what} is no JSON") from None
     if not isinstance(document, dict):
         raise ValueError(f"{what} is no JSON object")
-    fields = Fields(what, document)
+    fields = DocumentFields(what, document)
     number = fields.number("format")
     if not 1 <= number <= formats:
         raise ValueError(f"{what} has format {number}; this version knows formats up to {formats}")
@@ -37,7 +37,7 @@ def dump(document: dict[str, Any]) -> bytes:
     return json.dumps(kept, sort_keys=True).encode()
 
 
-class Fields:
+class DocumentFields:
     """The fields of a document. Each method raises ValueError where the field is not as it should be."""
 
     def __init__(self, what: str, document: dict[str, Any]) -> None:

@@ -92,10 +92,10 @@ class Outcome:
         """That of `status.call`; None where the call has not come to an end. Raises ValueError."""
         if not call.get("outcome"):
             return None
-        return cls._of(documents.Fields("status.call", dict(call)), OUTCOMES)
+        return cls._of(documents.DocumentFields("status.call", dict(call)), OUTCOMES)
 
     @classmethod
-    def _of(cls, found: documents.Fields, allowed: tuple[str, ...]) -> Outcome:
+    def _of(cls, found: documents.DocumentFields, allowed: tuple[str, ...]) -> Outcome:
         outcome = found.text("outcome")
         if outcome not in allowed:
             raise found.wrong("outcome", f"one of {', '.join(allowed)}")

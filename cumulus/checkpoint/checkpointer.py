@@ -17,7 +17,7 @@ from .gang_save import GangSave, share
 from .groups import Alone, FileGroup, Group, TorchGroup, agree, torch_is_distributed
 from .layout import Checkpoint, CheckpointError, Damaged, File
 from .settings import Settings
-from .timing import WORDS, Cause, Timing
+from .timing import WORDS, DueCause, Timing
 
 EXIT_CODE = 75
 """EX_TEMPFAIL: the work is saved but not done; start it again in a new lease."""
@@ -49,7 +49,7 @@ class Checkpointer:
         """The newest that is known to be whole: it is not read again for that."""
         self._refused: set[int] = set()
         self._listens = False
-        self._cause = Cause.NONE
+        self._cause = DueCause.NONE
         self._look_at = -math.inf
         self._calls_left = 0
         self._calls = 0
@@ -79,11 +79,11 @@ class Checkpointer:
         """End this run where it has to end; see `cumulus.checkpoint.exit_if_ending`."""
         self.wait()
         self._timing.lease_end = self._lease.read()
-        cause = Cause(max(self._current_group().gather(int(self._timing.ending()))))
-        if cause is not Cause.NONE:
+        cause = DueCause(max(self._current_group().gather(int(self._timing.ending()))))
+        if cause is not DueCause.NONE:
             self._exit(cause)
 
-    def _exit(self, cause: Cause) -> NoReturn:
+    def _exit(self, cause: DueCause) -> NoReturn:
         step = "nothing" if self._known is None else f"step {self._known.step}"
         print(f"cumulus.checkpoint: {step} is saved, and {WORDS[cause]}: exit {EXIT_CODE}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_CODE)
@@ -103,19 +103,19 @@ class Checkpointer:
         group = self._current_group()
         if group.world > 1:
             self._ask_all(group, now)
-        elif self._cause is Cause.NONE:
+        elif self._cause is DueCause.NONE:
             self._look_at = min(now + LOOK, timing.next_by_clock())
-        return self._cause is not Cause.NONE
+        return self._cause is not DueCause.NONE
 
     def _ask_all(self, group: Group, now: float) -> None:
         """Let one rank's cause be that of all, so that they save the same step. They count calls: all ranks make the
         same ones."""
         pace = (now - self._looked) / self._calls if self._calls and now > self._looked else LOOK
         heard = group.gather([int(self._cause), pace])
-        self._cause = Cause(max(cause for cause, _ in heard))
+        self._cause = DueCause(max(cause for cause, _ in heard))
         slowest = max(pace for _, pace in heard)
         self._looked = now
-        self._calls = 1 if self._cause is not Cause.NONE else max(1, min(10_000, int(LOOK / slowest)))
+        self._calls = 1 if self._cause is not DueCause.NONE else max(1, min(10_000, int(LOOK / slowest)))
         self._calls_left = self._calls - 1
 
     def _listen(self) -> None:
@@ -227,7 +227,7 @@ class Checkpointer:
         self._timing.saved(began, checkpoint.manifest.seconds)
         self._called = math.nan  # The time of the save is not that of a step.
         self._calls = 0
-        self._cause = Cause.NONE
+        self._cause = DueCause.NONE
         self._look_at = -math.inf
 
     def _tidy(self, path: str, step: int, refused: frozenset[int]) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from .groups import Group, RankFailed, RanksApart, agree
-from .layout import CheckpointError, File, Manifest, rank_name, step_name, step_of
-from .writing import ManifestFacts, Writer, begin, seal
+from .layout import CheckpointError, File, FilesManifest, rank_name, step_name, step_of
+from .writing import CheckpointWriter, ManifestFacts, begin, seal
 
 
 class Voided(CheckpointError):
@@ -28,7 +28,7 @@ class GangSave:
         self._group = group
         self._step = step
         self._shared = shared
-        self._writer: Writer | None = None
+        self._writer: CheckpointWriter | None = None
         self._mine = "" if group.world == 1 or shared else f"{rank_name(group.rank)}/"
         steps = sorted({*self._agree(lambda: step_of(step_name(step)))})
         if len(steps) != 1:
@@ -37,7 +37,7 @@ class GangSave:
         self.directory = os.path.join(self._top, self._mine).rstrip("/")
         self._agree(self._enter)
 
-    def finish(self, seconds: Callable[[], float], facts: ManifestFacts, known: Mapping[str, File]) -> Manifest:
+    def finish(self, seconds: Callable[[], float], facts: ManifestFacts, known: Mapping[str, File]) -> FilesManifest:
         """Make it a checkpoint. Raises `Voided`, `Damaged`, OSError."""
         group = self._group
         if self._shared:
@@ -52,7 +52,7 @@ class GangSave:
             return [manifest.saved_at, manifest.seconds]
 
         saved_at, took = self._agree(publish)[0]
-        return Manifest(self._step, saved_at, took, group.world, facts.attempt, facts.token, tuple(files))
+        return FilesManifest(self._step, saved_at, took, group.world, facts.attempt, facts.token, tuple(files))
 
     def void(self, error: BaseException) -> None:
         """This rank cannot save. Tells the others, unless the program ends."""

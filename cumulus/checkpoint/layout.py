@@ -64,7 +64,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class FilesManifest:
     """What makes a checkpoint whole."""
 
     step: int
@@ -100,7 +100,7 @@ class Manifest:
         return _json(document) + b"\n"
 
     @classmethod
-    def decode(cls, content: bytes, step: int) -> Manifest:
+    def decode(cls, content: bytes, step: int) -> FilesManifest:
         """The manifest of `step`. Raises `Damaged`."""
         try:
             document = json.loads(content)
@@ -138,7 +138,7 @@ class Checkpoint(NamedTuple):
     step: int
     path: str
     """Its directory."""
-    manifest: Manifest
+    manifest: FilesManifest
 
 
 def is_safe(path: object) -> bool:
@@ -185,7 +185,7 @@ def steps(path: str) -> list[int]:
     return sorted((step for step in map(step_of, names) if step is not None), reverse=True)
 
 
-def read_manifest(path: str, step: int, *, owner: int | None = -1) -> Manifest:
+def read_manifest(path: str, step: int, *, owner: int | None = -1) -> FilesManifest:
     """What the checkpoint says of itself; its files are not looked at. Raises `Damaged`, OSError.
 
     `owner`: the user to whom everything in it has to belong; -1 is who asks, None is anybody.
@@ -338,7 +338,7 @@ class _Directory:
             for descriptor in opened[1:]:
                 os.close(descriptor)
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> FilesManifest:
         with self.file(MANIFEST) as descriptor:
             size = os.fstat(descriptor).st_size
             if size > LARGEST_MANIFEST:
@@ -346,7 +346,7 @@ class _Directory:
             content = b""
             while chunk := os.pread(descriptor, LARGEST_MANIFEST, len(content)):
                 content += chunk
-        return Manifest.decode(content, self._step)
+        return FilesManifest.decode(content, self._step)
 
     def _open(self, name: str, parent: int, path: str, flags: int) -> int:
         try:

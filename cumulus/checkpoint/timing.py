@@ -13,7 +13,7 @@ from enum import IntEnum
 from . import save_times
 
 
-class Cause(IntEnum):
+class DueCause(IntEnum):
     """Why a checkpoint is due; the higher one counts."""
 
     NONE = 0
@@ -24,11 +24,11 @@ class Cause(IntEnum):
 
 
 WORDS = {
-    Cause.NONE: "",
-    Cause.EVERY: "the time between two checkpoints has passed",
-    Cause.LEASE_END: "the lease ends",
-    Cause.REQUEST: "the node asks for it",
-    Cause.STOP_SIGNAL: "the stop signal came",
+    DueCause.NONE: "",
+    DueCause.EVERY: "the time between two checkpoints has passed",
+    DueCause.LEASE_END: "the lease ends",
+    DueCause.REQUEST: "the node asks for it",
+    DueCause.STOP_SIGNAL: "the stop signal came",
 }
 
 
@@ -65,26 +65,26 @@ class Timing:
         self._saved = began
         self._late_enough = known or self.lead()
 
-    def due(self, now: float) -> Cause:
+    def due(self, now: float) -> DueCause:
         """Why a save should begin now."""
         begun = max(self._saved, self.saving)
         if begun < self.stop_at <= now:
-            return Cause.STOP_SIGNAL
+            return DueCause.STOP_SIGNAL
         if begun < self.request_at <= now:
-            return Cause.REQUEST
+            return DueCause.REQUEST
         if now >= self.lease_end - self.lead() and self.saving <= self._saved and not self._saved_for_the_end():
-            return Cause.LEASE_END
+            return DueCause.LEASE_END
         if self.every is not None and now >= max(begun, self._began) + self.every:
-            return Cause.EVERY
-        return Cause.NONE
+            return DueCause.EVERY
+        return DueCause.NONE
 
-    def ending(self) -> Cause:
+    def ending(self) -> DueCause:
         """Why the run should end now: what it was to save first is saved."""
         if self.stop_at <= self._saved:
-            return Cause.STOP_SIGNAL
+            return DueCause.STOP_SIGNAL
         if self.request_at <= self._saved:
-            return Cause.REQUEST
-        return Cause.LEASE_END if self._saved_for_the_end() else Cause.NONE
+            return DueCause.REQUEST
+        return DueCause.LEASE_END if self._saved_for_the_end() else DueCause.NONE
 
     def next_by_clock(self) -> float:
         """When something will be due, if nothing else happens."""

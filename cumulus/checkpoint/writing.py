@@ -27,7 +27,7 @@ from .layout import (
     CheckpointError,
     Damaged,
     File,
-    Manifest,
+    FilesManifest,
     directory,
     files_below,
     is_safe,
@@ -55,7 +55,7 @@ class ManifestFacts(NamedTuple):
     token: int = 0
 
 
-class Writer:
+class CheckpointWriter:
     """A checkpoint that is being written; make it with `begin`. Its files belong into `directory`."""
 
     def __init__(self, path: str, step: int, directory: str, descriptor: int) -> None:
@@ -67,13 +67,13 @@ class Writer:
 
     def commit(
         self, files: Iterable[File], seconds: Callable[[], float], facts: ManifestFacts = ManifestFacts()
-    ) -> Manifest:
+    ) -> FilesManifest:
         """Make it a checkpoint, of these files, which are durable already (see `seal`). Raises OSError: then it is
         none, but where the disk itself failed at the very end."""
         now = datetime.datetime.now(datetime.timezone.utc)
         saved_at = now.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         listed = tuple(sorted(files, key=lambda file: file.path))
-        manifest = Manifest(self.step, saved_at, round(seconds(), 6), *facts, files=listed)
+        manifest = FilesManifest(self.step, saved_at, round(seconds(), 6), *facts, files=listed)
         self._publish(manifest)
         return manifest
 
@@ -89,7 +89,7 @@ class Writer:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _publish(self, manifest: Manifest) -> None:
+    def _publish(self, manifest: FilesManifest) -> None:
         file = os.open(MANIFEST, OPEN_NEW, 0o600, dir_fd=self._descriptor)
         with open(file, "wb") as out:
             out.write(manifest.encode())
@@ -104,7 +104,7 @@ class Writer:
                 remove_tree(self.directory)
 
 
-def begin(path: str, step: int) -> Writer:
+def begin(path: str, step: int) -> CheckpointWriter:
     """Begin to write the checkpoint of `step` below `path`, which is made where it is missing. What writers that died
     left behind is deleted. Raises `UnsafePlace`, OSError."""
     make_place(path)
@@ -116,7 +116,7 @@ def begin(path: str, step: int) -> Writer:
     # what a writer on another node still writes: that of an attempt which should have ended.
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return Writer(path, step, name, descriptor)
+    return CheckpointWriter(path, step, name, descriptor)
 
 
 def make_place(path: str) -> None:

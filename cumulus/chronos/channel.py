@@ -20,7 +20,7 @@ from signal import SIGCONT, SIGHUP, SIGKILL
 from typing import Any
 
 from cumulus.chronos.carrier import DRAIN_SECONDS, GONE, LEFT, Carrier, unpacked
-from cumulus.chronos.container_input import Input
+from cumulus.chronos.container_input import ContainerInput
 from cumulus.chronos.container_terminal import DETACH_KEYS, Terminal
 from cumulus.chronos.engine_api import EngineApi
 from cumulus.chronos.home import default_home
@@ -57,7 +57,7 @@ def serve(source: int = 0, sink: int = 1, engine: str = "", home: Path | None = 
         elif "attach" in request:
             Terminal(reached, request["attach"]).run(frames)
         elif "feed" in request:
-            Input(reached, home or default_home()).run(frames)
+            ContainerInput(reached, home or default_home()).run(frames)
         elif "connect" in request:
             _connect(reached, int(request["connect"]), frames)
         else:

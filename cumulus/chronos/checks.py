@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease, LeaseRequest, LeaseState
-from cumulus.chronos.device_records import Share
+from cumulus.chronos.device_records import LeasedShare
 from cumulus.errors import ChronosError, InsufficientShare, NoSuchDevice, StaleToken, UsageError
 from cumulus.lib import printable
 from cumulus.resources.quantity import format_bytes
@@ -34,7 +34,7 @@ def check_same(lease: Lease, request: LeaseRequest) -> None:
         )
 
 
-def check_fits(request: LeaseRequest | Lease, share: Share) -> None:
+def check_fits(request: LeaseRequest | Lease, share: LeasedShare) -> None:
     free = share.memory_bytes - share.used_memory
     if request.memory_bytes > free:
         raise InsufficientShare(

@@ -18,7 +18,7 @@ from cumulus.lib.run_channel import CHUNK, ENDED, FULL, SILENT_SECONDS, STARTED,
 _JOIN_SECONDS = 5.0
 
 
-class Input:
+class ContainerInput:
     """The standard input of the container's own program, which waits for it at a pipe: see `runtime.hold_input`.
 
     Where whoever feeds it goes away before its end, the program gets SIGHUP first: half an input never looks like a

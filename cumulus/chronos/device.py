@@ -37,7 +37,7 @@ def discover() -> list[Device]:
     """
     opencl = read_opencl()
     nvidia = read_nvidia()
-    told = nvml_devices.read() if nvidia else nvml_devices.Told()
+    told = nvml_devices.read() if nvidia else nvml_devices.NvmlFindings()
     merged: list[Device] = []
     for gpu, address in nvidia:
         mig = told.mig.get(gpu.id)

@@ -22,7 +22,7 @@ _DEVICE = (
 )
 
 
-class Share(NamedTuple):
+class LeasedShare(NamedTuple):
     """What is leased of a device, and the token that was given out last."""
 
     id: str
@@ -47,13 +47,13 @@ def devices(db: sqlite3.Connection) -> list[Device]:
     ]
 
 
-def find_share(tx: sqlite3.Connection, index: int) -> Share | None:
+def find_share(tx: sqlite3.Connection, index: int) -> LeasedShare | None:
     """Of the present device of that index."""
     row = tx.execute(
         "SELECT id, type, memory_bytes, used_memory, used_compute, token FROM device WHERE number = ? AND present",
         (index,),
     ).fetchone()
-    return None if row is None else Share(*row)
+    return None if row is None else LeasedShare(*row)
 
 
 def find_device(db: sqlite3.Connection, id: str) -> Device | None:

@@ -60,14 +60,14 @@ _WORD = re.compile(r"[.a-z0-9-]{16,64}")
 _CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_SLAVE = 0x20000, 1 << 12, 1 << 14, 1 << 19
 
 
-class Program(NamedTuple):
+class HostProgram(NamedTuple):
     """Whom it runs as here, and what the daemon says of it."""
 
     user: UnixUser
     wanted: Mapping[str, Any]
 
 
-def program_of(config: Mapping[str, Any], submitter: str, given: Mapping[str, str]) -> Program:
+def program_of(config: Mapping[str, Any], submitter: str, given: Mapping[str, str]) -> HostProgram:
     """The program that a container of the host image is to run, as NAME:UID. Raises ValueError where it may not run."""
     name, _, number = submitter.rpartition(":")
     namespaces = {namespace.get("type") for namespace in config["linux"].get("namespaces") or ()}
@@ -76,7 +76,7 @@ def program_of(config: Mapping[str, Any], submitter: str, given: Mapping[str, st
     wanted = json.loads(given.get(VARIABLE) or "{}")
     if not all(_NAME.fullmatch(str(wanted.get(each))) for each in ("job", "run")):
         raise ValueError("the program does not say which job it is of")
-    return Program(user_of(name, int(number)), wanted)
+    return HostProgram(user_of(name, int(number)), wanted)
 
 
 def user_of(name: str, uid: int) -> UnixUser:
@@ -98,7 +98,7 @@ def user_of(name: str, uid: int) -> UnixUser:
     raise ValueError(f"this node has no user {name} with the number {uid}, who submitted the job")
 
 
-def enter(config: dict[str, Any], program: Program, home: Path, files: str = FILES) -> str:
+def enter(config: dict[str, Any], program: HostProgram, home: Path, files: str = FILES) -> str:
     """Make the node's root that of the container, and its submitter its user. The directory that the program starts
     in. Raises ValueError, OSError."""
     user, process, linux = program.user, config["process"], config["linux"]
@@ -124,7 +124,7 @@ def enter(config: dict[str, Any], program: Program, home: Path, files: str = FIL
     return made["directory"]
 
 
-def _umask(program: Program) -> int:
+def _umask(program: HostProgram) -> int:
     """As the job says, else the user's own. Raises ValueError."""
     asked = program.wanted.get("umask")
     if asked is None:
@@ -214,7 +214,7 @@ def _why_other(name: str, uid: int, directory: str, word: str) -> str:
         return f"{directory} does not answer"
 
 
-def _prepared(program: Program, files: str) -> dict[str, str]:
+def _prepared(program: HostProgram, files: str) -> dict[str, str]:
     """The program's directories, made where they are the job's own: as the user, whose links lead nowhere else."""
     user = program.user
     own = os.path.join(files, str(user.uid))
@@ -278,7 +278,7 @@ def _link(source: str, target: str, directory: str) -> None:
     os.symlink(source, target)
 
 
-def _environment(given: dict[str, str], program: Program, made: Mapping[str, str], home: Path) -> dict[str, str]:
+def _environment(given: dict[str, str], program: HostProgram, made: Mapping[str, str], home: Path) -> dict[str, str]:
     """What a login gives the user here, over it what the daemon gave, but for what the engine adds of itself."""
     own = set(program.wanted.get("own") or ())
     kept = {name: value for name, value in given.items() if name in own or name not in (*_ENGINES_OWN, VARIABLE)}

@@ -20,10 +20,10 @@ from cumulus.chronos.contract import (
     EndReason,
     Health,
     Lease,
+    LeasedTotal,
     LeaseRequest,
     LeaseState,
     Parking,
-    Usage,
 )
 from cumulus.chronos.contract.parking import expected_seconds
 from cumulus.chronos.contract.policy import Policy, PolicyChange
@@ -31,7 +31,7 @@ from cumulus.chronos.database import Database
 from cumulus.chronos.device import discover
 from cumulus.chronos.home import default_home
 from cumulus.chronos.inventory import Inventory, offered
-from cumulus.chronos.node_watch import Seen
+from cumulus.chronos.node_watch import NodeFindings
 from cumulus.chronos.parking import check, memory, parking_monitor, rows
 from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.chronos.records import Moment
@@ -344,14 +344,14 @@ class Ledger:
             self._live = version, found
         return found
 
-    def usage(self, index: int) -> Usage:
+    def usage(self, index: int) -> LeasedTotal:
         """What of the device is leased. Raises `NoSuchDevice`."""
         self.open()
         with self.database.read() as db:
             row = db.execute("SELECT used_memory, used_compute FROM device WHERE number = ?", (index,)).fetchone()
         if row is None:
             raise checks.no_device(index, self._inventory.known())
-        return Usage(*row)
+        return LeasedTotal(*row)
 
     def health(self) -> tuple[Health, ...]:
         """What the monitor found last of what holds jobs to their leases."""
@@ -359,7 +359,7 @@ class Ledger:
         with self.database.read() as db:
             return device_records.health(db)
 
-    def watched(self) -> Seen:
+    def watched(self) -> NodeFindings:
         """How the devices are, and who holds one without a lease, as the monitor saw it last. It looks as long as
         somebody asks: where there is a GPU it is started for that."""
         self.open()

@@ -19,7 +19,7 @@ from cumulus.chronos.monitor_control import ensure_running, running
 
 if TYPE_CHECKING:
     from cumulus.chronos.contract import Device, Lease
-    from cumulus.chronos.enforce import Report
+    from cumulus.chronos.enforce import EnforcementReport
     from cumulus.chronos.mig_plan import MigPlan
     from cumulus.chronos.nvml_devices import Mig
 
@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def enforcement_of(device: Device, home: Path) -> Report:
+def enforcement_of(device: Device, home: Path) -> EnforcementReport:
     """How strongly jobs are held to their leases on the device now, and why."""
     from cumulus.chronos import enforce
 

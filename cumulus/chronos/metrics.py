@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cumulus.chronos.contract import FULL_COMPUTE, Device, Usage
+from cumulus.chronos.contract import FULL_COMPUTE, Device, LeasedTotal
 from cumulus.chronos.usage import LeaseUsage, NodeUsage
 
 _Labels = dict[str, str]
@@ -16,13 +16,13 @@ _Sample = tuple[_Labels, float | None]
 _Family = tuple[str, str, list[_Sample]]
 
 
-def exposition(rows: Sequence[tuple[Device, Usage, int]], use: NodeUsage) -> str:
+def exposition(rows: Sequence[tuple[Device, LeasedTotal, int]], use: NodeUsage) -> str:
     """`rows` are devices with what of them is leased, by how many leases. What is not known is left out."""
     families = [*_of_devices(rows, use), *_of_leases(use.leases)]
     return "".join(_written(f"chronos_{name}", text, samples) for name, text, samples in families)
 
 
-def _of_devices(rows: Sequence[tuple[Device, Usage, int]], use: NodeUsage) -> list[_Family]:
+def _of_devices(rows: Sequence[tuple[Device, LeasedTotal, int]], use: NodeUsage) -> list[_Family]:
     devices = [({"device": str(d.index), "id": d.id, "name": d.name}, d, leased, count) for d, leased, count in rows]
     held = {id: whole.memory_bytes for id, whole in use.devices.items()}
     busy = {id: whole.compute for id, whole in use.devices.items()}

@@ -35,7 +35,7 @@ from cumulus.chronos.enforcement_health import HealthProber
 from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor_control import ensure_running
-from cumulus.chronos.node_watch import Seen
+from cumulus.chronos.node_watch import NodeFindings
 from cumulus.chronos.parking import rows
 from cumulus.chronos.parking.parker import Parker
 from cumulus.chronos.police import Police, Verdict
@@ -116,7 +116,7 @@ class Monitor:
         self._cgroup_tracker = CgroupTracker(ledger.database, self._say)
         self._health_prober = HealthProber(ledger.home, self._clock, self._say) if lasting else None
         self._police = police
-        self._seen_last = Seen()
+        self._seen_last = NodeFindings()
         poke = partial(monitor_control.poke, ledger.home)
         if lasting and police is None:
             self._police = Police(ledger.database, self._clock, poke, self._say)

@@ -21,13 +21,13 @@ _SEEN, _FAULTS, _CLEARED = "seen", "faults", "faults-cleared"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class NodeFindings:
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """By device id."""
     unleased: tuple[UnleasedProcess, ...] = ()
 
 
-def read(db: sqlite3.Connection, now: float) -> Seen:
+def read(db: sqlite3.Connection, now: float) -> NodeFindings:
     """At the monotonic time `now`. Faults are told also where nobody looks."""
     failed = faults(db)
     said = _value(db, _SEEN)
@@ -37,7 +37,7 @@ def read(db: sqlite3.Connection, now: float) -> Seen:
         figures = {id: wire.read_figures(fields) for id, fields in said["figures"].items()}
         unleased = tuple(map(wire.read_unleased, said["unleased"]))
     told = {id: replace(figures.get(id, Figures()), fault=text) for id, text in failed.items()}
-    return Seen({**figures, **told}, unleased)
+    return NodeFindings({**figures, **told}, unleased)
 
 
 def write(

@@ -61,7 +61,7 @@ class Mig:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class NvmlFindings:
     """`links`: by UUID, how a GPU reaches each other one. `mig`: by UUID, the GPUs that are in MIG mode."""
 
     links: Mapping[str, Mapping[str, Link]] = field(default_factory=dict)
@@ -172,7 +172,7 @@ def _gigabytes(size: int) -> int:
     return -(-size // 2**30)
 
 
-def read() -> Told:
+def read() -> NvmlFindings:
     """Nothing where there is no NVIDIA driver, or where it does not answer in time."""
     try:
         done = subprocess.run(
@@ -181,8 +181,8 @@ def read() -> Told:
         )  # fmt: skip
         said = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
-        return Told()
-    return Told(
+        return NvmlFindings()
+    return NvmlFindings(
         {one: {other: Link(link) for other, link in others.items()} for one, others in said["links"].items()},
         {uuid: _read_mig(*parts) for uuid, parts in said["mig"].items()},
     )

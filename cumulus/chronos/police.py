@@ -23,8 +23,8 @@ from cumulus.chronos.database import Database
 from cumulus.chronos.device_processes import DeviceHeld, DeviceProcesses
 from cumulus.chronos.gpu_evidence import in_initial_namespace, shows_device
 from cumulus.chronos.lease_processes import LeaseProcesses
-from cumulus.chronos.node_watch import Seen
-from cumulus.chronos.policing import Holding, Judge
+from cumulus.chronos.node_watch import NodeFindings
+from cumulus.chronos.policing import Judge, MeasuredHolding
 from cumulus.chronos.process_owners import ProcessOwners
 from cumulus.chronos.records import Moment
 from cumulus.chronos.unleased import (
@@ -134,7 +134,7 @@ class Police:
         self.health: tuple[Health, ...] = ()
         self.faults: dict[str, str] = {}
         """Of devices that were found to have failed, by id: since this began to look."""
-        self.seen = Seen()
+        self.seen = NodeFindings()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="police", daemon=True).start()
@@ -220,7 +220,7 @@ class Police:
         self._owners.learn(processes)
 
     def _decide(self, leased: set[str], looked: Iterable[str], now: float) -> None:
-        holdings: dict[str, Holding] = {}
+        holdings: dict[str, MeasuredHolding] = {}
         members: dict[str, set[ProcessIdentity]] = {}
         blind: list[str] = []
         silent = sorted(leased - self._looked.keys())
@@ -240,14 +240,14 @@ class Police:
                 continue
             for lease_id, size in here.items():
                 bytes_, count = by_lease.get(lease_id, (0, 0))
-                holdings[lease_id] = Holding(size, bytes_, count)
+                holdings[lease_id] = MeasuredHolding(size, bytes_, count)
             for lease_id in by_lease.keys() - here.keys():
                 astray.setdefault(lease_id, set()).add(id)
         for lease_id, devices in astray.items():
             if lease_id in holdings:
                 known = holdings[lease_id]
                 elsewhere = sum((mapped[id] or {}).get(lease_id, (0, 0))[0] for id in devices)
-                holdings[lease_id] = Holding(known.leased_bytes, known.held_bytes, known.processes, elsewhere)
+                holdings[lease_id] = MeasuredHolding(known.leased_bytes, known.held_bytes, known.processes, elsewhere)
         self._astray = frozenset(id for devices in astray.values() for id in devices)
         self._members = {id: frozenset(found) for id, found in members.items()}
         self._announce(self._judge.look(holdings, now), frozenset(holdings))
@@ -356,7 +356,7 @@ class Police:
                 self.faults.setdefault(id, text)
         held = {key: self._stray[key] for key in self._unleased.for_so_long(TOLD_SECONDS, now) & self._stray.keys()}
         ignored = self._known.policy.unleased is Unleased.IGNORE
-        self.seen = Seen(figures, () if ignored else told(held))
+        self.seen = NodeFindings(figures, () if ignored else told(held))
 
     def _end_unleased(self, now: float) -> None:
         """Where the node's rule says so: SIGTERM, and some seconds later SIGKILL."""

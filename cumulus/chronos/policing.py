@@ -28,7 +28,7 @@ MOST_ALLOWED_BYTES, MOST_ALLOWED_PART = 2 * 2**30, 10
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class MeasuredHolding:
     """What the processes of one lease hold of its device, and on devices of which their job leases nothing."""
 
     leased_bytes: int
@@ -58,7 +58,7 @@ class Judge:
     _since: dict[str, float] = field(default_factory=dict)
     _last: float = float("-inf")
 
-    def look(self, holdings: Mapping[str, Holding], now: float) -> dict[str, int]:
+    def look(self, holdings: Mapping[str, MeasuredHolding], now: float) -> dict[str, int]:
         """The leases that have been over for long enough, with what they hold. `holdings` are all live leases on the
         devices that were looked at; a lease that is not among them is forgotten."""
         if now - self._last > GAP_SECONDS:
@@ -87,9 +87,9 @@ def by_lease(holders: Iterable[tuple[int, Sequence[str]]], leased: Mapping[str, 
     return found
 
 
-def by_total(leased: Mapping[str, int], used_bytes: int) -> dict[str, Holding]:
+def by_total(leased: Mapping[str, int], used_bytes: int) -> dict[str, MeasuredHolding]:
     """Holdings of a device's leases where the driver tells the device's total alone. Who exceeds the sum is known only
     where one lease has it to itself: else none is judged."""
     if len(leased) == 1:
-        return {id: Holding(size, used_bytes, 1) for id, size in leased.items()}
-    return {id: Holding(size) for id, size in leased.items()}
+        return {id: MeasuredHolding(size, used_bytes, 1) for id, size in leased.items()}
+    return {id: MeasuredHolding(size) for id, size in leased.items()}

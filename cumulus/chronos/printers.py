@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cumulus.chronos.contract import FULL_COMPUTE, Device, Figures, Lease, Parking, Proof, Usage, wire
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Figures, Lease, LeasedTotal, Parking, Proof, wire
 from cumulus.clock import to_the_second
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.quantity import format_bytes, format_duration
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cumulus.chronos.usage import LeaseUsage
 
 
-def usage_json(device: Device, usage: Usage, count: int, used: Utilization | None) -> dict[str, Any]:
+def usage_json(device: Device, usage: LeasedTotal, count: int, used: Utilization | None) -> dict[str, Any]:
     """A device with what of it is leased, by how many leases, and what is used of it where the driver tells."""
     return {
         **wire.device_json(device),
@@ -71,7 +71,7 @@ def devices_table(devices: Sequence[Device], out: TextIO) -> None:
     )
 
 
-def usage_table(rows: Sequence[tuple[Device, Usage, int]], out: TextIO) -> None:
+def usage_table(rows: Sequence[tuple[Device, LeasedTotal, int]], out: TextIO) -> None:
     headings = (
         Heading("DEVICE"), Heading("NAME", "cut", 1), Heading("TYPE", "whole", 5), Heading("MEMORY", "whole", 3),
         Heading("LEASED", "whole", 2), Heading("FREE", "whole"), Heading("COMPUTE FREE", "whole"),

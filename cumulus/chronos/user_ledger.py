@@ -15,7 +15,7 @@ from cumulus.errors import CumulusError, Forbidden, NoSuchLease
 from cumulus.lib.unix_user import name_of
 
 
-class Peer(NamedTuple):
+class LedgerCaller(NamedTuple):
     """Who asks, as the kernel says it of their connection."""
 
     uid: int
@@ -38,7 +38,7 @@ class UserLedger(Ledger):
     """A lease is the user's if it was made in their name and no control plane holds it: those of jobs are ended with
     their jobs. Raises Forbidden for all else that would change something."""
 
-    def __init__(self, home: Path, peer: Peer, *, may_create: bool) -> None:
+    def __init__(self, home: Path, peer: LedgerCaller, *, may_create: bool) -> None:
         super().__init__(home)
         self._peer = peer
         self._name = peer.name

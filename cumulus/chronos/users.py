@@ -25,7 +25,7 @@ from typing import Any
 from cumulus.chronos import cli, enforce, lease_args, names
 from cumulus.chronos.ask import SOCKET
 from cumulus.chronos.contract import LeaseState, variables
-from cumulus.chronos.user_ledger import Peer, UserLedger
+from cumulus.chronos.user_ledger import LedgerCaller, UserLedger
 from cumulus.errors import CumulusError, Forbidden, NoSuchLease, UsageError
 from cumulus.lib import safe_output, unix_socket
 from cumulus.lib.systemd import notify
@@ -111,14 +111,14 @@ def _take(
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             connection.setblocking(True)
-            _answer(connection, home, Peer(uid, pid), creators)
+            _answer(connection, home, LedgerCaller(uid, pid), creators)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(0)
 
 
-def _answer(connection: socket.socket, home: Path, peer: Peer, creators: int | None) -> None:
+def _answer(connection: socket.socket, home: Path, peer: LedgerCaller, creators: int | None) -> None:
     """In a process of its own, which the alarm ends."""
     signal.alarm(_READ_SECONDS)
     line = b""
@@ -140,7 +140,7 @@ def _answer(connection: socket.socket, home: Path, peer: Peer, creators: int | N
     connection.sendall(json.dumps(said).encode() + b"\n")
 
 
-def _run(line: bytes, ledger: UserLedger, peer: Peer, said: dict[str, Any]) -> int:
+def _run(line: bytes, ledger: UserLedger, peer: LedgerCaller, said: dict[str, Any]) -> int:
     as_json = False
     try:
         try:
@@ -164,7 +164,7 @@ def _run(line: bytes, ledger: UserLedger, peer: Peer, said: dict[str, Any]) -> i
         return cli.tell_error(error, as_json=as_json)
 
 
-def _attach(options: argparse.Namespace, ledger: UserLedger, peer: Peer) -> dict[str, str]:
+def _attach(options: argparse.Namespace, ledger: UserLedger, peer: LedgerCaller) -> dict[str, str]:
     """The process that asks becomes the lease's. What its program needs."""
     lease = ledger.get(names.meant(ledger, options.partition))
     if lease is None:

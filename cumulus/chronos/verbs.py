@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
 from cumulus.chronos import lease_args, names, printers
-from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Parking, Proof, Usage, variables, wire
+from cumulus.chronos.contract import (
+    Device,
+    Lease,
+    LeasedTotal,
+    LeaseRequest,
+    LeaseState,
+    Parking,
+    Proof,
+    variables,
+    wire,
+)
 from cumulus.chronos.contract.node import checkpoint_places
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.snapshot import ProcessSnapshot
@@ -77,7 +87,7 @@ def metrics(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(ledger: Ledger) -> tuple[list[tuple[Device, Usage, int]], NodeUsage]:
+def _measured(ledger: Ledger) -> tuple[list[tuple[Device, LeasedTotal, int]], NodeUsage]:
     """The devices with what of them is leased, by how many leases; and what is used."""
     from cumulus.chronos import usage
 

@@ -77,7 +77,7 @@ class Wanted(NamedTuple):
     """The directory is carried to the node, as the program's input."""
 
 
-class Indexes(NamedTuple):
+class ArrayOptions(NamedTuple):
     """What an array is asked for over, as it was typed; empty is not given."""
 
     indexes: str = ""
@@ -87,13 +87,13 @@ class Indexes(NamedTuple):
     parallelism: str = ""
 
 
-class Made(NamedTuple):
+class MadeJob(NamedTuple):
     job: Document
     secret: tuple[str, ...]
     """Variables that were not exported, since their names look like secrets."""
 
 
-def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
+def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> MadeJob:
     """The job. `ending`: of the name, where none is given. Raises UsageError."""
     _check(wanted)
     variables, secret = ({}, ()) if wanted.image else exported(shell.variables, wanted.export)
@@ -142,7 +142,7 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
         spec["checkpoint"] = {"path": posixpath.normpath(path)}
     name = wanted.name or f"{name_of(wanted.words or [wanted.image])}-{ending}"
     metadata = {"name": name, "namespace": namespace}
-    return Made({"apiVersion": API_VERSION, "kind": KIND.name, "metadata": metadata, "spec": spec}, secret)
+    return MadeJob({"apiVersion": API_VERSION, "kind": KIND.name, "metadata": metadata, "spec": spec}, secret)
 
 
 def _idle(text: str) -> Document:
@@ -166,7 +166,7 @@ def _preemptible(text: str) -> str:
     raise UsageError(f"--preemptible: {text[:40]!r} is neither Kill nor Checkpoint", hint="write --preemptible Kill")
 
 
-def array_of(job: Document, wanted: Indexes) -> Document:
+def array_of(job: Document, wanted: ArrayOptions) -> Document:
     """The array of such jobs. Raises UsageError."""
     spec = {**_indexes(wanted), **_at_once(wanted)}
     metadata = {name: value for name, value in job["metadata"].items() if name != "annotations"}
@@ -176,7 +176,7 @@ def array_of(job: Document, wanted: Indexes) -> Document:
     return {**job, "kind": ARRAY.name, "metadata": metadata, "spec": spec}
 
 
-def _indexes(wanted: Indexes) -> Document:
+def _indexes(wanted: ArrayOptions) -> Document:
     """The field of the spec that says what the indexes are. Raises UsageError."""
     indexes = wanted.indexes.partition("%")[0]
     given = {"--array": indexes, "--values": wanted.values, "--matrix": wanted.matrix}
@@ -208,7 +208,7 @@ def _matrix(given: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _at_once(wanted: Indexes) -> Document:
+def _at_once(wanted: ArrayOptions) -> Document:
     """Raises UsageError."""
     _, percent, number = wanted.indexes.partition("%")
     if percent and wanted.parallelism:

@@ -40,7 +40,7 @@ _AS_IT_IS = frozenset(("--requeue", "--exclusive", "--parsable"))
 """What is so anyway."""
 
 
-class Told(NamedTuple):
+class ScriptOptions(NamedTuple):
     """What a file says: values by the parameter of `run`, the words that start the script, and what of Slurm's has no
     meaning here."""
 
@@ -51,20 +51,20 @@ class Told(NamedTuple):
     left_out: tuple[str, ...] = ()
 
 
-def defaults(file: Path) -> Told:
+def defaults(file: Path) -> ScriptOptions:
     """A person's own: the same options, over as many lines as they like. Raises UsageError."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return Told({}, {})
+        return ScriptOptions({}, {})
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from None
     lines = ((number, line) for number, line in enumerate(text.splitlines(), 1) if not line.lstrip().startswith("#"))
     scalars, lists = _ours((f"{file}:{number}", line) for number, line in lines)
-    return Told(scalars, lists)
+    return ScriptOptions(scalars, lists)
 
 
-def of_script(words: Sequence[str], directory: str, programs: str) -> Told | None:
+def of_script(words: Sequence[str], directory: str, programs: str) -> ScriptOptions | None:
     """What the script that the words begin with says; None where it is no script with such lines. A program that is on
     `programs`, a PATH, goes before a file of the directory. Raises UsageError, with file and line."""
     if not words or ("/" not in words[0] and shutil.which(words[0], path=programs)):
@@ -79,11 +79,11 @@ def of_script(words: Sequence[str], directory: str, programs: str) -> Told | Non
     own, lists = _ours(ours)
     program = words[0] if "/" in words[0] else f"./{words[0]}"
     starts = [program] if os.access(path, os.X_OK) else [*shlex.split(lines[0][1][2:]), program]
-    return Told({**scalars, **own}, lists, (*starts, *words[1:]), chdir, tuple(left_out))
+    return ScriptOptions({**scalars, **own}, lists, (*starts, *words[1:]), chdir, tuple(left_out))
 
 
 def merged(
-    scalars: dict[str, str], lists: dict[str, list[str]], *told: Told
+    scalars: dict[str, str], lists: dict[str, list[str]], *told: ScriptOptions
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """What was typed, over what `told` says, of which the first wins."""
     found, many = dict(scalars), {name: list(values) for name, values in lists.items()}

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cumulus.errors import UsageError
-from cumulus.resources.field_path import Place
+from cumulus.resources.field_path import FieldPlace
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
-from cumulus.resources.schema import Field
+from cumulus.resources.schema import SchemaField
 
 
 def patch_of(kind: Kind, settings: Sequence[str]) -> Document:
@@ -22,7 +22,7 @@ def patch_of(kind: Kind, settings: Sequence[str]) -> Document:
         path, equals, text = setting.partition("=")
         if not equals or not path:
             raise UsageError(f"--set: {setting!r} is not PATH=VALUE", hint="as in --set spec.gpu.duration=2h")
-        place, below = Place.start(kind), patch
+        place, below = FieldPlace.start(kind), patch
         names = path.removeprefix(".").split(".")
         for name in names:
             try:
@@ -39,7 +39,7 @@ def patch_of(kind: Kind, settings: Sequence[str]) -> Document:
     return patch
 
 
-def _value(path: str, field: Field, text: str, *, element: bool) -> Any:
+def _value(path: str, field: SchemaField, text: str, *, element: bool) -> Any:
     if text == "":
         return None
     if field.container == "list" and not element and not text.startswith("["):

@@ -16,7 +16,7 @@ from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
 from cumulus.controllers.context import ControllerContext, Placed, Removals, nobody_told
 from cumulus.gitops.room import SourceRoom
-from cumulus.history.follower import Follower
+from cumulus.history.follower import HistoryFollower
 from cumulus.machinery.controller import BaseContext, Controller
 from cumulus.machinery.leader import Term
 from cumulus.nodes.agent import Agents
@@ -53,7 +53,7 @@ def context_maker(
     sources: SourceRoom | None = None,
     checkpoint_bucket: str = "",
     removals: Removals | None = None,
-    history: Follower | None = None,
+    history: HistoryFollower | None = None,
     shared_directories: Sequence[str] = (),
 ) -> Callable[[BaseContext, Term], ControllerContext]:
     """Makes what the controllers of a term are built from."""

@@ -11,7 +11,7 @@ from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
 from cumulus.gitops.room import SourceRoom
-from cumulus.history.follower import Follower
+from cumulus.history.follower import HistoryFollower
 from cumulus.machinery.controller import BaseContext, Channel
 from cumulus.nodes.agent import Agents
 from cumulus.scheduling.cycle import Binding, Refusal
@@ -75,7 +75,7 @@ class ControllerContext(BaseContext):
     """Where jobs keep their checkpoints that name no place; "" for nowhere."""
     removals: Removals | None = None
     """Checkpoints of deleted jobs; None where there is no bucket of the daemon's."""
-    history: Follower | None = None
+    history: HistoryFollower | None = None
     """What keeps the history; None: nobody does."""
     shared_directories: tuple[str, ...] = ()
     """Directories that are the same on all nodes, as an administrator says."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import structlog
 
 from cumulus.gitops import directory
-from cumulus.gitops.directory import Held
+from cumulus.gitops.directory import DirectoryContent
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.programs import Limits, OverLimit, run
 from cumulus.lib.printable import one_line
@@ -29,7 +29,7 @@ _SETTLE_MILLISECONDS = 100
 """An editor writes a file in several steps."""
 
 
-def read(path: str, user: UnixUser | None, also: str = "", more: tuple[str, ...] = ()) -> Held:
+def read(path: str, user: UnixUser | None, also: str = "", more: tuple[str, ...] = ()) -> DirectoryContent:
     """The manifests below a directory, files whose names end with one of `more`, and the file `also`, read as `user`.
     Raises SourceUnreadable."""
     try:

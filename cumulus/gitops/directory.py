@@ -24,14 +24,14 @@ MOST_DIRECTORIES = 4_000
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-class Held(NamedTuple):
+class DirectoryContent(NamedTuple):
     """What a directory held: manifests by path within it, and all directories that were looked into, "" for itself."""
 
     files: dict[str, bytes]
     directories: tuple[str, ...]
 
 
-def read(path: str, also: str = "", more: tuple[str, ...] = ()) -> Held:
+def read(path: str, also: str = "", more: tuple[str, ...] = ()) -> DirectoryContent:
     """The manifests below a directory, files whose names end with one of `more`, and the file `also`, whatever it is
     called. Hidden ones (but those named in `more`) and symbolic links are left out. Raises OSError, ValueError for a
     directory that holds too much."""
@@ -45,7 +45,7 @@ def read(path: str, also: str = "", more: tuple[str, ...] = ()) -> Held:
         if len(found) >= MOST_FILES or total > MOST_BYTES:
             raise ValueError(f"holds more than {MOST_FILES:,} manifests or {MOST_BYTES // 2**20} MiB; split it")
         found[name] = data
-    return Held(found, tuple(directories))
+    return DirectoryContent(found, tuple(directories))
 
 
 def digest(files: dict[str, bytes]) -> str:
@@ -97,18 +97,18 @@ def _content(name: str, directory: int, prefix: str) -> bytes:
     return data
 
 
-def pack(held: Held) -> bytes:
+def pack(held: DirectoryContent) -> bytes:
     index = [(name, len(data)) for name, data in held.files.items()]
     return json.dumps([index, held.directories]).encode() + b"\n" + b"".join(held.files.values())
 
 
-def unpack(data: bytes) -> Held:
+def unpack(data: bytes) -> DirectoryContent:
     head, _, rest = data.partition(b"\n")
     index, directories = json.loads(head)
     found, at = {}, 0
     for name, size in index:
         found[name], at = rest[at : at + size], at + size
-    return Held(found, tuple(directories))
+    return DirectoryContent(found, tuple(directories))
 
 
 def main(user: str, path: str, also: str, *more: str) -> None:

@@ -66,7 +66,7 @@ class Where(NamedTuple):
         return GitSource(url=str(self.url), **dict(self.wanted))
 
 
-class Seen(NamedTuple):
+class SeenRevision(NamedTuple):
     """What a Source sees. `tree` is "" where the revision has no such path; `object` the tag object, or the commit."""
 
     revision: Revision
@@ -94,7 +94,7 @@ class _Follow:
     """Those that wait for the one that runs."""
 
 
-class Following:
+class SourceFollowing:
     """Safe for use by several threads. `credentials` reads a secret, and raises SourceUnreadable; `changed` is called
     with namespace and name of each Source that sees something new."""
 
@@ -124,7 +124,7 @@ class Following:
 
     def follow(
         self, source: tuple[str, str], where: Where, path: str, interval: float, *, every: bool = False
-    ) -> Seen | None:
+    ) -> SeenRevision | None:
         """What the Source sees now; None until it was looked at. `every`: it wants to be told of each commit, not only
         of those that change its tree. Raises SourceUnreadable for what went wrong last."""
         with self._news:
@@ -148,7 +148,7 @@ class Following:
             with self._news:
                 if found.revision is revision:
                     found.trees[path] = tree
-        return Seen(revision, tree, object)
+        return SeenRevision(revision, tree, object)
 
     def now(self, source: tuple[str, str]) -> None:
         """Ask the Source's server at once, or once more where it is being asked. It is told also if nothing is new."""

@@ -24,7 +24,7 @@ from cumulus.clock import timestamp
 from cumulus.gitops import addresses
 from cumulus.gitops.directory import MOST_BYTES, MOST_DEPTH, MOST_FILE_BYTES, MOST_FILES, SUFFIXES
 from cumulus.gitops.errors import SourceUnreadable
-from cumulus.gitops.programs import Finished, Limits, OverLimit, run
+from cumulus.gitops.programs import FinishedProgram, Limits, OverLimit, run
 from cumulus.lib import versions
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import truncate
@@ -72,7 +72,7 @@ class Credentials:
     authority: bytes = b""
 
 
-class File(NamedTuple):
+class TreeFile(NamedTuple):
     """A file of a tree: its path within the tree that was asked for, and git's name of what it holds."""
 
     path: str
@@ -159,7 +159,7 @@ class Repository:
         """Whether `ancestor` is in the history of `commit`; False also where it is not known any more."""
         return self._git(["merge-base", "--is-ancestor", ancestor, commit], fails=True).code == 0
 
-    def files(self, tree: str, also: str = "", more: tuple[str, ...] = (), below: str = "") -> list[File]:
+    def files(self, tree: str, also: str = "", more: tuple[str, ...] = (), below: str = "") -> list[TreeFile]:
         """The manifests below a tree, by path, files whose names end with one of `more`, and the file `also`, whatever
         it is called. Hidden ones (but those named in `more`), symbolic links and submodules are left out, and what is
         not in the folder `below`."""
@@ -183,12 +183,12 @@ class Repository:
                 raise SourceUnreadable(SourceReason.INVALID, said)
             if not path.isprintable():
                 raise SourceUnreadable(SourceReason.INVALID, f"the name of the file {path!r} holds control characters")
-            found.append(File(path, rest.rpartition(b" ")[2].decode()))
+            found.append(TreeFile(path, rest.rpartition(b" ")[2].decode()))
         if len(found) > MOST_FILES:
             raise SourceUnreadable(SourceReason.INVALID, f"the path holds more than {MOST_FILES:,} manifests; split it")
         return sorted(found)
 
-    def read(self, files: Sequence[File], credentials: Credentials) -> dict[str, bytes]:
+    def read(self, files: Sequence[TreeFile], credentials: Credentials) -> dict[str, bytes]:
         """What each file holds, by path. Contents that the clone lacks are fetched, all at once."""
         oids = list(dict.fromkeys(file.oid for file in files))
         sizes = self._sizes(oids)
@@ -285,7 +285,7 @@ class Repository:
             # An older server, or one behind an sshd that does not hand the protocol's version on, names no objects.
             self._over_network(["fetch", *_FETCH, "--refetch", "--no-filter", "origin", *_ALL], credentials)
 
-    def _commit(self, oid: str) -> Finished:
+    def _commit(self, oid: str) -> FinishedProgram:
         """Prints the commit's name, also where `oid` is a tag's object; fails where the clone does not have it."""
         return self._git(["rev-parse", "--verify", "--quiet", f"{oid}^{{commit}}"], fails=True)
 
@@ -328,7 +328,7 @@ class Repository:
     def _over_network(
         self, arguments: Sequence[str], credentials: Credentials, *, given: bytes = b"", where: str = ".",
         fails: bool = False,
-    ) -> Finished:  # fmt: skip
+    ) -> FinishedProgram:  # fmt: skip
         files = {"key": credentials.key, "known_hosts": credentials.known_hosts, "ca": credentials.authority}
         with self._private_files({name: content for name, content in files.items() if content}) as made:
             environment = self._network(credentials, made)
@@ -381,7 +381,7 @@ class Repository:
     def _git(
         self, arguments: Sequence[str], *, given: bytes = b"", where: str = _READER, fails: bool = False,
         more: Mapping[str, str] = {}, output: int | None = None,
-    ) -> Finished:  # fmt: skip
+    ) -> FinishedProgram:  # fmt: skip
         """`where`: the clone's own directory for ".", none for ""."""
         inside = [f"--git-dir={os.path.normpath(self._directory / where)}"] if where else []
         command = [
@@ -408,7 +408,7 @@ class Repository:
 
     def _run(
         self, command: Sequence[str], environment: Mapping[str, str], *, given: bytes = b"", output: int | None = None
-    ) -> Finished:
+    ) -> FinishedProgram:
         limits = self._limits
         if output is not None:
             limits = Limits(limits.seconds, output, limits.file)
@@ -422,7 +422,7 @@ class Repository:
                 hint="install it on the daemon's machine",
             ) from None  # fmt: skip
 
-    def _failed(self, finished: Finished) -> SourceUnreadable:
+    def _failed(self, finished: FinishedProgram) -> SourceUnreadable:
         """With what git said last: it names host and reason, and nothing of what it was given in the environment."""
         lines = [one_line(line) for line in finished.said.splitlines() if line.strip()]
         told = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "Host key"))] or lines

@@ -35,7 +35,7 @@ class Limits:
     """Bytes of each file that it writes."""
 
 
-class Finished(NamedTuple):
+class FinishedProgram(NamedTuple):
     """`code` is negative where a signal ended it."""
 
     code: int
@@ -50,7 +50,7 @@ class OverLimit(CumulusError):
 def run(
     arguments: Sequence[str], *, user: UnixUser | None, environment: Mapping[str, str], limits: Limits = Limits(),
     given: bytes = b"",
-) -> Finished:  # fmt: skip
+) -> FinishedProgram:  # fmt: skip
     """Run a program to its end. `user`: whom it runs as, None for this process's own user. Nothing of this process's
     environment is handed on. Raises OverLimit, OSError where it cannot be started."""
     switch: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def run(
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), arguments[0])
     if code == -signal.SIGXFSZ:
         raise OverLimit(f"{arguments[0]} would write a file of more than {limits.file // 2**20} MiB")
-    return Finished(code, output, said.decode("utf-8", "replace").strip())
+    return FinishedProgram(code, output, said.decode("utf-8", "replace").strip())
 
 
 def _talk(process: subprocess.Popen[bytes], name: str, given: bytes, limits: Limits) -> tuple[bytes, bytes]:

@@ -9,7 +9,7 @@ from typing import Protocol
 from cumulus.errors import CumulusError
 from cumulus.gitops.directories import DirectoryWatch
 from cumulus.gitops.errors import SourceUnreadable
-from cumulus.gitops.following import Following
+from cumulus.gitops.following import SourceFollowing
 from cumulus.gitops.git import Credentials
 from cumulus.lib.unix_user import UnixUser
 from cumulus.manifest import Manifest, Problem
@@ -19,7 +19,7 @@ from cumulus.secrets import JobSecrets
 from cumulus.store.base import Document, Documents, Fence, Write
 
 
-class Submitters(Protocol):
+class SubmitterAccess(Protocol):
     """Acts for the people who made Sources and GPUCronJobs. Every method raises Forbidden."""
 
     def user_of(self, submitter: Submitter) -> UnixUser | None:
@@ -43,9 +43,9 @@ class Submitters(Protocol):
 class SourceRoom:
     """One for each daemon, for all terms of leadership."""
 
-    submitters: Submitters
+    submitters: SubmitterAccess
     secrets: JobSecrets
-    following: Following
+    following: SourceFollowing
     directories: DirectoryWatch = field(default_factory=DirectoryWatch)
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import orjson
 
 from cumulus.apply import ownership
-from cumulus.apply.ownership import Owner
+from cumulus.apply.ownership import FieldOwner
 from cumulus.apply.plan import Result, immutable, plan
 from cumulus.apply.server_side import Applier
 from cumulus.clock import short_timestamp
@@ -114,7 +114,7 @@ def item_key(item: InventoryItem) -> Key:
 
 
 def is_ours(document: Document, manager: str) -> bool:
-    return Owner(manager, "Apply") in ownership.of(document)
+    return FieldOwner(manager, "Apply") in ownership.of(document)
 
 
 def make_plan(
@@ -401,7 +401,7 @@ def sources_of(document: Document) -> set[tuple[str, str]]:
     return {source for source in sources if source is not None}
 
 
-def is_a_sources(owner: Owner) -> bool:
+def is_a_sources(owner: FieldOwner) -> bool:
     """Whether it is the field manager of a Source."""
     return _source_of(owner.manager, owner.operation) is not None
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from cumulus.errors import Expired
-from cumulus.history.recorder import Recorder
+from cumulus.history.recorder import HistoryRecorder
 from cumulus.resources.lease import Lease
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
@@ -31,12 +31,12 @@ class HistorySource(Protocol):
     def watch(self, *, since: int, kinds: frozenset[str] | None = None) -> Watch: ...
 
 
-class Follower:
+class HistoryFollower:
     """One for each daemon; the controller of a term begins with `restart`. Not for use by several threads, except the
     recorder. `store_id`, wherever it is asked for: what tells this store from others, which have histories of their
     own."""
 
-    def __init__(self, store: HistorySource, recorder: Recorder) -> None:
+    def __init__(self, store: HistorySource, recorder: HistoryRecorder) -> None:
         self.recorder = recorder
         self._store = store
         self._watch: Watch | None = None

@@ -18,7 +18,7 @@ import structlog
 from cumulus.clock import Clock
 from cumulus.history import facts, retention, schema
 from cumulus.history.series import Sample
-from cumulus.history.writer import Writer
+from cumulus.history.writer import HistoryWriter
 from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document
 from cumulus.resources.query import WatchEvent
@@ -33,7 +33,7 @@ _KEEP_UP = 1000
 more than that."""
 
 
-class Recorder:
+class HistoryRecorder:
     """One at a time writes a file. Safe for use by several threads. Whatever is raised, the next call begins with what
     the file has."""
 
@@ -44,7 +44,7 @@ class Recorder:
         self._clock = clock
         self._retention = retention
         self._lock = threading.Lock()
-        self._opened: tuple[sqlite3.Connection, Writer] | None = None
+        self._opened: tuple[sqlite3.Connection, HistoryWriter] | None = None
 
     def position(self, store: str) -> int | None:
         """The revision up to which the log of that store is recorded; None where nothing is known of it."""
@@ -110,7 +110,7 @@ class Recorder:
     def close(self) -> None:
         self.reload()
 
-    def _observe(self, writer: Writer, document: Document, now: int, *, deleted: bool) -> None:
+    def _observe(self, writer: HistoryWriter, document: Document, now: int, *, deleted: bool) -> None:
         """What is damaged is left out."""
         try:
             match _remembered_as(document):
@@ -128,7 +128,7 @@ class Recorder:
         return facts.to_milliseconds(self._clock.now())
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
+    def _writing(self) -> Iterator[HistoryWriter]:
         """One transaction. Where it fails, what is in memory goes too: it may be more than what is in the file."""
         with self._lock:
             try:
@@ -146,10 +146,10 @@ class Recorder:
                 self._close()
                 raise
 
-    def _open(self) -> tuple[sqlite3.Connection, Writer]:
+    def _open(self) -> tuple[sqlite3.Connection, HistoryWriter]:
         if self._opened is None:
             connection = schema.open_file(self._file)
-            self._opened = connection, Writer(connection)
+            self._opened = connection, HistoryWriter(connection)
         return self._opened
 
     def _close(self) -> None:
@@ -164,7 +164,7 @@ def _remembered_as(document: Document) -> str:
     return kind.remembered_as if kind is not None else ""
 
 
-def _partition(writer: Writer, document: Document, now: int, *, deleted: bool) -> None:
+def _partition(writer: HistoryWriter, document: Document, now: int, *, deleted: bool) -> None:
     promise = facts.promise(document)
     writer.promise(promise._replace(latest=None, over=True) if deleted else promise, now)
     lease = facts.lease(document)

@@ -16,7 +16,7 @@ from cumulus.answers.history import Span, SpanKind
 from cumulus.history.facts import WHOLE, DeviceFact, ReservationFact
 from cumulus.history.schema import DOWN, DRAINED, ENFORCEMENTS, PHASES
 from cumulus.history.series import NOTHING, Sample, Series
-from cumulus.history.timeline import Known, Tell, Window
+from cumulus.history.timeline import Known, Tell, TimeWindow
 from cumulus.history.writer import pieces_of, text_of, uid_of
 
 MOST_SPANS = 50_000
@@ -40,7 +40,9 @@ SELECT count(*) FILTER (WHERE ended - start >= :least) FROM leases WHERE ended >
 """
 
 
-def past(db: sqlite3.Connection, window: Window, pixels: int, tell: Tell) -> Iterator[tuple[DeviceFact, list[Span]]]:
+def past(
+    db: sqlite3.Connection, window: TimeWindow, pixels: int, tell: Tell
+) -> Iterator[tuple[DeviceFact, list[Span]]]:
     """The leases that are over, by device, in no particular order, as the viewer may see them."""
     step = max(1, (window.end - window.start) // pixels)
     given = {"start": window.start, "end": window.end, "least": step, "step": step}
@@ -75,7 +77,7 @@ class _Names:
         return f"{self.text(namespace)}/{job}" if job else None
 
 
-def _wide(row: Sequence[Any], window: Window, names: _Names, tell: Tell) -> Iterator[Span]:
+def _wide(row: Sequence[Any], window: TimeWindow, names: _Names, tell: Tell) -> Iterator[Span]:
     (start, ended, offset, height, packed, namespace, job, owner, phase, enforcement, promised, known, busy, told,
      used, parked) = row  # fmt: skip
     for piece in pieces_of(offset, height, packed):
@@ -89,7 +91,7 @@ def _wide(row: Sequence[Any], window: Window, names: _Names, tell: Tell) -> Iter
         yield tell(span, names.text(namespace), True)
 
 
-def _narrow(row: Sequence[Any], window: Window, names: _Names, tell: Tell, step: int) -> Span:
+def _narrow(row: Sequence[Any], window: TimeWindow, names: _Names, tell: Tell, step: int) -> Span:
     (_, start, ended, area, count, namespace, other_namespace, job, other_job, owner, other_owner, phase, other_phase,
      known, busy, told, used, offset, height, enforcement, other_enforcement) = row  # fmt: skip
     one_job = namespace == other_namespace and job == other_job
@@ -138,7 +140,7 @@ def is_over(db: sqlite3.Connection, uid: str) -> bool:
     return bool(rows) and all(ended is not None for (ended,) in rows)
 
 
-def states(db: sqlite3.Connection, window: Window) -> Iterator[tuple[str, int, SpanKind, int, int | None]]:
+def states(db: sqlite3.Connection, window: TimeWindow) -> Iterator[tuple[str, int, SpanKind, int, int | None]]:
     """When nodes and devices took nothing or did not answer: node, number (`writer.NODE` for all of its devices), kind,
     from, to (None: still)."""
     rows = db.execute(
@@ -150,7 +152,7 @@ def states(db: sqlite3.Connection, window: Window) -> Iterator[tuple[str, int, S
         yield node, number, _KINDS[kind], start, ended
 
 
-def reserved(db: sqlite3.Connection, window: Window) -> Iterator[ReservationFact]:
+def reserved(db: sqlite3.Connection, window: TimeWindow) -> Iterator[ReservationFact]:
     """What was held by reservations that are over."""
     rows = db.execute(
         "SELECT n.text, r.number, r.start, r.ended, w.text FROM reserved r JOIN names n ON n.id = r.node "

@@ -30,7 +30,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TimeWindow:
     """Milliseconds since 1970."""
 
     start: int
@@ -59,7 +59,7 @@ class Lanes:
     """Lanes that fill up. Add the past, then what is held, then what is promised: the later ones lie where there is
     room."""
 
-    def __init__(self, window: Window, nodes: Iterable[NodeFact], tell: Tell) -> None:
+    def __init__(self, window: TimeWindow, nodes: Iterable[NodeFact], tell: Tell) -> None:
         self._window = window
         self._tell = tell
         self._lanes: dict[Place, _LaneMade] = {}

@@ -38,7 +38,7 @@ class Running:
     """When its use was told last."""
 
 
-class Writer:
+class HistoryWriter:
     """Knows what the file has of all that is not over. Not for use by several threads."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:

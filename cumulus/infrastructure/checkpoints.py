@@ -43,7 +43,7 @@ Ask = Callable[..., Output]
 """A verb and its words -> what the program for files says, until the block ends. Raises BackendError."""
 
 
-class CheckpointFiles:
+class NodeCheckpoints:
     """See `service.infrastructure.CheckpointReader`. What it reads, another process reads as the job's user."""
 
     def __init__(self, path: str, ask: Ask) -> None:
@@ -116,7 +116,7 @@ class CheckpointsBeyond:
 
     def send(self, step: int | None) -> Iterator[CheckpointPiece]:
         with self._scratch() as scratch:
-            yield from CheckpointFiles(scratch, self._ask).send(step)
+            yield from NodeCheckpoints(scratch, self._ask).send(step)
 
     def prune(self, keep: int) -> Sequence[int]:
         with self._scratch() as scratch:
@@ -168,7 +168,7 @@ def beyond(home: Path, job: Document, uri: str, variables: Mapping[str, str]) ->
         raise UsageError(str(error)) from None
 
 
-def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointFiles:
+def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -> NodeCheckpoints:
     """See `service.infrastructure.Infrastructure.checkpoint_reader`."""
     uid = job["metadata"]["uid"]
     there = elsewhere(home, lambda backend: backend.checkpoint_place(uid))
@@ -185,16 +185,16 @@ def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -
     if at_home is None:
         raise _not_here(job)
     path, user = at_home
-    return CheckpointFiles(path, partial(read_here, user))
+    return NodeCheckpoints(path, partial(read_here, user))
 
 
 def _not_here(job: Document) -> NotFound:
     return NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
 
 
-def on_node(path: str, programs: CheckpointPrograms, user: UnixUser | None) -> CheckpointFiles:
+def on_node(path: str, programs: CheckpointPrograms, user: UnixUser | None) -> NodeCheckpoints:
     """Those in a directory of another node."""
-    return CheckpointFiles(path, partial(read_there, programs, user))
+    return NodeCheckpoints(path, partial(read_there, programs, user))
 
 
 def _found(said: IO[bytes]) -> Iterator[CheckpointFound]:

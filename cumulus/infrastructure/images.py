@@ -16,7 +16,7 @@ from cumulus.answers.swarm import (
 from cumulus.backends.swarm import images
 from cumulus.backends.swarm.engine import Engine, each
 from cumulus.backends.swarm.images import Image
-from cumulus.backends.swarm.members import Member, distinct
+from cumulus.backends.swarm.members import SwarmMember, distinct
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import host_image
 from cumulus.nodes.workers import ConnectionShell
@@ -45,7 +45,7 @@ def _targets(
     engine: Engine, from_node: str, wanted: Sequence[str], addresses: Mapping[str, SshAddress], user: str
 ) -> tuple[Mapping[str, SshAddress], Sequence[NodeLeftOut]]:
     """Where to send it, and what there is to say of the other nodes."""
-    members = {member.name: member for member in distinct([Member.read(found) for found in engine.nodes()])}
+    members = {member.name: member for member in distinct([SwarmMember.read(found) for found in engine.nodes()])}
     if unknown := [name for name in wanted if name not in members]:
         raise UsageError(
             f"no node of the Swarm is named {unknown[0]}", hint=f"its nodes are {', '.join(sorted(members))}"

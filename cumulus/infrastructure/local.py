@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cumulus.calls.session import SessionConnection
     from cumulus.lib.execution import Reach
     from cumulus.resources.key import Document
-    from cumulus.service.infrastructure import CheckpointReader, LogReader, Swarm, Workers
+    from cumulus.service.infrastructure import CheckpointReader, LogReader, SwarmInfrastructure, WorkerInfrastructure
 
 
 class LocalInfrastructure:
@@ -79,14 +79,14 @@ class LocalInfrastructure:
         return open_blobs(self._home, bucket=bucket_of(os.environ))
 
     @cached_property
-    def workers(self) -> Workers:
+    def workers(self) -> WorkerInfrastructure:
         from cumulus.infrastructure.workers import SshWorkers
         from cumulus.nodes.settings import SshSettings
 
         return SshWorkers(self._home, SshSettings())
 
     @cached_property
-    def swarm(self) -> Swarm:
+    def swarm(self) -> SwarmInfrastructure:
         from cumulus.infrastructure.swarm import NamedSwarm
 
         return NamedSwarm(self._home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cumulus.backends.base import Reach
+from cumulus.backends.base import WorkloadReach
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.errors import NoLog, NotRunning
 from cumulus.infrastructure.logs import log_reader
@@ -12,7 +12,7 @@ from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 
 
-def reach(home: Path, job: Document, attempt: int, replica: int, node: str, where: Document | None) -> Reach:
+def reach(home: Path, job: Document, attempt: int, replica: int, node: str, where: Document | None) -> WorkloadReach:
     """See `service.infrastructure.Infrastructure.reach`."""
     try:
         backend = log_reader(home, job, node, where)

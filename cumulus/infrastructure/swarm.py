@@ -22,7 +22,7 @@ from cumulus.answers.swarm import (
 from cumulus.backends.swarm import cluster
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_settings
-from cumulus.backends.swarm.members import Member
+from cumulus.backends.swarm.members import SwarmMember
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.owner import Mark, Ownership
 from cumulus.backends.swarm.reach import OpensChannels
@@ -40,7 +40,7 @@ from cumulus.service.infrastructure import StoreId
 
 
 class NamedSwarm:
-    """See `service.infrastructure.Swarm`."""
+    """See `service.infrastructure.SwarmInfrastructure`."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -55,7 +55,7 @@ class NamedSwarm:
 
     def status(self, store_id: StoreId) -> SwarmStatus:
         engine = named_engine()
-        members = sorted((Member.read(node) for node in engine.nodes()), key=lambda member: member.name)
+        members = sorted((SwarmMember.read(node) for node in engine.nodes()), key=lambda member: member.name)
         machines = tuple(
             SwarmMachine(m.name, m.state, m.availability, m.role, m.engine, m.address, m.labels.get("gpu.count", ""))
             for m in members

@@ -10,7 +10,7 @@ import paramiko
 from cumulus import __version__
 from cumulus.answers.nodes import HostKey, WorkerAnswer, WorkerDevice
 from cumulus.nodes import host_keys, workers
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 from cumulus.nodes.install import Setup, install
 from cumulus.nodes.leases import RemoteLeases
 from cumulus.nodes.settings import SshSettings
@@ -21,14 +21,14 @@ _SECONDS = 10.0
 
 
 class SshWorkers:
-    """See `service.infrastructure.Workers`."""
+    """See `service.infrastructure.WorkerInfrastructure`."""
 
     def __init__(self, home: Path, settings: SshSettings) -> None:
         self._home = home
         self._settings = settings
 
     def parse(self, ssh: str) -> tuple[str, str, int]:
-        place = Address.parse(ssh)
+        place = WorkerHost.parse(ssh)
         return place.user, place.host, place.port
 
     def shown_key(self, ssh: SshAddress) -> HostKey:

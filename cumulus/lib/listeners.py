@@ -14,7 +14,7 @@ _LISTENS = b"0A"
 _SECONDS = 10.0
 
 
-class Listener(NamedTuple):
+class ListeningSocket(NamedTuple):
     """A socket that listens: its address family, its address, and the inode by which processes hold it."""
 
     family: int
@@ -65,13 +65,13 @@ def addresses_of(pids: Iterable[int], port: int) -> list[tuple[int, str]]:
     ]
 
 
-def _ways(listener: Listener) -> list[tuple[int, str]]:
+def _ways(listener: ListeningSocket) -> list[tuple[int, str]]:
     """One of IPv6 for all addresses is reached by IPv4 too, as a rule; in a container often by that alone."""
     ways = [(listener.family, _LOOPBACK.get(listener.address, listener.address))]
     return [*ways, (int(socket.AF_INET), "127.0.0.1")] if listener.address == "::" else ways
 
 
-def listeners(port: int) -> list[Listener]:
+def listeners(port: int) -> list[ListeningSocket]:
     """All that listen on the port in this process's network namespace."""
     found = []
     for file, family in (("/proc/self/net/tcp", socket.AF_INET), ("/proc/self/net/tcp6", socket.AF_INET6)):
@@ -81,7 +81,7 @@ def listeners(port: int) -> list[Listener]:
                 continue
             address, _, number = words[1].partition(b":")
             if int(number, 16) == port:
-                found.append(Listener(family, _text(family, address), int(words[9])))
+                found.append(ListeningSocket(family, _text(family, address), int(words[9])))
     return found
 
 
@@ -110,12 +110,12 @@ def _end(address: tuple[str, int]) -> bytes:
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def _rank(listener: Listener) -> int:
+def _rank(listener: ListeningSocket) -> int:
     order = ("127.0.0.1", "0.0.0.0", "::1", "::")
     return order.index(listener.address) if listener.address in order else len(order)
 
 
-def _takes(listener: Listener, family: int, address: str) -> bool:
+def _takes(listener: ListeningSocket, family: int, address: str) -> bool:
     """Whether it might be who takes a connection to the address."""
     if listener.address == address or (listener.is_wildcard and listener.family == family):
         return True

@@ -23,7 +23,7 @@ FILE = "place.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StatePlace:
     id: str
     text: str
     """For people: user@host:directory."""
@@ -48,7 +48,7 @@ class Place:
         return Path(self.root, f"{what}.here")
 
 
-def find(root: str, machine: str | None = None) -> Place:
+def find(root: str, machine: str | None = None) -> StatePlace:
     """The place that the directory `root` is, named when it is first asked for. Raises CumulusError."""
     machine = _machine() if machine is None else machine
     try:
@@ -60,7 +60,7 @@ def find(root: str, machine: str | None = None) -> Place:
             os.close(directory)
     except OSError as error:
         raise CumulusError(f"{root} cannot be named: {error.strerror}") from error
-    return Place(id, f"{_user()}@{socket.gethostname()}:{os.path.dirname(os.path.abspath(root))}", root)
+    return StatePlace(id, f"{_user()}@{socket.gethostname()}:{os.path.dirname(os.path.abspath(root))}", root)
 
 
 def _read(path: Path, machine: str) -> str:

@@ -24,7 +24,7 @@ class WebSocketError(Exception):
         self.code = code
 
 
-class Message(NamedTuple):
+class SocketMessage(NamedTuple):
     """A whole message (TEXT, BINARY), or a control frame."""
 
     kind: int
@@ -80,13 +80,13 @@ class Messages:
         self._kind = 0
         """Of the message whose frames are coming; 0 between messages."""
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: bytes) -> Iterator[SocketMessage]:
         """The messages that are whole with these bytes. Raises WebSocketError."""
         self._buffer += data
         while (found := self._frame()) is not None:
             final, kind, payload = found
             if kind >= CLOSE:
-                yield Message(kind, payload)
+                yield SocketMessage(kind, payload)
                 continue
             if (kind == CONTINUATION) != bool(self._kind):
                 raise WebSocketError(PROTOCOL_ERROR, "a message begins within another, or goes on before it began")
@@ -98,7 +98,7 @@ class Messages:
                 kind, whole = self._kind, bytes(self._parts)
                 self._kind = 0
                 self._parts.clear()
-                yield Message(kind, whole)
+                yield SocketMessage(kind, whole)
 
     def _frame(self) -> tuple[bool, int, bytes] | None:
         """The next frame, once it is whole."""

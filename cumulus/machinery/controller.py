@@ -20,7 +20,7 @@ from cumulus.clock import Clock
 from cumulus.machinery.cache import Cache, Index
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Reconciler, Request
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.resources.documents import owners_of
 from cumulus.store.client import StoreClient
 
@@ -33,7 +33,7 @@ class BaseContext:
     client: StoreClient
     """Its writes are refused once another daemon leads."""
     clock: Clock
-    recorder: Recorder
+    recorder: EventRecorder
 
 
 C = TypeVar("C", bound=BaseContext)

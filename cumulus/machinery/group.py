@@ -19,7 +19,7 @@ from cumulus.machinery.informer import MALFORMED, Change, Informer
 from cumulus.machinery.instruments import Instruments
 from cumulus.machinery.leader import Term
 from cumulus.machinery.reconcile import Request
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.machinery.runner import Runner
 from cumulus.machinery.workqueue import WorkQueue
 from cumulus.resources.lease import Lease
@@ -59,7 +59,7 @@ def begin(
 ) -> ControllerGroup[C]:
     """The controllers of a term that has just begun, not started yet."""
     client = StoreClient(store, term.fence)
-    base = BaseContext(cache=informer.cache, client=client, clock=clock, recorder=Recorder(client, clock))
+    base = BaseContext(cache=informer.cache, client=client, clock=clock, recorder=EventRecorder(client, clock))
     return ControllerGroup(controllers, context(base, term), informer, fenced=fenced, rng=rng, instruments=instruments)
 
 

@@ -39,7 +39,7 @@ EventType = Literal["Normal", "Warning"]
 
 
 @dataclass(frozen=True, slots=True)
-class EventDraft:
+class EventToWrite:
     about: ObjectReference
     type: EventType
     reason: str
@@ -50,14 +50,14 @@ class EventDraft:
     last: str
 
 
-class Recorder:
+class EventRecorder:
     """Safe for use by several threads."""
 
     def __init__(self, client: StoreClient, clock: Clock) -> None:
         self._client = client
         self._clock = clock
         self._host = socket.gethostname()
-        self._pending: OrderedDict[str, EventDraft] = OrderedDict()
+        self._pending: OrderedDict[str, EventToWrite] = OrderedDict()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Namespaces and names of events that may be in the store. Of most it need not be asked whether they are."""
@@ -107,7 +107,7 @@ class Recorder:
             return 0
         return len(pending)
 
-    def _flush_each(self, pending: Mapping[str, EventDraft]) -> int:
+    def _flush_each(self, pending: Mapping[str, EventToWrite]) -> int:
         written = 0
         for name, draft in pending.items():
             with suppress(InvalidObject):
@@ -115,7 +115,7 @@ class Recorder:
                 written += 1
         return written
 
-    def _flush(self, pending: Mapping[str, EventDraft]) -> None:
+    def _flush(self, pending: Mapping[str, EventToWrite]) -> None:
         store, fence = self._client.store, self._client.fence
         try:
             store.transact([self._write(store, name, draft) for name, draft in pending.items()], fence=fence)
@@ -130,7 +130,7 @@ class Recorder:
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
-    def _write(self, store: Store, name: str, draft: EventDraft, *, look_up: bool = False) -> Write:
+    def _write(self, store: Store, name: str, draft: EventToWrite, *, look_up: bool = False) -> Write:
         namespace = _namespace(draft)
         if look_up or (namespace, name) in self._known:
             with suppress(NotFound):
@@ -140,16 +140,16 @@ class Recorder:
 
     def _draft(
         self, about: Resource, type: EventType, reason: str, message: str, component: str
-    ) -> tuple[str, EventDraft]:
+    ) -> tuple[str, EventToWrite]:
         reference = ObjectReference(
             api_version=about.api_version, kind=about.kind, namespace=about.metadata.namespace or "",
             name=about.metadata.name, uid=about.metadata.uid or "",
         )  # fmt: skip
         reason, message, now = truncate(reason, LONGEST_WORD), truncate(message), timestamp(self._clock.now())
         name = _name(reference, type, reason, message, component)
-        return name, EventDraft(reference, type, reason, message, component, 1, now, now)
+        return name, EventToWrite(reference, type, reason, message, component, 1, now, now)
 
-    def _event(self, namespace: str, name: str, draft: EventDraft) -> Event:
+    def _event(self, namespace: str, name: str, draft: EventToWrite) -> Event:
         return Event(
             metadata=ObjectMeta(name=name, namespace=namespace), involved_object=draft.about, reason=draft.reason,
             message=draft.message, type=draft.type, source=EventSource(component=draft.component, host=self._host),
@@ -168,7 +168,7 @@ class Recorder:
         return enough
 
 
-def _namespace(draft: EventDraft) -> str:
+def _namespace(draft: EventToWrite) -> str:
     return draft.about.namespace or "default"
 
 

@@ -11,7 +11,7 @@ from cumulus.admission.problems import FieldProblem, Path, Rejected, path_text
 from cumulus.admission.validation import validated
 from cumulus.lib.suggest import nearest
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
-from cumulus.manifest.yaml_nodes import Node, node_of
+from cumulus.manifest.yaml_nodes import YamlNode, node_of
 from cumulus.resources import registry
 from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
@@ -31,7 +31,7 @@ class Manifest:
     document: Document
     kind: Kind
     file: str
-    node: Node
+    node: YamlNode
     prefix: Path = ()
     """Where in its document it was found: ("items", 3) within a List."""
     printed: bool = False
@@ -71,7 +71,7 @@ def from_documents(documents: Sequence[Document]) -> list[Manifest]:
 
 
 def check(
-    node: Node, file: str, namespace: str | None, prefix: Path = (), *, default: str = DEFAULT_NAMESPACE
+    node: YamlNode, file: str, namespace: str | None, prefix: Path = (), *, default: str = DEFAULT_NAMESPACE
 ) -> Iterator[Manifest | Problem]:
     """The objects in one document (several if it is a List), each checked, or what is wrong with them.
 
@@ -89,7 +89,7 @@ def check(
     yield from _check_object(node, file, namespace, default, prefix)
 
 
-def position(file: str, node: Node, path: Path, *, key: bool = False) -> Position:
+def position(file: str, node: YamlNode, path: Path, *, key: bool = False) -> Position:
     """Where the value at `path` is (or its key), or the nearest thing around it that exists."""
     found = Position(file, node.line, node.column)
     for index, step in enumerate(path):
@@ -109,7 +109,7 @@ def position(file: str, node: Node, path: Path, *, key: bool = False) -> Positio
 
 
 def _check_list(
-    node: Node, file: str, namespace: str | None, default: str, prefix: Path
+    node: YamlNode, file: str, namespace: str | None, default: str, prefix: Path
 ) -> Iterator[Manifest | Problem]:
     assert isinstance(node.value, dict)
     if _text_at(node, "apiVersion") not in ("v1", API_VERSION):
@@ -128,7 +128,7 @@ def _check_list(
 
 
 def _check_object(
-    node: Node, file: str, namespace: str | None, default: str, prefix: Path
+    node: YamlNode, file: str, namespace: str | None, default: str, prefix: Path
 ) -> Iterator[Manifest | Problem]:
     assert isinstance(node.value, dict)
     problems: list[Problem] = []
@@ -151,7 +151,7 @@ def _check_object(
     yield Manifest(resource, written, kind, file, node, prefix, printed)
 
 
-def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> Kind | None:
+def _kind_of(node: YamlNode, file: str, prefix: Path, problems: list[Problem]) -> Kind | None:
     """The kind meant, a likely one where it is misspelt, so that the rest can be checked too."""
     assert isinstance(node.value, dict)
     found: Kind | None = None
@@ -178,7 +178,7 @@ def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> Ki
     return found
 
 
-def _as_written(node: Node, kind: Kind) -> tuple[Document, bool]:
+def _as_written(node: YamlNode, kind: Kind) -> tuple[Document, bool]:
     """The document without what is not the writer's, as `get -o yaml` prints it (server's fields, status, the note of
     an earlier version's apply), and without fields left empty; and whether it was printed so."""
     document: Document = node.plain_value()
@@ -196,7 +196,7 @@ def _as_written(node: Node, kind: Kind) -> tuple[Document, bool]:
 
 
 def _set_namespace(
-    document: Document, node: Node, kind: Kind, file: str, wanted: str | None, default: str, prefix: Path
+    document: Document, node: YamlNode, kind: Kind, file: str, wanted: str | None, default: str, prefix: Path
 ) -> list[Problem]:
     """Puts the namespace into `document` where it was left out (an empty one is none), or says why it is wrong."""
     metadata = document.get("metadata")
@@ -218,7 +218,7 @@ def _set_namespace(
     return []
 
 
-def _unknown_kind(node: Node) -> tuple[str, Kind | None]:
+def _unknown_kind(node: YamlNode) -> tuple[str, Kind | None]:
     """What to say about a kind that is none, and the kind that was probably meant."""
     user_made = {kind.name: kind for kind in registry.KINDS if kind.user_made}
     words = {word: kind for kind in user_made.values() for word in kind.words}
@@ -232,10 +232,10 @@ def _unknown_kind(node: Node) -> tuple[str, Kind | None]:
     return f"there is no kind {node.text[:60]!r}; did you mean {meant.name}?", meant
 
 
-def _problem(file: str, node: Node, path: Path, prefix: Path, message: str, *, key: bool = False) -> Problem:
+def _problem(file: str, node: YamlNode, path: Path, prefix: Path, message: str, *, key: bool = False) -> Problem:
     return Problem(position(file, node, path, key=key), path_text(prefix + path), message, path)
 
 
-def _text_at(node: Node, key: str) -> str | None:
+def _text_at(node: YamlNode, key: str) -> str | None:
     value = node.value.get(key) if isinstance(node.value, dict) else None
     return value.text if value is not None else None

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from cumulus.manifest.check import Manifest, check
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
-from cumulus.manifest.yaml_nodes import Node, parse
+from cumulus.manifest.yaml_nodes import YamlNode, parse
 from cumulus.resources.key import DEFAULT_NAMESPACE, NAME_LETTERS, Key
 
 MAX_FILE_BYTES = 4 * 2**20
@@ -183,7 +183,7 @@ def _check_all(
     return found
 
 
-def _generate_names(node: Node) -> None:
+def _generate_names(node: YamlNode) -> None:
     """Put names where generateName asks for them, in the document and in a List's items."""
     if not isinstance(node.value, dict):
         return
@@ -201,7 +201,7 @@ def _generate_names(node: Node) -> None:
     if "name" not in metadata.value and prefix.value:
         ending = "".join(NAME_LETTERS[each % len(NAME_LETTERS)] for each in os.urandom(5))
         name = f"{prefix.value[:248]}{ending}"
-        metadata.value["name"] = Node(name, prefix.line, prefix.column, text=name)
+        metadata.value["name"] = YamlNode(name, prefix.line, prefix.column, text=name)
         metadata.keys["name"] = place
 
 

@@ -32,11 +32,11 @@ Scalar = str | int | float | bool | None
 
 
 @dataclass(slots=True)
-class Node:
+class YamlNode:
     """One value. `text` is a scalar as written; `plain` tells that it had no quotes; `broken` that a problem with
     it was reported already."""
 
-    value: Scalar | list[Node] | dict[str, Node]
+    value: Scalar | list[YamlNode] | dict[str, YamlNode]
     line: int
     column: int
     text: str = ""
@@ -56,22 +56,22 @@ class Node:
         return self.value
 
 
-def node_of(value: Any) -> Node:
+def node_of(value: Any) -> YamlNode:
     """A JSON value as a tree without places."""
     if isinstance(value, dict):
-        return Node({key: node_of(below) for key, below in value.items()}, 0, 0, keys=dict.fromkeys(value, (0, 0)))
+        return YamlNode({key: node_of(below) for key, below in value.items()}, 0, 0, keys=dict.fromkeys(value, (0, 0)))
     if isinstance(value, list):
-        return Node([node_of(below) for below in value], 0, 0)
-    return Node(
+        return YamlNode([node_of(below) for below in value], 0, 0)
+    return YamlNode(
         value, 0, 0, text=value if isinstance(value, str) else json.dumps(value), plain=not isinstance(value, str)
     )
 
 
-def parse(text: str, file: str) -> tuple[list[Node], list[Problem]]:
+def parse(text: str, file: str) -> tuple[list[YamlNode], list[Problem]]:
     """The documents of `text`, empty ones left out, and what is wrong with them. After a syntax error or a limit
     the rest of the file is not read. Raises nothing."""
     problems: list[Problem] = []
-    documents: list[Node] = []
+    documents: list[YamlNode] = []
     if _MARK in text:
         text = _MARK_AFTER.sub(r"\1", _MARK_BEFORE.sub("", text))
     control = _CONTROL.search(text)
@@ -123,10 +123,10 @@ class _LimitError(Exception):
 class _Open:
     """A list or map whose end has not been read. `key` is the key that waits for its value."""
 
-    node: Node
+    node: YamlNode
     anchor: str | None
-    key: Node | None = None
-    merges: list[Node] = field(default_factory=list)
+    key: YamlNode | None = None
+    merges: list[YamlNode] = field(default_factory=list)
 
 
 class _Builder:
@@ -136,11 +136,11 @@ class _Builder:
         self.file = file
         self.problems = problems
         self.stack: list[_Open] = []
-        self.anchors: dict[str, Node | None] = {}
+        self.anchors: dict[str, YamlNode | None] = {}
         self.nodes = 0
         self.aliased = 0
 
-    def take(self, event: yaml.Event) -> Node | None:
+    def take(self, event: yaml.Event) -> YamlNode | None:
         if isinstance(event, yaml.DocumentStartEvent):
             self.anchors = {}
             return None
@@ -168,7 +168,7 @@ class _Builder:
             self.anchors[event.anchor] = None
         self.stack.append(_Open(node, event.anchor))
 
-    def _close(self) -> Node | None:
+    def _close(self) -> YamlNode | None:
         opened = self.stack[-1]
         node = opened.node
         if isinstance(node.value, dict):
@@ -183,7 +183,7 @@ class _Builder:
         self.stack.pop()
         return self._complete(node, opened.anchor)
 
-    def _complete(self, node: Node, anchor: str | None) -> Node | None:
+    def _complete(self, node: YamlNode, anchor: str | None) -> YamlNode | None:
         """Put a finished value where it belongs."""
         if anchor is not None:
             self.anchors[anchor] = node
@@ -199,7 +199,7 @@ class _Builder:
             parent.key = None
         return None
 
-    def _put(self, parent: _Open, key: Node, value: Node) -> None:
+    def _put(self, parent: _Open, key: YamlNode, value: YamlNode) -> None:
         assert isinstance(parent.node.value, dict)
         if isinstance(key.value, list | dict):
             self._report(key, "a key must be text, not a list or a map")
@@ -214,7 +214,7 @@ class _Builder:
             parent.node.value[key.text] = value
             parent.node.keys[key.text] = (key.line, key.column)
 
-    def _merge(self, into: Node, source: Node) -> None:
+    def _merge(self, into: YamlNode, source: YamlNode) -> None:
         """YAML's merge key: `<<: *a` or `<<: [*a, *b]`. Keys that are there win, and earlier sources win."""
         assert isinstance(into.value, dict)
         sources = source.value if isinstance(source.value, list) else [source]
@@ -228,7 +228,7 @@ class _Builder:
                     into.value[key] = value
                     into.keys[key] = node.keys[key]
 
-    def _alias(self, event: Any) -> Node:
+    def _alias(self, event: Any) -> YamlNode:
         here = self._node(None, event)
         if event.anchor not in self.anchors:
             self._report(here, f"the alias *{event.anchor} has no anchor &{event.anchor} before it")
@@ -246,7 +246,7 @@ class _Builder:
             self._refuse(here, f"is nested more than {MAX_DEPTH} levels deep; a manifest never needs that")
         return target
 
-    def _scalar(self, event: Any) -> Node:
+    def _scalar(self, event: Any) -> YamlNode:
         node = self._node(event.value, event)
         node.text = event.value
         node.plain = event.implicit[0] and event.tag is None
@@ -266,20 +266,20 @@ class _Builder:
                 node.broken = True
         return node
 
-    def _node(self, value: Any, event: Any) -> Node:
+    def _node(self, value: Any, event: Any) -> YamlNode:
         self.nodes += 1
-        node = Node(value, event.start_mark.line + 1, event.start_mark.column + 1)
+        node = YamlNode(value, event.start_mark.line + 1, event.start_mark.column + 1)
         if self.nodes > MAX_NODES:
             self._refuse(node, f"the file holds more than {MAX_NODES:,} values; split it")
         return node
 
-    def _report(self, node: Node, message: str) -> None:
+    def _report(self, node: YamlNode, message: str) -> None:
         self.problems.append(self._problem(node, message))
 
-    def _refuse(self, node: Node, message: str) -> None:
+    def _refuse(self, node: YamlNode, message: str) -> None:
         raise _LimitError(self._problem(node, message))
 
-    def _problem(self, node: Node, message: str) -> Problem:
+    def _problem(self, node: YamlNode, message: str) -> Problem:
         path: Path = ()
         for opened in self.stack[:_SHOWN_DEPTH]:
             if isinstance(opened.node.value, list):

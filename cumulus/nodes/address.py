@@ -11,7 +11,7 @@ SSH_PORT = 22
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class WorkerHost:
     """A worker's sshd and the user to be there."""
 
     host: str
@@ -19,7 +19,7 @@ class Address:
     port: int = SSH_PORT
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> WorkerHost:
         """Raises `UsageError`."""
         user, at, place = text.rpartition("@")
         match = _PLACE.fullmatch(place)

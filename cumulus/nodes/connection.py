@@ -22,7 +22,7 @@ import paramiko
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import ChronosError, CumulusError, NodeUnreachable
 from cumulus.lib.backoff import Backoff
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 from cumulus.nodes.host_keys import KnownHosts
 from cumulus.nodes.session import Ended, Late, LeaseServerSession
 from cumulus.nodes.sockets import SILENT_SECONDS, open_socket
@@ -85,7 +85,7 @@ class NodeConnection:
     def __init__(
         self,
         node: str,
-        address: Address,
+        address: WorkerHost,
         known_hosts: KnownHosts,
         key: KeySource = lambda: None,
         clock: Clock | None = None,

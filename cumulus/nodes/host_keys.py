@@ -16,7 +16,7 @@ from typing import Any
 import paramiko
 
 from cumulus.errors import CumulusError, NodeUnreachable
-from cumulus.nodes.address import SSH_PORT, Address
+from cumulus.nodes.address import SSH_PORT, WorkerHost
 from cumulus.nodes.sockets import open_socket
 
 SYSTEM_FILES = (Path("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
@@ -36,7 +36,7 @@ class KnownHosts:
         self.own = own
         self._files = (own, *(path.expanduser() for path in others))
 
-    def trust(self, client: paramiko.SSHClient, address: Address) -> None:
+    def trust(self, client: paramiko.SSHClient, address: WorkerHost) -> None:
         """Make `client` accept the known keys of `address` alone. Raises `HostKeyRefused` where none is known."""
         file, keys = self._find(address)
         if file is None:
@@ -46,7 +46,7 @@ class KnownHosts:
         for key in keys:
             trusted.add(address.known_as, key.get_name(), key)
 
-    def knows(self, address: Address, key: paramiko.PKey) -> bool:
+    def knows(self, address: WorkerHost, key: paramiko.PKey) -> bool:
         """Whether `key` is known. Raises `HostKeyRefused` where other keys are."""
         file, keys = self._find(address)
         if file is None:
@@ -55,7 +55,7 @@ class KnownHosts:
             raise self.changed(address, key)
         return True
 
-    def add(self, address: Address, key: paramiko.PKey) -> None:
+    def add(self, address: WorkerHost, key: paramiko.PKey) -> None:
         """Write the key into the own file."""
         line = f"{address.known_as} {key.get_name()} {key.get_base64()}\n"
         try:
@@ -68,14 +68,14 @@ class KnownHosts:
         except OSError as error:
             raise CumulusError(f"{self.own} cannot be written: {error.strerror}") from None
 
-    def unknown(self, address: Address) -> HostKeyRefused:
+    def unknown(self, address: WorkerHost) -> HostKeyRefused:
         port = "" if address.port == SSH_PORT else f"-p {address.port} "
         return HostKeyRefused(
             f"the host key of {address.known_as} is not known",
             hint=f"trust it with: ssh-keyscan {port}{address.host} >> {shlex.quote(str(self.own))}",
         )
 
-    def changed(self, address: Address, key: paramiko.PKey) -> HostKeyRefused:
+    def changed(self, address: WorkerHost, key: paramiko.PKey) -> HostKeyRefused:
         file, keys = self._find(address)
         expected = ", ".join(fingerprint(known) for known in keys)
         return HostKeyRefused(
@@ -85,7 +85,7 @@ class KnownHosts:
             f" ssh-keygen -R {shlex.quote(address.known_as)} -f {shlex.quote(str(file))}",
         )
 
-    def _find(self, address: Address) -> tuple[Path | None, list[paramiko.PKey]]:
+    def _find(self, address: WorkerHost) -> tuple[Path | None, list[paramiko.PKey]]:
         for path in self._files:
             found = _load(path).lookup(address.known_as)
             if found:
@@ -99,7 +99,7 @@ def fingerprint(key: paramiko.PKey) -> str:
     return f"SHA256:{digest} ({_TYPES.get(key.get_name(), key.get_name())})"
 
 
-def fetch(address: Address, seconds: float) -> paramiko.PKey:
+def fetch(address: WorkerHost, seconds: float) -> paramiko.PKey:
     """The key that the host shows, for a person to confirm; nobody logs in. Raises `NodeUnreachable`."""
     transport = None
     try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 
 from cumulus.errors import NodeUnreachable
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 
 SILENT_SECONDS = 12.0
 
 
-def open_socket(address: Address, seconds: float, silent: float = SILENT_SECONDS) -> socket.socket:
+def open_socket(address: WorkerHost, seconds: float, silent: float = SILENT_SECONDS) -> socket.socket:
     """A connection that was made within `seconds`. What is sent there and not acknowledged for `silent` seconds ends it
     (TCP_USER_TIMEOUT, RFC 5482): SSH's own keep-alive only sends, so that a half-open connection would otherwise live
     for a quarter of an hour.

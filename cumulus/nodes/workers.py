@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cumulus import paths
 from cumulus.nodes import download, relay, upload
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts
@@ -83,8 +83,8 @@ def connection(name: str, ssh: SshAddress, home: Path, key_path: str) -> NodeCon
     return NodeConnection(name, address(ssh), known_hosts(home), key, key_path=key_path)
 
 
-def address(ssh: SshAddress) -> Address:
-    return Address(ssh.host, ssh.user, ssh.port)
+def address(ssh: SshAddress) -> WorkerHost:
+    return WorkerHost(ssh.host, ssh.user, ssh.port)
 
 
 def known_hosts(home: Path) -> KnownHosts:

@@ -11,7 +11,7 @@ from cumulus.resources.field_path import instead
 from cumulus.resources.key import API_VERSION
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import find_kind
-from cumulus.resources.schema import Field, root
+from cumulus.resources.schema import SchemaField, root
 
 
 def explain(path: str, *, recursive: bool = False, width: int = 80) -> str:
@@ -25,7 +25,7 @@ def explain(path: str, *, recursive: bool = False, width: int = 80) -> str:
     return "\n".join(_lines(kind, field, recursive, width)) + "\n"
 
 
-def _find(kind: Kind, names: list[str]) -> Field:
+def _find(kind: Kind, names: list[str]) -> SchemaField:
     field = root(kind)
     for depth, name in enumerate(names):
         found = field.fields.get(name.split("[", 1)[0])
@@ -35,13 +35,13 @@ def _find(kind: Kind, names: list[str]) -> Field:
     return field
 
 
-def _no_such_field(kind: Kind, parent: Field, path: list[str], name: str) -> UsageError:
+def _no_such_field(kind: Kind, parent: SchemaField, path: list[str], name: str) -> UsageError:
     word = kind.name.lower()
     hint = instead(kind, parent, ".".join(path), name, before=f"{word}.")
     return UsageError(f"{'.'.join([word, *path])} has no field {name!r}", hint=hint)
 
 
-def _lines(kind: Kind, field: Field, recursive: bool, width: int) -> Iterator[str]:
+def _lines(kind: Kind, field: SchemaField, recursive: bool, width: int) -> Iterator[str]:
     yield f"KIND:       {kind.name}"
     yield f"VERSION:    {API_VERSION}"
     if field.name:
@@ -60,7 +60,7 @@ def _lines(kind: Kind, field: Field, recursive: bool, width: int) -> Iterator[st
         yield from _tree(field, 1) if recursive else _fields(field, width)
 
 
-def _fields(parent: Field, width: int) -> Iterator[str]:
+def _fields(parent: SchemaField, width: int) -> Iterator[str]:
     widest = max(len(name) for name in parent.fields)
     for index, field in enumerate(parent.fields.values()):
         if index:
@@ -71,18 +71,18 @@ def _fields(parent: Field, width: int) -> Iterator[str]:
             yield from _indented(f"{label}: {text}", 4, width)
 
 
-def _tree(parent: Field, depth: int) -> Iterator[str]:
+def _tree(parent: SchemaField, depth: int) -> Iterator[str]:
     widest = max((len(name) for name in parent.fields), default=0)
     for field in parent.fields.values():
         yield "  " * depth + _head(field, widest)
         yield from _tree(field, depth + 1)
 
 
-def _head(field: Field, widest: int = 0) -> str:
+def _head(field: SchemaField, widest: int = 0) -> str:
     return f"{field.name:{widest}}  <{field.type}>" + (" -required-" if field.required else "")
 
 
-def _facts(field: Field) -> Iterator[tuple[str, str]]:
+def _facts(field: SchemaField) -> Iterator[tuple[str, str]]:
     if len(field.choices) > 1:
         yield "one of", ", ".join(field.choices)
     if field.default is not None:

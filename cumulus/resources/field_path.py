@@ -10,42 +10,42 @@ from dataclasses import dataclass
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
 from cumulus.resources.kind import Kind
-from cumulus.resources.schema import Field, root
+from cumulus.resources.schema import SchemaField, root
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FieldPlace:
     """Where a path has come to: a field, or one of several values of it (`element`)."""
 
     kind: Kind
-    field: Field
+    field: SchemaField
     path: str = ""
     element: bool = False
 
     @staticmethod
-    def start(kind: Kind) -> Place:
-        return Place(kind, root(kind))
+    def start(kind: Kind) -> FieldPlace:
+        return FieldPlace(kind, root(kind))
 
-    def named(self, name: str) -> Place:
+    def named(self, name: str) -> FieldPlace:
         """The field of that name, or the value under that key. Raises UsageError with what was probably meant."""
         if self._several and self.field.container == "list":
             right = f"{self.path}[*].{name}" if self.field.fields else f"{self.path}[*]"
             raise UsageError(f"{self.path} of a {self.kind.name} is a list", hint=f"its values are {right}")
         below = f"{self.path}.{name}" if self.path else name
         if self._several:
-            return Place(self.kind, self.field, below, element=True)
+            return FieldPlace(self.kind, self.field, below, element=True)
         found = self.field.fields.get(name)
         if found is None:
             raise UsageError(
                 f"a {self.kind.name} has no field {below}",
                 hint=instead(self.kind, self.field, self.path, name),
             )
-        return Place(self.kind, found, below)
+        return FieldPlace(self.kind, found, below)
 
-    def each(self) -> Place | None:
+    def each(self) -> FieldPlace | None:
         """The values of a list or map; None for the fields of an object, which differ. Raises UsageError."""
         if self._several:
-            return Place(self.kind, self.field, f"{self.path}[*]", element=True)
+            return FieldPlace(self.kind, self.field, f"{self.path}[*]", element=True)
         if self.field.fields:
             return None
         raise UsageError(f"{self.path} of a {self.kind.name} is one value, not a list")
@@ -60,7 +60,7 @@ class Place:
         return bool(self.field.container) and not self.element
 
 
-def instead(kind: Kind, parent: Field, path: str, name: str, *, before: str = "") -> str:
+def instead(kind: Kind, parent: SchemaField, path: str, name: str, *, before: str = "") -> str:
     """A hint for a field that `parent`, at `path`, does not have. `before`: what goes before each path."""
     above = f"{before}{path}." if path else before
     close = nearest(name, parent.fields, most=3)

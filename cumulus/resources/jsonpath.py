@@ -14,21 +14,21 @@ from cumulus.errors import UsageError
 from cumulus.resources.jsonpath_syntax import (
     Descend,
     Every,
-    Field,
-    Filter,
+    FieldStep,
+    FilterStep,
     Operand,
     Part,
     Pick,
     Range,
     Root,
-    Slice,
+    SliceStep,
     Step,
     parse_path,
     parse_template,
 )
 
 if TYPE_CHECKING:
-    from cumulus.resources.field_path import Place
+    from cumulus.resources.field_path import FieldPlace
     from cumulus.resources.kind import Kind
 
 MAX_STEPS = 1_000_000
@@ -59,11 +59,11 @@ class Path:
 
     def check(self, kinds: Sequence[Kind]) -> None:
         """Raises UsageError where none of `kinds` has the fields on the way, with what was probably meant."""
-        from cumulus.resources.field_path import Place
+        from cumulus.resources.field_path import FieldPlace
 
         problems: list[UsageError] = []
         for kind in kinds:
-            start = Place.start(kind)
+            start = FieldPlace.start(kind)
             try:
                 _led(self._steps, start, start)
                 return
@@ -83,21 +83,21 @@ class Path:
         return _shown(_walk(self._steps, [document], document, budget), budget)
 
 
-def _led(steps: tuple[Step, ...], place: Place | None, root: Place) -> Place | None:
+def _led(steps: tuple[Step, ...], place: FieldPlace | None, root: FieldPlace) -> FieldPlace | None:
     """Where the steps lead from `place`; None is anywhere. Raises UsageError for a field that is not there."""
     for step in steps:
         if isinstance(step, Root):
             place = root
         elif place is None or isinstance(step, Descend):
             place = None
-        elif isinstance(step, Field):
+        elif isinstance(step, FieldStep):
             place = place.named(step.name)
         elif isinstance(step, Pick) and (names := [key for key in step.keys if isinstance(key, str)]):
             places = [place.named(name) for name in names]
             place = places[0] if len(step.keys) == 1 else None
         else:
             place = place.each()
-            if isinstance(step, Filter):
+            if isinstance(step, FilterStep):
                 for side in (step.left, step.right):
                     _led(side.steps or (), place, root)
     return place
@@ -167,7 +167,7 @@ def _step(step: Step, value: Any, root: Any, budget: _Budget) -> Iterator[Any]:
     match step:
         case Root():
             yield root
-        case Field(name):
+        case FieldStep(name):
             if isinstance(value, dict) and name in value:
                 yield value[name]
         case Every():
@@ -182,10 +182,10 @@ def _step(step: Step, value: Any, root: Any, budget: _Budget) -> Iterator[Any]:
         case Pick(keys):
             for key in keys:
                 yield from _picked(value, key)
-        case Slice(cut):
+        case SliceStep(cut):
             if isinstance(value, list):
                 yield from value[cut]
-        case Filter():
+        case FilterStep():
             for child in _children(value):
                 budget.spend(1)
                 if _holds(step, child, root, budget):
@@ -207,7 +207,7 @@ def _children(value: Any) -> Iterator[Any]:
         yield from value
 
 
-def _holds(step: Filter, value: Any, root: Any, budget: _Budget) -> bool:
+def _holds(step: FilterStep, value: Any, root: Any, budget: _Budget) -> bool:
     left, right = (_operand(side, value, root, budget) for side in (step.left, step.right))
     if not step.operator:
         return bool(left)

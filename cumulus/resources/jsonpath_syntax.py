@@ -25,7 +25,7 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FieldStep:
     name: str
 
 
@@ -47,12 +47,12 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class SliceStep:
     value: slice
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class FilterStep:
     left: Operand
     operator: str
     right: Operand
@@ -66,7 +66,7 @@ class Operand:
     steps: tuple[Step, ...] | None = None
 
 
-Step = Root | Field | Every | Descend | Pick | Slice | Filter
+Step = Root | FieldStep | Every | Descend | Pick | SliceStep | FilterStep
 Part = str | tuple[Step, ...] | Range
 
 
@@ -218,12 +218,12 @@ def _path(scanner: _Scanner) -> tuple[Step, ...]:
         if scanner.take(".."):
             steps.append(Descend())
             if not scanner.rest().startswith("["):
-                steps.append(Every() if scanner.take("*") else Field(scanner.name()))
+                steps.append(Every() if scanner.take("*") else FieldStep(scanner.name()))
         elif scanner.take("."):
             if scanner.take("*"):
                 steps.append(Every())
             elif scanner.rest()[:1] not in ("", "[", "}", " ", ")", "="):
-                steps.append(Field(scanner.name()))
+                steps.append(FieldStep(scanner.name()))
         elif scanner.take("["):
             steps.append(_subscript(scanner))
         elif scanner.at == started and not steps and scanner.rest()[:1] not in ("", "}", ")"):
@@ -264,16 +264,16 @@ def _pick(scanner: _Scanner) -> Step:
             return Pick(tuple(keys))
 
 
-def _slice(scanner: _Scanner, first: str | None) -> Slice:
+def _slice(scanner: _Scanner, first: str | None) -> SliceStep:
     bounds = [first]
     while scanner.take(":"):
         bounds.append(scanner.match(_INDEX))
     if len(bounds) > 3 or (len(bounds) == 3 and bounds[2] and int(bounds[2]) < 1):
         raise scanner.error("a slice is [start:end] or [start:end:step] with a step of at least 1")
-    return Slice(slice(*(int(b) if b else None for b in bounds)))
+    return SliceStep(slice(*(int(b) if b else None for b in bounds)))
 
 
-def _filter(scanner: _Scanner) -> Filter:
+def _filter(scanner: _Scanner) -> FilterStep:
     scanner.depth += 1
     if scanner.depth > _MAX_NESTING:
         raise scanner.error("filters are nested too deep")
@@ -286,7 +286,7 @@ def _filter(scanner: _Scanner) -> Filter:
         raise scanner.error("a filter holds one comparison; chain filters, [?(…)][?(…)], for more")
     scanner.expect(")")
     scanner.depth -= 1
-    return Filter(left, operator, right)
+    return FilterStep(left, operator, right)
 
 
 def _filter_side(scanner: _Scanner) -> Operand:

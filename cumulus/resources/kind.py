@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cumulus.resources.sections import Section, Surroundings
 
 
-class View(Protocol):
+class CellView(Protocol):
     """What a cell may know besides its object."""
 
     @property
@@ -46,7 +46,7 @@ class Column:
     wide: bool = False
     fit: Literal["whole", "cut", "wrap"] = "cut"
     yields: int = 1
-    cell: Callable[[Document, View], str] | None = None
+    cell: Callable[[Document, CellView], str] | None = None
 
 
 def detail(found: Mapping[str, Any]) -> str:

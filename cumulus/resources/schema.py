@@ -15,7 +15,7 @@ from cumulus.resources.kind import Kind
 
 
 @dataclass(frozen=True)
-class Field:
+class SchemaField:
     """One field. `type` is a word for people: string, integer, duration, []Env, map[string]string, GPU.
 
     `name` is "" for a kind's root; `default` is None where there is none, or where it is empty.
@@ -37,11 +37,11 @@ class Field:
     _defs: Mapping[str, Any]
 
     @cached_property
-    def fields(self) -> dict[str, Field]:
+    def fields(self) -> dict[str, SchemaField]:
         """The fields of this object, or of each element where it is a list of objects; empty for scalars."""
         return {name: _field(name, node, name in self._required, self._defs) for name, node in self._properties.items()}
 
-    def walk(self, path: str = "") -> Iterator[tuple[str, Field]]:
+    def walk(self, path: str = "") -> Iterator[tuple[str, SchemaField]]:
         """Every field below, with its dotted path, as a reader meets them."""
         for name, field in self.fields.items():
             below = f"{path}.{name}" if path else name
@@ -50,13 +50,13 @@ class Field:
 
 
 @cache
-def root(kind: Kind) -> Field:
+def root(kind: Kind) -> SchemaField:
     """The kind itself as a field that holds the others."""
     schema = kind.model().model_json_schema(by_alias=True)
     return _field("", schema, True, schema.get("$defs", {}))
 
 
-def _field(name: str, node: Mapping[str, Any], required: bool, defs: Mapping[str, Any]) -> Field:
+def _field(name: str, node: Mapping[str, Any], required: bool, defs: Mapping[str, Any]) -> SchemaField:
     inner = _resolved(node, defs)
     container, element = "", inner
     if inner.get("type") == "array":
@@ -66,7 +66,7 @@ def _field(name: str, node: Mapping[str, Any], required: bool, defs: Mapping[str
     prefix = {"": "", "list": "[]", "map": "map[string]"}[container]
     default = node.get("default")
     choices = element.get("enum") or ([element["const"]] if "const" in element else [])
-    return Field(
+    return SchemaField(
         name=name,
         type=prefix + _type_word(element),
         description=" ".join(str(node.get("description") or inner.get("description") or "").split()),

@@ -25,7 +25,7 @@ from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
-    from cumulus.resources.field_path import Place
+    from cumulus.resources.field_path import FieldPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +250,9 @@ def _checked(kind: Kind, names: tuple[str, ...], value: str) -> tuple[str, ...]:
     """The path as objects have it: a key of a map is one name, with its dots. Raises UsageError for a field that the
     kind does not have, and for a value that the field never has."""
     # Only where it is needed: the schema takes longer to make than most lists to read.
-    from cumulus.resources.field_path import Place
+    from cumulus.resources.field_path import FieldPlace
 
-    place = Place.start(kind)
+    place = FieldPlace.start(kind)
     for index, name in enumerate(names):
         if place.field.container == "map":
             names = (*names[:index], ".".join(names[index:]))
@@ -267,7 +267,7 @@ def _checked(kind: Kind, names: tuple[str, ...], value: str) -> tuple[str, ...]:
     return names
 
 
-def _check_value(place: Place, value: str) -> None:
+def _check_value(place: FieldPlace, value: str) -> None:
     field = place.field
     known = ("true", "false") if field.type == "boolean" else field.choices
     if not value or not known or value in known:

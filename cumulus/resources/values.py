@@ -36,7 +36,7 @@ _PARSERS: dict[str, Callable[[Any], object]] = {
 
 
 def same_value(type: str, old: object, new: object) -> bool:
-    """Whether values of a field of that type (a word of `schema.Field.type`) are equal in meaning."""
+    """Whether values of a field of that type (a word of `schema.SchemaField.type`) are equal in meaning."""
     if old == new:
         return True
     parse = _PARSERS.get(type)

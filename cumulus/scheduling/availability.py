@@ -17,7 +17,7 @@ from cumulus.resources.device import FULL_COMPUTE, Device
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.snapshot import Snapshot
-from cumulus.scheduling.timeline import MICROSECOND, Taken, Timeline
+from cumulus.scheduling.timeline import MICROSECOND, FreeTimeline, Taken
 
 
 class Slot:
@@ -35,7 +35,7 @@ class Slot:
         self.reserved: list[str] = []
         """Gangs for which something is kept here."""
         self._taken = taken
-        self._timeline: Timeline | None = None
+        self._timeline: FreeTimeline | None = None
 
     @property
     def place(self) -> tuple[str, int]:
@@ -43,9 +43,9 @@ class Slot:
         return self.node, self.device.index
 
     @property
-    def timeline(self) -> Timeline:
+    def timeline(self) -> FreeTimeline:
         if self._timeline is None:
-            self._timeline = Timeline(self.device.memory_bytes, FULL_COMPUTE, self._taken)
+            self._timeline = FreeTimeline(self.device.memory_bytes, FULL_COMPUTE, self._taken)
         return self._timeline
 
     def free(self, start: int, length: int) -> tuple[int, int]:

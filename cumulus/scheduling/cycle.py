@@ -54,8 +54,8 @@ from cumulus.scheduling.claim import Filter
 from cumulus.scheduling.equivalence import KnownMisfits
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import DEFAULT, Policies
-from cumulus.scheduling.promises import TURNOVER, Moved, Promises
-from cumulus.scheduling.reclaim import Booked, Reclaim, Victim
+from cumulus.scheduling.promises import TURNOVER, PromiseChange, Promises
+from cumulus.scheduling.reclaim import Booked, CycleReclaim, Victim
 from cumulus.scheduling.snapshot import Gang, Member, Snapshot
 from cumulus.scheduling.starts import NotBefore, earliest
 from cumulus.scheduling.timeline import microseconds
@@ -144,7 +144,7 @@ class CycleResult:
     refusals: tuple[Refusal, ...]
     victims: tuple[Victim, ...] = ()
     """Shares that are taken back for others. With the default policy there are none."""
-    moved: tuple[Moved, ...] = ()
+    moved: tuple[PromiseChange, ...] = ()
     """Promises that were given, moved or withdrawn."""
 
 
@@ -189,7 +189,7 @@ class Cycle:
         )
         self._reclaim = None
         if self._lenders is not None:
-            self._reclaim = Reclaim(snapshot, self.availability, self._lenders, self.windows)
+            self._reclaim = CycleReclaim(snapshot, self.availability, self._lenders, self.windows)
         self._booked: list[Booked] = []
         self._alike: set[_Alone] = set()
         """Gangs of one whose like was refused: no more than a look for each of thousands that ask for the same."""

@@ -25,7 +25,7 @@ from cumulus.scheduling.forecast import expected_starts
 from cumulus.scheduling.fragments import would_fit_if
 from cumulus.scheduling.node_reasons import NodeReason, node_reasons, words_for_ports
 from cumulus.scheduling.policy import DEFAULT, Policies
-from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, ReturnsBy, Snapshot
+from cumulus.scheduling.snapshot import Gang, Hold, IncompleteGang, ReturnsBy, Snapshot
 from cumulus.scheduling.timeline import microseconds
 
 EXPLAIN_WORK = 1_000_000
@@ -188,7 +188,7 @@ def _smaller(demand: Demand, by: int) -> Demand:
     return replace(demand, memory=Share(fraction, size), compute=compute)
 
 
-def _incomplete(snapshot: Snapshot, gang: Incomplete) -> Explanation:
+def _incomplete(snapshot: Snapshot, gang: IncompleteGang) -> Explanation:
     message = f"{len(gang.partitions)} of the gang's {gang.size} partitions are there"
     reason = NodeReason("", Reason(SchedulingReason.GANG_INCOMPLETE, message))
     return Explanation(gang.name, GangState.INCOMPLETE, snapshot.now, reasons=(reason,), queue=len(snapshot.pending))

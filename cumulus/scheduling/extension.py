@@ -17,7 +17,7 @@ _SLACK = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class LaterStart:
     """Work that would start later than it is told now. `then` is None where nobody can say."""
 
     job: str
@@ -27,7 +27,9 @@ class Moved:
     then: datetime | None
 
 
-def moved(snapshot: Snapshot, partitions: Collection[Key], seconds: float, policies: Policies = DEFAULT) -> list[Moved]:
+def moved(
+    snapshot: Snapshot, partitions: Collection[Key], seconds: float, policies: Policies = DEFAULT
+) -> list[LaterStart]:
     """Who would start later if the leases of these partitions ended so much later, in the order of the queue."""
     before = _starts(snapshot, policies)
     after = _starts(lengthened(snapshot, partitions, seconds), policies)
@@ -37,7 +39,7 @@ def moved(snapshot: Snapshot, partitions: Collection[Key], seconds: float, polic
         then = after.get(name)
         if then is None or then > told + _SLACK:
             gang = gangs[name]
-            found.append(Moved(gang.job or gang.name, gang.user, told, then))
+            found.append(LaterStart(gang.job or gang.name, gang.user, told, then))
     return found
 
 

@@ -18,7 +18,7 @@ from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import Both, Gate, Policies, Taken
+from cumulus.scheduling.policy import Both, CycleGate, Policies, Taken
 from cumulus.scheduling.queues import Book, Cap, Rules, Standing, Standings, placement_of
 from cumulus.scheduling.quota import TakeBackQuota
 from cumulus.scheduling.snapshot import Gang, Snapshot
@@ -114,7 +114,7 @@ class QueueLimits:
 
     book: Book
 
-    def begin(self, snapshot: Snapshot) -> Gate:
+    def begin(self, snapshot: Snapshot) -> CycleGate:
         return _Limits(self.book, snapshot)
 
 

@@ -32,7 +32,7 @@ class QueueOrder(Protocol):
         ...
 
 
-class Gate(Protocol):
+class CycleGate(Protocol):
     """What one cycle lets through. It is told what the cycle gives, so that it can count."""
 
     def admit(self, gang: Gang) -> Gang | Reason:
@@ -48,12 +48,12 @@ class Gate(Protocol):
 class QueueAdmission(Protocol):
     """Who may be placed at all, whatever is free: a quota, a closed queue."""
 
-    def begin(self, snapshot: Snapshot) -> Gate:
+    def begin(self, snapshot: Snapshot) -> CycleGate:
         """The gate of one cycle."""
         ...
 
 
-class Window(NamedTuple):
+class HeldWindow(NamedTuple):
     """Devices that are held for some from `start` to `end`."""
 
     name: str
@@ -123,7 +123,7 @@ class PriorityThenAge:
 class AdmitAll:
     """Whoever waits may be placed."""
 
-    def begin(self, snapshot: Snapshot) -> Gate:
+    def begin(self, snapshot: Snapshot) -> CycleGate:
         return self
 
     def admit(self, gang: Gang) -> Gang | Reason:
@@ -139,7 +139,7 @@ class MostJobs:
     def __init__(self, most: int) -> None:
         self._most = most
 
-    def begin(self, snapshot: Snapshot) -> Gate:
+    def begin(self, snapshot: Snapshot) -> CycleGate:
         return _JobGate(self._most, set(snapshot.running_jobs))
 
 
@@ -166,14 +166,14 @@ class Both:
     first: QueueAdmission
     second: QueueAdmission
 
-    def begin(self, snapshot: Snapshot) -> Gate:
+    def begin(self, snapshot: Snapshot) -> CycleGate:
         if isinstance(self.first, AdmitAll):
             return self.second.begin(snapshot)
         return _BothGates(self.first.begin(snapshot), self.second.begin(snapshot))
 
 
 class _BothGates:
-    def __init__(self, first: Gate, second: Gate) -> None:
+    def __init__(self, first: CycleGate, second: CycleGate) -> None:
         self._first = first
         self._second = second
 
@@ -203,7 +203,7 @@ class Policies:
     promises: int = 0
     """How many gangs are promised a start that is kept from cycle to cycle. 0: what a cycle reserves it forgets, and
     the order must not change with time."""
-    windows: Sequence[Window] = ()
+    windows: Sequence[HeldWindow] = ()
     """What is held for some, beside what all the others decide."""
     lasts: Callable[[str, str, str], float | None] = lambda queue, user, job: None
     """The part of its lease that a job (queue, user, namespace/name) is expected to hold; None where nobody knows."""

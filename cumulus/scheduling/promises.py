@@ -24,7 +24,7 @@ from cumulus.scheduling.assign import Seat
 from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import Gate, Lenders, Place
+from cumulus.scheduling.policy import CycleGate, Lenders, Place
 from cumulus.scheduling.snapshot import Gang, Hold, Node, ReturnsBy, Snapshot
 from cumulus.scheduling.timeline import MICROSECOND, microseconds
 from cumulus.scheduling.windows import Windows
@@ -48,19 +48,19 @@ class Kept(NamedTuple):
     seats: list[Seat]
 
 
-class PromisedSeat(NamedTuple):
+class GivenSeat(NamedTuple):
     partition: Key
     node: str
     device: int
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class PromiseChange:
     """A promise that was given, moved, or withdrawn (`start_by` None). `cause`: why it is later than it was."""
 
     gang: Gang
     start_by: datetime | None
-    seats: tuple[PromisedSeat, ...] = ()
+    seats: tuple[GivenSeat, ...] = ()
     cause: Reason | None = None
 
 
@@ -68,7 +68,7 @@ class Promises:
     """Those of one cycle: at most `most`, and what is taken back by those to whom others yield (`lenders`)."""
 
     def __init__(
-        self, snapshot: Snapshot, availability: Availability, most: int, gate: Gate, windows: Windows,
+        self, snapshot: Snapshot, availability: Availability, most: int, gate: CycleGate, windows: Windows,
         lenders: Lenders | None = None,
     ) -> None:  # fmt: skip
         self._windows = windows
@@ -85,7 +85,7 @@ class Promises:
         self._kept: dict[str, Kept] = {}
         self._lifted: Kept | None = None
         self._refused = False
-        self._moved: dict[str, Moved] = {}
+        self._moved: dict[str, PromiseChange] = {}
         self._given = 0
         self._is_back = False
         self._uncertain: set[Place] | None = None
@@ -102,7 +102,7 @@ class Promises:
         return None if self._lifted is None else self._lifted.start
 
     @property
-    def moved(self) -> tuple[Moved, ...]:
+    def moved(self) -> tuple[PromiseChange, ...]:
         """What is to be written."""
         return tuple(self._moved.values())
 
@@ -117,7 +117,7 @@ class Promises:
         for promised, name, gang in sorted(waiting, key=lambda found: (not self._is_sure(found[1]), *found[:2])):
             admitted = self.admitted[name] = self._gate.admit(gang)
             if isinstance(admitted, Reason):
-                self._moved[name] = Moved(gang, None, cause=admitted)
+                self._moved[name] = PromiseChange(gang, None, cause=admitted)
                 continue
             self._given += 1
             gang = admitted
@@ -166,7 +166,9 @@ class Promises:
             return self._keep_from(gang, *found)
         new = self._keep_from(gang, *found)
         start_by = self._start_by(found[0])
-        self._moved[gang.name] = Moved(gang, start_by, _places(gang, found[1]), self._still_late(gang, start_by))
+        self._moved[gang.name] = PromiseChange(
+            gang, start_by, _places(gang, found[1]), self._still_late(gang, start_by)
+        )
         self.unsettled = True
         return new
 
@@ -184,7 +186,7 @@ class Promises:
         self._given += 1
         self._gate.take(gang, [seat.share for seat in seats])
         self._kept[gang.name] = _kept(gang, start, list(seats))
-        self._moved[gang.name] = Moved(gang, self._start_by(start), _places(gang, seats))
+        self._moved[gang.name] = PromiseChange(gang, self._start_by(start), _places(gang, seats))
 
     def take_back(self, gang: Gang, start: int, seats: list[Seat], taken: Sequence[tuple[str, Place]]) -> bool:
         """Promise a gang what comes back for it, whatever is promised there to those who would borrow it: the next
@@ -199,7 +201,7 @@ class Promises:
         for slot, memory, compute in seats:
             self._availability.reserve(slot, start, kept.end - start, memory, compute, gang.name)
         start_by = self._start_by(start)
-        self._moved[gang.name] = Moved(gang, start_by, _places(gang, seats), self._still_late(gang, start_by))
+        self._moved[gang.name] = PromiseChange(gang, start_by, _places(gang, seats), self._still_late(gang, start_by))
         self.unsettled = True
         return True
 
@@ -244,14 +246,14 @@ class Promises:
     def _reseat(self, gang: Gang, promised: datetime, cause: Reason, earliest: Earliest) -> None:
         found = earliest(gang, microseconds(gang.seconds) + TURNOVER)
         if found is None:
-            self._moved[gang.name] = Moved(gang, None, cause=cause)
+            self._moved[gang.name] = PromiseChange(gang, None, cause=cause)
             return
         start, seats = found
         self._keep_from(gang, start, seats)
         start_by = self._start_by(start)
         # Where it is earlier it is told too: later its new seats may be others'.
         late = start_by > promised
-        self._moved[gang.name] = Moved(gang, start_by, _places(gang, seats), cause if late else None)
+        self._moved[gang.name] = PromiseChange(gang, start_by, _places(gang, seats), cause if late else None)
 
     def _keep_from(self, gang: Gang, start: int, seats: list[Seat]) -> Kept:
         kept = _kept(gang, start, seats)
@@ -315,7 +317,7 @@ def _kept(gang: Gang, start: int, seats: list[Seat]) -> Kept:
     return Kept(start, start + microseconds(gang.seconds) + TURNOVER, seats)
 
 
-def _places(gang: Gang, seats: Sequence[Seat]) -> tuple[PromisedSeat, ...]:
+def _places(gang: Gang, seats: Sequence[Seat]) -> tuple[GivenSeat, ...]:
     return tuple(
-        PromisedSeat(member.partition, *seat.slot.place) for member, seat in zip(gang.members, seats, strict=True)
+        GivenSeat(member.partition, *seat.slot.place) for member, seat in zip(gang.members, seats, strict=True)
     )

@@ -182,7 +182,7 @@ class _Group:
         self.jobs: set[str] = set()
 
 
-class Accounts:
+class QueueAccounts:
     """What was used before, by queue and user."""
 
     def __init__(self, usages: Iterable[QueueUsage]) -> None:
@@ -200,7 +200,7 @@ class Accounts:
 class Book:
     """The tree with what was used before: all that the policies of a cluster with queues know."""
 
-    def __init__(self, tree: Tree, accounts: Accounts) -> None:
+    def __init__(self, tree: Tree, accounts: QueueAccounts) -> None:
         self.tree = tree
         self.accounts = accounts
         self._last: tuple[Snapshot, Standings] | None = None
@@ -240,7 +240,7 @@ class Book:
 class Standings:
     """Of every queue and user, now."""
 
-    def __init__(self, tree: Tree, accounts: Accounts, snapshot: Snapshot) -> None:
+    def __init__(self, tree: Tree, accounts: QueueAccounts, snapshot: Snapshot) -> None:
         self.tree = tree
         self._snapshot = snapshot
         self._queues: dict[str, Standing] = {}

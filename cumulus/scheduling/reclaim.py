@@ -52,7 +52,7 @@ class TakenBack(NamedTuple):
     victims: tuple[Victim, ...]
 
 
-class Reclaim:
+class CycleReclaim:
     """That of one cycle."""
 
     def __init__(self, snapshot: Snapshot, availability: Availability, lenders: Lenders, windows: Windows) -> None:

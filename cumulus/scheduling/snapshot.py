@@ -160,7 +160,7 @@ class Gang:
 
 
 @dataclass(frozen=True, slots=True)
-class Incomplete:
+class IncompleteGang:
     """A gang some of whose partitions are not there (yet, or any more): it is not placed."""
 
     name: str
@@ -176,7 +176,7 @@ class Snapshot:
     nodes: tuple[Node, ...]
     holds: tuple[Hold, ...]
     pending: tuple[Gang, ...]
-    incomplete: tuple[Incomplete, ...] = ()
+    incomplete: tuple[IncompleteGang, ...] = ()
 
     def gang_of(self, partition: Key) -> Gang | None:
         """The complete pending gang that this partition belongs to."""
@@ -229,9 +229,9 @@ class Assembler:
             incomplete=tuple(sorted(incomplete, key=lambda gang: gang.name)),
         )
 
-    def _gangs(self, claims: Iterable[Claim], now: datetime) -> tuple[list[Gang], list[Incomplete]]:
+    def _gangs(self, claims: Iterable[Claim], now: datetime) -> tuple[list[Gang], list[IncompleteGang]]:
         gangs: list[Gang] = []
-        incomplete: list[Incomplete] = []
+        incomplete: list[IncompleteGang] = []
         alone: dict[tuple[str, str] | Key, tuple[Claim, Gang]] = {}
         for key, found in _members(claims).items():
             first = found[0]
@@ -247,7 +247,7 @@ class Assembler:
             size = max(claim.size for claim in found)
             if len(found) < size:
                 found.sort(key=lambda claim: claim.partition)
-                incomplete.append(Incomplete(name, tuple(claim.partition for claim in found), size))
+                incomplete.append(IncompleteGang(name, tuple(claim.partition for claim in found), size))
                 continue
             pending.sort(key=lambda claim: claim.partition)
             gang = _gang(name, pending, [claim for claim in found if claim.holding], now)

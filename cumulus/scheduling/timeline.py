@@ -22,7 +22,7 @@ def microseconds(seconds: float) -> int:
     return math.ceil(seconds * 1_000_000)
 
 
-class Timeline:
+class FreeTimeline:
     """A step function: from `times[i]` on, `memory[i]` bytes and `compute[i]` thousandths are free."""
 
     __slots__ = ("compute", "memory", "times")

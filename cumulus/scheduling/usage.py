@@ -34,7 +34,7 @@ def plain_name(job: str) -> str:
     return _RANDOM.sub("", job.rpartition("/")[2])
 
 
-class Held(NamedTuple):
+class PastLease(NamedTuple):
     """A lease that has ended."""
 
     share: int
@@ -71,7 +71,7 @@ def rate(half_life: float) -> float:
     return math.log(2) / half_life
 
 
-def with_ended(status: QueueUsageStatus, lease: Held, now: datetime, half_life: float) -> QueueUsageStatus:
+def with_ended(status: QueueUsageStatus, lease: PastLease, now: datetime, half_life: float) -> QueueUsageStatus:
     """The usage with one more lease that has ended, at `now`."""
     at = datetime.fromisoformat(status.at) if status.at else None
     amount = faded(status.decayed, at, now, half_life) + counted(lease.share, lease.seconds, half_life)

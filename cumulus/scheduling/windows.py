@@ -13,7 +13,7 @@ from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reservation import Reservation, ReservationStatus, ReservedDevice
 from cumulus.resources.schedule import following, latest
 from cumulus.scheduling.availability import Availability
-from cumulus.scheduling.policy import Place, Policies, Window
+from cumulus.scheduling.policy import HeldWindow, Place, Policies
 from cumulus.scheduling.queues import Tree
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 from cumulus.scheduling.timeline import MICROSECOND
@@ -35,7 +35,7 @@ class Planned(NamedTuple):
 
     reservation: Reservation
     status: ReservationStatus
-    windows: tuple[Window, ...]
+    windows: tuple[HeldWindow, ...]
 
 
 def with_windows(policies: Policies, planned: Iterable[Planned]) -> Policies:
@@ -68,7 +68,7 @@ def plan(reservations: Iterable[Reservation], snapshot: Snapshot, tree: Tree) ->
     return found
 
 
-def held(reservations: Iterable[Reservation], tree: Tree, now: datetime) -> tuple[Window, ...]:
+def held(reservations: Iterable[Reservation], tree: Tree, now: datetime) -> tuple[HeldWindow, ...]:
     """What they hold from now on of the devices that were chosen last."""
     return tuple(
         window
@@ -77,12 +77,12 @@ def held(reservations: Iterable[Reservation], tree: Tree, now: datetime) -> tupl
     )
 
 
-def next_change(windows: Iterable[Window], now: datetime) -> datetime | None:
+def next_change(windows: Iterable[HeldWindow], now: datetime) -> datetime | None:
     """When the first of them begins or ends."""
     return min((at for window in windows for at in (window.start, window.end) if at > now), default=None)
 
 
-def next_of_others(windows: Iterable[Window], hold: Hold, now: datetime) -> Window | None:
+def next_of_others(windows: Iterable[HeldWindow], hold: Hold, now: datetime) -> HeldWindow | None:
     """The first that holds its device for others than who has it."""
     place = (hold.node, hold.device)
     found = (w for w in windows if place in w.places and w.end > now and not w.admits(hold.queue, hold.user))
@@ -98,11 +98,11 @@ def _order(reservation: Reservation) -> tuple[object, ...]:
 
 def _windows(
     reservation: Reservation, tree: Tree, times: Iterable[tuple[datetime, datetime]], places: tuple[Place, ...]
-) -> tuple[Window, ...]:
+) -> tuple[HeldWindow, ...]:
     named = reservation.spec.for_.queues
     queues = frozenset({*named} | {n for n in tree.names for r in tree.path(n) if r.name in named})
     users = frozenset(reservation.spec.for_.users)
-    return tuple(Window(reservation.metadata.name, users, queues, start, end, places) for start, end in times)
+    return tuple(HeldWindow(reservation.metadata.name, users, queues, start, end, places) for start, end in times)
 
 
 def _times(reservation: Reservation, now: datetime) -> list[tuple[datetime, datetime]]:
@@ -157,7 +157,7 @@ def _places(reservation: Reservation, snapshot: Snapshot, others: set[Place], st
 class Windows:
     """Those of one cycle, kept on its availability."""
 
-    def __init__(self, windows: Sequence[Window], availability: Availability, now: datetime) -> None:
+    def __init__(self, windows: Sequence[HeldWindow], availability: Availability, now: datetime) -> None:
         self._availability = availability
         self._now = now
         self._windows = windows

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 from cumulus.sdk.call import Attendance, Call
 from cumulus.sdk.client import CumulusClient, split
-from cumulus.sdk.endpoint import Address
+from cumulus.sdk.endpoint import ServerAddress
 from cumulus.sdk.mapping import MapResults
 from cumulus.sdk.options import CallOptions
 from cumulus.sdk.remote_function import plain
@@ -28,7 +28,7 @@ class AsyncCumulusClient:
     """
 
     def __init__(
-        self, address: str | Address | None = None, token: str | None = None, *, namespace: str | None = None,
+        self, address: str | ServerAddress | None = None, token: str | None = None, *, namespace: str | None = None,
         project: str | os.PathLike[str] | None = None, include: Sequence[str] = (), interpreter: str | None = None,
     ) -> None:  # fmt: skip
         self._client = CumulusClient(

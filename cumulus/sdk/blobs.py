@@ -10,7 +10,7 @@ from cumulus.errors import CumulusError
 from cumulus.rpc import pieces
 from cumulus.sdk import presigned, transport
 from cumulus.sdk.packaging.blob import Blob
-from cumulus.sdk.transport import Connection
+from cumulus.sdk.transport import GrpcConnection
 
 if TYPE_CHECKING:
     from cumulus.rpc import orchestrator_pb2
@@ -19,10 +19,10 @@ SMALL = 2**20
 """Up to this size a blob is sent rather than asked for first."""
 
 
-class Blobs:
+class ServerBlobs:
     """The blobs of one caller on one server. Safe for threads."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: GrpcConnection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
         self._known: set[str] = set()

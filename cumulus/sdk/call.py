@@ -18,7 +18,7 @@ from cumulus.resources.key import Document
 from cumulus.sdk import keys, output, presigned, results, transport, waiting
 from cumulus.sdk.errors import CallError, Cancelled, shows_hints
 from cumulus.sdk.threads import awaited, in_background
-from cumulus.sdk.transport import Connection
+from cumulus.sdk.transport import GrpcConnection
 
 if TYPE_CHECKING:
     from cumulus.rpc.orchestrator_pb2 import JobRef
@@ -42,7 +42,7 @@ class Call(Generic[T]):
     `await call` is its result too.
     """
 
-    def __init__(self, connection: Connection, job: Document, *, key: bytes | None = None) -> None:
+    def __init__(self, connection: GrpcConnection, job: Document, *, key: bytes | None = None) -> None:
         self._connection = connection
         metadata = job["metadata"]
         self.name: str = metadata["name"]
@@ -166,7 +166,7 @@ class Call(Generic[T]):
 
 def _printed(events: queue.SimpleQueue[tuple[str, Any]]) -> ServerAnswer:
     """Print until the answer is there, and then what is left of the output."""
-    printer = output.Printer()
+    printer = output.OutputWriter()
     answer: ServerAnswer | BaseException | None = None
     all_read = False
     until = 0.0
@@ -194,7 +194,7 @@ def _printed(events: queue.SimpleQueue[tuple[str, Any]]) -> ServerAnswer:
 
 
 def fetch(
-    connection: Connection, job: JobRef, name: str, timeout: float | None,
+    connection: GrpcConnection, job: JobRef, name: str, timeout: float | None,
     on_call: Callable[[Any], None] | None = None,
 ) -> ServerAnswer:  # fmt: skip
     """What came of a call, once it is over. Goes on where it was when the server was away. Raises TimeoutError;

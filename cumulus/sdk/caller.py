@@ -13,7 +13,7 @@ from cumulus import paths
 from cumulus.errors import InvalidObject, UsageError
 from cumulus.resources.key import Document
 from cumulus.sdk import options
-from cumulus.sdk.blobs import Blobs
+from cumulus.sdk.blobs import ServerBlobs
 from cumulus.sdk.call import Call
 from cumulus.sdk.keys import ID_ANNOTATION, ClientKey
 from cumulus.sdk.options import CallOptions
@@ -21,7 +21,7 @@ from cumulus.sdk.packaging import pickling
 from cumulus.sdk.packaging.archive import Archives
 from cumulus.sdk.packaging.blob import Blob
 from cumulus.sdk.packaging.source import Project
-from cumulus.sdk.transport import Connection
+from cumulus.sdk.transport import GrpcConnection
 
 _BLOBS = ("spec.call.payload", "spec.call.arguments", "spec.call.archive", "spec.call.environment")
 """How the names of fields begin that name blobs."""
@@ -44,13 +44,13 @@ class Prepared(NamedTuple):
 class Caller:
     """Packages and submits."""
 
-    def __init__(self, connection: Connection, project: Project, namespace: str, interpreter: str | None) -> None:
+    def __init__(self, connection: GrpcConnection, project: Project, namespace: str, interpreter: str | None) -> None:
         self.connection = connection
         self.namespace = namespace
         self._interpreter = sys.executable if interpreter is None else interpreter
         self._project = project
         self._archives = Archives(project)
-        self._blobs = Blobs(connection)
+        self._blobs = ServerBlobs(connection)
         self._key: ClientKey | None = None
 
     @property

@@ -17,7 +17,7 @@ from cumulus.sdk.options import CallOptions
 from cumulus.sdk.packaging.source import Project
 from cumulus.sdk.remote_function import RemoteFunction, plain
 from cumulus.sdk.session import Session
-from cumulus.sdk.transport import Connection
+from cumulus.sdk.transport import GrpcConnection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,12 +40,13 @@ class CumulusClient:
 
     @shows_hints
     def __init__(
-        self, address: str | endpoint.Address | None = None, token: str | None = None, *, namespace: str | None = None,
+        self, address: str | endpoint.ServerAddress | None = None, token: str | None = None, *,
+        namespace: str | None = None,
         project: str | os.PathLike[str] | None = None, include: Sequence[str] = (), interpreter: str | None = None,
     ) -> None:  # fmt: skip
         found = endpoint.find(address, token)
         around = Project(Path(project), include) if project is not None else Project.around(include=include)
-        self._connection = Connection(found)
+        self._connection = GrpcConnection(found)
         self._caller = Caller(self._connection, around, namespace or found.namespace, interpreter)
 
     @overload

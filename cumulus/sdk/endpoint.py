@@ -12,7 +12,7 @@ from cumulus.errors import CumulusError, UsageError
 from cumulus.resources.key import DEFAULT_NAMESPACE
 
 
-class Address(NamedTuple):
+class ServerAddress(NamedTuple):
     """Where, and as whom."""
 
     target: str
@@ -29,10 +29,10 @@ class Address(NamedTuple):
         return self.target.startswith("unix:")
 
 
-def find(address: str | Address | None = None, token: str | None = None) -> Address:
+def find(address: str | ServerAddress | None = None, token: str | None = None) -> ServerAddress:
     """The address that `address` names: HOST:PORT of gRPC, https://HOST:PORT of the API, or unix:PATH of its socket. If
     left out: as the command line finds it. Raises CumulusError where nobody is there to be asked."""
-    if isinstance(address, Address):
+    if isinstance(address, ServerAddress):
         return address
     given = address if address is not None else os.environ.get(environment.SERVER_URL, "")
     if given and "://" not in given and not given.startswith("unix:"):
@@ -43,12 +43,14 @@ def find(address: str | Address | None = None, token: str | None = None) -> Addr
         raise CumulusError(f"no daemon runs that could run a function ({found.why})", hint="start it: cumulus serve")
     namespace = found.namespace or DEFAULT_NAMESPACE
     if found.kind == "unix":
-        return Address(f"unix:{os.path.join(os.path.dirname(found.address), paths.GRPC_SOCKET)}", namespace, api=found)
+        return ServerAddress(
+            f"unix:{os.path.join(os.path.dirname(found.address), paths.GRPC_SOCKET)}", namespace, api=found
+        )
     host = found.address.removeprefix("https://").rpartition(":")[0]
-    return Address(f"{host}:{GRPC_PORT}", namespace, found.ca, token or found.token, found)
+    return ServerAddress(f"{host}:{GRPC_PORT}", namespace, found.ca, token or found.token, found)
 
 
-def _of_grpc(text: str, token: str | None, source: str) -> Address:
+def _of_grpc(text: str, token: str | None, source: str) -> ServerAddress:
     host, port = _host_and_port(text.strip(), source)
     context = contexts.read(paths.contexts_file()).of_host(host)
     ca_file = os.environ.get(environment.CA_FILE, "")
@@ -60,7 +62,7 @@ def _of_grpc(text: str, token: str | None, source: str) -> Address:
             hint=f"give token=…, set {environment.TOKEN}, or log in: cumulus login https://{host}:6443",
         )
     namespace = context.namespace if context and context.namespace else DEFAULT_NAMESPACE
-    return Address(f"{host}:{port}", namespace, ca, shown)
+    return ServerAddress(f"{host}:{port}", namespace, ca, shown)
 
 
 def _host_and_port(text: str, source: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cumulus.errors import NoLog, NotFound
 from cumulus.resources.job_phase import FINAL_PHASES
 from cumulus.sdk import transport
-from cumulus.sdk.transport import Connection, EndedHere
+from cumulus.sdk.transport import EndedHere, GrpcConnection
 
 if TYPE_CHECKING:
     from cumulus.rpc.orchestrator_pb2 import JobRef
@@ -27,7 +27,7 @@ def dropped_line(dropped: int) -> str:
 
 
 def stream(
-    connection: Connection, job: JobRef, *, follow: bool, on_call: Callable[[Any], None] | None = None,
+    connection: GrpcConnection, job: JobRef, *, follow: bool, on_call: Callable[[Any], None] | None = None,
     drain: bool = False,
 ) -> Iterator[str]:  # fmt: skip
     """The text that a job printed, in pieces; with `follow` until it is final. Goes on where it was when the server
@@ -87,7 +87,7 @@ def stream(
         yield rest
 
 
-def _is_over(connection: Connection, job: JobRef) -> bool:
+def _is_over(connection: GrpcConnection, job: JobRef) -> bool:
     try:
         found = connection.job(job, patience=transport.long)
     except NotFound:
@@ -110,7 +110,7 @@ class _Text:
         return rest
 
 
-class Printer:
+class OutputWriter:
     """Writes to what `sys.stdout` is at that time. A terminal gets nothing that could harm it."""
 
     def __init__(self) -> None:

@@ -292,7 +292,7 @@ class Session:
         return CallError(f"session {self.name} is over", call=self.name)
 
     def _print(self) -> None:
-        printer = output.Printer()
+        printer = output.OutputWriter()
         try:
             job = self._job._reference
             for text in output.stream(self._caller.connection, job, follow=True, on_call=self._on_call, drain=True):

@@ -24,7 +24,7 @@ from cumulus.lib.backoff import Backoff
 from cumulus.lib.printable import block, one_line
 from cumulus.resources.key import Document
 from cumulus.sdk import errors as sdk_errors
-from cumulus.sdk.endpoint import Address
+from cumulus.sdk.endpoint import ServerAddress
 
 if TYPE_CHECKING:
     import grpc
@@ -82,10 +82,10 @@ def long(reached: bool) -> float:
     return WAIT_SECONDS if reached else FIRST_SECONDS
 
 
-class Connection:
+class GrpcConnection:
     """One server. Safe for threads; a process that was forked gets a channel of its own."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: ServerAddress) -> None:
         self.address = address
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
@@ -335,7 +335,7 @@ def _told(told: Any, code: grpc.StatusCode) -> CumulusError:
     return made
 
 
-def _channel(address: Address) -> grpc.Channel:
+def _channel(address: ServerAddress) -> grpc.Channel:
     import grpc
 
     if address.is_local:

@@ -17,7 +17,7 @@ import structlog
 
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
-from cumulus.manifest.yaml_nodes import Node, parse
+from cumulus.manifest.yaml_nodes import YamlNode, parse
 from cumulus.resources.key import API_VERSION
 
 _log = structlog.get_logger("cumulus.serve")
@@ -119,7 +119,7 @@ class ConfigFile:
         )
         return self._error(line, column, keys, f"unknown key; {right}")
 
-    def _node(self, keys: Sequence[str]) -> Node:
+    def _node(self, keys: Sequence[str]) -> YamlNode:
         assert self._root is not None
         node = self._root
         for key in keys:
@@ -131,7 +131,7 @@ class ConfigFile:
         return UsageError(f"{self.path}:{line}:{column}: {'.'.join(keys) or 'the file'}: {problem}", hint=NOT_MEANT)
 
 
-def _given(node: Node) -> Any:
+def _given(node: YamlNode) -> Any:
     """The value as JSON has it, without keys that have none."""
     if isinstance(node.value, dict):
         return {key: _given(each) for key, each in node.value.items() if each.value is not None}

@@ -13,7 +13,7 @@ from cumulus.clock import Clock
 from cumulus.controllers.composition import context_maker, declared
 from cumulus.controllers.context import Removals, nobody_told
 from cumulus.gitops.room import SourceRoom
-from cumulus.history.follower import Follower
+from cumulus.history.follower import HistoryFollower
 from cumulus.machinery.group import informer_for
 from cumulus.machinery.manager import STALL_SECONDS, Manager, ManagerRole
 from cumulus.nodes.agent import Agents, Connect, NodeAgent
@@ -51,7 +51,7 @@ class ControlPlane:
         sources: SourceRoom | None = None,
         checkpoint_bucket: str = "",
         removals: Removals | None = None,
-        history: Follower | None = None,
+        history: HistoryFollower | None = None,
         shared_directories: Sequence[str] = (),
     ) -> None:
         controllers = declared()

@@ -28,8 +28,8 @@ from cumulus.chronos.local import Ledger, ensure_running, usage_of
 from cumulus.clock import SystemClock
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
 from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
-from cumulus.history.follower import Follower
-from cumulus.history.recorder import Recorder
+from cumulus.history.follower import HistoryFollower
+from cumulus.history.recorder import HistoryRecorder
 from cumulus.lib import addresses, state_id
 from cumulus.lib.host import object_name
 from cumulus.lib.processes import boot_id
@@ -198,12 +198,12 @@ def _open(home: Path) -> tuple[Store, DaemonLock]:
         ) from None
 
 
-def _history(settings: DaemonSettings, store: Store) -> Follower:
+def _history(settings: DaemonSettings, store: Store) -> HistoryFollower:
     kept = settings.history
-    recorder = Recorder(
+    recorder = HistoryRecorder(
         paths.history_file(settings.home), SystemClock(), retention=kept.retention, every=kept.every
     )  # fmt: skip
-    return Follower(store, recorder)
+    return HistoryFollower(store, recorder)
 
 
 def _removals(settings: DaemonSettings) -> CheckpointRemovals | None:

@@ -9,7 +9,7 @@ from functools import partial
 from cumulus import paths
 from cumulus.blob.base import BlobStore
 from cumulus.clock import SystemClock
-from cumulus.gitops.following import Following
+from cumulus.gitops.following import SourceFollowing
 from cumulus.gitops.room import SourceRoom, credentials
 from cumulus.secrets import JobSecrets
 from cumulus.server.settings import DaemonSettings
@@ -28,7 +28,7 @@ class SourceThreads:
         clock, home = SystemClock(), settings.home
         access = Service.of_daemon(store, home, system=settings.system, mounts=settings.containers.mounts).access
         secrets = JobSecrets(paths.job_secrets_dir(home))
-        following = Following(paths.sources_dir(home), clock, partial(credentials, secrets))
+        following = SourceFollowing(paths.sources_dir(home), clock, partial(credentials, secrets))
         self.room = SourceRoom(OnBehalf(store, clock, access, blobs=lambda: blobs), secrets, following)
         works: list[tuple[str, Callable[[], None]]] = [("directories", self.room.directories.run)]
         works += [(f"sources-{number}", following.run) for number in range(THREADS)]

@@ -52,7 +52,7 @@ class WatchBridge:
         """The revision up to which the loops have been offered events; None until the feeder knows."""
         self._closed = False
 
-    def watch(self, *, since: int, kind: str | None = None, namespace: str | None = None) -> Watcher:
+    def watch(self, *, since: int, kind: str | None = None, namespace: str | None = None) -> TaskWatch:
         """A watcher, for the running event loop, of what comes after revision `since`.
 
         Use it with `async with`, which closes it also when its task is cancelled. Raises `StoreUnavailable` after
@@ -75,7 +75,7 @@ class WatchBridge:
                 if self._feeder is None:
                     self._feeder = threading.Thread(target=self._feed, name="watch-feeder", daemon=True)
                     self._feeder.start()
-        return Watcher(feed, (kind, namespace), since, self._buffer, self._page)
+        return TaskWatch(feed, (kind, namespace), since, self._buffer, self._page)
 
     def close(self) -> None:
         """End every watcher and thread: a waiting `next` returns nothing."""
@@ -155,7 +155,7 @@ class _LoopFeed:
         self.position = 0
         """The revision up to which the watchers have been fed."""
         self._loop = loop
-        self._watchers: dict[Scope, set[Watcher]] = {}
+        self._watchers: dict[Scope, set[TaskWatch]] = {}
         self._lock = threading.Lock()
         self._waiting: deque[WatchEvent] = deque()
         self._lost = 0
@@ -188,10 +188,10 @@ class _LoopFeed:
         if not woken:
             self.post(self._hand_out)
 
-    def add(self, watcher: Watcher, scope: Scope) -> None:
+    def add(self, watcher: TaskWatch, scope: Scope) -> None:
         self._watchers.setdefault(scope, set()).add(watcher)
 
-    def discard(self, watcher: Watcher, scope: Scope) -> None:
+    def discard(self, watcher: TaskWatch, scope: Scope) -> None:
         watchers = self._watchers.get(scope, set())
         watchers.discard(watcher)
         if not watchers:
@@ -221,7 +221,7 @@ class _LoopFeed:
             self._loop.call_soon(self._hand_out)
 
 
-class Watcher:
+class TaskWatch:
     """A stream of events for one task. `revision`: what was taken from it so far; a watch from there goes on after."""
 
     def __init__(

@@ -22,7 +22,7 @@ from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.reservation import Reservation
 from cumulus.scheduling import extension, windows
-from cumulus.scheduling.extension import Moved
+from cumulus.scheduling.extension import LaterStart
 from cumulus.scheduling.policy import Policies
 from cumulus.scheduling.snapshot import Snapshot, build
 from cumulus.service import audit
@@ -156,7 +156,7 @@ def _longer(partition: Document, seconds: float) -> Document:
     return {**partition, "spec": {**partition["spec"], "until": timestamp(ends + timedelta(seconds=seconds))}}
 
 
-def _said(late: Moved) -> str:
+def _said(late: LaterStart) -> str:
     whose = f" of {one_line(late.user)}" if late.user else ""
     then = f"at {short_timestamp(late.then)}" if late.then is not None else "nobody can say when"
     return f"job {late.job}{whose} is told {short_timestamp(late.told)}, and would start {then}"

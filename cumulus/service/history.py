@@ -16,7 +16,7 @@ from cumulus.clock import Clock, timestamp
 from cumulus.errors import UsageError
 from cumulus.history import exported, facts, of_job, spans, totals
 from cumulus.history.schema import reading
-from cumulus.history.timeline import Lanes, Window
+from cumulus.history.timeline import Lanes, TimeWindow
 from cumulus.lib.printable import one_line
 from cumulus.resources.key import Key
 from cumulus.service.access.access import Access
@@ -46,7 +46,7 @@ class History:
         _check_time(start, end)
         if not 1 <= pixels <= MOST_PIXELS:
             raise UsageError(f"pixels must be from 1 to {MOST_PIXELS}")
-        window = Window(start, end, self._now())
+        window = TimeWindow(start, end, self._now())
         tell = self._redaction.spans(identity)
         live = self._live.now()
         lanes = Lanes(window, live.nodes, tell)

@@ -78,7 +78,7 @@ WordsOnNodes = Callable[[Document, str, int, str, str], str]
 is not there, "" where it is."""
 
 
-class Workers(Protocol):
+class WorkerInfrastructure(Protocol):
     """Nodes that are reached over SSH."""
 
     def parse(self, ssh: str) -> tuple[str, str, int]:
@@ -110,7 +110,7 @@ StoreId = Callable[[], str]
 """Which store it is. Raises BackendError while no daemon has led on it."""
 
 
-class Swarm(Protocol):
+class SwarmInfrastructure(Protocol):
     """The Swarm that the settings name. Each method raises CumulusError where none is named; see `service.swarm`."""
 
     def initialise(self, advertise: str, listen: str) -> SwarmMade: ...
@@ -136,13 +136,13 @@ class Infrastructure(Protocol):
     """Each part is loaded when it is first used."""
 
     @property
-    def workers(self) -> Workers: ...
+    def workers(self) -> WorkerInfrastructure: ...
 
     @property
     def blobs(self) -> BlobStore: ...
 
     @property
-    def swarm(self) -> Swarm: ...
+    def swarm(self) -> SwarmInfrastructure: ...
 
     def log_reader(self, job: Document, node: str, where: Document | None) -> LogReader:
         """See `LogReaders`. `where`: the GPUNode, as far as that is known."""

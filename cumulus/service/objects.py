@@ -260,12 +260,12 @@ class Objects:
         Raises InvalidManifest with everything that forbids it, conflicts included, PruneRefused, Conflict.
         """
         from cumulus.answers.objects import Applied
-        from cumulus.apply.apply import Prune, apply
+        from cumulus.apply.apply import PruneScope, apply
 
         for manifest in manifests:
             # Before anything is read: what forbids a change tells what is stored.
             self._ask(identity, "patch", *manifest.key)
-        pruning = Prune(prune, prune_limit) if prune else None
+        pruning = PruneScope(prune, prune_limit) if prune else None
         # What would be pruned is looked for by label, and how much it is is told.
         for namespace in {m.key.namespace for m in manifests if m.key.namespace} or {DEFAULT_NAMESPACE}:
             for kind in KINDS if pruning is not None else ():

@@ -11,7 +11,7 @@ from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.reservation import Reservation
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.policy import Policies, policies_of
-from cumulus.scheduling.queues import Accounts, Book, Tree
+from cumulus.scheduling.queues import Book, QueueAccounts, Tree
 from cumulus.scheduling.snapshot import Snapshot
 from cumulus.scheduling.windows import plan, with_windows
 
@@ -21,5 +21,5 @@ def policies(
     snapshot: Snapshot,
 ) -> Policies:  # fmt: skip
     """Those of the daemon of that state directory, with these queues and reservations."""
-    book = Book(Tree(queues), Accounts(usages))
+    book = Book(Tree(queues), QueueAccounts(usages))
     return with_windows(with_queues(policies_of(job_limit.recall(home)), book), plan(reservations, snapshot, book.tree))

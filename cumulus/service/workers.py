@@ -29,7 +29,7 @@ from cumulus.store.client import StoreClient
 
 class Workers:
     def __init__(
-        self, may: Access, store: Store, objects: Objects, nodes: Nodes, access: infrastructure.Workers
+        self, may: Access, store: Store, objects: Objects, nodes: Nodes, access: infrastructure.WorkerInfrastructure
     ) -> None:
         self._may = may
         self._store = store

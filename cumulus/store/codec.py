@@ -21,7 +21,7 @@ ADDED, MODIFIED, DELETED = 1, 2, 3
 _EVENT_TYPES = {ADDED: "ADDED", MODIFIED: "MODIFIED", DELETED: "DELETED"}
 
 
-class Row(NamedTuple):
+class LogRow(NamedTuple):
     """One revision in the log. `previous` is the revision this one replaced, 0 for a new object."""
 
     revision: int
@@ -87,5 +87,5 @@ def damaged(what: str) -> StoreUnavailable:
     return StoreUnavailable(f"the store is damaged: {what}", hint="restore the last backup with `cumulus restore FILE`")
 
 
-def event(row: Row) -> WatchEvent:
+def event(row: LogRow) -> WatchEvent:
     return WatchEvent(_EVENT_TYPES[row.type], row.revision, decode(row.document))  # type: ignore[arg-type]

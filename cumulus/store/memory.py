@@ -15,9 +15,9 @@ from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules
 from cumulus.store.base import Admission, Documents, Fence, PackedPage, Page, Query, Retention, Watch, Write
-from cumulus.store.codec import DELETED, Row, decode, event
+from cumulus.store.codec import DELETED, LogRow, decode, event
 from cumulus.store.single import SingleWrites
-from cumulus.store.watch import Hub, Slice
+from cumulus.store.watch import Hub, LogSlice
 
 Candidates = list[listing.Candidate]
 
@@ -32,9 +32,9 @@ class MemoryStore(SingleWrites):
         self._retention = retention or Retention()
         self._admission = admission
         self._lock = threading.RLock()
-        self._log: dict[int, Row] = {}
+        self._log: dict[int, LogRow] = {}
         self._times: dict[int, datetime] = {}
-        self._current: dict[Key, Row] = {}
+        self._current: dict[Key, LogRow] = {}
         self._revision = 0
         self._compacted = 0
         self._closed = False
@@ -120,7 +120,7 @@ class MemoryStore(SingleWrites):
         row = self._current.get(key)
         return decode(row.document) if row is not None else None
 
-    def _append(self, row: Row, now: datetime) -> None:
+    def _append(self, row: LogRow, now: datetime) -> None:
         self._revision = row.revision
         self._log[row.revision] = row
         self._times[row.revision] = now
@@ -151,9 +151,9 @@ class MemoryStore(SingleWrites):
                 then[place] = self._log[row.previous].document if row.previous else None
         return then
 
-    def _read_log(self, after: int, limit: int) -> Slice:
+    def _read_log(self, after: int, limit: int) -> LogSlice:
         with self._open():
             listing.check_revision(after, compacted=self._compacted, newest=self._revision)
             upto = min(self._revision, after + limit)
             rows = [self._log[revision] for revision in range(after + 1, upto + 1)]
-        return Slice([event(row) for row in rows], upto)
+        return LogSlice([event(row) for row in rows], upto)

@@ -17,7 +17,7 @@ from cumulus.resources.documents import owners
 from cumulus.resources.key import Document, Key
 from cumulus.resources.kinds import lease
 from cumulus.store.base import Admission, Fence, Write
-from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, check_room, encode, has_room
+from cumulus.store.codec import ADDED, DELETED, MODIFIED, LogRow, canonical, check_room, encode, has_room
 
 LEASE_KIND = lease.KIND.name
 _OWN = frozenset(
@@ -34,7 +34,7 @@ class Transaction:
     """`rows` to append in order; `answers`, one document (as bytes) for each write; `current`, each key's new
     state (None: gone), which later transactions of the same batch read."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[LogRow] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
     current: dict[Key, Document | None] = field(default_factory=dict)
 
@@ -211,7 +211,7 @@ def _apply(
 def _append(made: Transaction, revision: int, type: int, previous: int, key: Key, document: Document) -> None:
     document["metadata"]["resourceVersion"] = str(revision)
     blob = encode(document, key)
-    made.rows.append(Row(revision, type, previous, key, blob))
+    made.rows.append(LogRow(revision, type, previous, key, blob))
     made.answers.append(blob)
     made.current[key] = None if type == DELETED else document
 

@@ -20,17 +20,17 @@ from cumulus.lib.sized_cache import SizedCache
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules, shrink, tables
 from cumulus.store.base import Admission, Documents, Fence, PackedPage, Page, Query, Retention, Watch, Write
-from cumulus.store.codec import Row, decode, event
+from cumulus.store.codec import LogRow, decode, event
 from cumulus.store.commit import GroupCommit, Job
 from cumulus.store.connections import Connections
 from cumulus.store.notify import Notifier, Signal
 from cumulus.store.single import SingleWrites
 from cumulus.store.sqlite_errors import DiskFull
-from cumulus.store.watch import Hub, Slice
+from cumulus.store.watch import Hub, LogSlice
 
 T = TypeVar("T")
 Jobs = list[Job]
-Rows = list[Row]
+Rows = list[LogRow]
 
 PACKED_BYTES = 24 * 2**20
 """Of objects as they were listed, which are not read again: some 20,000 jobs."""
@@ -202,12 +202,12 @@ class SqliteStore(SingleWrites):
             job.answers = made.answers
         return rows
 
-    def _read_log(self, after: int, limit: int) -> Slice:
+    def _read_log(self, after: int, limit: int) -> LogSlice:
         with self._connections.snapshot() as connection:
             compacted, newest = tables.bounds(connection)
             listing.check_revision(after, compacted=compacted, newest=newest)
             rows = tables.rows_after(connection, after, limit) if after < newest else []
-        return Slice([event(row) for row in rows], rows[-1].revision if rows else after)
+        return LogSlice([event(row) for row in rows], rows[-1].revision if rows else after)
 
 
 def _owners(document: Document | None) -> frozenset[str]:

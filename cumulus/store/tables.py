@@ -8,7 +8,7 @@ from functools import cache
 
 from cumulus.lib.sized_cache import SizedCache
 from cumulus.resources.key import Document, Key
-from cumulus.store.codec import DELETED, Row, checksum, damaged, decode
+from cumulus.store.codec import DELETED, LogRow, checksum, damaged, decode
 from cumulus.store.listing import Candidate, Listing, Place
 
 _BOUNDS = """
@@ -91,7 +91,7 @@ def stored_many(connection: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key
     return {key: there.get(key) for key in keys}
 
 
-def append(connection: sqlite3.Connection, rows: Iterable[Row], time: int) -> None:
+def append(connection: sqlite3.Connection, rows: Iterable[LogRow], time: int) -> None:
     """Write the rows and point `current` at them. `time` is in milliseconds since 1970."""
     rows = list(rows)
     logged = [(r.revision, time, r.type, r.previous, *r.key, r.document, _checksum(r)) for r in rows]
@@ -109,10 +109,10 @@ def set_owners(connection: sqlite3.Connection, key: Key, before: frozenset[str],
     connection.executemany(_OWN, [(uid, *key) for uid in after - before])
 
 
-def rows_after(connection: sqlite3.Connection, revision: int, limit: int) -> list[Row]:
+def rows_after(connection: sqlite3.Connection, revision: int, limit: int) -> list[LogRow]:
     """The next rows of the log."""
     return [
-        Row(row[3], row[4], row[5], Key(row[0], row[1], row[2]), _intact(*row[3:]))
+        LogRow(row[3], row[4], row[5], Key(row[0], row[1], row[2]), _intact(*row[3:]))
         for row in connection.execute(_AFTER, (revision, limit))
     ]
 
@@ -254,7 +254,7 @@ def _document(connection: sqlite3.Connection, revision: int, key: Key) -> bytes:
     return _intact(*row)
 
 
-def _checksum(row: Row) -> int:
+def _checksum(row: LogRow) -> int:
     return checksum(row.revision, row.type, row.previous, row.document)
 
 

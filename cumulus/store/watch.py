@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.store.base import WatchEvent
-from cumulus.store.codec import Row, event
+from cumulus.store.codec import LogRow, event
 
 BATCH = 500
 """Revisions read from the log at once."""
@@ -29,14 +29,14 @@ POLL_SECONDS = 1.0
 """How late an event can be when a notification is lost."""
 
 
-class Slice(NamedTuple):
+class LogSlice(NamedTuple):
     """A piece of the log: `events` after the revision asked for, complete up to revision `upto`."""
 
     events: list[WatchEvent]
     upto: int
 
 
-ReadLog = Callable[[int, int], Slice]
+ReadLog = Callable[[int, int], LogSlice]
 """(after, limit) -> the next slice; an empty one where there is nothing new. Raises Expired, StoreUnavailable."""
 
 Kinds = frozenset[str] | None
@@ -54,7 +54,7 @@ class Hub:
         self._wake = threading.Event()
         self._look = True
         """Whether there may be something in the log that was not offered."""
-        self._offered: list[Row] = []
+        self._offered: list[LogRow] = []
         self._thread: threading.Thread | None = None
         self._closed = False
         self.position = 0
@@ -79,7 +79,7 @@ class Hub:
         self._look = True
         self._wake.set()
 
-    def offer(self, rows: Sequence[Row]) -> None:
+    def offer(self, rows: Sequence[LogRow]) -> None:
         """These were just committed, in order, by this process: the feeder need not read them from the log where it
         has all that is before them. Called by one thread at a time."""
         if self._thread is None:
@@ -116,7 +116,7 @@ class Hub:
                 self._look = True
             self._wake.clear()
 
-    def _from_offers(self) -> Slice | None:
+    def _from_offers(self) -> LogSlice | None:
         """What was offered, as far as it follows on what was fed; the rest has to come from the log."""
         if not self._offered:
             return None
@@ -130,9 +130,9 @@ class Hub:
             elif row.revision > upto:
                 self._look = True
                 break
-        return Slice(events, upto) if events else None
+        return LogSlice(events, upto) if events else None
 
-    def _from_log(self) -> Slice | None:
+    def _from_log(self) -> LogSlice | None:
         """The next slice, None where there is nothing new."""
         if not self._look:
             return None
@@ -148,7 +148,7 @@ class Hub:
         self._look = True
         return piece if piece.upto > self.position else None
 
-    def _distribute(self, piece: Slice) -> None:
+    def _distribute(self, piece: LogSlice) -> None:
         chosen: dict[Kinds, list[WatchEvent]] = {None: piece.events}
         with self.lock:
             for watch in self._watches:

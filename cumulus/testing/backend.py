@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cumulus.backends.base import CallResult, Observed, Reach, Workload, WorkloadState
-from cumulus.backends.checkpoints import Saved
+from cumulus.backends.base import CallResult, Observed, Workload, WorkloadReach, WorkloadState
+from cumulus.backends.checkpoints import SealedCheckpoint
 from cumulus.backends.exit_codes import SAVED
 from cumulus.calls.outcome import RETURNED, Outcome
 from cumulus.calls.session import SessionConnection, SessionEnded
@@ -43,7 +43,7 @@ class Script:
     """Its exit code after the stop signal, unless it is killed or comes to its own end within its grace."""
     checkpoint_at: str | None = None
     """As a backend reports it where the exit code is `SAVED`."""
-    saved: Saved | None = None
+    saved: SealedCheckpoint | None = None
     """The newest checkpoint that is seen of it, from its start on."""
     start_seconds: float = 0.0
     """How long it is Starting."""
@@ -277,7 +277,7 @@ class FakeBackend:
                     return self._result(run)
             raise BackendError(f"there is no result of attempt {attempt}, replica {replica}")
 
-    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+    def reach(self, job_uid: str, attempt: int, replica: int) -> WorkloadReach:
         return _FakeReach(self, job_uid, lambda: self._runs_now(job_uid, attempt, replica))
 
     @contextmanager
@@ -376,7 +376,7 @@ class FakeBackend:
 
 
 class _FakeReach:
-    """See `backends.base.Reach`."""
+    """See `backends.base.WorkloadReach`."""
 
     def __init__(self, backend: FakeBackend, job_uid: str, runs: Callable[[], bool]) -> None:
         self._backend = backend

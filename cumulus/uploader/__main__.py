@@ -39,7 +39,7 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import Checkpoint, CheckpointError, Damaged, Manifest
+from cumulus.checkpoint.layout import Checkpoint, CheckpointError, Damaged, FilesManifest
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BlobError, BlobStoreUnavailable, BucketRefused, CumulusError, UsageError
 from cumulus.lib import cgroup
@@ -47,11 +47,11 @@ from cumulus.lib.unix_user import become
 from cumulus.uploader import catalog, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
-from cumulus.uploader.following import Follower
+from cumulus.uploader.following import RunFollower
 from cumulus.uploader.owner import owner_of, user_of_process
 from cumulus.uploader.place import Name, Place, parse
 from cumulus.uploader.restore import fetch_file, restore, verify
-from cumulus.uploader.status import Status
+from cumulus.uploader.status import UploadStatus
 
 _PR_SET_DUMPABLE = 4
 _MOST_CONFIG = 2**20
@@ -91,7 +91,7 @@ def _leave_word(config: Config, path: str, error: str) -> None:
         _settle(config)
         if layout.steps(path):
             os.makedirs(os.path.join(path, status.DIRECTORY), 0o700, exist_ok=True)
-            status.write(path, Status(config.uri, error=error, error_at=timestamp(SystemClock().now())))
+            status.write(path, UploadStatus(config.uri, error=error, error_at=timestamp(SystemClock().now())))
 
 
 def _place(config: Config, stop: threading.Event, told: list[Callable[[BlobError], None]]) -> Place:
@@ -194,7 +194,7 @@ def _follow(
     # What trains on this machine comes first.
     os.nice(10)
     over = threading.Event()
-    follower = Follower(place, path, config.keep, over=over, stop=stop, linger=config.linger)
+    follower = RunFollower(place, path, config.keep, over=over, stop=stop, linger=config.linger)
     told.append(follower.waiting)
 
     def end(number: int, frame: object) -> None:
@@ -242,7 +242,7 @@ def _restore(config: Config, place: Place, arguments: Sequence[str], stop: threa
         here = layout.newest(arguments[0], refused=lambda damaged: refused.append(str(damaged)))
         known = None if here is None else Name(here.manifest.token, here.step)
 
-        def needed(manifest: Manifest) -> bool:
+        def needed(manifest: FilesManifest) -> bool:
             return known is None or Name(manifest.token, manifest.step) > known
 
         _fetch(place, arguments[0], refused, None if here is None else here.step, needed)
@@ -282,7 +282,7 @@ def _adopt(config: Config, place: Place, arguments: Sequence[str], stop: threadi
 
 
 def _fetch(
-    place: Place, path: str, refused: list[str], here: int | None, needed: Callable[[Manifest], bool],
+    place: Place, path: str, refused: list[str], here: int | None, needed: Callable[[FilesManifest], bool],
     adopt: bool = False,
 ) -> None:  # fmt: skip
     found = restore(

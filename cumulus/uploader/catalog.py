@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cumulus.checkpoint.layout import MANIFEST, Damaged, Manifest
+from cumulus.checkpoint.layout import MANIFEST, Damaged, FilesManifest
 from cumulus.errors import ObjectChanged
-from cumulus.uploader.place import LATEST, STEPS, Found, Name, Place
+from cumulus.uploader.place import LATEST, STEPS, Name, Place, StoredFile
 
 STALE_SECONDS = 86400.0
 """What was begun so long ago and never committed is deleted."""
@@ -42,12 +42,12 @@ def committed(place: Place) -> list[Committed]:
     return sorted(found, key=lambda one: one.name, reverse=True)
 
 
-def manifest_of(place: Place, name: Name) -> Manifest:
+def manifest_of(place: Place, name: Name) -> FilesManifest:
     """Raises Damaged."""
     found = place.read(name.manifest)
     if found is None:
         raise Damaged(name.step, MANIFEST, "is missing")
-    manifest = Manifest.decode(found[0], name.step)
+    manifest = FilesManifest.decode(found[0], name.step)
     if manifest.token != name.token:
         raise Damaged(name.step, MANIFEST, f"is of token {manifest.token}, not {name.token}")
     return manifest
@@ -111,8 +111,8 @@ def prune(place: Place, keep: int, newest: Name) -> list[Name]:
     return gone
 
 
-def _by_name(place: Place) -> Mapping[Name, dict[str, Found]]:
-    by_name: dict[Name, dict[str, Found]] = {}
+def _by_name(place: Place) -> Mapping[Name, dict[str, StoredFile]]:
+    by_name: dict[Name, dict[str, StoredFile]] = {}
     for file in place.list(STEPS):
         name = Name.of(file.key)
         if name is not None:

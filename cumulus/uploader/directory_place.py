@@ -17,7 +17,7 @@ from typing import IO
 from cumulus.checkpoint.layout import File, sha256_of
 from cumulus.errors import BlobStoreUnavailable, ObjectChanged
 from cumulus.lib.files import make_directories, sync_directory
-from cumulus.uploader.place import Found, Notes, Unfaithful
+from cumulus.uploader.place import Notes, StoredFile, Unfaithful
 
 _PIECE = 4 * 2**20
 _PARTIAL, _LOCK = ".partial", ".lock"
@@ -113,7 +113,7 @@ class DirectoryPlace:
         if digest.hexdigest() != file.sha256:
             raise Unfaithful(f"{file.path} does not match its sha256")
 
-    def list(self, prefix: str) -> Iterator[Found]:
+    def list(self, prefix: str) -> Iterator[StoredFile]:
         now = self._now()
         with self._told():
             for path in _walk(os.path.join(self._directory, os.path.dirname(prefix))):
@@ -121,7 +121,7 @@ class DirectoryPlace:
                 if key.startswith(prefix):
                     with suppress(FileNotFoundError):
                         found = os.lstat(path)
-                        yield Found(key, found.st_size, now - found.st_mtime)
+                        yield StoredFile(key, found.st_size, now - found.st_mtime)
 
     def delete(self, keys: Sequence[str]) -> None:
         with self._told():

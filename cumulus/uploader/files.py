@@ -92,7 +92,7 @@ def _verify(path: str, steps: Sequence[str]) -> None:
         _tell(step, partial(_verified, path, step))
 
 
-def _verified(path: str, step: int) -> layout.Manifest:
+def _verified(path: str, step: int) -> layout.FilesManifest:
     return layout.verify(path, step).manifest
 
 
@@ -151,7 +151,7 @@ def _receive(path: str, _: Sequence[str], *, adopt: bool = False) -> None:
     """What is cut off, or is not what its manifest says, leaves nothing."""
     given = sys.stdin.buffer
     head = _line(given)
-    manifest = layout.Manifest.decode(_exactly(given, int(head["size"])), int(head["step"]))
+    manifest = layout.FilesManifest.decode(_exactly(given, int(head["size"])), int(head["step"]))
     os.makedirs(path, 0o700, exist_ok=True)
     made = os.path.join(path, layout.temporary_name(manifest.step))
     os.mkdir(made, 0o700)
@@ -176,7 +176,7 @@ def _receive(path: str, _: Sequence[str], *, adopt: bool = False) -> None:
     _say({"step": manifest.step, "size": manifest.size})
 
 
-def commit(made: str, path: str, manifest: layout.Manifest) -> None:
+def commit(made: str, path: str, manifest: layout.FilesManifest) -> None:
     """Make a checkpoint of `path` of the directory `made`, which has its files: durable, and whole at once."""
     write_durably(os.path.join(made, layout.MANIFEST), manifest.encode())
     for root, _directories, _files in os.walk(made):
@@ -187,7 +187,7 @@ def commit(made: str, path: str, manifest: layout.Manifest) -> None:
     sync_directory(path)
 
 
-def _has(path: str, manifest: layout.Manifest) -> bool:
+def _has(path: str, manifest: layout.FilesManifest) -> bool:
     try:
         return layout.read_manifest(path, manifest.step) == manifest
     except (layout.Damaged, OSError):
@@ -241,7 +241,7 @@ def _changed(path: str, most: Sequence[str]) -> None:
         raise layout.CheckpointError(str(error)) from None
 
 
-def _tell(step: int, read: Callable[[], layout.Manifest]) -> None:
+def _tell(step: int, read: Callable[[], layout.FilesManifest]) -> None:
     try:
         found = read()
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import Damaged, Manifest
+from cumulus.checkpoint.layout import Damaged, FilesManifest
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BlobError, BucketUnavailable
 from cumulus.lib.backoff import Backoff
@@ -26,8 +26,8 @@ from cumulus.lib.printable import one_line
 from cumulus.uploader import snapshot, status
 from cumulus.uploader.catalog import Superseded
 from cumulus.uploader.place import Name, Place
-from cumulus.uploader.status import DIRECTORY, Status
-from cumulus.uploader.upload import Incomplete, Journal, Upload
+from cumulus.uploader.status import DIRECTORY, UploadStatus
+from cumulus.uploader.upload import Journal, Upload, UploadIncomplete
 
 LOOK_SECONDS = 1.0
 _TOLD_SECONDS = 1.0
@@ -35,7 +35,7 @@ _AGAIN = Backoff(1.0, 60.0)
 _CLOCK = SystemClock()
 
 
-class Follower:
+class RunFollower:
     """`over` is set when the run has ended: then what is left is copied, and `run` returns. After `linger` seconds more
     it gives up."""
 
@@ -50,7 +50,7 @@ class Follower:
         self._linger = linger
         self._directory = os.path.join(path, DIRECTORY)
         self._held = os.path.join(self._directory, "held")
-        self._status = Status(uri=place.uri)
+        self._status = UploadStatus(uri=place.uri)
         self._mutex = threading.Lock()
         self._told = 0.0
         self._done: Name | None = None
@@ -175,7 +175,7 @@ class Follower:
             if not os.path.isdir(layout.directory(self._path, step)):
                 return True  # Pruned meanwhile.
             self._fail(f"step {step} can't be copied: {error.strerror}: {error.filename}")
-        except Incomplete as error:
+        except UploadIncomplete as error:
             # Its own files are there. There may be a newer one, and the other node may never come to it.
             snapshot.release(self._held)
             self._fail(str(error))
@@ -192,11 +192,11 @@ class Follower:
         self._failures += 1
         return False
 
-    def _succeed(self, name: Name, manifest: Manifest) -> None:
+    def _succeed(self, name: Name, manifest: FilesManifest) -> None:
         self._failures = 0
         self._done = name
         with self._mutex:
-            self._status = Status(self._place.uri, name.step, name.token, manifest.size, timestamp(_CLOCK.now()))
+            self._status = UploadStatus(self._place.uri, name.step, name.token, manifest.size, timestamp(_CLOCK.now()))
         self._tell()
 
     def _sent(self, count: int) -> None:

@@ -46,7 +46,7 @@ class Name(NamedTuple):
         return None if match is None else cls(int(match[2]), int(match[1]))
 
 
-class Found(NamedTuple):
+class StoredFile(NamedTuple):
     key: str
     size: int
     age: float
@@ -88,7 +88,7 @@ class Place(Protocol):
         """Write what is there into an open, empty file. Raises Unfaithful where it is not what `file` says."""
         ...
 
-    def list(self, prefix: str) -> Iterator[Found]: ...
+    def list(self, prefix: str) -> Iterator[StoredFile]: ...
 
     def delete(self, keys: Sequence[str]) -> None:
         """Those that are gone are no error."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import Damaged, File, Manifest
+from cumulus.checkpoint.layout import Damaged, File, FilesManifest
 from cumulus.uploader import catalog, files
 from cumulus.uploader.place import Name, Place, Unfaithful
 from cumulus.uploader.upload import SMALL
@@ -20,8 +20,8 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 def restore(
     place: Place, path: str, *, refused: Callable[[Damaged], None] = lambda damaged: None,
-    needed: Callable[[Manifest], bool] = lambda manifest: True, adopt: bool = False,
-) -> Manifest | None:  # fmt: skip
+    needed: Callable[[FilesManifest], bool] = lambda manifest: True, adopt: bool = False,
+) -> FilesManifest | None:  # fmt: skip
     """Put the newest checkpoint of the place that is whole into the L1 directory `path`; its manifest, None where there
     is none, or where the first one that is whole is not `needed`: asked before its files are fetched.
 
@@ -40,7 +40,7 @@ def restore(
     return None
 
 
-def verify(place: Place, name: Name, scratch: str = "") -> Manifest:
+def verify(place: Place, name: Name, scratch: str = "") -> FilesManifest:
     """Read every byte of a committed checkpoint, a file at a time into the directory `scratch`. Raises Damaged with the
     name of the file that is not whole."""
     manifest = catalog.manifest_of(place, name)
@@ -50,7 +50,7 @@ def verify(place: Place, name: Name, scratch: str = "") -> Manifest:
     return manifest
 
 
-def _fetch(place: Place, name: Name, manifest: Manifest, path: str) -> None:
+def _fetch(place: Place, name: Name, manifest: FilesManifest, path: str) -> None:
     os.makedirs(path, 0o700, exist_ok=True)
     made = os.path.join(path, layout.temporary_name(name.step))
     os.mkdir(made, 0o700)

@@ -12,7 +12,7 @@ from cumulus.blob.s3.client import Part, S3Client
 from cumulus.blob.s3.problems import Missing
 from cumulus.blob.s3.transfer import PART, fetch, part_size, send_file
 from cumulus.checkpoint.layout import File
-from cumulus.uploader.place import Found, Notes, Unfaithful
+from cumulus.uploader.place import Notes, StoredFile, Unfaithful
 
 _SHA256 = "sha256"
 
@@ -62,10 +62,10 @@ class S3Place:
         if digest.hexdigest() != file.sha256:
             raise Unfaithful(f"{file.path} does not match its sha256")
 
-    def list(self, prefix: str) -> Iterator[Found]:
+    def list(self, prefix: str) -> Iterator[StoredFile]:
         for found in self._client.list(self._prefix + prefix):
             age = (self._client.now() - found.modified).total_seconds()
-            yield Found(found.key.removeprefix(self._prefix), found.size, age)
+            yield StoredFile(found.key.removeprefix(self._prefix), found.size, age)
 
     def delete(self, keys: Sequence[str]) -> None:
         self._client.delete([self._prefix + key for key in keys])

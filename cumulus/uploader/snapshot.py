@@ -6,7 +6,7 @@ import errno
 import os
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import MANIFEST, Manifest
+from cumulus.checkpoint.layout import MANIFEST, FilesManifest
 
 _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
@@ -44,7 +44,7 @@ def release(held: str) -> None:
     layout.remove_tree(held)
 
 
-def _link(source: str, target: str, path: str, manifest: Manifest) -> None:
+def _link(source: str, target: str, path: str, manifest: FilesManifest) -> None:
     copy = os.path.join(target, path)
     os.makedirs(os.path.dirname(copy), 0o700, exist_ok=True)
     try:

@@ -16,7 +16,7 @@ _MOST = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class UploadStatus:
     uri: str = ""
     step: int | None = None
     """Of the newest checkpoint that is committed there; None where there is none yet."""
@@ -35,14 +35,14 @@ class Status:
     """Since when."""
 
 
-def write(path: str, status: Status) -> None:
+def write(path: str, status: UploadStatus) -> None:
     """Replace the status of the L1 directory. It is not worth a sync. Raises OSError."""
     directory = os.path.join(path, DIRECTORY)
     with replacing(os.path.join(directory, FILE), durable=False) as file:
         file.write(json.dumps({"format": 1, **asdict(status)}).encode() + b"\n")
 
 
-def read(path: str) -> Status | None:
+def read(path: str) -> UploadStatus | None:
     """None where there is none, or it is damaged: the job can write it. Ask as the job's user: who follows no link of
     theirs otherwise. Raises OSError where the directory can't be read."""
     try:
@@ -55,16 +55,16 @@ def read(path: str) -> Status | None:
         return decode(file.read(_MOST))
 
 
-def decode(content: bytes) -> Status | None:
+def decode(content: bytes) -> UploadStatus | None:
     """None where it is damaged."""
     with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         given = json.loads(content)
         if given.pop("format") == 1:
-            return _checked(Status(**given))
+            return _checked(UploadStatus(**given))
     return None
 
 
-def _checked(status: Status) -> Status:
+def _checked(status: UploadStatus) -> UploadStatus:
     for value, kinds in (
         *((text, str) for text in (status.uri, status.uploaded_at, status.error, status.error_at)),
         *((number, int) for number in (status.token, status.size, status.sent)),

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import MANIFEST, Checkpoint, Damaged, File, Manifest
+from cumulus.checkpoint.layout import MANIFEST, Checkpoint, Damaged, File, FilesManifest
 from cumulus.errors import ObjectChanged
 from cumulus.lib.files import write_durably
 from cumulus.uploader import catalog
@@ -20,7 +20,7 @@ SMALL = 8 * 2**20
 _THREADS = 4
 
 
-class Incomplete(Exception):
+class UploadIncomplete(Exception):
     """Other nodes have not sent their ranks' files yet."""
 
 
@@ -54,10 +54,10 @@ class Upload:
         self._journal = journal
         self._sent = sent
 
-    def run(self, path: str, step: int, keep: int) -> Manifest:
+    def run(self, path: str, step: int, keep: int) -> FilesManifest:
         """Copy the checkpoint of `step` in the L1 directory `path`, then prune. Its manifest.
 
-        Raises Damaged for what is not whole on the disk, Superseded, Incomplete where files of other nodes are
+        Raises Damaged for what is not whole on the disk, Superseded, UploadIncomplete where files of other nodes are
         missing, BlobStoreUnavailable, OSError.
         """
         manifest = layout.read_manifest(path, step)
@@ -111,7 +111,9 @@ class Upload:
             if file.size > SMALL:
                 send(file)
         if absent:
-            raise Incomplete(f"{absent[0]} of step {checkpoint.step} is on another node, which has not sent it yet")
+            raise UploadIncomplete(
+                f"{absent[0]} of step {checkpoint.step} is on another node, which has not sent it yet"
+            )
 
 
 def _is_text(path: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.apply.apply import Prune, PruneRefused, apply
+from cumulus.apply.apply import PruneRefused, PruneScope, apply
 from cumulus.apply.plan import Result
 from cumulus.cli import diff as cli_diff
 from cumulus.client.base import Applied
@@ -405,7 +405,7 @@ def test_prune_deletes_what_is_not_in_the_set(store: Store) -> None:
     applied(store, jobs(3))
     applied(store, job(name="elsewhere", labels="app: y"))
     store.create(load_text(job(name="by-hand"))[0].resource.to_json())
-    assert applied(store, jobs(1), prune=Prune("app=x")) == [
+    assert applied(store, jobs(1), prune=PruneScope("app=x")) == [
         "gpujob.cumulus.dev/j00 unchanged",
         "gpujob.cumulus.dev/j01 pruned",
         "gpujob.cumulus.dev/j02 pruned",
@@ -418,7 +418,7 @@ def test_prune_looks_at_every_kind_in_the_manifests_namespaces(store: Store) -> 
     partition += "spec: {memory: 0.5, duration: 1h}\n"
     applied(store, jobs(1), partition)
     apply(store, load_text(jobs(1), namespace="other"))
-    assert applied(store, job(name="new"), prune=Prune("app=x")) == [
+    assert applied(store, job(name="new"), prune=PruneScope("app=x")) == [
         "gpujob.cumulus.dev/new created",
         "gpujob.cumulus.dev/j00 pruned",
         "gpupartition.cumulus.dev/p pruned",
@@ -432,12 +432,12 @@ def test_prune_leaves_alone_what_others_own_or_delete(store: Store) -> None:
     edit(store, lambda d: d["metadata"].update(ownerReferences=[owner]), Key("GPUJob", "default", "j01"))
     edit(store, lambda d: d["metadata"].update(finalizers=["x/y"]), Key("GPUJob", "default", "j02"))
     store.delete(Key("GPUJob", "default", "j02"))
-    assert applied(store, jobs(1), prune=Prune("app=x")) == ["gpujob.cumulus.dev/j00 unchanged"]
+    assert applied(store, jobs(1), prune=PruneScope("app=x")) == ["gpujob.cumulus.dev/j00 unchanged"]
 
 
 def test_a_dry_run_tells_what_would_be_pruned(store: Store) -> None:
     applied(store, jobs(2))
-    assert applied(store, jobs(1), prune=Prune("app=x"), dry_run=True)[1] == "gpujob.cumulus.dev/j01 pruned"
+    assert applied(store, jobs(1), prune=PruneScope("app=x"), dry_run=True)[1] == "gpujob.cumulus.dev/j01 pruned"
     assert len(names(store)) == 2
 
 
@@ -448,7 +448,7 @@ def test_a_dry_run_tells_what_would_be_pruned(store: Store) -> None:
 )  # fmt: skip
 def test_prune_is_capped(store: Store, before: int, after: int, limit: int | None, allowed: bool) -> None:
     applied(store, jobs(before))
-    prune = Prune("app=x", limit)
+    prune = PruneScope("app=x", limit)
     if allowed:
         applied(store, jobs(after), prune=prune)
         assert len(names(store)) == after
@@ -462,7 +462,7 @@ def test_prune_is_capped(store: Store, before: int, after: int, limit: int | Non
 
 def test_prune_needs_a_selector(store: Store) -> None:
     with pytest.raises(UsageError, match="needs a label selector"):
-        applied(store, job(), prune=Prune(" "))
+        applied(store, job(), prune=PruneScope(" "))
 
 
 def test_pruning_loses_a_race_with_a_change() -> None:
@@ -470,7 +470,7 @@ def test_pruning_loses_a_race_with_a_change() -> None:
     applied(racing, job(), job(name="kept"))
     racing.racing = 1
     # Its label was taken off meanwhile: it is not ours to prune any more.
-    assert applied(racing, job(name="kept"), prune=Prune("app=x")) == ["gpujob.cumulus.dev/kept unchanged"]
+    assert applied(racing, job(name="kept"), prune=PruneScope("app=x")) == ["gpujob.cumulus.dev/kept unchanged"]
     assert names(racing) == ["kept", "train"]
 
 
@@ -486,7 +486,7 @@ def test_diff_shows_what_would_change_and_nothing_else(store: Store) -> None:
     assert diff(apply(store, manifests, dry_run=True)) == ""
     changed = diff(apply(store, load_text(job("priority: 2")), dry_run=True)).splitlines()
     assert [line for line in changed[2:] if line[0] in "+-"] == ["-  priority: 1", "+  priority: 2"]
-    pruned = diff(apply(store, load_text(job(name="new")), dry_run=True, prune=Prune("app=x"))).splitlines()
+    pruned = diff(apply(store, load_text(job(name="new")), dry_run=True, prune=PruneScope("app=x"))).splitlines()
     assert "-  name: train" in pruned
 
 
@@ -574,5 +574,5 @@ def test_what_an_earlier_version_applied_is_pruned_too(store: Store) -> None:
     note = {LAST_APPLIED: json.dumps(manifest.document)}
     store.create({**stored, "metadata": {**stored["metadata"], "annotations": note}})
     applied(store, job(name="cis"), field_manager="ci")
-    assert applied(store, job(name="new"), prune=Prune("app=x"))[1:] == ["gpujob.cumulus.dev/old pruned"]
+    assert applied(store, job(name="new"), prune=PruneScope("app=x"))[1:] == ["gpujob.cumulus.dev/old pruned"]
     assert names(store) == ["cis", "new"], "what another manager applied is theirs to prune"

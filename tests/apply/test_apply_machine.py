@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cumulus.apply.apply import Prune, apply
+from cumulus.apply.apply import PruneScope, apply
 from cumulus.clock import FakeClock
 from cumulus.manifest import load_text
 from cumulus.resources.key import Document, Key
@@ -45,7 +45,7 @@ class Applies(RuleBasedStateMachine):
         manifests = load_text(
             json.dumps({"apiVersion": "v1", "kind": "List", "items": [_job(*i) for i in wanted.items()]})
         )
-        lines = [str(result) for result in apply(self.store, manifests, prune=Prune("app=x") if prune else None)]
+        lines = [str(result) for result in apply(self.store, manifests, prune=PruneScope("app=x") if prune else None)]
         for name in set(self.last) - set(wanted) if prune else ():
             assert f"gpujob.cumulus.dev/{name} pruned" in lines
             del self.last[name], self.expected[name]

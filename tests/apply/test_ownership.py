@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cumulus.apply import ownership
-from cumulus.apply.ownership import MAX_UPDATERS, Owned, Owner
+from cumulus.apply.ownership import MAX_UPDATERS, FieldOwner, Owned
 from cumulus.errors import ApplyConflict, InvalidObject
 from cumulus.resources.annotations import KUBECTL_LAST_APPLIED, LAST_APPLIED
 from cumulus.resources.field_managers import ANCIENT, CUMULUS, KUBECTL
@@ -119,15 +119,15 @@ class TestApplies:
 
     def test_appliers_come_first_then_the_older_ones(self) -> None:
         owners = {
-            Owner("u", "Update"): Owned(frozenset({("f:a",)}), NOW),
-            Owner("b", "Apply"): Owned(frozenset({("f:a",)}), LATER),
-            Owner("c", "Apply"): Owned(frozenset({("f:a",)}), NOW),
+            FieldOwner("u", "Update"): Owned(frozenset({("f:a",)}), NOW),
+            FieldOwner("b", "Apply"): Owned(frozenset({("f:a",)}), LATER),
+            FieldOwner("c", "Apply"): Owned(frozenset({("f:a",)}), NOW),
         }
         entries = ownership.written(thing(), owners)["metadata"]["managedFields"]
         assert [entry["manager"] for entry in entries] == ["c", "b", "u"]
 
     def test_there_is_an_end_to_how_many_own_an_object(self) -> None:
-        owners = {Owner(f"m{number}", "Apply"): Owned(frozenset({("f:a",)})) for number in range(65)}
+        owners = {FieldOwner(f"m{number}", "Apply"): Owned(frozenset({("f:a",)})) for number in range(65)}
         with pytest.raises(InvalidObject, match="more than 64 field managers"):
             ownership.written(thing(), owners)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.checkpoints import CheckpointStore, CheckpointUnseen, Saved, saved, written_at
+from cumulus.backends.checkpoints import CheckpointStore, CheckpointUnseen, SealedCheckpoint, saved, written_at
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention, LogStore
 from cumulus.checkpoint import layout
 from cumulus.clock import timestamp
@@ -155,7 +155,7 @@ class CheckpointStoreConformance(ABC):
             self.unseen(tmp_path).newest()
         assert written_at(self.unseen(tmp_path)) is None
         assert written_at(None) is None
-        known = Saved(1, "2030-01-01T00:00:00Z", 1, 1.0, "/c")
+        known = SealedCheckpoint(1, "2030-01-01T00:00:00Z", 1, 1.0, "/c")
         assert saved(None, known) == saved(self.unseen(tmp_path), known) == known
 
 
@@ -166,5 +166,5 @@ def save(place: Path, step: int, size: int = 3, content: bytes = b"") -> None:
     if content:
         (directory / "weights").write_bytes(content)
     files = (layout.File("weights", len(content) or size, hashlib.sha256(content).hexdigest()),)
-    manifest = layout.Manifest(step, "2030-01-01T00:00:00Z", 1.5, 1, 1, 1, files)
+    manifest = layout.FilesManifest(step, "2030-01-01T00:00:00Z", 1.5, 1, 1, 1, files)
     (directory / layout.MANIFEST).write_bytes(manifest.encode())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cumulus.backends import preparing
-from cumulus.backends.base import Checkpointing, Mount, Workload
+from cumulus.backends.base import Checkpointing, Workload, WorkloadMount
 from cumulus.backends.preparing import Preparing
 from cumulus.backends.swarm.checkpoint import place_of
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, PlaceAway
@@ -74,7 +74,7 @@ def workload(attempt: int = 1, node: str = "a", *, uri: str = "", named: bool = 
     fields: dict[str, Any] = {
         "name": f"w-a{attempt}-{node}", "namespace": "team", "job": "j", "job_uid": "u1", "attempt": attempt,
         "replica": 0, "replicas": 1, "node": node, "command": ("true",), "leases": (), "image": "i",
-        "mounts": (Mount("/data/ann", "/data"),), "checkpoint_path": "/data/run/c", "submitter": "ann",
+        "mounts": (WorkloadMount("/data/ann", "/data"),), "checkpoint_path": "/data/run/c", "submitter": "ann",
         "submitter_uid": 4242, "checkpointing": Checkpointing(uri=uri, named=named, keep=2),
     }  # fmt: skip
     return Workload(**{**fields, **more})
@@ -94,7 +94,7 @@ def bed(tmp_path: Path) -> Bed:
         ({"checkpoint_path": "run/c"}, ""),
         ({"checkpoint_path": "run/c", "working_dir": "/data"}, "/data/ann/run/c"),
         ({"checkpoint_path": ""}, ""),
-        ({"mounts": (Mount("/x", "/data"), Mount("/y", "/data/run"))}, "/y/c"),
+        ({"mounts": (WorkloadMount("/x", "/data"), WorkloadMount("/y", "/data/run"))}, "/y/c"),
     ],
 )
 def test_where_a_containers_checkpoints_are_on_its_node(more: dict[str, Any], place: str) -> None:

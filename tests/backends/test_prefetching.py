@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.backends.base import Prefetched
-from cumulus.backends.swarm.prefetching import MOST, GivenUp, Prefetching
+from cumulus.backends.swarm.prefetching import MOST, PrefetchGivenUp, Prefetching
 from cumulus.errors import BackendError
 from tests.waiting import PATIENCE, eventually
 
@@ -29,7 +29,7 @@ class Copies:
             while not self.go.wait(0.01):
                 if gone.is_set():
                     self.given_up.append(name)
-                    raise GivenUp
+                    raise PrefetchGivenUp
             return step
 
         return work, lambda: self.ended.append(name)
@@ -116,13 +116,13 @@ def test_the_end_of_a_job_waits_for_all_that_is_on_its_way() -> None:
 
     def stays(gone: threading.Event) -> int | None:
         deaf.wait(PATIENCE)
-        raise GivenUp
+        raise PrefetchGivenUp
 
     def start() -> None:
-        with contextlib.suppress(GivenUp), made.started("u", 1, "c") as gone:
+        with contextlib.suppress(PrefetchGivenUp), made.started("u", 1, "c") as gone:
             held.set()
             gone.wait(PATIENCE)
-            raise GivenUp
+            raise PrefetchGivenUp
 
     made.ask("u", 0, "b", "t", stays, lambda: pytest.fail("it was given up"))
     threading.Thread(target=start, daemon=True).start()

@@ -44,12 +44,12 @@ class TestCheckpointFiles(CheckpointStoreConformance):
     def test_how_far_the_uploader_is_is_told_in_one_harmless_line(self, tmp_path: Path) -> None:
         save(tmp_path, 12)
         (tmp_path / status.DIRECTORY).mkdir()
-        status.write(str(tmp_path), status.Status(step=11, error="no bucket\n\x1b[31m" + "x" * 1000))
+        status.write(str(tmp_path), status.UploadStatus(step=11, error="no bucket\n\x1b[31m" + "x" * 1000))
         found = self.store(tmp_path).saved()
         assert found is not None
         assert (found.step, found.uploaded, len(found.upload_error)) == (12, 11, 300)
         assert found.upload_error.startswith("no bucket \\x1b[31m")
-        status.write(str(tmp_path), status.Status(step=12))
+        status.write(str(tmp_path), status.UploadStatus(step=12))
         later = self.store(tmp_path).saved(found)
         assert later == found._replace(uploaded=12, upload_error="")
         (tmp_path / status.DIRECTORY / "status.json").write_text('{"format": 1, "step": "many"}')

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from cumulus.clock import FakeClock
-from cumulus.history.recorder import Recorder
+from cumulus.history.recorder import HistoryRecorder
 from cumulus.history.series import Sample
 from cumulus.paths import history_file
 from cumulus.resources.key import Document
@@ -120,7 +120,7 @@ def fill(store: MemoryStore, home: Path, clock: FakeClock) -> None:
             documents.condition("Scheduled", False, "WaitingForShare", "no device has 50% free", minutes=9)
         ]}  # fmt: skip
         store.create(_submitted(documents.job(waits.job, status=status), user))
-    with closing(Recorder(history_file(home), clock, retention=1e9, every=60)) as recorder:
+    with closing(HistoryRecorder(history_file(home), clock, retention=1e9, every=60)) as recorder:
         # In the order in which the store's log told them, the nodes first.
         ordered = sorted(told, key=lambda one: (one[1]["kind"] != "GPUNode", one[0]))
         recorder.take("here", [WatchEvent("MODIFIED", number, each) for number, (_, each) in enumerate(ordered, 1)])

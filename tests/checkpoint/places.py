@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cumulus.checkpoint.layout import File, Manifest, directory, sha256_of
+from cumulus.checkpoint.layout import File, FilesManifest, directory, sha256_of
 
 FILES = {"weights": b"w" * 5000, "parts/optimizer": b"o" * 300, "empty": b""}
 
@@ -24,6 +24,6 @@ def put(place: Path, step: int, files: dict[str, bytes] = FILES, **facts: int) -
         os.close(descriptor)
     numbers = {"world": 1, "attempt": 1, "token": 7, **facts}
     (top / "manifest.json").write_bytes(
-        Manifest(step, "2026-11-29T12:00:00Z", 1.5, files=tuple(listed), **numbers).encode()
+        FilesManifest(step, "2026-11-29T12:00:00Z", 1.5, files=tuple(listed), **numbers).encode()
     )
     return top

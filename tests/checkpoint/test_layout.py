@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import Damaged, Manifest, newest, prune, read_manifest, step_name, step_of, steps, verify
+from cumulus.checkpoint.layout import (
+    Damaged,
+    FilesManifest,
+    newest,
+    prune,
+    read_manifest,
+    step_name,
+    step_of,
+    steps,
+    verify,
+)
 from tests.checkpoint.places import FILES, put
 
 ANOTHER_USER = 4242
@@ -158,10 +168,10 @@ def test_what_others_may_write_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_manifest_with_a_way_out_is_none(path: object) -> None:
-    document = json.loads(Manifest(1, "2026-11-29T12:00:00Z", 1.0, 1, 1, 1, ()).encode())
+    document = json.loads(FilesManifest(1, "2026-11-29T12:00:00Z", 1.0, 1, 1, 1, ()).encode())
     document["files"] = [{"path": path, "size": 1, "sha256": "0" * 64}]
     with pytest.raises(Damaged, match=r"manifest\.json"):
-        Manifest.decode(json.dumps(document).encode(), 1)
+        FilesManifest.decode(json.dumps(document).encode(), 1)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +179,7 @@ def test_a_manifest_with_a_way_out_is_none(path: object) -> None:
 )
 def test_nonsense_is_no_manifest(content: bytes) -> None:
     with pytest.raises(Damaged, match=r"checkpoint of step 1: manifest\.json: "):
-        Manifest.decode(content, 1)
+        FilesManifest.decode(content, 1)
 
 
 def test_what_is_wrong_is_said_in_few_words(tmp_path: Path) -> None:

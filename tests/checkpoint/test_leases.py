@@ -8,7 +8,7 @@ import random
 import pytest
 
 from cumulus.checkpoint import save_times
-from cumulus.checkpoint.timing import Cause, Timing
+from cumulus.checkpoint.timing import DueCause, Timing
 
 GRACE = 30.0
 
@@ -18,7 +18,7 @@ def lease(timing: Timing, seconds: float, save: float, rng: random.Random) -> tu
     now = max(0.0, seconds - timing.lead() - 5.0)
     timing.lease_end = seconds
     timing.pace = 0.0
-    while timing.due(now) is not Cause.LEASE_END:
+    while timing.due(now) is not DueCause.LEASE_END:
         step = rng.uniform(0.02, 0.2)
         timing.pace = max(step, 0.8 * timing.pace)
         now += step

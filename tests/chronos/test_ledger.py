@@ -15,7 +15,7 @@ import pytest
 
 from cumulus.checkpoint.lease import LeaseEnd, now
 from cumulus.chronos import records
-from cumulus.chronos.contract import EndReason, Lease, LeaseState, Usage
+from cumulus.chronos.contract import EndReason, Lease, LeasedTotal, LeaseState
 from cumulus.chronos.enforce import account
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
@@ -33,13 +33,13 @@ def test_grant_returns_the_share_that_was_asked_for(ledger: Ledger, clock: FakeC
     clock.advance(20)
     assert ledger.get("a") == replace(lease, expires_in=40)
     assert ledger.list() == [replace(lease, expires_in=40)]
-    assert ledger.usage(0) == Usage(20 * GIB, 250)
+    assert ledger.usage(0) == LeasedTotal(20 * GIB, 250)
 
 
 def test_grant_is_idempotent_by_id(ledger: Ledger) -> None:
     first = ledger.grant(request("a"))
     assert ledger.grant(request("a")) == first
-    assert ledger.usage(0) == Usage(20 * GIB, 250)
+    assert ledger.usage(0) == LeasedTotal(20 * GIB, 250)
     with pytest.raises(ChronosError, match="lives with another share: device 0, 20Gi, 25% compute"):
         ledger.grant(request("a", memory_bytes=GIB))
 
@@ -50,7 +50,7 @@ def test_an_id_that_ended_is_not_granted_again(ledger: Ledger, clock: FakeClock)
     clock.advance(86000)
     again = ledger.grant(request("a", memory_bytes=GIB))
     assert (again.state, again.end_reason) == (LeaseState.ENDED, EndReason.RELEASED)
-    assert ledger.usage(0) == Usage(0, 0)
+    assert ledger.usage(0) == LeasedTotal(0, 0)
 
 
 def test_no_device_is_leased_beyond_its_memory(ledger: Ledger) -> None:
@@ -133,7 +133,7 @@ def test_the_share_stays_taken_while_a_process_is_attached(ledger: Ledger, run: 
     released = ledger.release("a")
     assert released is not None
     assert (released.state, released.end_reason) == (LeaseState.ENDING, EndReason.RELEASED)
-    assert ledger.usage(0) == Usage(20 * GIB, 250)
+    assert ledger.usage(0) == LeasedTotal(20 * GIB, 250)
 
 
 def test_an_expired_lease_is_ending_before_the_monitor_comes_to_it(ledger: Ledger, clock: FakeClock) -> None:
@@ -142,7 +142,7 @@ def test_an_expired_lease_is_ending_before_the_monitor_comes_to_it(ledger: Ledge
     found = ledger.get("a")
     assert found is not None
     assert (found.state, found.end_reason, found.expires_in) == (LeaseState.ENDING, EndReason.EXPIRED, 0)
-    assert ledger.usage(0) == Usage(20 * GIB, 250)
+    assert ledger.usage(0) == LeasedTotal(20 * GIB, 250)
     with pytest.raises(NoSuchLease, match="lease a has ended: expired"):
         ledger.renew("a", 60)
     with pytest.raises(NoSuchLease):
@@ -407,7 +407,7 @@ def test_after_a_reboot_a_lease_lasts_until_its_wall_clock_end(home: Path, clock
     assert b is not None
     assert (a.state, a.expires_in) == (LeaseState.ACTIVE, 500)
     assert (b.state, b.end_reason) == (LeaseState.ENDED, EndReason.EXPIRED)
-    assert after.usage(0) == Usage(20 * GIB, 250)
+    assert after.usage(0) == LeasedTotal(20 * GIB, 250)
 
 
 @pytest.mark.parametrize("jump", [-86400 * 3650, -60, 0])
@@ -439,4 +439,4 @@ def test_a_reboot_ends_what_was_ending_and_forgets_processes(home: Path, clock: 
     released = after.release("attached")
     assert released is not None
     assert released.state is LeaseState.ENDED
-    assert after.usage(0) == Usage(0, 0)
+    assert after.usage(0) == LeasedTotal(0, 0)

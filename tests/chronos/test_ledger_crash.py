@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import audit, records
-from cumulus.chronos.contract import LeaseState, Usage
+from cumulus.chronos.contract import LeasedTotal, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import LedgerFull, LedgerUnavailable
@@ -156,7 +156,7 @@ def check(ledger: Ledger) -> None:
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     for device in ledger.devices():
         live = [lease for lease in ledger.list() if lease.device_id == device.id]
-        used = Usage(sum(x.memory_bytes for x in live), sum(x.compute for x in live))
+        used = LeasedTotal(sum(x.memory_bytes for x in live), sum(x.compute for x in live))
         assert ledger.usage(device.index) == used
         assert used.memory_bytes <= device.memory_bytes
 
@@ -236,7 +236,7 @@ def test_a_ledger_of_version_1_is_carried_over(home: Path, clock: FakeClock) -> 
         ("ended", LeaseState.ENDED, "released"),
         ("live", LeaseState.ACTIVE, None),
     ]
-    assert ledger.usage(0) == Usage(GIB, 10)
+    assert ledger.usage(0) == LeasedTotal(GIB, 10)
     assert audit.flush(ledger.database, 2000.0) == 2
     lines = [json.loads(line) for line in (home / "audit.log").read_text().splitlines()]
     told = [(line["seq"], line["event"], line["lease"]) for line in lines]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cumulus.chronos import cli
-from cumulus.chronos.contract import EndReason, LeaseRequest, LeaseState, Proof, Usage, commands, wire
+from cumulus.chronos.contract import EndReason, LeasedTotal, LeaseRequest, LeaseState, Proof, commands, wire
 from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.enforce import account
 from cumulus.chronos.enforce.account import Allocates
@@ -24,7 +24,7 @@ from cumulus.chronos.parking import check, memory, mover
 from cumulus.chronos.parking.driver import CheckpointState
 from cumulus.chronos.parking.evidence import frameworks_of
 from cumulus.chronos.partitioner import Partition, Partitioner
-from cumulus.chronos.user_ledger import Peer, UserLedger
+from cumulus.chronos.user_ledger import LedgerCaller, UserLedger
 from cumulus.clock import SystemClock
 from cumulus.errors import Forbidden, InsufficientShare, NoSuchLease, ParkRefused, StaleToken, UsageError
 from cumulus.lib import cgroup, processes
@@ -59,7 +59,7 @@ def test_a_parked_lease_holds_no_share_and_comes_back_with_a_new_token_and_end(n
     assert parked.parked_at
     assert 3000 < parked.expires_in <= 3600
     assert node.states(pids) == {CHECKPOINTED}
-    assert node.ledger.usage(0) == Usage(0, 0)
+    assert node.ledger.usage(0) == LeasedTotal(0, 0)
     assert node.set_aside() == 3 * GIB + 7
     assert limits(node)[0] == 0
     assert limits(node)[1] > 3000
@@ -70,7 +70,7 @@ def test_a_parked_lease_holds_no_share_and_comes_back_with_a_new_token_and_end(n
     node.ledger.release("b")
     asked = node.ledger.unpark("a", 60)
     assert (asked.state, asked.token > other.token > lease.token, asked.parked_at) == (LeaseState.UNPARKING, True, "")
-    assert node.ledger.usage(0) == Usage(60 * GIB, 250)
+    assert node.ledger.usage(0) == LeasedTotal(60 * GIB, 250)
     node.step()
     back = node.find()
     assert (back.state, back.parked_bytes, back.token) == (LeaseState.ACTIVE, 0, asked.token)
@@ -136,9 +136,9 @@ def test_no_program_starts_in_a_parked_lease(node: ParkingNode) -> None:
 
 
 def test_users_park_and_unpark_their_own_leases_alone(node: ParkingNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    user = UserLedger(node.ledger.home, Peer(os.getuid(), os.getpid()), may_create=True)
+    user = UserLedger(node.ledger.home, LedgerCaller(os.getuid(), os.getpid()), may_create=True)
     monkeypatch.setattr(user, "_start_monitor", False)
-    mine = Peer(os.getuid(), 0).name
+    mine = LedgerCaller(os.getuid(), 0).name
     for id, fields in {"a": {"user": mine}, "b": {"user": "ada"}, "c": {"user": mine, "owner": "lab"}}.items():
         node.ledger.grant(request(id, **fields))
     for id in ("b", "c"):
@@ -363,7 +363,7 @@ def test_whoever_dies_at_a_step_the_next_one_finishes_or_undoes_it(
         time.sleep(0.1)
     found = node.find()
     assert (found.state, node.states(pids), node.set_aside()) == (LeaseState.ACTIVE, {RUNNING}, 0)
-    assert node.ledger.usage(0) == Usage(20 * GIB, 250)
+    assert node.ledger.usage(0) == LeasedTotal(20 * GIB, 250)
     if back:
         assert found.token > lease.token
         assert found.park_refused is None
@@ -415,7 +415,7 @@ def test_the_end_of_a_parking_ends_the_program(node: ParkingNode) -> None:
     assert node.find().state is LeaseState.ENDING
     eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
     assert (node.find().end_reason, node.set_aside()) == (EndReason.EXPIRED, 0)
-    assert node.ledger.usage(0) == Usage(0, 0)
+    assert node.ledger.usage(0) == LeasedTotal(0, 0)
     assert processes.is_gone(pids[0])
 
 
@@ -429,7 +429,7 @@ def test_a_lease_whose_end_comes_while_it_is_parked_ends_by_it(node: ParkingNode
     # It may save its work in its grace period.
     assert node.cuda.state(pid) is RUNNING
     eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
-    assert (node.ledger.usage(0), node.set_aside()) == (Usage(0, 0), 0)
+    assert (node.ledger.usage(0), node.set_aside()) == (LeasedTotal(0, 0), 0)
 
 
 def test_a_release_of_a_parked_lease_ends_the_program_and_frees_the_memory_once_it_is_gone(node: ParkingNode) -> None:
@@ -523,7 +523,7 @@ def test_what_the_gpu_has_no_room_for_stays_parked_and_disproves_nothing(
     assert (found.state, found.parked_bytes, found.holds_share) == (LeaseState.PARKED, 3 * GIB, False)
     assert 3000 < found.expires_in <= 3600
     assert node.states(pids) == {CHECKPOINTED}
-    assert node.ledger.usage(0) == Usage(0, 0)
+    assert node.ledger.usage(0) == LeasedTotal(0, 0)
     assert [each.holds for each in node.ledger.parking().proofs] == [True]
     assert limits(node)[0] == 0
     node.cuda.script()
@@ -615,7 +615,7 @@ def test_a_reboot_is_told(node: ParkingNode) -> None:
     again = Ledger(node.ledger.home, SystemClock(), lambda: [*GPUS, CPU], start_monitor=False, boot="another")
     told = {lease.id: (lease.state, lease.end_reason) for lease in again.list(ended=True)}
     assert told == dict.fromkeys("ab", (LeaseState.ENDED, EndReason.REBOOTED))
-    assert (again.usage(0), again.parking().used_bytes) == (Usage(0, 0), 0)
+    assert (again.usage(0), again.parking().used_bytes) == (LeasedTotal(0, 0), 0)
     assert [each.framework for each in again.parking().proofs] == ["cuda"]
     again.close()
 

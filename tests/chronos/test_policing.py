@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from cumulus.chronos.policing import ALLOWANCE_BYTES, CONFIRM_SECONDS, GAP_SECONDS, Holding, Judge, by_lease, by_total
+from cumulus.chronos.policing import (
+    ALLOWANCE_BYTES,
+    CONFIRM_SECONDS,
+    GAP_SECONDS,
+    Judge,
+    MeasuredHolding,
+    by_lease,
+    by_total,
+)
 from cumulus.resources.enforcement import Overuse, overuse_of
 
 GIB = 2**30
-OVER = Holding(4 * GIB, 6 * GIB, 1)
-WITHIN = Holding(4 * GIB, 4 * GIB, 1)
+OVER = MeasuredHolding(4 * GIB, 6 * GIB, 1)
+WITHIN = MeasuredHolding(4 * GIB, 4 * GIB, 1)
 
 
 def test_a_lease_is_over_once_it_was_so_for_half_a_second_in_a_row() -> None:
@@ -30,17 +38,17 @@ def test_looks_that_are_far_apart_are_not_in_a_row() -> None:
 @pytest.mark.parametrize(
     ("holding", "over"),
     [
-        (Holding(4 * GIB, 4 * GIB + ALLOWANCE_BYTES, 1), False),
-        (Holding(4 * GIB, 4 * GIB + ALLOWANCE_BYTES + 1, 1), True),
-        (Holding(4 * GIB, 4 * GIB + 2 * ALLOWANCE_BYTES, 2), False),
+        (MeasuredHolding(4 * GIB, 4 * GIB + ALLOWANCE_BYTES, 1), False),
+        (MeasuredHolding(4 * GIB, 4 * GIB + ALLOWANCE_BYTES + 1, 1), True),
+        (MeasuredHolding(4 * GIB, 4 * GIB + 2 * ALLOWANCE_BYTES, 2), False),
         # A hundred processes do not have fifty GiB more.
-        (Holding(4 * GIB, 4 * GIB + 2 * GIB + 1, 100), True),
-        (Holding(40 * GIB, 44 * GIB, 100), False),
-        (Holding(4 * GIB, 0, 0, elsewhere_bytes=ALLOWANCE_BYTES), False),
-        (Holding(4 * GIB, 0, 0, elsewhere_bytes=GIB), True),
+        (MeasuredHolding(4 * GIB, 4 * GIB + 2 * GIB + 1, 100), True),
+        (MeasuredHolding(40 * GIB, 44 * GIB, 100), False),
+        (MeasuredHolding(4 * GIB, 0, 0, elsewhere_bytes=ALLOWANCE_BYTES), False),
+        (MeasuredHolding(4 * GIB, 0, 0, elsewhere_bytes=GIB), True),
     ],
 )
-def test_contexts_are_allowed_for(holding: Holding, over: bool) -> None:
+def test_contexts_are_allowed_for(holding: MeasuredHolding, over: bool) -> None:
     assert holding.over is over
 
 

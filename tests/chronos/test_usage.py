@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cumulus.chronos import metrics, nvml
-from cumulus.chronos.contract import Lease, LeaseState, Usage
+from cumulus.chronos.contract import Lease, LeasedTotal, LeaseState
 from cumulus.chronos.enforce import account
 from cumulus.chronos.usage import LeaseUsage, NodeUsage
 from cumulus.lib.processes import read
@@ -121,7 +121,7 @@ def lease(**fields: Any) -> Lease:
 def test_metrics_are_prometheus_text() -> None:
     uses = [LeaseUsage(lease(), 21 * GIB, None, "driver"), LeaseUsage(lease(id="b", user="", expires_in=-1.0))]
     text = metrics.exposition(
-        [(GPUS[0], Usage(40 * GIB, 500), 2)], NodeUsage(uses, {"GPU-a": nvml.Utilization(3, 700)})
+        [(GPUS[0], LeasedTotal(40 * GIB, 500), 2)], NodeUsage(uses, {"GPU-a": nvml.Utilization(3, 700)})
     )
     lines = text.splitlines()
     a = '{partition="a",device="0",user="a\\"d\\\\a\\n",owner="lab"}'

@@ -19,7 +19,7 @@ CONTENT = b"weights" * 1000
 
 def manifest(path: str = "rank-0/weights", content: bytes = CONTENT) -> bytes:
     file = layout.File(path, len(content), hashlib.sha256(content).hexdigest())
-    return layout.Manifest(7, "2030-01-01T00:00:00Z", 1.0, 1, 1, 1, (file,)).encode()
+    return layout.FilesManifest(7, "2030-01-01T00:00:00Z", 1.0, 1, 1, 1, (file,)).encode()
 
 
 def sent(path: str = "rank-0/weights", content: bytes = CONTENT, head: bytes = b"") -> Iterator[CheckpointPiece]:
@@ -51,7 +51,7 @@ def test_a_file_that_would_lie_elsewhere_is_refused(tmp_path: Path, path: str) -
 def _forged(path: str) -> bytes:
     """With a right digest, as a server that is not ours could make it."""
     file = layout.File(path, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
-    return layout.Manifest(7, "2030-01-01T00:00:00Z", 1.0, 1, 1, 1, (file,)).encode()
+    return layout.FilesManifest(7, "2030-01-01T00:00:00Z", 1.0, 1, 1, 1, (file,)).encode()
 
 
 def test_a_link_that_waits_in_the_target_is_not_followed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cumulus import paths
 from cumulus.answers.history import LeaseRow
 from cumulus.clock import FakeClock
-from cumulus.history.recorder import Recorder
+from cumulus.history.recorder import HistoryRecorder
 from cumulus.resources.query import WatchEvent
 from tests.cli.conftest import Run
 from tests.documents import NOW
@@ -30,7 +30,7 @@ def history(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Held(1, "ann", "train", "lab", "vision", "gpu-1", 0, 0, 120 * MINUTE, 50),
         Held(2, EVIL, "x", "lab", "", "gpu-1", 1, 0, 60 * MINUTE, 10),
     ]
-    with closing(Recorder(paths.history_file(home), clock, retention=1e12, every=60)) as recorder:
+    with closing(HistoryRecorder(paths.history_file(home), clock, retention=1e12, every=60)) as recorder:
         documents = [machine("gpu-1"), *(document for one in held for _, document in one.states())]
         recorder.take("s", [WatchEvent("MODIFIED", n, document) for n, document in enumerate(documents, 1)])
     # The report ends now at the latest.

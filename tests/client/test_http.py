@@ -13,7 +13,7 @@ from cumulus.answers.logs import LogBytes
 from cumulus.answers.objects import ConditionMet, StillWaiting
 from cumulus.client.endpoint import Endpoint
 from cumulus.client.http.client import HttpClient
-from cumulus.client.http.connection import Connection
+from cumulus.client.http.connection import ClientConnection
 from cumulus.client.http.errors import ServerUnavailable, error_of
 from cumulus.clock import FakeClock
 from cumulus.errors import CumulusError, Expired, Forbidden, NotFound
@@ -66,7 +66,7 @@ class Server:
     @contextmanager
     def client(self, retry_seconds: float = 20) -> Iterator[HttpClient]:
         endpoint = Endpoint("unix", str(self.path))
-        with HttpClient(endpoint, connection=Connection(endpoint, retry_seconds=retry_seconds)) as client:
+        with HttpClient(endpoint, connection=ClientConnection(endpoint, retry_seconds=retry_seconds)) as client:
             yield client
 
 
@@ -183,7 +183,7 @@ def test_a_write_whose_answer_is_lost_is_not_repeated(tmp_path: Path) -> None:
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         endpoint = Endpoint("unix", str(path))
-        with HttpClient(endpoint, connection=Connection(endpoint, retry_seconds=0.01)) as client:
+        with HttpClient(endpoint, connection=ClientConnection(endpoint, retry_seconds=0.01)) as client:
             with pytest.raises(ServerUnavailable, match="closed the connection") as caught:
                 client.suspend(TRAIN, suspended=True)
             assert caught.value.hint == "see whether it was carried out"
@@ -270,6 +270,6 @@ def test_what_is_no_http_is_an_error(tmp_path: Path) -> None:
     with unix_socket.listen(str(path)) as listening:
         threading.Thread(target=answer, daemon=True).start()
         endpoint = Endpoint("unix", str(path))
-        connection = Connection(endpoint, retry_seconds=0.01)
+        connection = ClientConnection(endpoint, retry_seconds=0.01)
         with HttpClient(endpoint, connection=connection) as client, pytest.raises(CumulusError):
             client.suspend(TRAIN, suspended=True)

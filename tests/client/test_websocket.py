@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any, cast
 
-from cumulus.client.http.websocket import WebSocket
+from cumulus.client.http.websocket import ClientWebSocket
 from cumulus.lib import websocket
 
 
@@ -25,7 +25,7 @@ class Endless:
 
 
 def test_what_comes_without_end_is_handed_on() -> None:
-    made = WebSocket(cast(socket.socket, Endless()), b"")
+    made = ClientWebSocket(cast(socket.socket, Endless()), b"")
     for _ in range(3):
         made.turn()
         assert 10 < len(made.received()) < 200
@@ -37,7 +37,7 @@ def test_what_comes_without_end_is_handed_on() -> None:
 
 def test_what_came_before_the_other_side_went_is_read() -> None:
     near, far = socket.socketpair()
-    made = WebSocket(near, b"")
+    made = ClientWebSocket(near, b"")
     with far:
         far.sendall(websocket.frame(websocket.BINARY, b"last words"))
     made.send(b"typed meanwhile")

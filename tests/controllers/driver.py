@@ -19,7 +19,7 @@ from cumulus.controllers.composition import Declared, context_maker, declared
 from cumulus.controllers.context import ControllerContext, Removals
 from cumulus.errors import Fenced
 from cumulus.gitops.room import SourceRoom
-from cumulus.history.follower import Follower
+from cumulus.history.follower import HistoryFollower
 from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector
 from cumulus.nodes.agent import Agents, NodeAgent
@@ -113,7 +113,7 @@ class Daemon:
         controllers: Sequence[Declared] | None = None,
         sources: SourceRoom | None = None,
         removals: Removals | None = None,
-        history: Follower | None = None,
+        history: HistoryFollower | None = None,
     ) -> None:
         """`store` is what the daemon sees of the world's store, where that is not the store itself. `controllers`:
         all that are declared, unless given."""

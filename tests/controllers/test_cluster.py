@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cumulus.backends.swarm.members import NAME_LABEL, Member, distinct
+from cumulus.backends.swarm.members import NAME_LABEL, SwarmMember, distinct
 from cumulus.chronos.contract import Device, LeaseRequest, NodeFacts
 from cumulus.clock import FakeClock
 from cumulus.controllers.node.controller import NodeReconciler
@@ -15,7 +15,7 @@ from cumulus.controllers.swarm.controller import CLUSTER, ClusterReconciler
 from cumulus.errors import BackendError, NotFound, NotOurs
 from cumulus.machinery.cache import StoreReader
 from cumulus.machinery.reconcile import Request
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.meta import ObjectMeta, condition
@@ -27,9 +27,9 @@ from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.objects import a_partition
 
 
-def member(id: str, hostname: str, address: str = "", state: str = "ready", **more: str) -> Member:
+def member(id: str, hostname: str, address: str = "", state: str = "ready", **more: str) -> SwarmMember:
     labels = {NAME_LABEL: more["pinned"]} if "pinned" in more else {}
-    return Member(
+    return SwarmMember(
         id=id, name=more.get("pinned", hostname), hostname=hostname, address=address or f"10.0.0.{id}", state=state,
         availability="active", role=more.get("role", "worker"), engine="20", labels=labels,
     )  # fmt: skip
@@ -54,20 +54,20 @@ def member(id: str, hostname: str, address: str = "", state: str = "ready", **mo
         pytest.param([member("1", "a", state="down"), member("2", "a", "10.0.0.1")], {"2": "a"}, id="never written"),
     ],
 )  # fmt: skip
-def test_each_machine_has_a_name_of_its_own(members: Sequence[Member], names: Mapping[str, str]) -> None:
+def test_each_machine_has_a_name_of_its_own(members: Sequence[SwarmMember], names: Mapping[str, str]) -> None:
     assert {m.id: m.name for m in distinct(members)} == names
 
 
 class FakeCluster:
     """`manager` raises what its manager would."""
 
-    def __init__(self, *members: Member) -> None:
+    def __init__(self, *members: SwarmMember) -> None:
         self.members = {m.id: m for m in members}
         self.told: list[str] = []
         self.trouble: BackendError | None = None
         self.confirmed = True
 
-    def machines(self) -> Sequence[Member]:
+    def machines(self) -> Sequence[SwarmMember]:
         if self.trouble is not None:
             raise self.trouble
         return distinct(list(self.members.values()))
@@ -93,11 +93,12 @@ class FakeCluster:
 
 
 class Bed:
-    def __init__(self, *members: Member, here: Sequence[str] = ()) -> None:
+    def __init__(self, *members: SwarmMember, here: Sequence[str] = ()) -> None:
         self.cluster = FakeCluster(*members)
         self.client = StoreClient(MemoryStore())
         self.controller = ClusterReconciler(
-            StoreReader(self.client.store), self.client, self.cluster, FakeClock(), Recorder(self.client, FakeClock()),
+            StoreReader(self.client.store), self.client, self.cluster, FakeClock(),
+            EventRecorder(self.client, FakeClock()),
             here=here, user="root", changed=lambda name: None,
         )  # fmt: skip
 
@@ -205,7 +206,8 @@ class Machines:
         self.client = StoreClient(MemoryStore(clock=self.clock))
         self.agents: dict[str, NodeAgent] = {}
         self.controller = NodeReconciler(
-            StoreReader(self.client.store), self.client, self.agents, self.clock, Recorder(self.client, self.clock),
+            StoreReader(self.client.store), self.client, self.agents, self.clock,
+            EventRecorder(self.client, self.clock),
             changed=lambda key: None,
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 from cumulus.clock import FakeClock
 from cumulus.errors import Fenced, StoreUnavailable
 from cumulus.machinery.leader import Elector
-from cumulus.machinery.recorder import BURST, REFILL_SECONDS, Recorder
+from cumulus.machinery.recorder import BURST, REFILL_SECONDS, EventRecorder
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ObjectMeta
@@ -28,7 +28,7 @@ class Desk:
         self.store = MemoryStore(clock=self.clock)
         self.faults = Faults()
         self.client = StoreClient(FaultyStore(self.store, self.faults))  # type: ignore[arg-type]
-        self.recorder = Recorder(self.client, self.clock)
+        self.recorder = EventRecorder(self.client, self.clock)
         self.job = StoreClient(self.store).create(a_job())
 
     def say(self, message: str = "exit code 1", job: GPUJob | None = None) -> None:
@@ -132,7 +132,7 @@ def test_only_lost_leadership_is_told(desk: Desk) -> None:
     elector = Elector(desk.store, "a", desk.clock)
     elector.step()
     assert elector.term is not None
-    recorder = Recorder(StoreClient(desk.store, elector.term.fence), desk.clock)
+    recorder = EventRecorder(StoreClient(desk.store, elector.term.fence), desk.clock)
     elector.release()
     Elector(desk.store, "b", desk.clock).step()
     recorder.record(desk.job, "Normal", "Started", "", component="job")
@@ -154,7 +154,7 @@ def test_the_next_daemon_counts_on(desk: Desk) -> None:
     desk.say()
     desk.say("exit code 2")
     desk.recorder.flush()
-    successor = Recorder(desk.client, desk.clock)
+    successor = EventRecorder(desk.client, desk.clock)
     successor.record(desk.job, "Warning", "AttemptFailed", "exit code 3", component="job")
     successor.record(desk.job, "Warning", "AttemptFailed", "exit code 2", component="job")
     assert successor.flush() == 2

@@ -9,11 +9,11 @@ from itertools import pairwise
 import pytest
 
 from cumulus.backends.base import Observed, Workload, WorkloadState
-from cumulus.backends.checkpoints import Saved
+from cumulus.backends.checkpoints import SealedCheckpoint
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.plan import JobPlan
-from cumulus.controllers.job.view import Replica, Unknown, View
+from cumulus.controllers.job.view import JobView, Replica, Unknown
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.resources import job_partitions
 from cumulus.resources.job import Attempt, GPUJob
@@ -48,7 +48,7 @@ def running(left: float, *, ahead: bool = False, **spec: object) -> tuple[GPUJob
 
 
 def planned(job: GPUJob, held: list[GPUPartition], *replicas: Replica) -> JobPlan:
-    return job_plan.plan(View(job, held, list(replicas), NOW))
+    return job_plan.plan(JobView(job, held, list(replicas), NOW))
 
 
 def names(partitions: tuple[GPUPartition, ...]) -> list[str]:
@@ -122,12 +122,12 @@ def test_of_a_gang_with_a_lost_replica_the_leases_have_to_be_over_first() -> Non
     assert (plan.status.live_attempt, plan.status.attempt_count, plan.discard) == (None, 1, ())
     assert plan.status.next is not None
     after = job.replace(status=plan.status)
-    waits = job_plan.plan(View(after, partitions, [], NOW))
+    waits = job_plan.plan(JobView(after, partitions, [], NOW))
     assert (waits.status.live_attempt, waits.status.next) == (None, plan.status.next)
     phase = {"phase": PartitionPhase.EXPIRED}
     over = [p.replace(status=p.status.model_copy(update=phase)) for p in partitions if "-a1-" in p.metadata.name]
     over += [p for p in partitions if "-a2-" in p.metadata.name]
-    begins = job_plan.plan(View(after, over, [], NOW))
+    begins = job_plan.plan(JobView(after, over, [], NOW))
     assert begins.status.live_attempt is not None
     assert (begins.status.live_attempt.number, begins.create) == (2, ())
     assert names(begins.discard) == ["train-a1-r0-d0", "train-a1-r1-d0"]
@@ -163,7 +163,7 @@ def test_a_name_that_is_not_free_yet_is_not_waited_for() -> None:
     status = job.status.model_copy(update={"attempts": (ended,), "next": None})
     over = partitions[0].replace(status=partitions[0].status.model_copy(update={"phase": PartitionPhase.RELEASED}))
     retried = job.replace(status=status, spec=job.spec.model_copy(update={"suspend": False}))
-    plan = job_plan.plan(View(retried, [over, partitions[1].replace(metadata=meta)], [], NOW))
+    plan = job_plan.plan(JobView(retried, [over, partitions[1].replace(metadata=meta)], [], NOW))
     assert names(plan.create) == ["train-a2-r0-d0-jobuid"]
     assert plan.status.attempts[-1].partitions == ("train-a2-r0-d0-jobuid",)
 
@@ -184,7 +184,7 @@ def test_the_lease_of_a_deleted_partition_waits_for_the_checkpoint() -> None:
 
 def test_what_was_saved_is_in_the_status_and_told_once() -> None:
     job, held = running(600)
-    found = Saved(12, at(-5), 2048, 1.5, "/c/step-000000000012")
+    found = SealedCheckpoint(12, at(-5), 2048, 1.5, "/c/step-000000000012")
     plan = planned(job, held, replace(RUNS, checkpoint=found))
     saved = plan.status.checkpoint
     assert saved is not None

@@ -14,10 +14,10 @@ from cumulus.clock import parse_timestamp
 from cumulus.errors import NodeUnreachable
 from cumulus.history import of_job, spans
 from cumulus.history.facts import to_milliseconds
-from cumulus.history.follower import Follower
-from cumulus.history.recorder import Recorder
+from cumulus.history.follower import HistoryFollower
+from cumulus.history.recorder import HistoryRecorder
 from cumulus.history.schema import reading
-from cumulus.history.timeline import Window
+from cumulus.history.timeline import TimeWindow
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.testing.backend import Script
@@ -34,8 +34,8 @@ def _file(tmp_path: Path) -> Path:
 
 @contextmanager
 def _daemon(world: World, tmp_path: Path, identity: str = "a") -> Iterator[Daemon]:
-    recorder = Recorder(_file(tmp_path), world.clock, retention=365 * 86400, every=60)
-    with closing(Follower(ExactStore(world.store), recorder)) as history:
+    recorder = HistoryRecorder(_file(tmp_path), world.clock, retention=365 * 86400, every=60)
+    with closing(HistoryFollower(ExactStore(world.store), recorder)) as history:
         yield Daemon(world, identity, history=history)
 
 
@@ -46,7 +46,7 @@ Past = tuple[str, int, int, str]
 def _past(tmp_path: Path, world: World) -> list[Past]:
     with reading(_file(tmp_path)) as db:
         assert db is not None
-        window = Window(0, ALWAYS, to_milliseconds(world.clock.now()))
+        window = TimeWindow(0, ALWAYS, to_milliseconds(world.clock.now()))
         found = [span for _, some in spans.past(db, window, 1 << 60, lambda span, _, over: span) for span in some]
     return sorted((str(span["job"]), span["start"], span["end"], span["phase"]) for span in found)
 

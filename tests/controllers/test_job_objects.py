@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cumulus.backends.base import EnvVar, GangMember, Mount
+from cumulus.backends.base import EnvVar, GangMember, WorkloadMount
 from cumulus.controllers.job import objects
 from cumulus.resources import job_partitions
 from cumulus.resources.enforcement import Enforcement
@@ -62,7 +62,7 @@ def test_a_workload_carries_everything() -> None:
     assert (work.replica, work.replicas, work.node) == (1, 2, "n")
     assert (work.command, work.working_dir) == (("python", "train.py", "--fast"), "/w")
     assert work.env == (EnvVar("A", "1"), EnvVar("S", secret="s", key="k"))
-    assert work.mounts == (Mount("/data", "/d", True),)
+    assert work.mounts == (WorkloadMount("/data", "/d", True),)
     assert (work.cpu_millis, work.memory_bytes, work.grace, work.checkpoint_path) == (500, 2**30, 45, "/ckpt")
     (lease,) = work.leases
     assert (lease.id, lease.token, lease.device, lease.device_id) == ("lease", 7, 1, "pci-1")

@@ -14,7 +14,7 @@ from cumulus.clock import timestamp
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW, WARN_OF_ZEROS, Cause, end_attempt
 from cumulus.controllers.job.plan import JobPlan
-from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View
+from cumulus.controllers.job.view import JobView, Replica, StartRefused, Unknown, Vanished
 from cumulus.resources import job_partitions
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, RetryPolicy
@@ -91,7 +91,7 @@ PENDING, BOUND, ACTIVE, PARKED, UNPARKING, OVER, RELEASED, REFUSED = PartitionPh
 def planned(
     job: GPUJob, partitions: Sequence[GPUPartition], *replicas: Replica, lost: Sequence[str] = (), now: datetime = NOW
 ) -> JobPlan:
-    return told(job, job_plan.plan(View(job, partitions, replicas, now, frozenset(lost))))
+    return told(job, job_plan.plan(JobView(job, partitions, replicas, now, frozenset(lost))))
 
 
 def told(job: GPUJob, plan: JobPlan) -> JobPlan:

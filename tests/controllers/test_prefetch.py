@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from cumulus.backends.base import Prefetched, Workload
-from cumulus.backends.checkpoints import Saved
+from cumulus.backends.checkpoints import SealedCheckpoint
 from cumulus.controllers.job import prefetch
-from cumulus.controllers.job.view import View
+from cumulus.controllers.job.view import JobView
 from cumulus.errors import BackendRefused
 from cumulus.resources.event import Event
 from cumulus.resources.job import Attempt, GPUJob
@@ -50,7 +50,7 @@ def waiting(phase: PartitionPhase, node: str = "", promise: float | None = None)
 )
 def test_where_it_is_brought(phase: PartitionPhase, node: str, promise: float | None, wanted: object) -> None:
     job, held = waiting(phase, node, promise)
-    view = View(job, held, [None], NOW)
+    view = JobView(job, held, [None], NOW)
     assert prefetch.wanted(view) == wanted
     assert prefetch.due(view) == (60 if promise == prefetch.HORIZON + 60 else None)
     if wanted:
@@ -70,7 +70,7 @@ def test_the_attempt_that_is_queued_ahead_gets_it_while_the_last_one_runs() -> N
     first, second = job.status.attempts
     first = first.model_copy(update={"end_time": None})
     status = job.status.model_copy(update={"attempts": (first,), "next": second, "attempt_count": 1})
-    assert prefetch.wanted(View(job.replace(status=status), held, [None], NOW)) == {0: "m"}
+    assert prefetch.wanted(JobView(job.replace(status=status), held, [None], NOW)) == {0: "m"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ class Ahead(FakeBackend):
 
 
 def test_a_job_that_is_handed_over_to_another_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = Saved(5, "2030-01-01T00:00:30Z", 100, 1.0, "/c")
+    saved = SealedCheckpoint(5, "2030-01-01T00:00:30Z", 100, 1.0, "/c")
 
     def script(work: Workload) -> Script:
         return Script(seconds=300, saved=saved if work.attempt == 1 else None)

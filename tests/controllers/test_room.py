@@ -16,7 +16,7 @@ from cumulus.controllers.node import controller
 from cumulus.controllers.node.controller import MOST_LISTED
 from cumulus.errors import InvalidObject
 from cumulus.lib.truncate import LONGEST_TEXT, LONGEST_WORD, truncate
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.event import Event
@@ -178,7 +178,7 @@ def test_an_event_that_cannot_be_stored_takes_no_others_with_it() -> None:
     store = Narrow(clock=clock)
     client = StoreClient(store)
     job = client.create(a_job())
-    recorder = Recorder(client, clock)
+    recorder = EventRecorder(client, clock)
     recorder.record(job, "Warning", "Bad", "x" * 900_000, component="job")
     recorder.record(job, "Warning", "Odd", "z", component="job")
     recorder.record(job, "Normal", "Good", "y", component="job")

@@ -8,7 +8,7 @@ from cumulus.clock import FakeClock
 from cumulus.controllers.ttl.controller import EVENT_SECONDS, TIDY, TIDY_SECONDS, TidyReconciler
 from cumulus.errors import Expired
 from cumulus.machinery.reconcile import RequeueAfter
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.resources.event import Event
 from cumulus.store.base import Retention
 from cumulus.store.client import StoreClient
@@ -37,7 +37,7 @@ def test_old_events_go_and_young_ones_stay() -> None:
     store = MemoryStore(clock=clock)
     client = StoreClient(store)
     job = client.create(a_job())
-    recorder = Recorder(client, clock)
+    recorder = EventRecorder(client, clock)
     tidy = TidyReconciler(client, clock)
     recorder.record(job, "Warning", "Old", "long ago", component="job")
     recorder.flush()

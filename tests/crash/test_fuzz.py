@@ -31,7 +31,7 @@ from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Key, key_of
 from cumulus.store import tables
 from cumulus.store.base import Query
-from cumulus.store.codec import ADDED, Row
+from cumulus.store.codec import ADDED, LogRow
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
 from tests.chronos.conftest import CPU, GPUS
@@ -56,7 +56,7 @@ def put_row(store: SqliteStore, key: Key, document: dict[str, Any]) -> None:
     with store._connections.writing() as connection:
         newest = tables.bounds(connection)[1]
         previous = int((tables.stored(connection, key) or {}).get("metadata", {}).get("resourceVersion", 0))
-        row = Row(newest + 1, ADDED, previous, key, json.dumps(document).encode())
+        row = LogRow(newest + 1, ADDED, previous, key, json.dumps(document).encode())
         tables.append(connection, [row], 0)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cumulus.gitops.following import Following
+from cumulus.gitops.following import SourceFollowing
 from cumulus.gitops.room import SourceRoom, credentials
 from cumulus.resources.key import Document, Key
 from cumulus.resources.source import Source
@@ -95,7 +95,7 @@ class Cluster:
         from cumulus.service.on_behalf import OnBehalf
 
         secrets = JobSecrets(self.home / "job-secrets")
-        self.following = Following(self.home / "sources", self.world.clock, partial(credentials, secrets))
+        self.following = SourceFollowing(self.home / "sources", self.world.clock, partial(credentials, secrets))
         submitters = OnBehalf(store or self.store, self.world.clock, self.service.access)
         self.room = SourceRoom(submitters, secrets, self.following)
         self.daemon = Daemon(self.world, sources=self.room, store=store)

@@ -15,7 +15,7 @@ from cumulus.controllers.source import controller
 from cumulus.gitops import directories
 from cumulus.gitops.directories import DirectoryWatch
 from cumulus.gitops.errors import SourceUnreadable
-from cumulus.gitops.following import Following, Where
+from cumulus.gitops.following import SourceFollowing, Where
 from cumulus.gitops.git import Credentials, Repository
 from cumulus.resources.git_url import parse_url
 from cumulus.resources.key import Key, key_of
@@ -29,11 +29,11 @@ MANY = 600
 
 
 @pytest.fixture
-def following(tmp_path: Path) -> Following:
-    return Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
+def following(tmp_path: Path) -> SourceFollowing:
+    return SourceFollowing(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
 
 
-def test_a_commit_that_touches_one_of_many_wakes_one(following: Following, repo: Repo) -> None:
+def test_a_commit_that_touches_one_of_many_wakes_one(following: SourceFollowing, repo: Repo) -> None:
     repo.commit({f"s{n}/a.yaml": str(n) for n in range(MANY)})
     told: list[str] = []
     following.begin(lambda namespace, name: told.append(name))
@@ -121,7 +121,7 @@ def test_a_thousand_webhooks_are_two_questions(cluster: Cluster, repo: Repo, mon
     assert cluster.names() == ["a", "b"]
 
 
-def test_a_thousand_calls_are_two_questions(following: Following, repo: Repo) -> None:
+def test_a_thousand_calls_are_two_questions(following: SourceFollowing, repo: Repo) -> None:
     repo.commit({"a.yaml": "a"})
     source = ("default", "cluster")
     where = Where(None, parse_url(repo.url), (), "default", "")
@@ -147,7 +147,7 @@ def test_a_thousand_calls_are_two_questions(following: Following, repo: Repo) ->
     assert following.asked == 2
 
 
-def test_one_users_slow_servers_keep_no_other_waiting(following: Following) -> None:
+def test_one_users_slow_servers_keep_no_other_waiting(following: SourceFollowing) -> None:
     from cumulus.lib.unix_user import UnixUser
 
     users = [UnixUser(uid, uid, (uid,), f"u{uid}", "/", "/bin/sh") for uid in (5001, 5002)]
@@ -164,7 +164,7 @@ def test_one_users_slow_servers_keep_no_other_waiting(following: Following) -> N
     assert running.count(users[1]) == 1
 
 
-def test_a_clone_that_nobody_uses_goes(following: Following, repo: Repo, tmp_path: Path) -> None:
+def test_a_clone_that_nobody_uses_goes(following: SourceFollowing, repo: Repo, tmp_path: Path) -> None:
     repo.commit({"a.yaml": "a"})
     where = Where(None, parse_url(repo.url), (), "default", "")
     following.follow(("default", "a"), where, "", 60.0)
@@ -288,7 +288,7 @@ def test_a_file_that_is_being_written_deletes_nothing(cluster: Cluster, tmp_path
 
 
 def test_a_repository_that_breaks_its_reader_stops_no_other(
-    following: Following, repo: Repo, monkeypatch: pytest.MonkeyPatch
+    following: SourceFollowing, repo: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo.commit({"a.yaml": "a"})
     where = Where(None, parse_url(repo.url), (), "default", "")

@@ -18,10 +18,10 @@ from cumulus.clock import FakeClock
 from cumulus.errors import StoreUnavailable
 from cumulus.history import exported, of_job, schema, spans, totals
 from cumulus.history.facts import WHOLE, to_milliseconds
-from cumulus.history.recorder import Recorder
+from cumulus.history.recorder import HistoryRecorder
 from cumulus.history.schema import reading
 from cumulus.history.series import Sample
-from cumulus.history.timeline import Window
+from cumulus.history.timeline import TimeWindow
 from cumulus.resources.query import WatchEvent
 from tests.documents import NOW
 from tests.history.leases import BEGIN, MINUTE, Held, Schedule, at, in_batches, machine
@@ -40,8 +40,8 @@ class Deadly(dict[str, Any]):
         raise Killed
 
 
-def _recorder(directory: Path, clock: FakeClock | None = None, retention: float = 3650 * DAY) -> Recorder:
-    return Recorder(directory / "history" / "h.db", clock or FakeClock(NOW), retention=retention, every=60)
+def _recorder(directory: Path, clock: FakeClock | None = None, retention: float = 3650 * DAY) -> HistoryRecorder:
+    return HistoryRecorder(directory / "history" / "h.db", clock or FakeClock(NOW), retention=retention, every=60)
 
 
 def _hours(directory: Path, since: int, until: int, by: Any) -> dict[str, float]:
@@ -65,7 +65,7 @@ def _exported(directory: Path, since: int, until: int, of: str) -> Mapping[str, 
     return found
 
 
-def _record(recorder: Recorder, events: list[WatchEvent], rng: random.Random) -> None:
+def _record(recorder: HistoryRecorder, events: list[WatchEvent], rng: random.Random) -> None:
     """As a daemon that dies again and again, and reads the log from where the file says it was."""
     while True:
         position = recorder.position(STORE) or 0
@@ -105,7 +105,7 @@ def test_a_history_is_what_a_naive_account_says(
 
 def _check_lanes(directory: Path, schedule: Schedule) -> None:
     """Each lease is where it was, and no two are at one place at once."""
-    window = Window(BEGIN, BEGIN + ALL, BEGIN + ALL)
+    window = TimeWindow(BEGIN, BEGIN + ALL, BEGIN + ALL)
     with reading(directory / "history" / "h.db") as db:
         assert db is not None
         lanes = {(d.node, d.number): found for d, found in spans.past(db, window, 10**9, lambda span, _, over: span)}
@@ -132,7 +132,7 @@ def test_what_is_merged_has_the_area_of_all_it_stands_for(
     schedule = Schedule(seed, count=80)
     with closing(_recorder(directory)) as recorder:
         recorder.take(STORE, schedule.events())
-    window = Window(BEGIN, BEGIN + 700 * MINUTE, BEGIN + ALL)
+    window = TimeWindow(BEGIN, BEGIN + 700 * MINUTE, BEGIN + ALL)
     with reading(directory / "history" / "h.db") as db:
         assert db is not None
         told = [span for _, found in spans.past(db, window, pixels, lambda span, _, over: span) for span in found]
@@ -177,13 +177,15 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def recorder(tmp_path: Path, clock: FakeClock) -> Iterator[Recorder]:
+def recorder(tmp_path: Path, clock: FakeClock) -> Iterator[HistoryRecorder]:
     with closing(_recorder(tmp_path, clock)) as made:
         yield made
 
 
 class TestGaps:
-    def test_what_ended_while_nobody_recorded_is_taken_from_status(self, recorder: Recorder, tmp_path: Path) -> None:
+    def test_what_ended_while_nobody_recorded_is_taken_from_status(
+        self, recorder: HistoryRecorder, tmp_path: Path
+    ) -> None:
         held = _one()
         *_, (_, active), (_, over) = held.states()
         recorder.take(STORE, _events(machine("gpu-1"), active))
@@ -193,7 +195,7 @@ class TestGaps:
         assert _hours(tmp_path, 0, ALL, "user") == {"ann": 0.5}
 
     def test_what_is_gone_without_a_word_ended_when_it_had_to(
-        self, recorder: Recorder, tmp_path: Path, clock: FakeClock
+        self, recorder: HistoryRecorder, tmp_path: Path, clock: FakeClock
     ) -> None:
         *_, (_, active), _ = _one().states()
         recorder.take(STORE, _events(machine("gpu-1"), active))
@@ -201,12 +203,14 @@ class TestGaps:
         recorder.compare(STORE, [machine("gpu-1")], 900)
         assert _hours(tmp_path, 0, ALL, "user") == {"ann": 5.0}, "it lasts ten hours at most"
 
-    def test_another_store_has_nothing_recorded(self, recorder: Recorder) -> None:
+    def test_another_store_has_nothing_recorded(self, recorder: HistoryRecorder) -> None:
         recorder.take(STORE, _events(machine("gpu-1")))
         assert recorder.position(STORE) == 1
         assert recorder.position("cumulus:other") is None
 
-    def test_a_damaged_object_keeps_no_other_from_being_recorded(self, recorder: Recorder, tmp_path: Path) -> None:
+    def test_a_damaged_object_keeps_no_other_from_being_recorded(
+        self, recorder: HistoryRecorder, tmp_path: Path
+    ) -> None:
         *_, (_, over) = _one().states()
         broken = {"kind": "GPUPartition", "metadata": {"name": "x", "uid": "x"}, "status": {"device": "no"}}
         recorder.take(STORE, _events(machine("gpu-1"), broken, {"kind": "GPUNode", "metadata": {}}, over))
@@ -247,7 +251,7 @@ class TestGaps:
 
 class TestUse:
     def test_samples_are_the_series_of_the_lease_and_its_used_hours(
-        self, recorder: Recorder, tmp_path: Path, clock: FakeClock
+        self, recorder: HistoryRecorder, tmp_path: Path, clock: FakeClock
     ) -> None:
         held = _one()
         *_, (_, active), (_, over) = held.states()
@@ -267,7 +271,7 @@ class TestUse:
         assert row["unknownGpuHours"] == 0
 
     def test_what_nobody_knows_is_neither_used_nor_idle(
-        self, recorder: Recorder, tmp_path: Path, clock: FakeClock
+        self, recorder: HistoryRecorder, tmp_path: Path, clock: FakeClock
     ) -> None:
         held = _one()
         *_, (_, active), _ = held.states()
@@ -295,21 +299,23 @@ class TestPromises:
             row["promises"], row["promisesKept"], row["medianPromisedWaitSeconds"], row["medianActualWaitSeconds"]
         )  # fmt: skip
 
-    def test_a_start_in_time_keeps_it(self, recorder: Recorder, tmp_path: Path) -> None:
+    def test_a_start_in_time_keeps_it(self, recorder: HistoryRecorder, tmp_path: Path) -> None:
         held = _one(start=20 * MINUTE)
         recorder.take(STORE, _events(machine("gpu-1"), self._promised(held, 30 * MINUTE)))
         assert self._outcome(tmp_path)[0] == 0, "nobody knows yet"
         recorder.take(STORE, [WatchEvent("MODIFIED", n, d) for n, (_, d) in enumerate(held.states()[1:], 5)])
         assert self._outcome(tmp_path) == (1, 1, 1800.0, 1200.0)
 
-    def test_the_best_word_that_was_given_counts(self, recorder: Recorder, tmp_path: Path) -> None:
+    def test_the_best_word_that_was_given_counts(self, recorder: HistoryRecorder, tmp_path: Path) -> None:
         held = _one(start=20 * MINUTE)
         words = [self._promised(held, minutes * MINUTE) for minutes in (30, 10, 40)]
         recorder.take(STORE, _events(machine("gpu-1"), *words))
         recorder.take(STORE, [WatchEvent("MODIFIED", n, d) for n, (_, d) in enumerate(held.states()[1:], 9)])
         assert self._outcome(tmp_path) == (1, 0, 600.0, 1200.0)
 
-    def test_who_gave_up_in_time_was_not_let_down(self, recorder: Recorder, tmp_path: Path, clock: FakeClock) -> None:
+    def test_who_gave_up_in_time_was_not_let_down(
+        self, recorder: HistoryRecorder, tmp_path: Path, clock: FakeClock
+    ) -> None:
         for number, minutes in ((0, 5), (1, 40)):
             held = _one(number, job=f"job-{number}")
             recorder.take(STORE, _events(machine("gpu-1"), self._promised(held, 30 * MINUTE)))
@@ -317,7 +323,7 @@ class TestPromises:
             recorder.take(STORE, [WatchEvent("DELETED", 9, self._promised(held, 30 * MINUTE))])
         assert self._outcome(tmp_path)[:2] == (1, 0)
 
-    def test_a_gang_has_one(self, recorder: Recorder, tmp_path: Path) -> None:
+    def test_a_gang_has_one(self, recorder: HistoryRecorder, tmp_path: Path) -> None:
         owner = _one(0).document()["metadata"]["ownerReferences"]
         told = []
         for number in range(3):
@@ -332,7 +338,7 @@ class TestPromises:
 
 class TestNodes:
     def test_leases_made_on_the_node_last_as_long_as_they_are_told(
-        self, recorder: Recorder, tmp_path: Path, clock: FakeClock
+        self, recorder: HistoryRecorder, tmp_path: Path, clock: FakeClock
     ) -> None:
         with_lease = machine("gpu-1")
         with_lease["status"]["devices"][0]["foreignLeases"] = [
@@ -353,7 +359,7 @@ class TestNodes:
         assert _hours(tmp_path, 0, ALL, "user") == {"eve": 0.5}
 
     def test_drains_and_failures_have_a_begin_and_an_end(
-        self, recorder: Recorder, tmp_path: Path, clock: FakeClock
+        self, recorder: HistoryRecorder, tmp_path: Path, clock: FakeClock
     ) -> None:
         broken = machine("gpu-1")
         broken["status"]["devices"][1]["fault"] = "Xid 79"
@@ -363,7 +369,7 @@ class TestNodes:
         ):  # fmt: skip
             clock.advance(to_seconds(clock, minutes))
             recorder.take(STORE, [WatchEvent("MODIFIED", minutes + 1, document)])
-        window = Window(BEGIN, BEGIN + ALL, BEGIN + ALL)
+        window = TimeWindow(BEGIN, BEGIN + ALL, BEGIN + ALL)
         with reading(tmp_path / "history" / "h.db") as db:
             assert db is not None
             found = sorted(
@@ -400,7 +406,7 @@ def test_what_is_over_for_long_is_forgotten_and_nothing_else(tmp_path: Path) -> 
 
 
 class TestParking:
-    def test_a_program_in_main_memory_holds_no_share(self, recorder: Recorder, tmp_path: Path) -> None:
+    def test_a_program_in_main_memory_holds_no_share(self, recorder: HistoryRecorder, tmp_path: Path) -> None:
         """Held for an hour, parked for one, held for half an hour, and parked until it was over."""
         held = _one()
         placed = held.states()[2][1]["status"]
@@ -411,7 +417,7 @@ class TestParking:
         over = {**twice, "phase": "Expired", "endedAt": at(180 * MINUTE)}
         told = [machine("gpu-1"), *(held.document(**status) for status in (placed, parked, coming, again, twice, over))]
         recorder.take(STORE, _events(*told))
-        window = Window(BEGIN, BEGIN + ALL, BEGIN + ALL)
+        window = TimeWindow(BEGIN, BEGIN + ALL, BEGIN + ALL)
         with reading(tmp_path / "history" / "h.db") as db:
             assert db is not None
             ((_, found),) = spans.past(db, window, 10**9, lambda span, _, over: span)

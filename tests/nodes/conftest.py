@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.errors import NodeUnreachable
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 from cumulus.nodes.connection import NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
@@ -45,7 +45,7 @@ class Worker:
         self._inside = inside
         directory.mkdir()
         self.make_host_key()
-        self.address = Address(host, getpass.getuser(), _free_port() if host == "127.0.0.1" else 2222)
+        self.address = WorkerHost(host, getpass.getuser(), _free_port() if host == "127.0.0.1" else 2222)
         (directory / "sshd_config").write_text(
             f"ListenAddress {host}:{self.address.port}\nHostKey {directory}/host_key\nPidFile none\n"
             f"AuthorizedKeysFile {client_key}.pub .ssh/authorized_keys\nStrictModes no\nUsePAM no\n"

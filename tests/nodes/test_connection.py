@@ -20,7 +20,7 @@ from cumulus.chronos.contract import LeaseState
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, NodeUnreachable
 from cumulus.lib.backoff import Backoff
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 from cumulus.nodes.connection import NodeBusy, NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
@@ -163,7 +163,7 @@ def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(
 
 def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        address = Address("127.0.0.1", "root", mute.getsockname()[1])
+        address = WorkerHost("127.0.0.1", "root", mute.getsockname()[1])
         known_hosts.own.write_text(
             f"{address.known_as} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3m2p0ZQ4m1nJQ8l6bTn3mJ1d8o3m0Qy2b1kS3o7x9v\n"
         )
@@ -285,6 +285,6 @@ def test_a_session_whose_channel_is_closed_is_over_for_the_caller_too() -> None:
 def test_silent_connections_are_ended_by_the_kernel() -> None:
     """What makes keep-alives find out that the other side is gone."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        made = open_socket(Address("127.0.0.1", "me", server.getsockname()[1]), 5)
+        made = open_socket(WorkerHost("127.0.0.1", "me", server.getsockname()[1]), 5)
         assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12000
         made.close()

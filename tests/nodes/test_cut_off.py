@@ -18,7 +18,7 @@ from cumulus.controllers.job import view
 from cumulus.controllers.node import controller
 from cumulus.errors import Conflict, NodeUnreachable
 from cumulus.lib.backoff import Backoff
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 from cumulus.nodes.agent import NodeAgent
 from cumulus.nodes.connection import NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
@@ -179,7 +179,7 @@ def test_a_lost_answer_is_asked_for_again(site: Site, slowly: str) -> None:
 
 def test_a_slow_way_changes_no_time(worker: Worker, known_hosts: KnownHosts) -> None:
     way = SlowWay("127.0.0.1", worker.address.port, 0.2)
-    address = Address("127.0.0.1", worker.address.user, way.port)
+    address = WorkerHost("127.0.0.1", worker.address.user, way.port)
     known_hosts.add(address, fetch(address, 10))
     slow = NodeConnection("far", address, known_hosts, key_path=worker.key_path, waits=Waits(connect=10.0))
     leases = RemoteLeases(slow, worker.command)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cumulus.errors import UsageError
-from cumulus.resources.field_path import Place
+from cumulus.resources.field_path import FieldPlace
 from cumulus.resources.registry import KINDS
 from cumulus.resources.selectors import parse_fields, parse_labels
 
@@ -203,7 +203,7 @@ def test_fields_taken_without_the_model_are_there() -> None:
     for kind in KINDS:
         for path in kind.selected:
             parse_fields(f"{path}=", kind.name)
-            place = Place.start(kind)
+            place = FieldPlace.start(kind)
             for name in path.split("."):
                 place = place.named(name)
             assert place.single

@@ -22,10 +22,10 @@ from cumulus.scheduling.claim import Demand, Filter, Promised, Returning, Yields
 from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.policy import DEFAULT, Policies
-from cumulus.scheduling.queues import Accounts, Book, Tree
+from cumulus.scheduling.queues import Book, QueueAccounts, Tree
 from cumulus.scheduling.reclaim import Victim, spared
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
-from cumulus.scheduling.usage import Held, share_of, with_ended
+from cumulus.scheduling.usage import PastLease, share_of, with_ended
 from cumulus.scheduling.windows import next_change, plan, with_windows
 from tests.scheduling.build import GI, NOW
 
@@ -121,7 +121,7 @@ class Cluster:
             pass
 
     def policies(self) -> Policies:
-        policies = with_queues(DEFAULT, Book(self.tree, Accounts(self.usages.values())))
+        policies = with_queues(DEFAULT, Book(self.tree, QueueAccounts(self.usages.values())))
         planned = plan(self.reservations.values(), self.snapshot(), self.tree)
         for each in planned:
             self.reservations[each.reservation.metadata.name] = each.reservation.replace(status=each.status)
@@ -230,7 +230,7 @@ class Cluster:
             )
             share = share_of(hold.memory_bytes, hold.compute, 80 * GI)
             assert hold.since is not None
-            lease = Held(share, (self.now - hold.since).total_seconds(), job.seconds, "job")
+            lease = PastLease(share, (self.now - hold.since).total_seconds(), job.seconds, "job")
             half_life = self.tree.rules(place[0]).half_life
             self.usages[place] = usage.replace(status=with_ended(usage.status, lease, self.now, half_life))
 

@@ -11,7 +11,7 @@ from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling.cycle import Cycle, place
 from cumulus.scheduling.explain import GangState, explain
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import DEFAULT, Gate, Policies, Taken, policies_of
+from cumulus.scheduling.policy import DEFAULT, CycleGate, Policies, Taken, policies_of
 from cumulus.scheduling.snapshot import Gang, Snapshot, build
 from tests.scheduling.build import NOW, held, node, pending
 
@@ -28,7 +28,7 @@ class Closed:
 
     name: str
 
-    def begin(self, snapshot: Snapshot) -> Gate:
+    def begin(self, snapshot: Snapshot) -> CycleGate:
         return self
 
     def admit(self, gang: Gang) -> Gang | Reason:

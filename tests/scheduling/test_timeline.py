@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cumulus.scheduling.timeline import Timeline
+from cumulus.scheduling.timeline import FreeTimeline
 
 shares = st.tuples(st.integers(1, 12), st.integers(0, 5), st.integers(0, 500))
 later = st.tuples(st.integers(0, 10), st.integers(1, 8), st.integers(0, 5), st.integers(0, 500))
@@ -18,7 +18,7 @@ def test_it_says_what_a_list_of_moments_says(
     taken: list[tuple[int, int, int]], reserved: list[tuple[int, int, int, int]], start: int, length: int,
     memory: int, compute: int,
 ) -> None:  # fmt: skip
-    timeline = Timeline(10, 1000, taken)
+    timeline = FreeTimeline(10, 1000, taken)
     moments = [[10, 1000] for _ in range(60)]
     for end, bytes_, millis in taken:
         for moment in moments[:end]:
@@ -40,11 +40,11 @@ def test_it_says_what_a_list_of_moments_says(
 
 
 def test_a_gap_that_is_too_short_is_passed_over() -> None:
-    timeline = Timeline(10, 1000, [(5, 10, 1000)])
+    timeline = FreeTimeline(10, 1000, [(5, 10, 1000)])
     timeline.take(8, 4, 10, 1000)
     assert timeline.earliest(10, 1000, 3) == 5
     assert timeline.earliest(10, 1000, 4) == 12
 
 
 def test_more_than_the_device_has_never_fits() -> None:
-    assert Timeline(10, 1000, [(5, 1, 1)]).earliest(11, 0, 1) is None
+    assert FreeTimeline(10, 1000, [(5, 1, 1)]).earliest(11, 0, 1) is None

@@ -16,7 +16,7 @@ from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.scheduling import windows as windows_of
 from cumulus.scheduling.cycle import CycleResult
 from cumulus.scheduling.explain import explain
-from cumulus.scheduling.policy import Policies, Window
+from cumulus.scheduling.policy import HeldWindow, Policies
 from cumulus.scheduling.queues import Tree
 from cumulus.scheduling.snapshot import Snapshot
 from cumulus.scheduling.windows import plan
@@ -111,7 +111,7 @@ def test_why_says_what_is_held() -> None:
     ]
 
 
-def windows(*reservations: Reservation, cluster: Cluster | None = None) -> list[list[Window]]:
+def windows(*reservations: Reservation, cluster: Cluster | None = None) -> list[list[HeldWindow]]:
     cluster = cluster or a_cluster()
     return [list(each.windows) for each in plan(reservations, cluster.snapshot(), Tree([]))]
 

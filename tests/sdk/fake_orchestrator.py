@@ -30,7 +30,7 @@ from cumulus.calls.outcome import OF_RUNNER, Outcome
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.rpc.orchestrator_pb2_grpc import OrchestratorServicer, add_OrchestratorServicer_to_server
 from cumulus.runner.build import ensure_runner
-from cumulus.sdk.endpoint import Address
+from cumulus.sdk.endpoint import ServerAddress
 
 KEPT_LOG = 64 * 2**20
 
@@ -88,8 +88,8 @@ class FakeOrchestrator(OrchestratorServicer):
         self.start()
 
     @property
-    def address(self) -> Address:
-        return Address(f"unix:{self.directory}/grpc.sock", "default", token="fake")
+    def address(self) -> ServerAddress:
+        return ServerAddress(f"unix:{self.directory}/grpc.sock", "default", token="fake")
 
     def start(self) -> None:
         server = grpc.server(futures.ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])

@@ -53,18 +53,18 @@ def test_whom_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configura
         CumulusClient()
     assert caught.value.hint == "start it: cumulus serve"
     found = endpoint.find("gpu.example.org:50051", "secret")
-    assert found == endpoint.Address("gpu.example.org:50051", "default", token="secret")
+    assert found == endpoint.ServerAddress("gpu.example.org:50051", "default", token="secret")
     assert endpoint.find("gpu.example.org", "t").target == "gpu.example.org:50051"
     assert endpoint.find("[::1]:7", "t").target == "[::1]:7"
     monkeypatch.setenv("CUMULUS_ORCHESTRATOR_URL", "other:1234")
     monkeypatch.setenv("CUMULUS_TOKEN", "mine")
-    assert endpoint.find() == endpoint.Address("other:1234", "default", token="mine")
+    assert endpoint.find() == endpoint.ServerAddress("other:1234", "default", token="mine")
     monkeypatch.delenv("CUMULUS_TOKEN")
     with pytest.raises(CumulusError, match="there is no token for it"):
         endpoint.find()
     context = Context("lab", "https://gpu.example.org:6443", "PEM", "of-context", "vision")
     contexts.write(configuration / "contexts.json", Contexts((context,), "lab"))
-    assert endpoint.find("gpu.example.org:50051") == endpoint.Address(
+    assert endpoint.find("gpu.example.org:50051") == endpoint.ServerAddress(
         "gpu.example.org:50051", "vision", "PEM", "of-context"
     )
     monkeypatch.delenv("CUMULUS_ORCHESTRATOR_URL")

@@ -14,7 +14,7 @@ from cumulus.clock import FakeClock
 from cumulus.errors import Expired, StoreUnavailable
 from cumulus.resources.key import Document
 from cumulus.server import watches
-from cumulus.server.watches import WatchBridge, Watcher
+from cumulus.server.watches import TaskWatch, WatchBridge
 from cumulus.store.base import Retention, Store, WatchEvent
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
@@ -56,7 +56,7 @@ def create(store: Store, count: int, make: Callable[[int], Document] = job, star
         store.create(make(number))
 
 
-async def take(watcher: Watcher, count: int) -> list[WatchEvent]:
+async def take(watcher: TaskWatch, count: int) -> list[WatchEvent]:
     """Exactly that many, or the test fails."""
     found: list[WatchEvent] = []
     while len(found) < count:
@@ -71,7 +71,7 @@ def revisions(events: Sequence[WatchEvent]) -> list[int]:
     return [event.revision for event in events]
 
 
-async def live(watcher: Watcher) -> None:
+async def live(watcher: TaskWatch) -> None:
     """It has caught up, and waits."""
     assert await watcher.next(timeout=0.05) == []
 
@@ -200,7 +200,7 @@ def test_two_event_loops(bridge: WatchBridge, store: Store) -> None:
 
 def test_a_cancelled_watcher_is_closed_and_a_cancelled_wait_loses_nothing(bridge: WatchBridge, store: Store) -> None:
     async def body() -> None:
-        opened: list[Watcher] = []
+        opened: list[TaskWatch] = []
 
         async def follow() -> None:
             async with bridge.watch(since=0) as watcher:

@@ -37,7 +37,7 @@ from cumulus.calls.session import SessionConnection, connect
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable, NoLog, NotRunning
 from cumulus.lib.execution import ExecRequest, Execution, Reach
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 from cumulus.resources.key import Document
 from cumulus.resources.node import SshAddress
 from cumulus.service.identity import Identity
@@ -102,7 +102,7 @@ class FakeWorkers:
     installed: list[tuple[str, str, bool]] = field(default_factory=list)
 
     def parse(self, ssh: str) -> tuple[str, str, int]:
-        place = Address.parse(ssh)
+        place = WorkerHost.parse(ssh)
         return place.user, place.host, place.port
 
     def shown_key(self, ssh: SshAddress) -> HostKey:

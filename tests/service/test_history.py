@@ -15,7 +15,7 @@ from cumulus.answers.history import Span, Timeline
 from cumulus.clock import FakeClock, timestamp
 from cumulus.errors import Forbidden, UsageError
 from cumulus.history.facts import to_milliseconds
-from cumulus.history.recorder import Recorder
+from cumulus.history.recorder import HistoryRecorder
 from cumulus.history.schema import reading
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import WatchEvent
@@ -69,7 +69,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     store.create(machine)
     clock = FakeClock(NOW)
     old = Held(1, "ann", "old", "lab", "", "gpu-1", 0, -120 * MINUTE, -60 * MINUTE, 50)
-    with closing(Recorder(paths.history_file(tmp_path), clock, retention=1e9, every=60)) as recorder:
+    with closing(HistoryRecorder(paths.history_file(tmp_path), clock, retention=1e9, every=60)) as recorder:
         documents = [machine, *(document for _, document in old.states())]
         recorder.take("s", [WatchEvent("MODIFIED", n, document) for n, document in enumerate(documents, 1)])
     for document in (_held("runs", 50, 10, 50), _held("small", 25, 5, 20), _waits("later", 20)):
@@ -204,7 +204,7 @@ def test_what_was_reserved_stays_on_the_timeline(service: Service, tmp_path: Pat
         return WatchEvent("DELETED" if deleted else "MODIFIED", 50, document)
 
     clock = FakeClock(NOW - timedelta(minutes=300))
-    with closing(Recorder(paths.history_file(tmp_path), clock, retention=1e9, every=60)) as recorder:
+    with closing(HistoryRecorder(paths.history_file(tmp_path), clock, retention=1e9, every=60)) as recorder:
         recorder.take("s", [told("daily", -240, -180), told("cut", -240, -60), told("never", -100, -50)])
         clock.advance(100 * 60)
         recorder.take("s", [told("cut", -240, -60, deleted=True), told("never", -100, -50, deleted=True)])
@@ -215,7 +215,7 @@ def test_what_was_reserved_stays_on_the_timeline(service: Service, tmp_path: Pat
         "Reservation -240 -180": "carl", "Reservation -240 -200": "carl",
     }  # fmt: skip
     assert _spans(_timeline(service, EVE))["Reservation -240 -180"]["user"] is None
-    with closing(Recorder(paths.history_file(tmp_path), clock, retention=60, every=60)) as recorder:
+    with closing(HistoryRecorder(paths.history_file(tmp_path), clock, retention=60, every=60)) as recorder:
         recorder.compare("s", [], 60)
         recorder.forget()
     assert not any(what.startswith("Reservation") for what in _spans(_timeline(service, ADMIN)))

@@ -14,7 +14,7 @@ from cumulus.backends.base import WorkloadState
 from cumulus.chronos.contract import FULL_COMPUTE, Lease, LeaseState
 from cumulus.resources.partition import PartitionPhase
 from cumulus.store.base import Fence
-from cumulus.store.codec import ADDED, DELETED, Row, decode
+from cumulus.store.codec import ADDED, DELETED, LogRow, decode
 from cumulus.testing.backend import _Run
 from tests.sim.job_oracle import JobOracle
 from tests.sim.maker_oracle import MakerOracle
@@ -75,7 +75,7 @@ class Oracle:
         self._next_look = 0.0
         self._holds: dict[str, tuple[tuple[str, int], int, int]] = {}
 
-    def committed(self, rows: list[Row], fence: Fence | None) -> None:
+    def committed(self, rows: list[LogRow], fence: Fence | None) -> None:
         """A transaction was committed, just now."""
         sim = self._sim
         if fence is not None and fence.token != self._leader:

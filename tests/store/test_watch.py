@@ -10,38 +10,38 @@ import orjson
 import pytest
 
 from cumulus.resources.key import Key
-from cumulus.store.codec import ADDED, Row, event
-from cumulus.store.watch import QUEUE_LIMIT, Hub, LogWatch, Slice
+from cumulus.store.codec import ADDED, LogRow, event
+from cumulus.store.watch import QUEUE_LIMIT, Hub, LogSlice, LogWatch
 
 
 class Log:
     """A log of single objects, and how often it was read."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[LogRow] = []
         self.reads = 0
         self.lock = threading.Lock()
 
-    def append(self, count: int = 1) -> list[Row]:
+    def append(self, count: int = 1) -> list[LogRow]:
         with self.lock:
             made = [_row(len(self.rows) + number + 1) for number in range(count)]
             self.rows += made
         return made
 
-    def read(self, after: int, limit: int) -> Slice:
+    def read(self, after: int, limit: int) -> LogSlice:
         with self.lock:
             self.reads += 1
             rows = self.rows[after : after + limit]
-        return Slice([event(row) for row in rows], rows[-1].revision if rows else after)
+        return LogSlice([event(row) for row in rows], rows[-1].revision if rows else after)
 
     def newest(self) -> int:
         return len(self.rows)
 
 
-def _row(revision: int) -> Row:
+def _row(revision: int) -> LogRow:
     name = f"n{revision}"
     document = {"kind": "GPUJob", "metadata": {"name": name, "resourceVersion": str(revision)}}
-    return Row(revision, ADDED, 0, Key("GPUJob", "", name), orjson.dumps(document))
+    return LogRow(revision, ADDED, 0, Key("GPUJob", "", name), orjson.dumps(document))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cumulus.backends.base import CallToRun, Mount, Workload
+from cumulus.backends.base import CallToRun, Workload, WorkloadMount
 from cumulus.backends.swarm import owner
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
@@ -98,7 +98,7 @@ class SwarmBed(Bed):
         payload = payload_of(function, *arguments)
         sha256 = hashlib.sha256(payload).hexdigest()
         self.blobs.write("0:root", sha256, len(payload), [payload])
-        mounts = tuple(Mount(path, path, True) for path in ("/usr", "/lib", "/lib64"))
+        mounts = tuple(WorkloadMount(path, path, True) for path in ("/usr", "/lib", "/lib64"))
         given = {name: more.pop(name) for name in ("interpreter", "session") if name in more}
         call = CallToRun("0:root", sha256, more.pop("python", HERE), **given)
         return self.work(call=call, mounts=mounts, **more)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import EnvVar, GangMember, LeaseRef, Mount, Workload, WorkloadState
+from cumulus.backends.base import EnvVar, GangMember, LeaseRef, Workload, WorkloadMount, WorkloadState
 from cumulus.backends.swarm import log_stream, spec
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.networks import Networks
@@ -50,7 +50,8 @@ def test_the_container_is_what_was_asked_for(bed: SwarmBed, tmp_path: Path) -> N
     (tmp_path / "data" / "in").write_text("from the node\n")
     work = bed.work(
         "sh", "-c", "cat data/in; pwd; id -u; ls -1 /proc/1/exe -l | grep -c init; echo $A $CUMULUS_REPLICA; sleep 30",
-        working_dir="/tmp", mounts=(Mount(str(tmp_path / "data"), "data", read_only=True),), memory_bytes=64 * 2**20,
+        working_dir="/tmp", mounts=(WorkloadMount(str(tmp_path / "data"), "data", read_only=True),),
+        memory_bytes=64 * 2**20,
         cpu_millis=500, env=(EnvVar("A", "b c"),), leases=(lease(),),
     )  # fmt: skip
     started(bed, work)
@@ -160,7 +161,7 @@ def test_a_command_that_is_not_there(bed: SwarmBed) -> None:
 
 
 def test_a_mount_that_is_not_there(bed: SwarmBed) -> None:
-    end = bed.finish(_begun(bed, bed.work("true", mounts=(Mount("/nosuch", "/x"),))))
+    end = bed.finish(_begun(bed, bed.work("true", mounts=(WorkloadMount("/nosuch", "/x"),))))
     assert (end.reason, "does not exist" in end.message) == ("StartError", True)
 
 
@@ -262,7 +263,7 @@ def counted(bed: SwarmBed, tmp_path: Path) -> tuple[Workload, Path]:
     """A run, and the file to which each start of its program adds a line."""
     (tmp_path / "shared").mkdir()
     script = "trap 'exit 143' TERM; echo start >> /s/starts; while :; do sleep 0.1; done"
-    work = bed.work("sh", "-c", script, mounts=(Mount(str(tmp_path / "shared"), "/s"),))
+    work = bed.work("sh", "-c", script, mounts=(WorkloadMount(str(tmp_path / "shared"), "/s"),))
     started(bed, work)
     return work, tmp_path / "shared" / "starts"
 

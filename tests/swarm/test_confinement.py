@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Mount
+from cumulus.backends.base import WorkloadMount
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.confinement import NOBODYS_GROUP, Confinement, confinement
 from cumulus.chronos import runtime
@@ -17,7 +17,7 @@ from cumulus.errors import BackendRefused
 from tests.swarm.test_environment import workload
 
 ANN = {"submitter": "ann", "submitter_uid": 4_000_001, "submitter_admin": False, "image": "x"}
-DATA = (Mount("/data/sets", "sets"),)
+DATA = (WorkloadMount("/data/sets", "sets"),)
 
 
 def container(**more: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_with_the_groups_that_the_daemons_machine_knows() -> None:
 
 
 def test_an_admins_has_what_its_job_asks_for() -> None:
-    made = container(submitter_admin=True, user_id=7, mounts=(Mount("/etc", "/etc"),))
+    made = container(submitter_admin=True, user_id=7, mounts=(WorkloadMount("/etc", "/etc"),))
     assert made["User"] == "7"
     assert "CapabilityDrop" not in made
     assert "CHRONOS_SUBMITTER=admin" in made["Env"]
@@ -59,9 +59,9 @@ def test_an_admins_has_what_its_job_asks_for() -> None:
         ({"user_id": 4_000_002}, "another user"),
         ({"host_network": True}, "the node's network"),
         ({"ports": ((80, 80),)}, "ports of the node"),
-        ({"mounts": (Mount("/etc", "/e"),)}, "/etc is in no directory"),
-        ({"mounts": (*DATA, Mount("/data/../etc", "/e"))}, "/data/../etc is in no directory"),
-        ({"mounts": (Mount("/database", "/e"),)}, "/database is in no directory"),
+        ({"mounts": (WorkloadMount("/etc", "/e"),)}, "/etc is in no directory"),
+        ({"mounts": (*DATA, WorkloadMount("/data/../etc", "/e"))}, "/data/../etc is in no directory"),
+        ({"mounts": (WorkloadMount("/database", "/e"),)}, "/database is in no directory"),
     ],
 )
 def test_what_is_for_admins_alone_is_refused_whoever_stored_the_job(asked: dict[str, Any], why: str) -> None:

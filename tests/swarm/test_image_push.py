@@ -14,7 +14,7 @@ from cumulus.backends.swarm import images
 from cumulus.backends.swarm.engine import Engine, each
 from cumulus.backends.swarm.images import Image
 from cumulus.errors import BackendError, BackendRefused, NodeUnreachable
-from cumulus.nodes.address import Address
+from cumulus.nodes.address import WorkerHost
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts
 from cumulus.nodes.workers import ConnectionShell
@@ -89,7 +89,7 @@ def test_an_image_that_is_cut_off_is_not_there_by_half(control: Control) -> None
     worker = control.lab.workers[0]
     connection = NodeConnection(
         "worker1",
-        Address(worker.address, "root", 22),
+        WorkerHost(worker.address, "root", 22),
         KnownHosts(control.home / "known_hosts"),
         key_path=str(control.lab.key),
     )

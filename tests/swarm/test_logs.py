@@ -31,7 +31,7 @@ class Driver:
 
 
 def test_each_step_gives_what_came_since() -> None:
-    reader = log_stream.LogReader(driver := Driver())
+    reader = log_stream.StreamReader(driver := Driver())
     assert reader.step() == b""
     driver.add(1, b"a")
     driver.add(1, b"a")
@@ -44,7 +44,7 @@ def test_each_step_gives_what_came_since() -> None:
 
 def test_a_message_behind_a_later_one_is_not_lost() -> None:
     """Of two streams, each has its own reader in the engine."""
-    reader = log_stream.LogReader(driver := Driver())
+    reader = log_stream.StreamReader(driver := Driver())
     driver.add(10.002, b"out")
     assert reader.step() == b"out"
     driver.add(10.0015, b"err")
@@ -56,14 +56,16 @@ def test_a_message_behind_a_later_one_is_not_lost() -> None:
 
 
 def test_lines_have_the_times_of_their_messages(tmp_path: Path) -> None:
-    reader = log_stream.LogReader(driver := Driver())
+    reader = log_stream.StreamReader(driver := Driver())
     for second, text in ((1, b"a\n"), (1.5, b"b\n"), (9, b"c, as a part "), (10, b"and its end\n")):
         driver.add(second, text)
     pieces = reader.timed()
     stamped = b"2030-01-01T00:00:09Z c, as a part and its end\n"
-    assert log_stream.Shown(None, True).of(pieces) == (b"2030-01-01T00:00:01Z a\n2030-01-01T00:00:01Z b\n" + stamped)
+    assert log_stream.LogSelection(None, True).of(pieces) == (
+        b"2030-01-01T00:00:01Z a\n2030-01-01T00:00:01Z b\n" + stamped
+    )
     since = parse_timestamp("2030-01-01T00:00:08Z").timestamp()
-    assert log_stream.Shown(since, True).of(pieces) == stamped
+    assert log_stream.LogSelection(since, True).of(pieces) == stamped
 
     record = Record(str(tmp_path), {"name": "x"})
     log_stream.write(record, pieces)
@@ -72,7 +74,7 @@ def test_lines_have_the_times_of_their_messages(tmp_path: Path) -> None:
 
 
 def test_only_the_last_seconds_are_read_again() -> None:
-    reader = log_stream.LogReader(driver := Driver())
+    reader = log_stream.StreamReader(driver := Driver())
     for second in range(40):
         driver.add(second, b"%d " % second)
     reader.step()
@@ -83,7 +85,7 @@ def test_only_the_last_seconds_are_read_again() -> None:
 
 
 def test_a_long_log_is_not_held() -> None:
-    reader = log_stream.LogReader(driver := Driver())
+    reader = log_stream.StreamReader(driver := Driver())
     lines = [b"%d\n" % number for number in range(3 * log_stream.HELD)]
     for number, line in enumerate(lines):
         driver.add(number / 1000, line)
@@ -96,14 +98,14 @@ def test_of_a_flood_the_older_messages_are_not_looked_for_at_each(monkeypatch: p
     looks = []
 
     def counted(
-        found: Counter[log_stream.Message], at: str, since: Any = log_stream._since
-    ) -> Counter[log_stream.Message]:
+        found: Counter[log_stream.LogMessage], at: str, since: Any = log_stream._since
+    ) -> Counter[log_stream.LogMessage]:
         looks.append(len(found))
-        kept: Counter[log_stream.Message] = since(found, at)
+        kept: Counter[log_stream.LogMessage] = since(found, at)
         return kept
 
     monkeypatch.setattr(log_stream, "_since", counted)
-    reader = log_stream.LogReader(driver := Driver())
+    reader = log_stream.StreamReader(driver := Driver())
     lines = [b"%d\n" % number for number in range(4 * log_stream.HELD)]
     for line in lines:
         driver.add(1, line)

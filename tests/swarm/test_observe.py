@@ -14,11 +14,11 @@ import pytest
 
 from cumulus.backends.base import WorkloadState
 from cumulus.backends.swarm import spec, tasks
-from cumulus.backends.swarm.members import Member
+from cumulus.backends.swarm.members import SwarmMember
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.records import RUNNING, STOP, Record
 from cumulus.backends.swarm.task_reconciler import TaskReconciler, Timeouts
-from cumulus.backends.swarm.tasks import Evidence, Task
+from cumulus.backends.swarm.tasks import EndEvidence, Task
 from cumulus.backends.swarm.uploading import NodeUploading
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
 from cumulus.secrets import JobSecrets
@@ -35,86 +35,89 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
 
 
 @pytest.mark.parametrize(("seen", "evidence", "expected"), [
-    (task("complete", 0), Evidence(), (WorkloadState.SUCCEEDED, "")),
-    (task("complete", 0), Evidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
-    (task("complete", 0), Evidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
-    (task("complete", 0), Evidence(lease="released"), (WorkloadState.FAILED, "Stopped")),
-    (task("shutdown", 0), Evidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
-    (task("failed", 75), Evidence(), (WorkloadState.FAILED, "Error")),
-    (task("failed", 7, "task: non-zero exit (7)"), Evidence(), (WorkloadState.FAILED, "Error")),
+    (task("complete", 0), EndEvidence(), (WorkloadState.SUCCEEDED, "")),
+    (task("complete", 0), EndEvidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
+    (task("complete", 0), EndEvidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
+    (task("complete", 0), EndEvidence(lease="released"), (WorkloadState.FAILED, "Stopped")),
+    (task("shutdown", 0), EndEvidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
+    (task("failed", 75), EndEvidence(), (WorkloadState.FAILED, "Error")),
+    (task("failed", 7, "task: non-zero exit (7)"), EndEvidence(), (WorkloadState.FAILED, "Error")),
     (
         task("failed", 137, "task: non-zero exit (137)"),
-        Evidence(oom=True, memory_bytes=1), (WorkloadState.FAILED, "OOMKilled"),
+        EndEvidence(oom=True, memory_bytes=1), (WorkloadState.FAILED, "OOMKilled"),
     ),
-    (task("failed", 137), Evidence(oom=None, memory_bytes=1), (WorkloadState.FAILED, "OOMKilled")),
-    (task("failed", 137), Evidence(oom=False, memory_bytes=1), (WorkloadState.FAILED, "Error")),
-    (task("failed", 143), Evidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
-    (task("failed", 143), Evidence(lease="released"), (WorkloadState.FAILED, "Stopped")),
-    (task("failed", 143), Evidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
-    (task("failed", 143), Evidence(restarted=True), (WorkloadState.FAILED, "Lost")),
-    (task("failed", 255), Evidence(restarted=True), (WorkloadState.FAILED, "Lost")),
-    (task("failed", 7), Evidence(restarted=True), (WorkloadState.FAILED, "Error")),
-    (task("rejected", error="No such image: x"), Evidence(), (WorkloadState.FAILED, "StartError")),
-    (task("rejected", error="No such image: x"), Evidence(stopped=True), (WorkloadState.FAILED, "StartError")),
-    (task("shutdown", 143), Evidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
-    (task("shutdown", 143), Evidence(), (WorkloadState.FAILED, "Lost")),
-    (task("orphaned"), Evidence(), (WorkloadState.FAILED, "Lost")),
-    (task("failed", 0, "No such container: default-job.1.x"), Evidence(), (WorkloadState.FAILED, "Lost")),
-    (task("failed", 0, "No such container: x"), Evidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
-    (task("failed", 127, "starting container failed: exec"), Evidence(), (WorkloadState.FAILED, "StartError")),
-    (task("failed", error="starting container failed: no such file"), Evidence(), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 137), EndEvidence(oom=None, memory_bytes=1), (WorkloadState.FAILED, "OOMKilled")),
+    (task("failed", 137), EndEvidence(oom=False, memory_bytes=1), (WorkloadState.FAILED, "Error")),
+    (task("failed", 143), EndEvidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
+    (task("failed", 143), EndEvidence(lease="released"), (WorkloadState.FAILED, "Stopped")),
+    (task("failed", 143), EndEvidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
+    (task("failed", 143), EndEvidence(restarted=True), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 255), EndEvidence(restarted=True), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 7), EndEvidence(restarted=True), (WorkloadState.FAILED, "Error")),
+    (task("rejected", error="No such image: x"), EndEvidence(), (WorkloadState.FAILED, "StartError")),
+    (task("rejected", error="No such image: x"), EndEvidence(stopped=True), (WorkloadState.FAILED, "StartError")),
+    (task("shutdown", 143), EndEvidence(stopped=True), (WorkloadState.FAILED, "Stopped")),
+    (task("shutdown", 143), EndEvidence(), (WorkloadState.FAILED, "Lost")),
+    (task("orphaned"), EndEvidence(), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 0, "No such container: default-job.1.x"), EndEvidence(), (WorkloadState.FAILED, "Lost")),
+    (task("failed", 0, "No such container: x"), EndEvidence(lease="expired"), (WorkloadState.FAILED, "LeaseExpired")),
+    (task("failed", 127, "starting container failed: exec"), EndEvidence(), (WorkloadState.FAILED, "StartError")),
+    (task("failed", error="starting container failed: no such file"), EndEvidence(), (WorkloadState.FAILED, "Lost")),
     (
         task("failed", 128, "starting container failed: task 7f: already exists: unknown"),
-        Evidence(), (WorkloadState.FAILED, "Lost"),
+        EndEvidence(), (WorkloadState.FAILED, "Lost"),
     ),
     (
         task("failed", 128, "starting container failed: chronos-runtime: a-r0 was started on this node before: x"),
-        Evidence(), (WorkloadState.FAILED, "Lost"),
+        EndEvidence(), (WorkloadState.FAILED, "Lost"),
     ),
     (
         task("failed", 128, "starting container failed: rpc error: code = Unavailable desc = transport is closing"),
-        Evidence(), (WorkloadState.FAILED, "Lost"),
+        EndEvidence(), (WorkloadState.FAILED, "Lost"),
     ),
     (
         task("failed", 128, "starting container failed: address already in use"),
-        Evidence(), (WorkloadState.FAILED, "StartError"),
+        EndEvidence(), (WorkloadState.FAILED, "StartError"),
     ),
     (
         task("failed", 127, 'starting container failed: exec: "already exists": not found'),
-        Evidence(), (WorkloadState.FAILED, "StartError"),
+        EndEvidence(), (WorkloadState.FAILED, "StartError"),
     ),
     (
         task("failed", 126, "starting container failed: connection refused"),
-        Evidence(), (WorkloadState.FAILED, "StartError"),
+        EndEvidence(), (WorkloadState.FAILED, "StartError"),
     ),
-    (task("failed", 1, "task: non-zero exit (1)"), Evidence(drained=True), (WorkloadState.FAILED, "Error")),
+    (task("failed", 1, "task: non-zero exit (1)"), EndEvidence(drained=True), (WorkloadState.FAILED, "Error")),
     (
         task("rejected", error="Conflict. The container name /x is already in use by container 7f"),
-        Evidence(), (WorkloadState.FAILED, "Lost"),
+        EndEvidence(), (WorkloadState.FAILED, "Lost"),
     ),
-    (task("rejected", error="No such image: x: connection refused"), Evidence(), (WorkloadState.FAILED, "StartError")),
+    (
+        task("rejected", error="No such image: x: connection refused"),
+        EndEvidence(), (WorkloadState.FAILED, "StartError"),
+    ),
     (
         task("rejected", error="invalid mount config: bind source path does not exist"),
-        Evidence(), (WorkloadState.FAILED, "StartError"),
+        EndEvidence(), (WorkloadState.FAILED, "StartError"),
     ),
 ])  # fmt: skip
-def test_an_end(seen: Task, evidence: Evidence, expected: tuple[WorkloadState, str]) -> None:
+def test_an_end(seen: Task, evidence: EndEvidence, expected: tuple[WorkloadState, str]) -> None:
     state, reason, _ = tasks.ended(seen, evidence)
     assert (state, reason or "") == expected
 
 
 @pytest.mark.parametrize(("drained", "why"), [(True, "its node was drained"), (False, "its service was changed")])
 def test_what_swarm_ended_says_why(drained: bool, why: str) -> None:
-    message = tasks.ended(task("shutdown", 143), Evidence(node="n", drained=drained))[2]
+    message = tasks.ended(task("shutdown", 143), EndEvidence(node="n", drained=drained))[2]
     assert message.startswith(f"Swarm ended it on n: {why}")
 
 
 class _Members:
     """A Swarm that nobody joined lately."""
 
-    def by_id(self, id: str) -> Member:
+    def by_id(self, id: str) -> SwarmMember:
         spec = {"Spec": {"Availability": "active"}, "Status": {"State": "ready"}}
-        return Member.read({"ID": id, "UpdatedAt": "2020-01-01T00:00:00Z", **spec})
+        return SwarmMember.read({"ID": id, "UpdatedAt": "2020-01-01T00:00:00Z", **spec})
 
 
 class _Services:

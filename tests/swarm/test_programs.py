@@ -17,7 +17,7 @@ import cloudpickle
 import pytest
 
 from cumulus import environment
-from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, Prefetched, Workload, WorkloadState
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Prefetched, Workload, WorkloadMount, WorkloadState
 from cumulus.backends.cluster import ProgramsAnswer
 from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.outcome import Outcome
@@ -287,7 +287,7 @@ def test_its_directories_checkpoint_and_mounts_are_its_users(bed: SwarmBed, ann:
     os.chown(shared, ann.uid, ann.gid)
     common: dict[str, Any] = {"checkpoint_path": "saved", "checkpointing": Checkpointing()}
     script = 'echo kept > data/word; mkdir -p "$CUMULUS_CHECKPOINT_PATH"; echo 1 >> "$CUMULUS_CHECKPOINT_PATH/steps"'
-    mounts = (Mount(f"/mnt/{shared.name}", "data"),)
+    mounts = (WorkloadMount(f"/mnt/{shared.name}", "data"),)
     said(bed, program(bed, ann, script, mounts=mounts, **common))
     assert (shared / "word").stat().st_uid == ann.uid
     log = said(bed, program(bed, ann, 'cat "$CUMULUS_CHECKPOINT_PATH/steps"; pwd; ls', attempt=2, **common))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Mount, WorkloadState
+from cumulus.backends.base import WorkloadMount, WorkloadState
 from cumulus.chronos import container_gc, runtime
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
@@ -281,12 +281,12 @@ def test_a_users_container_is_that_users_on_the_node(bed: SwarmBed) -> None:
         (data / "link").symlink_to("/etc")
         bed.backend.close()
         bed.backend = bed.open(mounts=[str(data)])
-        bed.backend.start(work := bed.work("sh", "-c", look, mounts=(Mount(str(data), "/data"),), **ann))
+        bed.backend.start(work := bed.work("sh", "-c", look, mounts=(WorkloadMount(str(data), "/data"),), **ann))
         bed.finish(work)
         said = bed.log(work).decode().split()
         assert said[:2] == ["4000001", "65534"]
         assert said[2:8] == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
-        bed.backend.start(led := bed.work("true", mounts=(Mount(f"{data}/link", "/data"),), attempt=2, **ann))
+        bed.backend.start(led := bed.work("true", mounts=(WorkloadMount(f"{data}/link", "/data"),), attempt=2, **ann))
         end = bed.finish(led)
         assert end.state is WorkloadState.FAILED
         assert "link leads to /etc, which is in no directory that may be mounted from" in end.message

@@ -10,7 +10,7 @@ import pytest
 
 from cumulus.answers.checkpoints import CheckpointBytes
 from cumulus.backends import preparing
-from cumulus.backends.base import Checkpointing, Mount, Workload, WorkloadState
+from cumulus.backends.base import Checkpointing, Workload, WorkloadMount, WorkloadState
 from cumulus.errors import BackendRefused
 from cumulus.infrastructure.checkpoints import on_node
 from cumulus.uploader import catalog
@@ -43,7 +43,7 @@ class Jobs:
 
     def work(self, script: str, attempt: int = 1, node: str = "worker1", *, uri: str = "file", **more: Any) -> Workload:
         asked = Checkpointing(keep=2, uri=f"file://{self.shared}" if uri == "file" else uri, named=bool(uri))
-        mounts = (Mount(self.place, "/data"), Mount(str(self.ready), "/ready", True))
+        mounts = (WorkloadMount(self.place, "/data"), WorkloadMount(str(self.ready), "/ready", True))
         return self.bed.work(
             "sh", "-c", script, attempt=attempt, node=node, mounts=mounts, checkpoint_path="/data/c",
             checkpointing=asked, **more,

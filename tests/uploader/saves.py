@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import File, Manifest
+from cumulus.checkpoint.layout import File, FilesManifest
 
 BIG = 11 * 2**20 + 5
 """Three parts of 5 MiB."""
@@ -26,7 +26,7 @@ def contents(step: int, big: int = BIG) -> dict[str, bytes]:
 def save(
     path: Path, step: int, files: Mapping[str, bytes] | None = None, *, token: int = 1, world: int = 1,
     here: frozenset[str] | None = None,
-) -> Manifest:  # fmt: skip
+) -> FilesManifest:  # fmt: skip
     """Write the checkpoint of `step`; of its files only those that are `here`, None for all."""
     files = contents(step) if files is None else files
     path.mkdir(mode=0o700, exist_ok=True)
@@ -37,7 +37,7 @@ def save(
             (made / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             (made / name).write_bytes(content)
     listed = tuple(File(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items())
-    manifest = Manifest(step, "2030-01-01T00:00:00Z", 0.5, world, 1, token, listed)
+    manifest = FilesManifest(step, "2030-01-01T00:00:00Z", 0.5, world, 1, token, listed)
     (made / layout.MANIFEST).write_bytes(manifest.encode())
     layout.delete(str(path), step)
     os.rename(made, layout.directory(str(path), step))

@@ -20,7 +20,7 @@ from cumulus.checkpoint import layout
 from cumulus.clock import FakeClock
 from cumulus.uploader import catalog, status
 from cumulus.uploader.directory_place import DirectoryPlace
-from cumulus.uploader.following import Follower
+from cumulus.uploader.following import RunFollower
 from cumulus.uploader.place import Name, Place
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
@@ -36,7 +36,7 @@ class Running:
     def __init__(self, place: Place, path: Path, keep: int = 3, linger: float = 60.0) -> None:
         self.over, self.stop = threading.Event(), threading.Event()
         self.path = path
-        self.follower = Follower(place, str(path), keep, over=self.over, stop=self.stop, linger=linger)
+        self.follower = RunFollower(place, str(path), keep, over=self.over, stop=self.stop, linger=linger)
         self.ended: bool | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -55,8 +55,8 @@ class Running:
         self.end()
 
     @property
-    def status(self) -> status.Status:
-        return status.read(str(self.path)) or status.Status()
+    def status(self) -> status.UploadStatus:
+        return status.read(str(self.path)) or status.UploadStatus()
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def test_s3_is_away_for_minutes(seaweedfs: Server, proxy: Proxy, tmp_path: Path,
     errors: set[str] = set()
 
     def look() -> None:
-        errors.add((status.read(str(tmp_path / "a")) or status.Status()).error)
+        errors.add((status.read(str(tmp_path / "a")) or status.UploadStatus()).error)
         if clock.monotonic() >= away:
             proxy.up.set()
 
@@ -202,7 +202,7 @@ def test_s3_is_away_for_minutes(seaweedfs: Server, proxy: Proxy, tmp_path: Path,
     over = threading.Event()
     over.set()
     save(tmp_path / "a", 1)
-    follower = Follower(place, str(tmp_path / "a"), 3, over=over, stop=stop, linger=86400.0)
+    follower = RunFollower(place, str(tmp_path / "a"), 3, over=over, stop=stop, linger=86400.0)
     assert follower.run() is True
     assert clock.monotonic() >= away
     assert any("does not answer" in error for error in errors)

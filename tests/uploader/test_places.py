@@ -14,7 +14,7 @@ from cumulus.uploader import catalog
 from cumulus.uploader.catalog import Superseded
 from cumulus.uploader.place import Name, Place, parse
 from cumulus.uploader.restore import restore, verify
-from cumulus.uploader.upload import Incomplete, Journal, Upload
+from cumulus.uploader.upload import Journal, Upload, UploadIncomplete
 from tests.uploader.saves import contents, loaded, save
 
 
@@ -221,7 +221,7 @@ def test_ranks_on_several_nodes(place: Place, tmp_path: Path, upload: Callable[.
     files = {"rank-0/x": b"0", "rank-1/x": b"1"}
     for rank in (0, 1):
         save(tmp_path / f"node-{rank}", 7, files, world=2, here=frozenset({f"rank-{rank}/x"}))
-    with pytest.raises(Incomplete, match="rank-1/x of step 7 is on another node"):
+    with pytest.raises(UploadIncomplete, match="rank-1/x of step 7 is on another node"):
         upload(tmp_path / "node-0", 7)
     assert catalog.committed(place) == []
     upload(tmp_path / "node-1", 7)

@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from cumulus.backends import gang
-from cumulus.backends.base import Blobs, CallResult, Observed, Reach, Workload
+from cumulus.backends.base import BlobReader, CallResult, Observed, Workload, WorkloadReach
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process import layout
 from cumulus.backends.process.ports import GangPorts
@@ -38,7 +38,7 @@ from cumulus.backends.process.specification import (
     user_of,
 )
 from cumulus.backends.process.supervisor_end import SupervisorEnd
-from cumulus.backends.process.watch import Watcher, signal_process
+from cumulus.backends.process.watch import RunWatcher, signal_process
 from cumulus.backends.rundir import calls
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.rundir.layout import JOBS, PURGED, REMOVED, run_directory
@@ -88,7 +88,7 @@ class ProcessBackend:
         retention: LogRetention = DEFAULT_RETENTION,
         job_env: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
-        blobs: Blobs | None = None,
+        blobs: BlobReader | None = None,
         spawner: Spawner | None = None,
         reads: bool = False,
     ) -> None:
@@ -107,7 +107,7 @@ class ProcessBackend:
         self._runs: dict[str, Run] = {}
         """Under `_known`, so that who looks a run up does not wait for the disk of another one's start."""
         self._subscribers: list[Callable[[str, str], None]] = []
-        self._watcher: Watcher | None = None
+        self._watcher: RunWatcher | None = None
         self._next_sweep = 0.0
         self._slow: dict[int, float] = {}
         """Users whose files took too long to delete, and until when nobody waits for theirs."""
@@ -266,7 +266,7 @@ class ProcessBackend:
         except OSError as error:
             raise BackendError(f"the result of a call cannot be read: {error.strerror}") from error
 
-    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+    def reach(self, job_uid: str, attempt: int, replica: int) -> WorkloadReach:
         """See `Backend.reach`."""
         return ProcessReach(lambda: self._made(job_uid, attempt, replica, "run"))
 
@@ -457,10 +457,10 @@ class ProcessBackend:
             elif run.give_up(self._clock):
                 self._tell(run)
 
-    def _watching(self) -> Watcher:
+    def _watching(self) -> RunWatcher:
         with self._mutex:
             if self._watcher is None:
-                self._watcher = Watcher(self._path(layout.EVENTS), self._changed)
+                self._watcher = RunWatcher(self._path(layout.EVENTS), self._changed)
             return self._watcher
 
     def _changed(self, name: str | None) -> None:

@@ -11,7 +11,7 @@ import signal
 from typing import Any
 
 from cumulus.backends import checkpoints, variables
-from cumulus.backends.checkpoints import Saved, document_of
+from cumulus.backends.checkpoints import SealedCheckpoint, document_of
 from cumulus.backends.process import layout
 from cumulus.backends.rundir.checkpoint import CheckpointFiles, answer_of
 from cumulus.backends.rundir.documents import write_document
@@ -38,7 +38,7 @@ class CheckpointWatch:
         self._request: str = asked.get("request", "")
         self._events: str = spec["events"]
         self.saved = layout.read_saved()
-        self._before: Saved | None = None
+        self._before: SealedCheckpoint | None = None
         """The newest when the program was asked."""
         self.asked = False
         self.next_look = 0.0

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from cumulus.backends.process import launch, layout, process_tree
 from cumulus.backends.process.console import Console
-from cumulus.backends.process.feeding import Input
+from cumulus.backends.process.feeding import ProcessInput
 from cumulus.backends.variables import EXEC
 from cumulus.lib import cgroup, processes, terminals
 from cumulus.lib.unix_user import UnixUser
@@ -72,7 +72,7 @@ class Execs:
 
     def __init__(
         self, spec: dict[str, Any], environment: dict[str, str], enclosure: str, console: Console | None = None,
-        given: Input | None = None,
+        given: ProcessInput | None = None,
     ) -> None:  # fmt: skip
         self._spec = spec
         self._environment = environment

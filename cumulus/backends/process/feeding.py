@@ -18,7 +18,7 @@ GIVEN, END = b"given", b"end"
 """What comes with the descriptor, and what is said once all is written."""
 
 
-class Input:
+class ProcessInput:
     """`descriptor` is the writable end; `leader` leads the command's process group."""
 
     def __init__(self, descriptor: int, leader: int) -> None:

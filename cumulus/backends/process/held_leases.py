@@ -28,7 +28,7 @@ def preload() -> None:
     local.preload()
 
 
-class Hold(NamedTuple):
+class LeaseHold(NamedTuple):
     """What holds a job to its leases: variables of its environment, and the cgroup it is started in, if any."""
 
     variables: dict[str, str] = {}
@@ -64,7 +64,7 @@ class HeldLeases:
         self._open = opened
         self._opened: Ledger | None = None
 
-    def attach(self, pid: int, ask: Callable[[Callable[[], Any]], Any] = _at_once) -> Hold:
+    def attach(self, pid: int, ask: Callable[[Callable[[], Any]], Any] = _at_once) -> LeaseHold:
         """Register the supervisor `pid` with each lease, and prepare what holds its job to them. `ask` calls what it is
         given, again where the ledger is not to be had. Raises what the ledger and the enforcement raise."""
         variables: dict[str, str] = {}
@@ -73,7 +73,7 @@ class HeldLeases:
             variables = self._enforced(variables, lease["id"])
         # Last: what the enforcement starts for the node is not to be taken for the job's.
         ids = [lease["id"] for lease in self._leases]
-        return Hold(variables, ask(partial(self._ledger.make_cgroup, ids, pid)))
+        return LeaseHold(variables, ask(partial(self._ledger.make_cgroup, ids, pid)))
 
     def begin(self) -> None:
         """Start the leases' time. Where the ledger cannot be written, it counts a little later, as it would anyway."""

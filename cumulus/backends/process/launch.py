@@ -38,7 +38,7 @@ class StartFailed(Exception):
     """The command could not be started; the message is for a person."""
 
 
-class Unreachable(Exception):
+class StartUnreachable(Exception):
     """What the start needs does not answer: another try may help. The message is for a person."""
 
 

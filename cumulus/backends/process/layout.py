@@ -41,7 +41,7 @@ import os
 from typing import Any, NamedTuple
 
 from cumulus.backends import checkpoints
-from cumulus.backends.checkpoints import Saved
+from cumulus.backends.checkpoints import SealedCheckpoint
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import UnixUser
@@ -117,7 +117,7 @@ def read_stop(path: str = STOP) -> Stop | None:
         return Stop(0.0, 0.0)
 
 
-def read_saved(path: str = SAVED) -> Saved | None:
+def read_saved(path: str = SAVED) -> SealedCheckpoint | None:
     """The job's newest checkpoint, as its supervisor saw it last; None where that is damaged."""
     try:
         return checkpoints.read_saved(read_document(path))

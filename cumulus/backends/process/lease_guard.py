@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from cumulus.backends.lease_end import reason_of
 from cumulus.backends.process import layout
 from cumulus.backends.process.command import End
-from cumulus.backends.process.held_leases import HeldLeases, Hold
+from cumulus.backends.process.held_leases import HeldLeases, LeaseHold
 from cumulus.backends.rundir.documents import NO_ROOM
 from cumulus.clock import SystemClock
 from cumulus.lib import processes
@@ -63,19 +63,19 @@ class LeaseGuard:
         self._began = math.inf
         """When the command was let go, by the machine's monotonic clock."""
 
-    def attach(self, pid: int) -> Hold:
+    def attach(self, pid: int) -> LeaseHold:
         """Register `pid`, whose descendants end with the leases, and prepare what holds its job to them.
 
         Raises `LeaseRefused` where a lease is not to be had, or cannot be enforced as it promises."""
         if not self._leases:
-            return Hold()
+            return LeaseHold()
         identity = processes.read(pid)
         if identity is not None and (said := self._answer(self._ask("attach", process=[pid, identity.start]))):
             self._served = True
-            return Hold(*said[0])
+            return LeaseHold(*said[0])
         return self._attach_in_a_child(pid)
 
-    def _attach_in_a_child(self, pid: int) -> Hold:
+    def _attach_in_a_child(self, pid: int) -> LeaseHold:
         readable, writable = os.pipe2(os.O_CLOEXEC)
         gate, opener = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
@@ -100,7 +100,7 @@ class LeaseGuard:
             end, hold = json.loads(said)
             if end is None:
                 self._ready = child, opener, answer
-                return Hold(*hold)
+                return LeaseHold(*hold)
         os.close(opener)
         answer.close()
         _, status = os.waitpid(child, 0)
@@ -165,7 +165,7 @@ class LeaseGuard:
             self._server = None
         return answer
 
-    def _attach(self, pid: int) -> tuple[End | None, Hold]:
+    def _attach(self, pid: int) -> tuple[End | None, LeaseHold]:
         """In the child: the run's end where it must not start, else what holds it."""
         from cumulus.errors import ChronosError, LedgerUnavailable, NoSuchLease, StaleToken
 
@@ -173,23 +173,23 @@ class LeaseGuard:
             hold = self._held.attach(pid, self._patiently)
         except NoSuchLease as error:
             over = self.end("before the command was started")
-            return over or End(None, AttemptReason.START_ERROR, f"not started without its lease: {error}"), Hold()
+            return over or End(None, AttemptReason.START_ERROR, f"not started without its lease: {error}"), LeaseHold()
         except StaleToken as error:
             return End(
                 None, AttemptReason.START_ERROR, f"not started, its lease was granted to another holder: {error}"
-            ), Hold()
+            ), LeaseHold()
         except LedgerUnavailable as error:
             # The node's fault, not the job's: another attempt may find it well.
-            return End(None, AttemptReason.LOST, f"not started: {error}"), Hold()
+            return End(None, AttemptReason.LOST, f"not started: {error}"), LeaseHold()
         except ChronosError as error:
-            return End(None, AttemptReason.START_ERROR, f"not started: {error}"), Hold()
+            return End(None, AttemptReason.START_ERROR, f"not started: {error}"), LeaseHold()
         except Exception as error:
             # A defect, most likely. It would be the same the next time, and its text is what can be acted upon.
             sys.excepthook(*sys.exc_info())
             full = isinstance(error, OSError) and error.errno in NO_ROOM
             reason = AttemptReason.LOST if full or isinstance(error, MemoryError) else AttemptReason.START_ERROR
             what = f"what holds it to its lease could not be set up: {type(error).__name__}: {error}"
-            return End(None, reason, f"not started: {what}"), Hold()
+            return End(None, reason, f"not started: {what}"), LeaseHold()
         return None, hold
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:

@@ -15,7 +15,7 @@ from cumulus.lib.execution import ExecRequest, Execution
 
 
 class ProcessReach:
-    """See `backends.base.Reach`. `find` gives the run; it raises `BackendError` where none was made."""
+    """See `backends.base.WorkloadReach`. `find` gives the run; it raises `BackendError` where none was made."""
 
     def __init__(self, find: Callable[[], Run]) -> None:
         self._find = find

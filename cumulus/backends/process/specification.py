@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cumulus.backends import gang as gangs
-from cumulus.backends.base import Mount, Workload
+from cumulus.backends.base import Workload, WorkloadMount
 from cumulus.backends.job_environment import job_environment
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process import layout
@@ -187,7 +187,7 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def _refuse_mount(mount: Mount) -> None:
+def _refuse_mount(mount: WorkloadMount) -> None:
     if "\0" in mount.source or "\0" in mount.target:
         raise BackendRefused("a mount's path holds a NUL character, which names nothing on any node")
     if mount.read_only:

@@ -30,8 +30,8 @@ from cumulus.backends.process.checkpointing import CheckpointWatch
 from cumulus.backends.process.command import Command, End
 from cumulus.backends.process.console import Console
 from cumulus.backends.process.execs import Execs
-from cumulus.backends.process.feeding import Input
-from cumulus.backends.process.launch import StartFailed, Unreachable, launch, resolve_secrets
+from cumulus.backends.process.feeding import ProcessInput
+from cumulus.backends.process.launch import StartFailed, StartUnreachable, launch, resolve_secrets
 from cumulus.backends.process.lease_guard import LeaseGuard, LeaseRefused
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.documents import NO_ROOM, read_document, write_document
@@ -121,7 +121,7 @@ class _Supervision:
             started = launch(spec, secrets, hold.variables)
             enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, started.pid) else ""
             console = Console(started.output, started.pid) if spec.get("terminal") else None
-            given = Input(started.input, started.pid) if started.input >= 0 else None
+            given = ProcessInput(started.input, started.pid) if started.input >= 0 else None
             execs = Execs(spec, started.environment, enclosure, console, given)
             self._started_at = timestamp(self._clock.now())
             # In a child that has the ledger open, while this process waits for the disk too.
@@ -141,7 +141,7 @@ class _Supervision:
             return _STOPPED if os.path.exists(layout.STOP) else error.end
         except StartFailed as error:
             return End(None, AttemptReason.START_ERROR, str(error))
-        except Unreachable as error:
+        except StartUnreachable as error:
             return End(None, AttemptReason.LOST, f"not started: its checkpoints can't be fetched: {error}")
         except OSError as error:
             # The command waits at its gate and ends with this process.

@@ -22,7 +22,7 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
 from cumulus.backends.process import layout
-from cumulus.backends.process.launch import StartFailed, Unreachable
+from cumulus.backends.process.launch import StartFailed, StartUnreachable
 from cumulus.backends.rundir.documents import read_document
 from cumulus.backends.rundir.layout import run_name
 from cumulus.backends.rundir.uploading import ENVIRONMENT, Beyond, NoKeys, taken_message
@@ -65,13 +65,13 @@ class Uploading:
 
     def prepare(self, check: Callable[[], None], say: Callable[[str], None]) -> None:
         """Have the newest checkpoint on this node before the program starts. What `check` raises ends it; `say` gets
-        lines for the log. Raises StartFailed, Unreachable."""
+        lines for the log. Raises StartFailed, StartUnreachable."""
         path = self._asked["path"]
         config = self._config(Beyond.own)
         if self._spec["attempt"] == 1:
             try:
                 answer = self._ask(config, check, "check", path, patience=_CHECK)
-            except Unreachable:
+            except StartUnreachable:
                 answer = {}  # It is asked for nothing yet.
             if answer.get("step") is not None and self._spec["replica"] == 0:
                 raise StartFailed(taken_message(config.uri, answer["step"]))
@@ -108,7 +108,7 @@ class Uploading:
     def _ask(
         self, config: Config, check: Callable[[], None], *words: str, patience: float = math.inf
     ) -> dict[str, Any]:
-        """What the program says within so many seconds. Raises StartFailed, Unreachable."""
+        """What the program says within so many seconds. Raises StartFailed, StartUnreachable."""
         # Loaded by the jobs that keep checkpoints beyond their node.
         import subprocess
 
@@ -129,7 +129,7 @@ class Uploading:
                 except subprocess.TimeoutExpired:
                     check()
                 if time.monotonic() > until:
-                    raise Unreachable(f"{config.uri} does not answer")
+                    raise StartUnreachable(f"{config.uri} does not answer")
             said = process.stdout.read(2**20)
         except BaseException:
             process.kill()
@@ -141,11 +141,11 @@ class Uploading:
         try:
             answer: dict[str, Any] = json.loads(said)
         except ValueError:
-            raise Unreachable(f"what fetches checkpoints ended with {process.returncode} and no word") from None
+            raise StartUnreachable(f"what fetches checkpoints ended with {process.returncode} and no word") from None
         if "error" not in answer:
             return answer
         if answer.get("again"):
-            raise Unreachable(answer["error"])
+            raise StartUnreachable(answer["error"])
         hint = f" ({answer['hint']})" if answer.get("hint") else ""
         raise StartFailed(f"checkpoints: {answer['error']}{hint}")
 

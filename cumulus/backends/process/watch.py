@@ -17,7 +17,7 @@ from cumulus.lib.inotify import Inotify
 log = structlog.get_logger("cumulus.backends")
 
 
-class Watcher:
+class RunWatcher:
     """Calls `changed(name)` from its thread when a run's supervisor told of a change or ended; None: look at all.
 
     Supervisors that are this process's children are reaped here.

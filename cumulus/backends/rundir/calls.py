@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from cumulus.backends.base import Blobs, CallResult, CallToRun, Workload
+from cumulus.backends.base import BlobReader, CallResult, CallToRun, Workload
 from cumulus.calls import documents, session
 from cumulus.calls.envelope import ARCHIVE, CALL, ENVIRONMENT, OUTCOME, PAYLOAD, RESULT, Envelope, argument_file
 from cumulus.calls.outcome import OF_RUNNER, Outcome
@@ -21,7 +21,7 @@ from cumulus.errors import BackendError, BackendRefused, BlobDamaged, NoSuchBlob
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def make(directory: str, workload: Workload, call: CallToRun, blobs: Blobs | None) -> None:
+def make(directory: str, workload: Workload, call: CallToRun, blobs: BlobReader | None) -> None:
     """Make the directory, whole before it has its name elsewhere. Raises `BackendRefused` where a blob is gone,
     OSError, and what the store of blobs raises where it can't be used."""
     if blobs is None:

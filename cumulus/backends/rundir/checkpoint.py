@@ -12,9 +12,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cumulus.backends.checkpoints import (
-    Checkpoint,
     CheckpointUnseen,
-    Saved,
+    LastCheckpoint,
+    SealedCheckpoint,
     document_of,
     read_saved,
 )
@@ -39,12 +39,12 @@ class CheckpointFiles:
         self._user = user
         self._patience = patience
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> LastCheckpoint | None:
         """See `CheckpointStore.newest`."""
         said = answer_of(lambda: _newest(self._path), self._user, self._patience)
-        return Checkpoint(self._path, said) if said else None
+        return LastCheckpoint(self._path, said) if said else None
 
-    def saved(self, known: Saved | None = None) -> Saved | None:
+    def saved(self, known: SealedCheckpoint | None = None) -> SealedCheckpoint | None:
         """See `CheckpointStore.saved`."""
         if self._user is not None:
             # Loaded before a child becomes that user, who need not be able to read Cumulus.
@@ -78,7 +78,7 @@ def answer_of(action: Callable[[], str], user: UnixUser | None, patience: float)
     return said[1:]
 
 
-def newest_saved(path: str, known: Saved | None = None) -> Saved | None:
+def newest_saved(path: str, known: SealedCheckpoint | None = None) -> SealedCheckpoint | None:
     """The newest checkpoint below a directory whose manifest is one and belongs to this process's user; nothing behind
     a link is looked at. Where it is still the `known` one, it is not read again."""
     if known is not None and known.time == _manifest_time(known.path) and not _newer(path, known.step):
@@ -94,14 +94,14 @@ def newest_saved(path: str, known: Saved | None = None) -> Saved | None:
         try:
             manifest = layout.read_manifest(path, step)
             directory = layout.directory(path, step)
-            found = Saved(step, _manifest_time(directory), manifest.size, manifest.seconds, directory)
+            found = SealedCheckpoint(step, _manifest_time(directory), manifest.size, manifest.seconds, directory)
             return _with_upload(found, path)
         except (layout.Damaged, OSError):
             continue
     return None
 
 
-def _with_upload(found: Saved, path: str) -> Saved:
+def _with_upload(found: SealedCheckpoint, path: str) -> SealedCheckpoint:
     """With how far the uploader of the directory is. The job can write what it says: it is for people."""
     if not os.path.isdir(os.path.join(path, ".uploader")):
         return found

@@ -16,7 +16,16 @@ from typing import Any
 
 import structlog
 
-from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Prefetched, Reach, Workload, WorkloadState
+from cumulus.backends.base import (
+    BlobReader,
+    CallResult,
+    Observed,
+    Prefetched,
+    Workload,
+    WorkloadFinding,
+    WorkloadReach,
+    WorkloadState,
+)
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.preparing import Preparing
 from cumulus.backends.rundir.layout import run_name
@@ -30,17 +39,17 @@ from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.node_engine import RunsPrograms
 from cumulus.backends.swarm.owner import Ownership
-from cumulus.backends.swarm.prefetching import GivenUp, Prefetching
+from cumulus.backends.swarm.prefetching import PrefetchGivenUp, Prefetching
 from cumulus.backends.swarm.reach import OpensChannels, ServiceReach
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, START, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
 from cumulus.backends.swarm.uploading import NodeUploading, newest_files, noted, whose
-from cumulus.backends.swarm.watch import Watcher
+from cumulus.backends.swarm.watch import SwarmWatcher
 from cumulus.chronos.contract.container import FILES
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused, CumulusError, NodeUnreachable, NotOurs
-from cumulus.lib.state_id import Place, find
+from cumulus.lib.state_id import StatePlace, find
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import EventReason
 from cumulus.secrets import JobSecrets
@@ -76,7 +85,7 @@ class SwarmBackend:
         retention: LogRetention = DEFAULT_RETENTION,
         mounts: Sequence[str] = (),
         timeouts: Timeouts = Timeouts(),
-        blobs: Blobs | None = None,
+        blobs: BlobReader | None = None,
         variables: Mapping[str, str] = {},
         node_env: Mapping[str, str] | None = None,
         reached: Callable[[str], OpensChannels | None] | None = None,
@@ -108,9 +117,9 @@ class SwarmBackend:
         self._node_engine = node_engine
         self._mutex = threading.Lock()
         self._subscribers: list[Callable[[str, str], None]] = []
-        self._findings: list[Finding] = []
+        self._findings: list[WorkloadFinding] = []
         self._live: dict[str, Record] = {r.name: r for r in self._records.all() if not r.has(END)}
-        self._watcher: Watcher | None = None
+        self._watcher: SwarmWatcher | None = None
 
     @property
     def runtime(self) -> str:
@@ -136,7 +145,7 @@ class SwarmBackend:
 
     def _prepared(self, record: Record, workload: Workload, earlier: Sequence[Record]) -> None:
         with (
-            contextlib.suppress(GivenUp),
+            contextlib.suppress(PrefetchGivenUp),
             self._prefetching.started(workload.job_uid, workload.replica, workload.node) as given_up,
         ):
             # It may have been stopped before this thread began, and all of its job deleted.
@@ -151,7 +160,7 @@ class SwarmBackend:
         self, record: Record, workload: Workload, earlier: Sequence[Record], given_up: threading.Event
     ) -> bool:  # fmt: skip
         """Have its checkpoint on its node. False where that can't be there, and the job began elsewhere: another one
-        may do better. Raises `BackendRefused` of a first attempt, `BackendError`, `GivenUp`."""
+        may do better. Raises `BackendRefused` of a first attempt, `BackendError`, `PrefetchGivenUp`."""
         asked = workload.checkpointing
         origin = self._runs(asked.after) if asked is not None and asked.after else ()
         try:
@@ -179,7 +188,7 @@ class SwarmBackend:
     def bring(self, workload: Workload, place: str, user: UnixUser | None) -> bool:
         """See `programs.Elsewhere.bring`."""
         with (
-            contextlib.suppress(GivenUp),
+            contextlib.suppress(PrefetchGivenUp),
             self._prefetching.started(workload.job_uid, workload.replica, workload.node) as given_up,
         ):
             self._uploading.bring_here(_here(workload, place, user), self._runs(workload.job_uid), given_up)
@@ -378,7 +387,7 @@ class SwarmBackend:
         path = posixpath.join(FILES, str(uid), job_uid, run_name(attempt, 0), "work")
         return record.start["node"], path, whose(int(uid))
 
-    def reach(self, job_uid: str, attempt: int, replica: int) -> Reach:
+    def reach(self, job_uid: str, attempt: int, replica: int) -> WorkloadReach:
         """See `Backend.reach`."""
         directory = self._records.directory(job_uid, attempt, replica)
         return ServiceReach(lambda: self._records.load(directory), self._reached)
@@ -387,11 +396,11 @@ class SwarmBackend:
         """See `Backend.subscribe`."""
         self._subscribers.append(changed)
         if self._watcher is None:
-            self._watcher = Watcher(
+            self._watcher = SwarmWatcher(
                 self.engine, self.ownership.instance, live=self._count, changed=self._changed, swept=self._sweep
             )
 
-    def findings(self) -> Sequence[Finding]:
+    def findings(self) -> Sequence[WorkloadFinding]:
         """See `ReportsFindings.findings`."""
         with self._mutex:
             found, self._findings = self._findings, []
@@ -446,7 +455,7 @@ class SwarmBackend:
         start = record.start
         log.warning("found in the Swarm", workload=record.name, reason=reason, message=message)
         with self._mutex:
-            self._findings.append(Finding(start["namespace"], start["job"], start["job_uid"], reason, message))
+            self._findings.append(WorkloadFinding(start["namespace"], start["job"], start["job_uid"], reason, message))
 
     def _remove_files(self, job_uid: str, records: Sequence[Record]) -> None:
         """Delete the directories of a job's programs on their nodes, as far as those answer."""
@@ -472,7 +481,7 @@ def _here(workload: Workload, place: str, user: UnixUser | None) -> dict[str, An
     }  # fmt: skip
 
 
-def _place(root: str) -> Place:
+def _place(root: str) -> StatePlace:
     try:
         return find(root)
     except CumulusError as error:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from cumulus.backends.base import Blobs, CallResult, Workload
+from cumulus.backends.base import BlobReader, CallResult, Workload
 from cumulus.backends.rundir import calls
 from cumulus.backends.swarm import programs
 from cumulus.backends.swarm.node_engine import NodeEngine
@@ -53,7 +53,7 @@ class CarriesCalls(Protocol):
 class NodeCalls:
     """`engines` gives a node's own engine by the node's name."""
 
-    def __init__(self, engines: Callable[[str], NodeEngine | None], blobs: Blobs | None) -> None:
+    def __init__(self, engines: Callable[[str], NodeEngine | None], blobs: BlobReader | None) -> None:
         self._engines = engines
         self._blobs = blobs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 
 from cumulus.backends.base import Workload
-from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen, Saved
+from cumulus.backends.checkpoints import CheckpointUnseen, LastCheckpoint, SealedCheckpoint
 from cumulus.backends.swarm.node_engine import SeesFiles
 from cumulus.checkpoint import layout
 from cumulus.errors import BackendError
@@ -43,7 +43,7 @@ class NodeFiles:
         self._copied = copied
         self._problem = problem
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> LastCheckpoint | None:
         """See `CheckpointStore.newest`."""
         try:
             written = self._engine.written(self._container, self._path)
@@ -51,9 +51,9 @@ class NodeFiles:
             raise CheckpointUnseen(str(error)) from error
         if written is None:
             raise CheckpointUnseen(f"{self._path} is not a directory of the node, or cannot be read there")
-        return Checkpoint(self._path, written) if written else None
+        return LastCheckpoint(self._path, written) if written else None
 
-    def saved(self, known: Saved | None = None) -> Saved | None:
+    def saved(self, known: SealedCheckpoint | None = None) -> SealedCheckpoint | None:
         """See `CheckpointStore.saved`."""
         try:
             found = self._engine.newest_manifest(self._container, self._path)
@@ -62,14 +62,16 @@ class NodeFiles:
             if known is not None and found[:2] == (known.step, known.time):
                 return self._with_upload(known)
             step, time, file = found
-            manifest = layout.Manifest.decode(self._engine.manifest(self._container, file), step)
+            manifest = layout.FilesManifest.decode(self._engine.manifest(self._container, file), step)
         except BackendError as error:
             raise CheckpointUnseen(str(error)) from error
         except layout.Damaged:
             return known
-        return self._with_upload(Saved(step, time, manifest.size, manifest.seconds, layout.directory(self._path, step)))
+        return self._with_upload(
+            SealedCheckpoint(step, time, manifest.size, manifest.seconds, layout.directory(self._path, step))
+        )
 
-    def _with_upload(self, found: Saved) -> Saved:
+    def _with_upload(self, found: SealedCheckpoint) -> SealedCheckpoint:
         """With how far the copy is. The job can write what the uploader says: it is for people."""
         told = status.decode(self._engine.upload_status(self._container, self._path)) if self._copied else None
         step = -1 if told is None or told.step is None else told.step

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-from cumulus.backends.swarm.shells import Feeds, NodeShell, Streams
+from cumulus.backends.swarm.shells import Feeds, NodeShell, StreamingShell
 from cumulus.errors import BackendError, BackendRefused, ChronosError
 from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser
@@ -49,7 +49,7 @@ class CheckpointPrograms:
 
     def read(self, user: UnixUser | None, *words: str) -> Generator[bytes]:
         """What the program for the files on the node writes. `user`: whose they are, None where only they tell."""
-        if not isinstance(self._shell, Streams):
+        if not isinstance(self._shell, StreamingShell):
             raise BackendError("nothing can be read through this shell")
         try:
             yield from self._shell.read(self._command(["files", *words]), whose(user))

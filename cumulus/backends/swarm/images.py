@@ -74,7 +74,7 @@ def _image(engine: Engine, word: str, found: dict[str, Any], node_id: str) -> Im
 
 
 @dataclass(frozen=True, slots=True)
-class HostImage:
+class PlatformImage:
     """The host image for a platform: it is made here, and no engine has to have it."""
 
     platform: str
@@ -100,15 +100,15 @@ class HostImage:
             raise BackendRefused(str(error)) from None
 
 
-def host_image_for(node: NodeShell, user: str) -> HostImage:
+def host_image_for(node: NodeShell, user: str) -> PlatformImage:
     """The one that fits the node's engine. Raises `BackendError`."""
     try:
-        return HostImage(_platform(node, _command(node, user)))
+        return PlatformImage(_platform(node, _command(node, user)))
     except ChronosError as error:
         raise BackendError(str(error), hint=error.hint) from None
 
 
-def push(image: Image | HostImage, node: Feeds, user: str, sent: Callable[[int], None]) -> bool:
+def push(image: Image | PlatformImage, node: Feeds, user: str, sent: Callable[[int], None]) -> bool:
     """Bring the image to the node. False where it has it already. `user` is who we are there; `sent` is told how many
     bytes are on their way. Raises `BackendError`."""
     try:

@@ -12,7 +12,7 @@ from cumulus.backends.rundir.log_times import TimedBytes
 from cumulus.backends.swarm import log_stream
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
-from cumulus.backends.swarm.members import Member, Members
+from cumulus.backends.swarm.members import Members, SwarmMember
 from cumulus.backends.swarm.records import END, LOG_DONE, REMOVED, SERVICE, Record
 from cumulus.backends.swarm.services import Services
 from cumulus.backends.swarm.task_reconciler import CLOCKS, Engines, Timeouts, run_of, seconds_between
@@ -50,7 +50,7 @@ class JobLogs:
             log_stream.write(record, ())
             return
         try:
-            reader = log_stream.LogReader(self._fetcher(record), self._redactor(record))
+            reader = log_stream.StreamReader(self._fetcher(record), self._redactor(record))
             content = self._whole(reader)
             lacks = self._lacks(record, content[-1][1][-1:] if content else b"")
             log_stream.write(record, [*content, *([(self._now(), lacks)] if lacks else [])], self._retention)
@@ -70,12 +70,12 @@ class JobLogs:
         """See `Backend.logs`."""
         if record.has(LOG_DONE):
             return log_stream.saved(record, tail, since, timestamps=timestamps, position=position)
-        live = self._live(record, follow, tail, log_stream.Shown(since, timestamps))
+        live = self._live(record, follow, tail, log_stream.LogSelection(since, timestamps))
         return live if position is None else log_stream.from_position(live, position)
 
-    def _live(self, record: Record, follow: bool, tail: int | None, shown: log_stream.Shown) -> Iterator[bytes]:
+    def _live(self, record: Record, follow: bool, tail: int | None, shown: log_stream.LogSelection) -> Iterator[bytes]:
         try:
-            reader = log_stream.LogReader(self._fetcher(record), self._redactor(record))
+            reader = log_stream.StreamReader(self._fetcher(record), self._redactor(record))
             content = self._patiently(reader.timed if follow else partial(self._whole, reader))
             last = content[-1][1][-1:] if content else b""
             if not follow and record.has(END) and (lacks := self._lacks(record, last)):
@@ -107,7 +107,7 @@ class JobLogs:
                     raise
             self._clock.sleep(FOLLOW_SECONDS)
 
-    def _whole(self, reader: log_stream.LogReader) -> list[TimedBytes]:
+    def _whole(self, reader: log_stream.StreamReader) -> list[TimedBytes]:
         content = reader.timed()
         rest = reader.flush()
         return [*content, (content[-1][0] if content else self._now(), rest)] if rest else content
@@ -169,7 +169,7 @@ class JobLogs:
 
         return fetch
 
-    def _just_joined(self, member: Member) -> bool:
+    def _just_joined(self, member: SwarmMember) -> bool:
         if not member.updated:
             return False
         return abs((self._clock.now() - parse_timestamp(member.updated)).total_seconds()) < JOINED_SECONDS

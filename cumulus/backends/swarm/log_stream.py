@@ -42,12 +42,12 @@ Fetch = Callable[[float], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class LogMessage:
     at: str
     text: bytes
 
 
-def messages(stream: bytes) -> Iterator[Message]:
+def messages(stream: bytes) -> Iterator[LogMessage]:
     """The messages of a multiplexed log with time stamps. A frame that was cut off is dropped.
 
     Raises `NotThereYet` at what the engine says of itself in the stream: that it could not get all of the log.
@@ -61,7 +61,7 @@ def messages(stream: bytes) -> Iterator[Message]:
         if stream[position] == _SYSTEM:
             raise NotThereYet(f"the log is not complete: {frame.decode(errors='replace').strip()[:200]}")
         at, _, text = frame.partition(b" ")
-        yield Message(at.decode(errors="replace"), text)
+        yield LogMessage(at.decode(errors="replace"), text)
         position += 8 + size
 
 
@@ -82,7 +82,7 @@ def check(stream: bytes) -> None:
         pass
 
 
-class LogReader:
+class StreamReader:
     """Reads a log in steps: each gives what came since the last.
 
     The driver takes down what came on two streams in any order, with the time of each, so that a message may appear
@@ -93,7 +93,7 @@ class LogReader:
         self._fetch = fetch
         self._redactor = redactor or Redactor(())
         self._newest = ""
-        self._given: Counter[Message] = Counter()
+        self._given: Counter[LogMessage] = Counter()
         """How often each message of the last seconds was given."""
 
     def step(self) -> bytes:
@@ -101,8 +101,8 @@ class LogReader:
 
     def timed(self) -> list[TimedBytes]:
         """As `step`, in pieces of one second each."""
-        fresh: list[Message] = []
-        found: Counter[Message] = Counter()
+        fresh: list[LogMessage] = []
+        found: Counter[LogMessage] = Counter()
         room = HELD
         for message in messages(self._fetch(_epoch(_before(self._newest)))):
             found[message] += 1
@@ -121,7 +121,7 @@ class LogReader:
         return self._redactor.flush()
 
 
-class Shown:
+class LogSelection:
     """What of a log is shown, and how: see `logs.LogStore.read`. A message of the driver is at most one line."""
 
     def __init__(self, since: float | None, timestamps: bool) -> None:
@@ -173,7 +173,7 @@ def last_lines(content: bytes, tail: int | None) -> bytes:
     return b"".join(lines[-tail:])
 
 
-def _since(counted: Counter[Message], at: str) -> Counter[Message]:
+def _since(counted: Counter[LogMessage], at: str) -> Counter[LogMessage]:
     return Counter({message: count for message, count in counted.items() if message.at >= at})
 
 

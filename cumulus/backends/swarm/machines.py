@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cumulus.backends.cluster import ProgramsAnswer
-from cumulus.backends.swarm.members import Member, Members
+from cumulus.backends.swarm.members import Members, SwarmMember
 from cumulus.backends.swarm.node_engine import RunsPrograms
 from cumulus.backends.swarm.owner import Ownership
 from cumulus.backends.swarm.programs import image_id
@@ -26,7 +26,7 @@ class Machines:
     def confirmed(self) -> bool:
         return self._ownership.confirmed
 
-    def machines(self) -> Sequence[Member]:
+    def machines(self) -> Sequence[SwarmMember]:
         self._ownership.instance()
         return self._members.all()
 

@@ -24,7 +24,7 @@ _SUFFIX = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class SwarmMember:
     """One node of the Swarm. `state` is ready, down, unknown or disconnected; `availability` active, pause or drain."""
 
     id: str
@@ -58,7 +58,7 @@ class Member:
         return self.availability == "drain"
 
     @classmethod
-    def read(cls, node: Mapping[str, Any]) -> Member:
+    def read(cls, node: Mapping[str, Any]) -> SwarmMember:
         spec, status, description = node["Spec"], node.get("Status", {}), node.get("Description", {})
         labels = spec.get("Labels") or {}
         manager = str((node.get("ManagerStatus") or {}).get("Addr", "")).rsplit(":", 1)[0]
@@ -82,25 +82,25 @@ class Members:
         self._engine = engine
         self._clock = clock
         self._mutex = threading.Lock()
-        self._everyone: Sequence[Member] = ()
-        self._distinct: Sequence[Member] = ()
+        self._everyone: Sequence[SwarmMember] = ()
+        self._distinct: Sequence[SwarmMember] = ()
         self._until = float("-inf")
 
-    def all(self) -> Sequence[Member]:
+    def all(self) -> Sequence[SwarmMember]:
         """Each machine once, under a name of its own. Raises `BackendError`."""
         self.everyone()
         return self._distinct
 
-    def everyone(self) -> Sequence[Member]:
+    def everyone(self) -> Sequence[SwarmMember]:
         """As the manager lists them: a machine that joined anew also as what it was before. Raises `BackendError`."""
         with self._mutex:
             if self._clock.monotonic() >= self._until:
-                self._everyone = [Member.read(node) for node in self._engine.nodes()]
+                self._everyone = [SwarmMember.read(node) for node in self._engine.nodes()]
                 self._distinct = distinct(self._everyone)
                 self._until = self._clock.monotonic() + _FRESH_SECONDS
             return self._everyone
 
-    def named(self, name: str) -> Member:
+    def named(self, name: str) -> SwarmMember:
         """Raises `BackendError` where there is none."""
         found = next((member for member in self.all() if member.name == name), None)
         if found is None:
@@ -110,7 +110,7 @@ class Members:
             )
         return found
 
-    def by_id(self, id: str) -> Member | None:
+    def by_id(self, id: str) -> SwarmMember | None:
         return next((member for member in self.everyone() if member.id == id), None)
 
     def pin(self, id: str, name: str) -> None:
@@ -120,7 +120,7 @@ class Members:
             if member.id == id or member.labels.get(NAME_LABEL) == name:
                 self.label(member, wanted, owned=NAME_LABEL)
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: SwarmMember) -> None:
         """Take it out of the Swarm, with what it was before it joined anew. It need not answer."""
         for other in self.everyone():
             if other.id == member.id or (other.name == member.name and not other.answers):
@@ -128,7 +128,7 @@ class Members:
         with self._mutex:
             self._until = float("-inf")
 
-    def label(self, member: Member, labels: Mapping[str, str], owned: str = "gpu.") -> bool:
+    def label(self, member: SwarmMember, labels: Mapping[str, str], owned: str = "gpu.") -> bool:
         """Make `labels` the node's labels of that prefix; others stay. Whether something was to be changed."""
         others = {key: value for key, value in member.labels.items() if not key.startswith(owned)}
         wanted = {**others, **labels}
@@ -145,14 +145,14 @@ class Members:
         return True
 
 
-def distinct(members: Sequence[Member]) -> Sequence[Member]:
+def distinct(members: Sequence[SwarmMember]) -> Sequence[SwarmMember]:
     """Each machine once, with a name that no other one has.
 
     Of several that want a name, the one has it to which it was written, else the first that answers. Where that one
     does not answer, and another one does at the same address, it is the same machine that joined anew. Another one that
     answers is a machine of its own: its name ends with its id's beginning. One that does not is what a machine was."""
-    holders: dict[str, Member] = {}
-    others: list[Member] = []
+    holders: dict[str, SwarmMember] = {}
+    others: list[SwarmMember] = []
     for member in sorted(members, key=lambda m: (not m.pinned, not m.answers, m.id)):
         holder = holders.setdefault(member.name, member)
         if holder is member or not member.answers:

@@ -20,7 +20,7 @@ from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine, NameTaken
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, NotOurs
-from cumulus.lib.state_id import Place
+from cumulus.lib.state_id import StatePlace
 
 log = structlog.get_logger("cumulus.backends")
 
@@ -76,7 +76,7 @@ class Ownership:
     def __init__(
         self,
         engine: Engine,
-        place: Callable[[], Place],
+        place: Callable[[], StatePlace],
         clock: Clock,
         *,
         named: str,

@@ -28,11 +28,11 @@ _LOOK = 1.0
 """Seconds between looks at whether one that waits for its turn was given up."""
 
 Work = Callable[[threading.Event], int | None]
-"""Brings one, and tells its step; None where there is nothing to bring. Raises `GivenUp` soon after the event was set,
-`BackendError`, OSError."""
+"""Brings one, and tells its step; None where there is nothing to bring. Raises `PrefetchGivenUp` soon after the event
+was set, `BackendError`, OSError."""
 
 
-class GivenUp(Exception):
+class PrefetchGivenUp(Exception):
     """Nobody wants it any more."""
 
 
@@ -79,7 +79,7 @@ class Prefetching:
     @contextmanager
     def started(self, job_uid: str, replica: int, node: str) -> Iterator[threading.Event]:
         """For who starts the replica and brings its checkpoint. One that works for that node is waited for, any other
-        is given up. The event is set where the job goes meanwhile: raise `GivenUp` then."""
+        is given up. The event is set where the job goes meanwhile: raise `PrefetchGivenUp` then."""
         with self._mutex:
             known = self._known.pop((job_uid, replica), None)
             if known is not None and (known.node != node or not known.works):
@@ -90,7 +90,7 @@ class Prefetching:
             if known is not None and not known.gone.is_set():
                 known.over.wait()
             if one.gone.is_set():
-                raise GivenUp
+                raise PrefetchGivenUp
             yield one.gone
         finally:
             self._ended(one)
@@ -128,7 +128,7 @@ class Prefetching:
                     one.told = Prefetched(one.node, work(one.gone), done=True)
             finally:
                 self._turns.release()
-        except GivenUp:
+        except PrefetchGivenUp:
             pass
         except (BackendError, OSError) as error:
             log.warning("a checkpoint was not brought ahead", node=one.node, problem=str(error))

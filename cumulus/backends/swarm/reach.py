@@ -24,8 +24,8 @@ class OpensChannels(Protocol):
 
 
 class ServiceReach:
-    """See `backends.base.Reach`. `find` gives the run's record; `nodes` gives a node by its name, where it is one of
-    `OpensChannels`."""
+    """See `backends.base.WorkloadReach`. `find` gives the run's record; `nodes` gives a node by its name, where it is
+    one of `OpensChannels`."""
 
     def __init__(self, find: Callable[[], Record | None], nodes: Callable[[str], object]) -> None:
         self._find = find

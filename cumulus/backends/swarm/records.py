@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cumulus.backends.base import Observed, Workload, WorkloadState
-from cumulus.backends.checkpoints import Saved, read_saved
+from cumulus.backends.checkpoints import SealedCheckpoint, read_saved
 from cumulus.backends.rundir import layout
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.swarm import programs, spec
@@ -83,7 +83,7 @@ class Record:
             return None
         return self.observed(**{**document, "state": WorkloadState(document["state"]), "checkpoint": self.saved()})
 
-    def saved(self) -> Saved | None:
+    def saved(self) -> SealedCheckpoint | None:
         """The job's newest checkpoint, as it was seen last."""
         return read_saved(self.read(SAVED))
 

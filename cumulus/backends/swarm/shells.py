@@ -26,7 +26,7 @@ class Feeds(NodeShell, Protocol):
 
 
 @runtime_checkable
-class Streams(NodeShell, Protocol):
+class StreamingShell(NodeShell, Protocol):
     """A shell whose commands may write more than fits into memory."""
 
     def read(self, command: str, given: bytes) -> Iterator[bytes]:

@@ -20,11 +20,11 @@ from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.checkpoint import NodeFiles
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.environment import DEADLINE, REQUEST
-from cumulus.backends.swarm.members import Member, Members
+from cumulus.backends.swarm.members import Members, SwarmMember
 from cumulus.backends.swarm.node_engine import NodeEngine, SeesFiles
 from cumulus.backends.swarm.records import END, RUNNING, SAVED, SERVICE, STOP, Record
 from cumulus.backends.swarm.services import Services
-from cumulus.backends.swarm.tasks import Evidence, Task
+from cumulus.backends.swarm.tasks import EndEvidence, Task
 from cumulus.backends.swarm.uploading import NodeUploading
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import BackendError, ChronosError, NodeUnreachable
@@ -315,21 +315,21 @@ class TaskReconciler:
             return ""
         return f"; its registry says: {refusal} (credentials come from `docker login` where `cumulus serve` runs)"
 
-    def _evidence(self, record: Record, run: Task) -> Evidence:
+    def _evidence(self, record: Record, run: Task) -> EndEvidence:
         stop = record.read(STOP)
         gone_before = stop is not None and run.at != "" and seconds_between(run.at, stop["at"]) > CLOCKS
         stopped = stop is not None and not (run.state in ("complete", "failed") and gone_before)
         if run.state == "rejected" or stopped:
-            return Evidence(stopped=stopped)
+            return EndEvidence(stopped=stopped)
         member = self._members.by_id(run.node_id)
-        return Evidence(
+        return EndEvidence(
             lease=self._how_lease_ended(record, run, member),
             oom=self._was_oom(record, run) if run.exit_code == 137 else False,
             memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
             restarted=_joined_anew(member, run), drained=member is not None and member.drained,
         )  # fmt: skip
 
-    def _how_lease_ended(self, record: Record, run: Task, member: Member | None) -> str:
+    def _how_lease_ended(self, record: Record, run: Task, member: SwarmMember | None) -> str:
         """By the word of the node's Chronos; where it says nothing, by the time. A lease that ended after the run did
         not end it. Raises `NodeUnreachable` while that is waited for."""
         for lease in record.start["leases"]:
@@ -348,7 +348,7 @@ class TaskReconciler:
                 return end
         return ""
 
-    def _joined_just_now(self, member: Member) -> bool:
+    def _joined_just_now(self, member: SwarmMember) -> bool:
         ago = seconds_between(member.updated, timestamp(self._clock.now()))
         return -REJOIN_SECONDS < ago < REACHED_SECONDS
 
@@ -399,7 +399,7 @@ class TaskReconciler:
         return end
 
 
-def _joined_anew(member: Member | None, run: Task) -> bool:
+def _joined_anew(member: SwarmMember | None, run: Task) -> bool:
     """Whether the run's node joined the Swarm about when the run ended."""
     return member is None or seconds_between(run.at, member.updated) > -REJOIN_SECONDS
 

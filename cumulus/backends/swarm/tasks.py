@@ -112,7 +112,7 @@ def state(task: Task) -> WorkloadState:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class EndEvidence:
     """What is known about a task's end from elsewhere. `lease` is "expired" or "released" where its lease is over."""
 
     stopped: bool = False
@@ -128,7 +128,7 @@ class Evidence:
     """The node takes no tasks: its availability is drain."""
 
 
-def ended(task: Task, evidence: Evidence) -> tuple[WorkloadState, AttemptReason | None, str]:
+def ended(task: Task, evidence: EndEvidence) -> tuple[WorkloadState, AttemptReason | None, str]:
     """State, reason and message of a task that has ended; no reason where it succeeded."""
     code = task.exit_code
     how = f"exit code {code}" if code is not None else task.error or task.state

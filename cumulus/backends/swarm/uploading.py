@@ -23,7 +23,7 @@ from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, NotWh
 from cumulus.backends.swarm.confinement import NOBODYS_GROUP, user_of
 from cumulus.backends.swarm.here import LocalRuns
 from cumulus.backends.swarm.node_engine import NodeEngine, RunsCheckpoints, RunsPrograms
-from cumulus.backends.swarm.prefetching import GivenUp
+from cumulus.backends.swarm.prefetching import PrefetchGivenUp
 from cumulus.backends.swarm.records import UPLOADER, Record
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.unix_user import UnixUser
@@ -77,7 +77,7 @@ class NodeUploading:
     def bring_here(self, start: Mapping[str, Any], runs: Earlier, given_up: threading.Event) -> None:
         """Have what another node has of the job in a directory of this machine, if that is newer than what it has.
         `start`: of a run here, as its record would say. Raises `BackendError` where that node, which nothing else
-        replaces, does not give it, `GivenUp`."""
+        replaces, does not give it, `PrefetchGivenUp`."""
         record = Record("", dict(start))
         earlier = [run for run in runs if run.start["attempt"] < start["attempt"]]
         programs = self._programs(record)
@@ -101,7 +101,7 @@ class NodeUploading:
         the same order. This may take long.
 
         Raises `BackendRefused` where the node can't reach the place that the job names, `PlaceAway` and `BackendError`
-        where another try may help, `GivenUp` soon after the event was set."""
+        where another try may help, `PrefetchGivenUp` soon after the event was set."""
         kept = record.start["checkpoint"]
         programs = self._programs(record)
         if programs is None:
@@ -127,7 +127,7 @@ class NodeUploading:
 
     def prefetch(self, record: Record, earlier: Earlier, given_up: threading.Event) -> int | None:
         """The same before anything is leased on the run's node, and as far as it can be had: the step of the newest
-        that is there then. Raises `GivenUp` soon after the event was set, `BackendError`."""
+        that is there then. Raises `PrefetchGivenUp` soon after the event was set, `BackendError`."""
         kept = record.start["checkpoint"]
         programs = self._programs(record)
         if programs is None:
@@ -297,7 +297,7 @@ class NodeUploading:
 def _unless(given_up: threading.Event, chunks: Iterator[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         if given_up.is_set():
-            raise GivenUp
+            raise PrefetchGivenUp
         yield chunk
 
 
@@ -305,7 +305,7 @@ def _until(given_up: threading.Event) -> Iterator[bytes]:
     """Something now and then, by which a program's end is noticed."""
     while not given_up.wait(_PULSE):
         yield b"\n"
-    raise GivenUp
+    raise PrefetchGivenUp
 
 
 def whose(uid: int) -> UnixUser:

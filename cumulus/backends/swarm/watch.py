@@ -32,7 +32,7 @@ _RECONNECT_SECONDS = 2.0
 Signature = tuple[str, ...]
 
 
-class Watcher:
+class SwarmWatcher:
     """Calls `changed(workload name)` from its threads, and `swept()` now and then; None: look at all of them.
 
     `live` tells how many runs have not ended, and whether one of them is being started or ended."""

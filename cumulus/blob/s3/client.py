@@ -44,7 +44,7 @@ class Object:
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class MultipartUpload:
     """In parts, and not complete yet."""
 
     key: str
@@ -248,14 +248,14 @@ class S3Client:
         except Missing:
             return
 
-    def uploads(self, prefix: str) -> Iterator[Upload]:
+    def uploads(self, prefix: str) -> Iterator[MultipartUpload]:
         """Those that are not complete, of keys that begin so."""
         more: dict[str, str] = {}
         while True:
             answer = self._ask(f"list the uploads of {prefix}", "list_multipart_uploads", Prefix=prefix, **more)
             for found in answer.get("Uploads", ()):
                 if found["Key"].startswith(prefix):
-                    yield Upload(found["Key"], str(found["UploadId"]), found["Initiated"])
+                    yield MultipartUpload(found["Key"], str(found["UploadId"]), found["Initiated"])
             if not answer.get("IsTruncated"):
                 return
             more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer.get("NextUploadIdMarker", "")}

@@ -11,12 +11,12 @@ the node itself.
 from cumulus.chronos.contract.lease import (
     EndReason,
     Lease,
+    LeasedTotal,
     LeaseRequest,
     Leases,
     LeaseState,
     ParkRefusal,
     Prepares,
-    Usage,
 )
 from cumulus.chronos.contract.node import Figures, Health, NodeFacts, UnleasedProcess
 from cumulus.chronos.contract.parking import Parking, Parks, Proof
@@ -24,6 +24,22 @@ from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.resources.device import FULL_COMPUTE, Device
 
 __all__ = [
-    "FULL_COMPUTE", "Device", "EndReason", "Figures", "Health", "Lease", "LeaseRequest", "LeaseState", "Leases",
-    "NodeFacts", "ParkRefusal", "Parking", "Parks", "PolicyChange", "Prepares", "Proof", "UnleasedProcess", "Usage",
+    "FULL_COMPUTE",
+    "Device",
+    "EndReason",
+    "Figures",
+    "Health",
+    "Lease",
+    "LeaseRequest",
+    "LeaseState",
+    "LeasedTotal",
+    "Leases",
+    "NodeFacts",
+    "ParkRefusal",
+    "Parking",
+    "Parks",
+    "PolicyChange",
+    "Prepares",
+    "Proof",
+    "UnleasedProcess",
 ]  # fmt: skip

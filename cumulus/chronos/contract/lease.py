@@ -135,7 +135,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class LeasedTotal:
     """What of a device is leased (Active and Ending leases)."""
 
     memory_bytes: int

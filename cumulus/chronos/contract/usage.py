@@ -22,7 +22,7 @@ class LeaseUse(NamedTuple):
     """Whether it holds more memory than it leased."""
 
 
-class DeviceUse(NamedTuple):
+class LeasedUse(NamedTuple):
     """The leases of one device, summed: bytes of memory, thousandths of the device's compute.
 
     Leases of which nobody knows it are left out; None where that is so of all.
@@ -50,13 +50,13 @@ def lease_uses(leases: Iterable[Mapping[str, Any]]) -> Sequence[LeaseUse]:
     ]  # fmt: skip
 
 
-def device_uses(leases: Iterable[LeaseUse]) -> Sequence[DeviceUse]:
+def device_uses(leases: Iterable[LeaseUse]) -> Sequence[LeasedUse]:
     """Those of each device together."""
     by_device: dict[int, list[LeaseUse]] = {}
     for lease in leases:
         by_device.setdefault(lease.device, []).append(lease)
     return [
-        DeviceUse(
+        LeasedUse(
             device,
             _sum(lease.used_memory_bytes for lease in some),
             _sum(lease.idle_memory_bytes for lease in some),

@@ -14,17 +14,25 @@ from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.contract.variables import merge
 from cumulus.chronos.enforce import opencl_layer
 from cumulus.chronos.enforce.amd import ComputeUnitMask
-from cumulus.chronos.enforce.base import Enforcer, Report
+from cumulus.chronos.enforce.base import EnforcementReport, Enforcer
 from cumulus.chronos.enforce.cuda_counter import CudaCounter
 from cumulus.chronos.enforce.frameworks import Frameworks
-from cumulus.chronos.enforce.intel import LevelZero
+from cumulus.chronos.enforce.intel import LevelZeroEnforcement
 from cumulus.chronos.enforce.mps import Mps
 from cumulus.chronos.enforce.opencl_layer import OpenClLayer
 from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement, Sharing
 
 __all__ = [
-    "Enforcer", "Report", "environment", "forget", "health", "preload", "select", "strength", "update",
+    "EnforcementReport",
+    "Enforcer",
+    "environment",
+    "forget",
+    "health",
+    "preload",
+    "select",
+    "strength",
+    "update",
 ]  # fmt: skip
 
 
@@ -46,23 +54,23 @@ def select(device: Device) -> Sequence[Enforcer]:
     if device.type == "gpu" and ("amd" in vendor or "advanced micro" in vendor):
         chosen.append(ComputeUnitMask())
     if device.type == "gpu" and "intel" in vendor:
-        chosen.append(LevelZero())
+        chosen.append(LevelZeroEnforcement())
     return [*chosen, Frameworks()]
 
 
-def strength(device: Device, home: Path | None = None) -> Report:
+def strength(device: Device, home: Path | None = None) -> EnforcementReport:
     """How strongly jobs are held on the device: as strongly as on the weakest of the ways that lead to it.
 
     An NVIDIA GPU is reached by CUDA and by OpenCL. The counter and MPS each hold CUDA, the layer alone holds OpenCL.
     Whoever has a whole MIG instance is held by the GPU itself.
     """
     if device.is_instance:
-        return Report(Enforcement.HARD, f"mig: {_HARD}")
+        return EnforcementReport(Enforcement.HARD, f"mig: {_HARD}")
     return _counted(device, home)
 
 
-def _counted(device: Device, home: Path | None) -> Report:
-    ways: dict[str, list[tuple[str, Report]]] = {}
+def _counted(device: Device, home: Path | None) -> EnforcementReport:
+    ways: dict[str, list[tuple[str, EnforcementReport]]] = {}
     for enforcer in select(device):
         if enforcer.covers(device):
             ways.setdefault(enforcer.way, []).append((enforcer.name, enforcer.strength(device, home or Path())))
@@ -71,7 +79,7 @@ def _counted(device: Device, home: Path | None) -> Report:
     weakest = min(reached.values(), key=order)
     binding = [told for way, held in ways.items() if reached[way] is weakest for told in held]
     reason = "; ".join(f"{name}: {report.reason}" for name, report in binding)
-    return Report(weakest, reason, " ".join(report.remedy for _, report in binding if report.remedy))
+    return EnforcementReport(weakest, reason, " ".join(report.remedy for _, report in binding if report.remedy))
 
 
 def environment(lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:

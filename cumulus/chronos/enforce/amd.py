@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cumulus.chronos.contract import FULL_COMPUTE, Device, Health, Lease
-from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.enforce.base import EnforcementReport
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib import locks
 from cumulus.resources.enforcement import Enforcement
@@ -39,8 +39,10 @@ class ComputeUnitMask:
     def covers(self, device: Device) -> bool:
         return device.type == "gpu" and any(name in device.vendor.lower() for name in ("amd", "advanced micro"))
 
-    def strength(self, device: Device, home: Path) -> Report:
-        return Report(Enforcement.NONE, "HIP programs get compute units of their own, but their memory is not limited")
+    def strength(self, device: Device, home: Path) -> EnforcementReport:
+        return EnforcementReport(
+            Enforcement.NONE, "HIP programs get compute units of their own, but their memory is not limited"
+        )
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         units = compute_units(device, self._topology)

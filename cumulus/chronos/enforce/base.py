@@ -15,7 +15,7 @@ from cumulus.resources.enforcement import Enforcement
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EnforcementReport:
     """How strongly something holds jobs to their leases. `remedy` says how to get more, "" where nothing would."""
 
     enforcement: Enforcement
@@ -38,7 +38,7 @@ class Enforcer(Protocol):
         """Whether jobs can reach the device in the way that this enforcer limits, built or not."""
         ...
 
-    def strength(self, device: Device, home: Path) -> Report:
+    def strength(self, device: Device, home: Path) -> EnforcementReport:
         """What it can do on the device now. Never raises: what is missing is the report's reason."""
         ...
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.contract.variables import ACCOUNT, CUDA_COUNTER, PRELOAD
 from cumulus.chronos.enforce import account
-from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.enforce.base import EnforcementReport
 from cumulus.chronos.enforce.library import Library
 from cumulus.chronos.settings import LocalSettings
 from cumulus.resources.enforcement import Enforcement
@@ -29,13 +29,13 @@ class CudaCounter:
     def covers(self, device: Device) -> bool:
         return device.type == "gpu" and "nvidia" in device.vendor.lower()
 
-    def strength(self, device: Device, home: Path) -> Report:
+    def strength(self, device: Device, home: Path) -> EnforcementReport:
         library, problem = find()
         if library is None:
-            return Report(
+            return EnforcementReport(
                 Enforcement.NONE, f"{problem}: no limit holds the processes of a lease together", LIBRARY.remedy
             )
-        return Report(Enforcement.GUARDED, "CUDA memory is counted over the lease's processes")
+        return EnforcementReport(Enforcement.GUARDED, "CUDA memory is counted over the lease's processes")
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         library, _ = find() if self.covers(device) else (None, "")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.enforce import cuda_counter
-from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.enforce.base import EnforcementReport
 from cumulus.chronos.enforce.hook.chronos_pool import pool_bytes
 from cumulus.resources.enforcement import Enforcement
 
@@ -28,8 +28,10 @@ class Frameworks:
     def covers(self, device: Device) -> bool:
         return False
 
-    def strength(self, device: Device, home: Path) -> Report:
-        return Report(Enforcement.NONE, "PyTorch, JAX, TensorFlow and CuPy are told the limit, other programs are not")
+    def strength(self, device: Device, home: Path) -> EnforcementReport:
+        return EnforcementReport(
+            Enforcement.NONE, "PyTorch, JAX, TensorFlow and CuPy are told the limit, other programs are not"
+        )
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         if device.type != "gpu":

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus.chronos.contract import Device, Health, Lease
-from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.enforce.base import EnforcementReport
 from cumulus.resources.enforcement import Enforcement
 
 
-class LevelZero:
+class LevelZeroEnforcement:
     """Says what is not limited. OpenCL programs on the device are held by the OpenCL layer all the same."""
 
     name = "level-zero"
@@ -21,8 +21,8 @@ class LevelZero:
     def covers(self, device: Device) -> bool:
         return device.type == "gpu" and "intel" in device.vendor.lower()
 
-    def strength(self, device: Device, home: Path) -> Report:
-        return Report(Enforcement.NONE, "Level Zero limits no memory; OpenCL alone can be held")
+    def strength(self, device: Device, home: Path) -> EnforcementReport:
+        return EnforcementReport(Enforcement.NONE, "Level Zero limits no memory; OpenCL alone can be held")
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         return {}

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cumulus.chronos.contract import FULL_COMPUTE, Device, Health, Lease
 from cumulus.chronos.contract.variables import MPS_MODE
-from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.enforce.base import EnforcementReport
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon, runtime_directory
 from cumulus.chronos.settings import LocalSettings
 from cumulus.errors import ChronosError
@@ -51,12 +51,12 @@ class Mps:
     def covers(self, device: Device) -> bool:
         return device.type == "gpu" and "nvidia" in device.vendor.lower()
 
-    def strength(self, device: Device, home: Path) -> Report:
+    def strength(self, device: Device, home: Path) -> EnforcementReport:
         if not self.covers(device):
-            return Report(Enforcement.NONE, "MPS is NVIDIA's")
+            return EnforcementReport(Enforcement.NONE, "MPS is NVIDIA's")
         if problem := self._problem(device):
-            return Report(Enforcement.NONE, *problem)
-        return Report(
+            return EnforcementReport(Enforcement.NONE, *problem)
+        return EnforcementReport(
             Enforcement.GUARDED, f"MPS limits memory and multiprocessors of each CUDA process for itself ({self._mode})"
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.contract.variables import ACCOUNT, OPENCL_LAYER, OPENCL_LAYERS
 from cumulus.chronos.enforce import account, loader
-from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.enforce.base import EnforcementReport
 from cumulus.chronos.enforce.library import PLACES, Library
 from cumulus.chronos.settings import LocalSettings
 from cumulus.errors import LedgerUnavailable
@@ -32,13 +32,13 @@ class OpenClLayer:
         """OpenCL reaches every device: also a GPU whose driver is not registered, since a job can register it."""
         return True
 
-    def strength(self, device: Device, home: Path) -> Report:
+    def strength(self, device: Device, home: Path) -> EnforcementReport:
         library, problem = find()
         if library is None:
-            return Report(Enforcement.NONE, problem, LIBRARY.remedy)
+            return EnforcementReport(Enforcement.NONE, problem, LIBRARY.remedy)
         if problem := loader.problem(loader.loaders()):
-            return Report(Enforcement.NONE, problem, loader.REMEDY)
-        return Report(Enforcement.GUARDED, "OpenCL memory is counted over the lease's processes")
+            return EnforcementReport(Enforcement.NONE, problem, loader.REMEDY)
+        return EnforcementReport(Enforcement.GUARDED, "OpenCL memory is counted over the lease's processes")
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         # Without the library too: by the account a program knows when its lease ends, also where that changes.

@@ -24,7 +24,7 @@ from cumulus.chronos.parking import check, memory, rows
 from cumulus.chronos.parking.checkpoint_client import CheckpointClient, DriverRefused, DriverSilent
 from cumulus.chronos.parking.driver import OUT_OF_MEMORY, CheckpointState
 from cumulus.chronos.parking.evidence import Evidence, Investigator, frameworks_of, freezable
-from cumulus.chronos.parking.rows import ParkedProcess, Row
+from cumulus.chronos.parking.rows import ParkedProcess, ParkingRow
 from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, timestamp
@@ -72,7 +72,7 @@ class _NoRoom(Exception):
 class _Known(NamedTuple):
     lease: Lease
     device: Device
-    row: Row
+    row: ParkingRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class Mover:
         self._hold(parked, device)
         self._say(f"lease {lease.id} is parked: {parked.parked_bytes} bytes in {parked.moved_in:.1f} s")
 
-    def _record_parked(self, lease: Lease, row: Row, before: ParkingStep = ParkingStep.MOVING) -> Lease | None:
+    def _record_parked(self, lease: Lease, row: ParkingRow, before: ParkingStep = ParkingStep.MOVING) -> Lease | None:
         """The lease, parked from here on; None where its end has come meanwhile: it is not parked past that."""
         with self._database.write() as tx:
             now = Moment.read(self._clock)

@@ -20,7 +20,7 @@ from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.parking import rows
 from cumulus.chronos.parking.checkpoint_client import CheckpointClient, DriverSilent
 from cumulus.chronos.parking.mover import Means, Mover
-from cumulus.chronos.parking.rows import Row
+from cumulus.chronos.parking.rows import ParkingRow
 from cumulus.chronos.parking.steps import ParkingStep
 from cumulus.chronos.process_owners import ProcessOwners
 from cumulus.chronos.records import Moment
@@ -65,7 +65,7 @@ class Parker:
         self._owners = ProcessOwners(database.home)
         self._reader: DeviceProcesses | None = None
         self._version: int | None = None
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[ParkingRow] = ()
         self._parked: Sequence[Lease] = ()
         self._has_gpu = False
         self._busy: set[str] = set()

@@ -22,7 +22,7 @@ _MOST_PROOFS = 200
 _ROW = "SELECT lease, step, freeze, park_for, began, bytes, frozen, unproven, reason, message FROM parking"
 
 
-class Row(NamedTuple):
+class ParkingRow(NamedTuple):
     """How far a lease is."""
 
     lease: str
@@ -49,12 +49,12 @@ class ParkedProcess(NamedTuple):
     frameworks: tuple[str, ...]
 
 
-def find(db: sqlite3.Connection, lease: str) -> Row | None:
+def find(db: sqlite3.Connection, lease: str) -> ParkingRow | None:
     found = db.execute(f"{_ROW} WHERE lease = ?", (lease,)).fetchone()
     return None if found is None else _row(found)
 
 
-def unfinished(db: sqlite3.Connection) -> list[Row]:
+def unfinished(db: sqlite3.Connection) -> list[ParkingRow]:
     """Of leases that go on, those of which something is being done or waits in main memory."""
     query = f"{_ROW} JOIN lease ON lease.id = parking.lease WHERE step <> '' AND state = 'Active' ORDER BY began"
     return [_row(found) for found in db.execute(query)]
@@ -192,9 +192,9 @@ def record_proofs(tx: sqlite3.Connection, found: Sequence[Proof]) -> None:
     tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PROOFS, told))
 
 
-def _row(found: Any) -> Row:
+def _row(found: Any) -> ParkingRow:
     lease, step, freeze, park_for, began, size, frozen, unproven, reason, message = found
-    return Row(
+    return ParkingRow(
         lease,
         ParkingStep(step),
         bool(freeze),

@@ -149,7 +149,7 @@ def receive(pieces: Iterator[CheckpointPiece], target: Path) -> Path:
     if not isinstance(head, CheckpointManifest):
         raise CumulusError("the server sent no checkpoint")
     try:
-        manifest = layout.Manifest.decode(head.content, head.step)
+        manifest = layout.FilesManifest.decode(head.content, head.step)
     except layout.Damaged as damaged:
         raise CumulusError(f"the server sent no checkpoint: {damaged}") from None
     final = Path(layout.directory(str(target), head.step))

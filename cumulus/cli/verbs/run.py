@@ -27,7 +27,7 @@ from cumulus.cli import (
     targets,
     terminal,
 )
-from cumulus.cli.command_job import Indexes, Shell, Wanted
+from cumulus.cli.command_job import ArrayOptions, Shell, Wanted
 from cumulus.cli.verbs import port_forward
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib import safe_output
@@ -323,7 +323,7 @@ def run(
         from cumulus.cli import carried
 
         job["spec"]["command"] = [*carried.UNPACK, *job["spec"]["command"]]
-    indexes = Indexes(given["array"], given["values"], many["matrix"], given["parallelism"])
+    indexes = ArrayOptions(given["array"], given["values"], many["matrix"], given["parallelism"])
     if any(indexes):
         _run_array(wanted, made, indexes, shell, [*ports], dry_run=dry_run, output=output)
         return None
@@ -379,8 +379,8 @@ def _follow(key: Key, uid: str, feeder: feeding.Feeder | None, *, tail: int | No
 
 
 def _run_array(
-    wanted: Wanted, made: command_job.Made, indexes: Indexes, shell: Shell, ports: Sequence[int], *, dry_run: bool,
-    output: str,
+    wanted: Wanted, made: command_job.MadeJob, indexes: ArrayOptions, shell: Shell, ports: Sequence[int], *,
+    dry_run: bool, output: str,
 ) -> None:  # fmt: skip
     """A job for each index, of which none is followed."""
     if wanted.tty or wanted.stdin or wanted.sync or ports:

@@ -14,7 +14,7 @@ from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import safe_output
 
 
-class Shell(StrEnum):
+class CompletionShell(StrEnum):
     """Shells that completion is known for."""
 
     BASH = "bash"
@@ -88,7 +88,7 @@ def _add_server(found: dict[str, str]) -> CumulusError | None:
     return None
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
+def completion(shell: Annotated[CompletionShell, typer.Argument(help="bash, zsh or fish.")]) -> None:
     """Print the completion script for a shell. It completes verbs, kinds and the names of objects.
 
     \b

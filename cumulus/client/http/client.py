@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from cumulus.answers.codec import decode, encode
-from cumulus.client.http.connection import Connection, Cut, Method, Stream
+from cumulus.client.http.connection import ClientConnection, Cut, Method, Stream
 from cumulus.client.http.errors import ServerUnavailable, error_in
 from cumulus.errors import InvalidObject, StoreUnavailable, UsageError
 from cumulus.lib.files import new_file
@@ -87,9 +87,9 @@ _NEW_FILE = "name a new file for each backup"
 class HttpClient:
     """See `client.base.Client`. It connects with the first call."""
 
-    def __init__(self, endpoint: Endpoint, *, connection: Connection | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, *, connection: ClientConnection | None = None) -> None:
         self.endpoint = endpoint
-        self._connection = connection or Connection(endpoint)
+        self._connection = connection or ClientConnection(endpoint)
 
     # Objects, over Kubernetes' paths.
 

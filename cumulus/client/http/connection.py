@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import ssl
 
     from cumulus.client.endpoint import Endpoint
-    from cumulus.client.http.websocket import WebSocket
+    from cumulus.client.http.websocket import ClientWebSocket
 
 T = TypeVar("T")
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -39,7 +39,7 @@ class Cut(Exception):
     """A stream ended before its end: the server stopped, or the network did."""
 
 
-class Connection:
+class ClientConnection:
     """Safe for several threads, which take turns."""
 
     def __init__(self, endpoint: Endpoint, *, retry_seconds: float = RETRY_SECONDS) -> None:
@@ -107,7 +107,7 @@ class Connection:
         self._streams.add(made)
         return made
 
-    def websocket(self, path: str, protocol: str) -> WebSocket:
+    def websocket(self, path: str, protocol: str) -> ClientWebSocket:
         """A WebSocket with that subprotocol, over a connection of its own. Raises as `call` does."""
         from cumulus.client.http.websocket import opened
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from cumulus.client.http.websocket import WebSocket
+from cumulus.client.http.websocket import ClientWebSocket
 from cumulus.lib.remotecommand import CLOSE
 
 DATA, ERROR = 0, 1
@@ -15,7 +15,7 @@ _HEAD = 2
 """Bytes that each channel begins with: the port."""
 
 
-def forward(made: WebSocket, connection: socket.socket) -> None:
+def forward(made: ClientWebSocket, connection: socket.socket) -> None:
     """Until the other end closes the connection, or nobody reads this one any more."""
     begun: set[int] = set()
     reads = True

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 
 from cumulus.answers.logs import LogAwaits, LogBytes, LogPiece, NobodyActs
-from cumulus.client.http.connection import Connection, Cut
+from cumulus.client.http.connection import ClientConnection, Cut
 from cumulus.lib.returned import Returned
 from cumulus.resources.key import Document
 
@@ -16,7 +16,7 @@ Open = Callable[..., Pieces]
 """Opens the stream of a log; takes `attempt`, `tail`, `skip` and `onwards` of `service.logs`."""
 
 
-def followed(connection: Connection, open: Open, attempt: int, tail: int | None) -> Pieces:
+def followed(connection: ClientConnection, open: Open, attempt: int, tail: int | None) -> Pieces:
     """The pieces of a log, each once. What is wrong before the first is raised here.
 
     With `tail` the place within the log is not known: after a restart it goes on with what is written from then on.
@@ -24,7 +24,7 @@ def followed(connection: Connection, open: Open, attempt: int, tail: int | None)
     return _pieces(connection, open, open(attempt=attempt, tail=tail), attempt, tail)
 
 
-def _pieces(connection: Connection, open: Open, pieces: Pieces, asked: int, tail: int | None) -> Pieces:
+def _pieces(connection: ClientConnection, open: Open, pieces: Pieces, asked: int, tail: int | None) -> Pieces:
     number, received = asked, 0
     told: set[LogPiece] = set()
     while True:

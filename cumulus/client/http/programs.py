@@ -6,7 +6,7 @@ import json
 import os
 
 from cumulus.client.http.errors import ServerUnavailable, error_in
-from cumulus.client.http.websocket import WebSocket
+from cumulus.client.http.websocket import ClientWebSocket
 from cumulus.client.programs import Streams
 from cumulus.errors import CumulusError
 from cumulus.lib.remotecommand import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT
@@ -19,7 +19,7 @@ _LOOK = 0.3
 class HttpProgram:
     """See `client.programs.RemoteProgram`."""
 
-    def __init__(self, made: WebSocket, where: str) -> None:
+    def __init__(self, made: ClientWebSocket, where: str) -> None:
         self._websocket = made
         self._where = where
         self._code: int | None = None

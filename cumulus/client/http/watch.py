@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from cumulus.client.http.connection import Connection, Cut, Stream
+from cumulus.client.http.connection import ClientConnection, Cut, Stream
 from cumulus.client.http.errors import error_in
 from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.resources.query import WatchEvent
@@ -19,7 +19,7 @@ BUFFER = 2000
 class HttpWatch:
     """See `resources.query.Watch`. `open`: the stream of what comes after a revision."""
 
-    def __init__(self, connection: Connection, open: Callable[[int], Stream], since: int) -> None:
+    def __init__(self, connection: ClientConnection, open: Callable[[int], Stream], since: int) -> None:
         self._connection = connection
         self._open = open
         self._revision = since

@@ -24,7 +24,7 @@ _CHUNK = 2**16
 _LONGEST_HEAD = 2**16
 
 
-class WebSocket:
+class ClientWebSocket:
     """Messages in `received`, `send` for the other way. The socket does not block: `turn` moves what can be moved."""
 
     def __init__(self, sock: socket.socket, received: bytes) -> None:
@@ -107,7 +107,7 @@ class WebSocket:
             self.ended = True
 
 
-def opened(sock: socket.socket, path: str, headers: Mapping[str, str], protocol: str, where: str) -> WebSocket:
+def opened(sock: socket.socket, path: str, headers: Mapping[str, str], protocol: str, where: str) -> ClientWebSocket:
     """The WebSocket with that subprotocol at the path, over a connection that nothing was asked on yet. Raises the
     CumulusError that the server tells; ServerUnavailable."""
     key = websocket.new_key()
@@ -127,7 +127,7 @@ def opened(sock: socket.socket, path: str, headers: Mapping[str, str], protocol:
     answered = fields.get("Sec-WebSocket-Accept"), fields.get("Sec-WebSocket-Protocol")
     if answered != (websocket.accepted(key), protocol):
         raise ServerUnavailable(f"{where} speaks another WebSocket than this client")
-    return WebSocket(sock, rest)
+    return ClientWebSocket(sock, rest)
 
 
 def _head(sock: socket.socket) -> tuple[bytes, bytes]:

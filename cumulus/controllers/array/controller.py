@@ -8,10 +8,10 @@ from contextlib import suppress
 from cumulus.clock import Clock
 from cumulus.controllers.array.plan import ArrayPlan, plan
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
-from cumulus.gitops.room import Submitters
+from cumulus.gitops.room import SubmitterAccess
 from cumulus.machinery.cache import Index, Reader, all_owned
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.machinery.writes import write_status
 from cumulus.resources import index_ranges
 from cumulus.resources.condition_types import ArrayCondition
@@ -47,7 +47,7 @@ BY_STEM = Index(GPUJob.KIND, _stem)
 
 class ArrayReconciler:
     def __init__(
-        self, reader: Reader, client: StoreClient, clock: Clock, recorder: Recorder, submitters: Submitters
+        self, reader: Reader, client: StoreClient, clock: Clock, recorder: EventRecorder, submitters: SubmitterAccess
     ) -> None:
         self._reader = reader
         self._client = client

@@ -21,7 +21,7 @@ from cumulus.controllers.live_claims import LiveClaims
 from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.machinery.writes import unversioned
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.finalizers import with_finalizer
@@ -39,8 +39,8 @@ from cumulus.scheduling.cycle import Binding, Cycle, Refusal
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.node_reasons import Explainer, NodeReason
 from cumulus.scheduling.policy import DEFAULT, Policies
-from cumulus.scheduling.promises import Moved
-from cumulus.scheduling.queues import Accounts, Book, Tree
+from cumulus.scheduling.promises import PromiseChange
+from cumulus.scheduling.queues import Book, QueueAccounts, Tree
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
 from cumulus.scheduling.windows import Planned
 from cumulus.store.base import Query, Write
@@ -84,7 +84,7 @@ class Unplaced:
 class BindingReconciler:
     def __init__(
         self, reader: Reader, client: StoreClient, clock: Clock, policies: Policies = DEFAULT,
-        placed: Placed = nobody_told, recorder: Recorder | None = None,
+        placed: Placed = nobody_told, recorder: EventRecorder | None = None,
     ) -> None:  # fmt: skip
         self._placed = placed
         self._recorder = recorder
@@ -145,11 +145,11 @@ class BindingReconciler:
         """The queues, and what was used before. Empty where there are no queues."""
         queues = self._reader.all(Queue)
         if not queues:
-            return Book(Tree(()), Accounts(()))
+            return Book(Tree(()), QueueAccounts(()))
         versions = tuple((queue.uid, queue.metadata.generation) for queue in queues)
         if self._tree[0] != versions:
             self._tree = (versions, Tree(queues))
-        return Book(self._tree[1], Accounts(self._reader.all(QueueUsage)))
+        return Book(self._tree[1], QueueAccounts(self._reader.all(QueueUsage)))
 
     def _partition(self, key: Key) -> GPUPartition | None:
         """None where it went, or is damaged: the node's ledger still knows what it holds."""
@@ -233,7 +233,7 @@ class BindingReconciler:
         # Whatever holds a lease is kept until the node has confirmed its end.
         return [Write("update", with_finalizer(document, FINALIZER)), Write("status", unversioned(document))]
 
-    def _refuse(self, unplaced: Iterable[Unplaced], moved: Sequence[Moved]) -> bool:
+    def _refuse(self, unplaced: Iterable[Unplaced], moved: Sequence[PromiseChange]) -> bool:
         """Say on each waiting partition why, and what it was promised, where that changed. False where one changed
         meanwhile."""
         now = timestamp(self._clock.now())

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 
 from cumulus.clock import short_timestamp, timestamp
 from cumulus.machinery.cache import Reader, readable
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Key
 from cumulus.resources.partition import GPUPartition, Promise
 from cumulus.resources.reasons import EventReason
-from cumulus.scheduling.promises import Moved
+from cumulus.scheduling.promises import PromiseChange
 
 
-def by_partition(moved: Iterable[Moved]) -> Mapping[Key, Promise | None]:
+def by_partition(moved: Iterable[PromiseChange]) -> Mapping[Key, Promise | None]:
     """What is to be written on each partition."""
     found: dict[Key, Promise | None] = {}
     for one in moved:
@@ -28,7 +28,7 @@ def by_partition(moved: Iterable[Moved]) -> Mapping[Key, Promise | None]:
     return found
 
 
-def tell_of_late(moved: Iterable[Moved], reader: Reader, recorder: Recorder, component: str) -> None:
+def tell_of_late(moved: Iterable[PromiseChange], reader: Reader, recorder: EventRecorder, component: str) -> None:
     """Events for those whose start moves later, with what moves it."""
     for one in moved:
         if one.cause is None:
@@ -43,7 +43,7 @@ def tell_of_late(moved: Iterable[Moved], reader: Reader, recorder: Recorder, com
                 recorder.record(about, "Warning", EventReason.PROMISE_MOVED, message, component=component)
 
 
-def _change(one: Moved) -> str:
+def _change(one: PromiseChange) -> str:
     """starts by 15:32 now, not by 15:10."""
     before = "" if one.gang.promised is None else short_timestamp(one.gang.promised)
     if one.start_by is None:

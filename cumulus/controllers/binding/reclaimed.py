@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cumulus.clock import parse_timestamp, short_timestamp, timestamp
 from cumulus.machinery.cache import Reader, readable
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Key
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -25,7 +25,7 @@ WriteAll = Callable[..., bool]
 
 
 class ReclaimWriter:
-    def __init__(self, reader: Reader, write: WriteAll, recorder: Recorder | None, component: str) -> None:
+    def __init__(self, reader: Reader, write: WriteAll, recorder: EventRecorder | None, component: str) -> None:
         self._reader = reader
         self._write = write
         self._recorder = recorder

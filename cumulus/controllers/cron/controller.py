@@ -8,10 +8,10 @@ from datetime import datetime
 from cumulus.clock import Clock
 from cumulus.controllers.cron.plan import CronPlan, job_name, plan
 from cumulus.errors import AlreadyExists, Forbidden, InvalidObject, NotFound
-from cumulus.gitops.room import Submitters
+from cumulus.gitops.room import SubmitterAccess
 from cumulus.machinery.cache import Reader, all_owned
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.machinery.writes import write_status
 from cumulus.resources.cron_job import GPUCronJob
 from cumulus.resources.job import GPUJob
@@ -28,7 +28,7 @@ AGAIN_SECONDS = 30.0
 
 class CronReconciler:
     def __init__(
-        self, reader: Reader, client: StoreClient, clock: Clock, recorder: Recorder, submitters: Submitters
+        self, reader: Reader, client: StoreClient, clock: Clock, recorder: EventRecorder, submitters: SubmitterAccess
     ) -> None:
         self._reader = reader
         self._client = client

@@ -13,7 +13,7 @@ import structlog
 from cumulus.chronos.contract.usage import LeaseUse
 from cumulus.clock import Clock
 from cumulus.errors import ChronosError
-from cumulus.history.follower import Follower
+from cumulus.history.follower import HistoryFollower
 from cumulus.history.series import Sample
 from cumulus.machinery.reconcile import Request, RequeueAfter, Result
 from cumulus.nodes.agent import NodeAgent
@@ -34,7 +34,9 @@ _AT_ONCE = 8
 
 
 class HistoryReconciler:
-    def __init__(self, follower: Follower, agents: Mapping[str, NodeAgent], clock: Clock, *, store_id: str) -> None:
+    def __init__(
+        self, follower: HistoryFollower, agents: Mapping[str, NodeAgent], clock: Clock, *, store_id: str
+    ) -> None:
         follower.restart()
         self._follower = follower
         self._recorder = follower.recorder

@@ -20,11 +20,11 @@ from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.ended import end_all
 from cumulus.controllers.job.plan import JobPlan
-from cumulus.controllers.job.view import Replica, StartRefused, Turn, Unknown, Vanished, View, shares_of
+from cumulus.controllers.job.view import JobView, Replica, StartRefused, Turn, Unknown, Vanished, shares_of
 from cumulus.errors import AlreadyExists, BackendError, BackendRefused, Conflict, InvalidObject, NodeUnreachable
 from cumulus.machinery.cache import Reader, StoreReader, all_owned, readable
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result, Retry
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.machinery.writes import unversioned, write_with_events
 from cumulus.resources import job_partitions, reruns
 from cumulus.resources.documents import lookup
@@ -56,7 +56,7 @@ class JobReconciler:
         client: StoreClient,
         backends: Mapping[str, Backend],
         clock: Clock,
-        recorder: Recorder,
+        recorder: EventRecorder,
         blobs: BlobStore | None = None,
         bucket: str = "",
         removals: Removals | None = None,
@@ -121,16 +121,16 @@ class JobReconciler:
             status = job_status.waiting(status, JobReason.REPLACING, message, self._clock.now())
         return job if status == job.status else self._client.update_status(job.replace(status=status))
 
-    def _read(self, job: GPUJob) -> View:
+    def _read(self, job: GPUJob) -> JobView:
         partitions = self._partitions(job)
         return self._view(job, partitions, self._observe(job, partitions))
 
-    def _view(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> View:
+    def _view(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> JobView:
         names = {p.status.node for p in partitions if p.status.node}
         uri = objects.checkpoint_uri(job, self._bucket)
         waits = job.spec.after is not None and not job.status.attempt_count and not job.status.phase.finished
         phases = job_dependents.phases(job, self._reader, self._client.store) if waits else {}
-        view = View(job, partitions, replicas, self._clock.now(), self._lost(names), uri, phases)
+        view = JobView(job, partitions, replicas, self._clock.now(), self._lost(names), uri, phases)
         idle = self._idle(job)
         return replace(
             view, idle=idle, idle_since=None if idle is None else self._idle_since(view), turn=self._turn(view)
@@ -140,7 +140,7 @@ class JobReconciler:
         name = job.metadata.annotations.get(QUEUE)
         return readable(self._reader, Queue, "", name) if name else None
 
-    def _turn(self, view: View) -> Turn | None:
+    def _turn(self, view: JobView) -> Turn | None:
         """That of a job which runs, where its queue lets jobs take turns."""
         job, now = view.job, view.now
         attempt = job.status.live_attempt
@@ -168,7 +168,7 @@ class JobReconciler:
             return found.model_copy(update={"action": "Report"})
         return found
 
-    def _idle_since(self, view: View) -> datetime | None:
+    def _idle_since(self, view: JobView) -> datetime | None:
         """Since when all GPUs of its attempt do nothing; None where one works, or where nobody knows."""
         held = view.held(view.job.status.live_attempt)
         since = []
@@ -208,7 +208,7 @@ class JobReconciler:
         except NodeUnreachable:
             return Unknown()
 
-    def _start(self, view: View, wanted: Sequence[int]) -> list[Replica]:
+    def _start(self, view: JobView, wanted: Sequence[int]) -> list[Replica]:
         """Start what is wanted and look again. Raises Conflict where the job is not what it was taken for."""
         job, attempt = view.job, self._attempt(view.job)
         stored = self._client.store.get(job.key)["metadata"]
@@ -256,7 +256,7 @@ class JobReconciler:
         for replica, grace in plan.stop.items():
             self._backend(job).stop(self._workload(job, replica), grace, plan.stop_reason)
 
-    def _with_prefetch(self, view: View, plan: JobPlan) -> JobPlan:
+    def _with_prefetch(self, view: JobView, plan: JobPlan) -> JobPlan:
         """The plan, with how far the job's checkpoint is on its way to where it is to run next."""
         job = view.job
         backend = self._backends.get(job_partitions.runtime(job))
@@ -321,7 +321,7 @@ class JobReconciler:
         except AlreadyExists:
             return self._write(job, replace(plan, create=(), status=handover.withdrawn(plan.status)))
 
-    def _give_up(self, view: View, error: InvalidObject) -> JobPlan:
+    def _give_up(self, view: JobView, error: InvalidObject) -> JobPlan:
         """What would be said of the job has no room. It ends, and its shares are free: nobody waits for it for ever."""
         job = view.job
         plan = job_plan.status_refused(self._view(job, view.partitions, view.replicas), str(error))

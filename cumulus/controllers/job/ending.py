@@ -12,10 +12,10 @@ from cumulus.controllers.job import parking
 from cumulus.controllers.job.outcome import Cause
 from cumulus.controllers.job.view import (
     OVERRUN_MARGIN,
+    JobView,
     Replica,
     StartRefused,
     Vanished,
-    View,
     shares_of,
 )
 from cumulus.controllers.partition_facts import over_by_time
@@ -45,7 +45,7 @@ _OF_FAILED: dict[str, AttemptReason] = {
 """What the end of a partition that failed means for its attempt; else its lease was refused."""
 
 
-def cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+def cause(view: JobView, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """Why the attempt must end, or has ended; None while it may go on. What the job did itself comes first."""
     replicas = view.replicas
     if any(_ended_by(partition) == PartitionReason.UNPARK_FAILED for partition in held):
@@ -73,7 +73,7 @@ def _not_brought_back(job: GPUJob) -> Cause:
     return Cause(AttemptReason.LOST, f"it was parked, and could not be brought back to its GPU; {last}")
 
 
-def _failed_on_its_way_back(view: View, held: Sequence[GPUPartition]) -> bool:
+def _failed_on_its_way_back(view: JobView, held: Sequence[GPUPartition]) -> bool:
     """Whether it failed while its partition is said to be on its way back, which may be over by now."""
     unparking = any(partition.status.phase is PartitionPhase.UNPARKING for partition in held)
     return unparking and any(isinstance(r, Observed) and _failed_alone(r) for r in view.replicas)
@@ -152,7 +152,7 @@ def _refined(replica: Observed, held: Sequence[GPUPartition]) -> str:
     return reason
 
 
-def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+def _from_outside(view: JobView, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """Why it may not go on, whatever it does."""
     held_still = len(held) == 1 and parking.holds_still(view, attempt, held[0])
     if view.job.spec.suspend and not held_still:
@@ -172,7 +172,7 @@ def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) ->
     return _lost_share(view, attempt, held)
 
 
-def _released_for_idleness(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+def _released_for_idleness(view: JobView, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """Whether it is ended since its GPUs did nothing; once that has begun, what it does then changes nothing."""
     said = condition(view.job.status.conditions, JobCondition.IDLE)
     if said is not None and said.status == "True" and said.reason == AttemptReason.IDLE:
@@ -183,7 +183,7 @@ def _released_for_idleness(view: View, attempt: Attempt, held: Sequence[GPUParti
     return Cause(AttemptReason.IDLE, f"its GPU did nothing for {format_duration(seconds)}")
 
 
-def _lost_share(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+def _lost_share(view: JobView, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """What happened to the partitions that the attempt cannot survive."""
     for partition in held:
         name, status = partition.metadata.name, partition.status

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cumulus.backends.base import Observed
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.job.view import Replica, View
+from cumulus.controllers.job.view import JobView, Replica
 from cumulus.resources import job_partitions
 from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.partition import GPUPartition
@@ -33,13 +33,13 @@ SETTLE_SECONDS = 5.0
 """A lease that lasts so much longer than an attempt may be queued ahead was lengthened after that."""
 
 
-def early(view: View, held: Sequence[GPUPartition]) -> bool:
+def early(view: JobView, held: Sequence[GPUPartition]) -> bool:
     """Whether the next attempt was queued for the end of a lease that lasts longer by now."""
     left = _left(view, held) if view.job.status.next is not None else None
     return left is not None and left > _longest(view) + SETTLE_SECONDS
 
 
-def due(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
+def due(view: JobView, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
     """Seconds until the next attempt is to be queued, 0 where it is time; None where none is to be, or where it is not
     known when the lease ends."""
     job = view.job
@@ -53,7 +53,7 @@ def due(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> float | N
     return max(0.0, left - lead(view))
 
 
-def lead(view: View) -> float:
+def lead(view: JobView) -> float:
     """How long before the end of its lease a job is queued for the next: it may end by itself once it has saved."""
     job = view.job
     saved, grace = job.status.checkpoint, parse_duration(job_partitions.grace(job))
@@ -61,17 +61,17 @@ def lead(view: View) -> float:
     return min(save + GRANT_SECONDS, _longest(view))
 
 
-def _longest(view: View) -> float:
+def _longest(view: JobView) -> float:
     return min(LONGEST, parse_duration(view.job.spec.gpu.duration) / PART_OF_LEASE)
 
 
-def _left(view: View, held: Sequence[GPUPartition]) -> float | None:
+def _left(view: JobView, held: Sequence[GPUPartition]) -> float | None:
     """Seconds until the first of the leases ends; None where that is not known."""
     ends = [parse_timestamp(p.status.expires_at) for p in held if p.status.expires_at]
     return (min(ends) - view.now).total_seconds() if ends else None
 
 
-def queued(view: View, status: GPUJobStatus) -> tuple[GPUJobStatus, tuple[GPUPartition, ...]]:
+def queued(view: JobView, status: GPUJobStatus) -> tuple[GPUJobStatus, tuple[GPUPartition, ...]]:
     """The status with the next attempt, and the partitions to make for it."""
     job, number = view.job, status.attempt_count + 1
     names = job_partitions.partition_names(job, number)
@@ -85,7 +85,7 @@ def goes_on(reason: str) -> bool:
     return retry_of(reason) in (RetryRule.EXPIRED, RetryRule.SAVED)
 
 
-def usable(view: View) -> bool:
+def usable(view: JobView) -> bool:
     """Whether the shares that were asked for are there, or may still come."""
     following = view.job.status.next
     held = view.held(following)

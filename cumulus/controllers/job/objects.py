@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cumulus.backends.base import CallToRun, Checkpointing, EnvVar, GangMember, LeaseRef, Mount, Workload
+from cumulus.backends.base import CallToRun, Checkpointing, EnvVar, GangMember, LeaseRef, Workload, WorkloadMount
 from cumulus.blob.base import owner_of
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_partitions import grace
@@ -91,7 +91,7 @@ def workload(
         image=spec.image or "",
         working_dir=spec.working_dir or "",
         env=_env(job),
-        mounts=tuple(Mount(mount.source, mount.target, mount.read_only) for mount in spec.mounts),
+        mounts=tuple(WorkloadMount(mount.source, mount.target, mount.read_only) for mount in spec.mounts),
         cpu_millis=parse_cpus(resources.cpus) if resources.cpus else 0,
         memory_bytes=parse_bytes(resources.memory) if resources.memory else 0,
         grace=parse_duration(grace(job)),

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from cumulus.chronos.contract.parking import expected_seconds
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.job.view import Turn, View
+from cumulus.controllers.job.view import JobView, Turn
 from cumulus.resources import reclaim
 from cumulus.resources.annotations import UNPARK_REQUESTED
 from cumulus.resources.job import Attempt, GPUJob
@@ -40,7 +40,7 @@ def parkable(job: GPUJob) -> bool:
     return job.spec.replicas * job.spec.gpu.count == 1
 
 
-def wished(view: View, attempt: Attempt, partition: GPUPartition) -> ParkRequest | None:
+def wished(view: JobView, attempt: Attempt, partition: GPUPartition) -> ParkRequest | None:
     """What `spec.park` of the partition should be; None where it should stay as it is."""
     park, phase, job = partition.spec.park, partition.status.phase, view.job
     waits = park is not None and park.back_since is None
@@ -61,7 +61,7 @@ def wished(view: View, attempt: Attempt, partition: GPUPartition) -> ParkRequest
     return None
 
 
-def wake(view: View, partition: GPUPartition) -> float | None:
+def wake(view: JobView, partition: GPUPartition) -> float | None:
     """Seconds until time alone may change what is wished."""
     waits = []
     for left in (_until_parked_at_end(view, partition), _until_preempted(view, partition)):
@@ -81,13 +81,13 @@ def refused(partition: GPUPartition) -> bool:
     return park is not None and park.back_since is None and not partition.to_be_parked
 
 
-def holds_still(view: View, attempt: Attempt, partition: GPUPartition) -> bool:
+def holds_still(view: JobView, attempt: Attempt, partition: GPUPartition) -> bool:
     """Whether a job that people suspended with `spec.park` waits in main memory, or may still be brought there: else it
     is stopped."""
     return view.job.spec.park and attempt.start_time is not None and not _refused_for(partition, ParkCause.REQUESTED)
 
 
-def yields(view: View, attempt: Attempt, partition: GPUPartition) -> bool:
+def yields(view: JobView, attempt: Attempt, partition: GPUPartition) -> bool:
     """Whether a job whose share is taken back for another gives it back by waiting in main memory, or may still do so:
     else it is ended for it, after a checkpoint."""
     if partition.status.phase.parked:
@@ -100,7 +100,7 @@ def yields(view: View, attempt: Attempt, partition: GPUPartition) -> bool:
     return _in_time(view, partition)
 
 
-def instead_of_handover(view: View, partition: GPUPartition) -> bool:
+def instead_of_handover(view: JobView, partition: GPUPartition) -> bool:
     """Whether it is to be parked when its lease ends, so that no next attempt is queued ahead."""
     return _parks_at_end(view.job) and not _refused_for(partition, ParkCause.LEASE_OVER)
 
@@ -114,7 +114,7 @@ def on_gpu_since(attempt: Attempt, partition: GPUPartition) -> datetime | None:
     return max((parse_timestamp(at) for at in (status.activated_at, attempt.start_time, back) if at), default=None)
 
 
-def idle_for(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
+def idle_for(view: JobView, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
     """Seconds for which the GPUs of a running attempt have done nothing since it has them; None where they work, or
     where nobody knows."""
     if view.idle_since is None or attempt.start_time is None:
@@ -123,7 +123,7 @@ def idle_for(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> floa
     return max(0.0, (view.now - max(view.idle_since, *begun)).total_seconds())
 
 
-def idle_too_long(view: View, attempt: Attempt, held: Sequence[GPUPartition], action: str) -> float | None:
+def idle_too_long(view: JobView, attempt: Attempt, held: Sequence[GPUPartition], action: str) -> float | None:
     """For how long they did nothing, where that is so long that the action is due."""
     if view.idle is None or view.idle.action != action:
         return None
@@ -131,7 +131,7 @@ def idle_too_long(view: View, attempt: Attempt, held: Sequence[GPUPartition], ac
     return seconds if seconds is not None and seconds >= parse_duration(view.idle.after) else None
 
 
-def _cause(view: View, attempt: Attempt, partition: GPUPartition) -> tuple[ParkCause, str] | None:
+def _cause(view: JobView, attempt: Attempt, partition: GPUPartition) -> tuple[ParkCause, str] | None:
     """Why a running program is to be parked now."""
     job = view.job
     if attempt.start_time is None or not parkable(job):
@@ -211,7 +211,7 @@ def _parks_at_end(job: GPUJob) -> bool:
     return asked is not None and asked.on_expiry == "Park" and parkable(job)
 
 
-def _until_preempted(view: View, partition: GPUPartition) -> float | None:
+def _until_preempted(view: JobView, partition: GPUPartition) -> float | None:
     """Seconds until it is to be parked since its share is taken back: so that it is free when it was to be."""
     taken = partition.status.reclaim
     if taken is None or not parkable(view.job):
@@ -220,7 +220,7 @@ def _until_preempted(view: View, partition: GPUPartition) -> float | None:
     return (parse_timestamp(taken.at) - view.now).total_seconds() - lead
 
 
-def _in_time(view: View, partition: GPUPartition) -> bool:
+def _in_time(view: JobView, partition: GPUPartition) -> bool:
     """Whether parking is expected to be done when the share that is taken back was to be free."""
     taken = partition.status.reclaim
     if taken is None:
@@ -229,7 +229,7 @@ def _in_time(view: View, partition: GPUPartition) -> bool:
     return left >= expected_seconds(partition.status.memory_bytes)
 
 
-def _until_parked_at_end(view: View, partition: GPUPartition) -> float | None:
+def _until_parked_at_end(view: JobView, partition: GPUPartition) -> float | None:
     """Seconds until it is to be parked since its lease ends; None where it is not, or where nobody knows."""
     status = partition.status
     if not _parks_at_end(view.job) or status.expires_at is None or status.started_at is None:

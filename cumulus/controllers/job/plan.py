@@ -22,9 +22,9 @@ from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.outcome import Cause, EventDraft
 from cumulus.controllers.job.view import (
     OVERRUN_MARGIN,
+    JobView,
     Replica,
     Unknown,
-    View,
     being_ended,
     checkpoint_time,
     runs,
@@ -81,7 +81,7 @@ class JobPlan:
     """That of the job's end is written together with its status."""
 
 
-def plan(view: View) -> JobPlan:
+def plan(view: JobView) -> JobPlan:
     """The next step of a job that is not being deleted."""
     job = view.job
     seen = job.status.model_copy(update={"observed_generation": job.metadata.generation or 0})
@@ -112,7 +112,7 @@ def _saved_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft,
     return (EventDraft("Normal", EventReason.CHECKPOINT_SAVED, truncate(message)),)
 
 
-def _waiting(view: View) -> JobPlan:
+def _waiting(view: JobView) -> JobPlan:
     """No attempt lives: the job is held, waits for its next one, or begins it."""
     job, status = view.job, view.job.status
     if job.spec.after is not None and not status.attempt_count:
@@ -141,7 +141,7 @@ def _waiting(view: View) -> JobPlan:
     return _begin_next(view, status) if ahead else _begin(view, handover.withdrawn(status))
 
 
-def _begin(view: View, status: GPUJobStatus) -> JobPlan:
+def _begin(view: JobView, status: GPUJobStatus) -> JobPlan:
     job, number = view.job, status.attempt_count + 1
     names = job_partitions.partition_names(job, number)
     attempt = Attempt(number=number, partitions=names, queue_time=outcome.queue_time(job, status, view.now))
@@ -155,14 +155,14 @@ def _begin(view: View, status: GPUJobStatus) -> JobPlan:
     return renamed(job, made) if {p.metadata.name for p in view.partitions} & {*names} else made
 
 
-def _begin_next(view: View, status: GPUJobStatus) -> JobPlan:
+def _begin_next(view: JobView, status: GPUJobStatus) -> JobPlan:
     """The attempt that was queued ahead begins; what is left of the last one goes."""
     kept = status.next.partitions if status.next is not None else ()
     discard = tuple(p for p in view.partitions if not p.deleting and p.metadata.name not in kept)
     return JobPlan(handover.begun(status, outcome.KEPT_ATTEMPTS), discard=discard, wake=0.0)
 
 
-def _without_next(view: View, status: GPUJobStatus, **more: Any) -> JobPlan:
+def _without_next(view: JobView, status: GPUJobStatus, **more: Any) -> JobPlan:
     """A plan in which no attempt is queued ahead any more."""
     if status.next is None:
         return JobPlan(status, **more)
@@ -170,7 +170,7 @@ def _without_next(view: View, status: GPUJobStatus, **more: Any) -> JobPlan:
     return JobPlan(handover.withdrawn(status), discard=discard, **more)
 
 
-def _during(view: View, attempt: Attempt) -> JobPlan:
+def _during(view: JobView, attempt: Attempt) -> JobPlan:
     """An attempt lives: it goes on, is stopped, or is over."""
     held = view.held(attempt)
     attempt = _noted(attempt, held, view.replicas)
@@ -196,7 +196,7 @@ def _noted(attempt: Attempt, held: Sequence[GPUPartition], replicas: Sequence[Re
     return attempt.model_copy(update=update)
 
 
-def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> JobPlan:
+def _going_on(view: JobView, attempt: Attempt, held: Sequence[GPUPartition]) -> JobPlan:
     """Nothing ends the attempt: it waits for its partitions, starts, or runs."""
     job, wake = view.job, _wake(view, held)
     status = job.status.model_copy(update={"attempts": (*job.status.attempts[:-1], attempt)})
@@ -238,7 +238,9 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Job
     return JobPlan(status, create=create, update=update, start=start, events=events, wake=wake)
 
 
-def _parked(view: View, attempt: Attempt, status: GPUJobStatus, partition: GPUPartition, wake: float | None) -> JobPlan:
+def _parked(
+    view: JobView, attempt: Attempt, status: GPUJobStatus, partition: GPUPartition, wake: float | None
+) -> JobPlan:
     """Its program waits in main memory: it stays there, or waits for its share to come back."""
     status = job_status.parked(status, partition, view.now)
     update, later = _parking(view, attempt, [partition])
@@ -247,7 +249,7 @@ def _parked(view: View, attempt: Attempt, status: GPUJobStatus, partition: GPUPa
 
 
 def _parking(
-    view: View, attempt: Attempt, held: Sequence[GPUPartition]
+    view: JobView, attempt: Attempt, held: Sequence[GPUPartition]
 ) -> tuple[tuple[GPUPartition, ...], float | None]:
     """The job's one partition, where what is wanted of its program has changed; and when to look at that again."""
     if len(held) != 1:
@@ -265,7 +267,7 @@ def _idle_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, 
     return (EventDraft("Warning", said.reason, said.message),)
 
 
-def _idle(view: View, attempt: Attempt, status: GPUJobStatus, held: Sequence[GPUPartition]) -> GPUJobStatus:
+def _idle(view: JobView, attempt: Attempt, status: GPUJobStatus, held: Sequence[GPUPartition]) -> GPUJobStatus:
     """With the condition Idle, where its GPU did nothing for long enough to be told."""
     for action in ("Report", "Park"):
         seconds = parking.idle_too_long(view, attempt, held, action)
@@ -284,7 +286,7 @@ def _reprioritized(job: GPUJob, held: Sequence[GPUPartition]) -> tuple[GPUPartit
     )
 
 
-def _wake(view: View, held: Sequence[GPUPartition]) -> float | None:
+def _wake(view: JobView, held: Sequence[GPUPartition]) -> float | None:
     """When time alone, without any event, would change the plan."""
     waits = [left for left in (view.deadline_left(),) if left is not None]
     if any(isinstance(replica, Unknown) for replica in view.replicas):
@@ -301,7 +303,7 @@ def _wake(view: View, held: Sequence[GPUPartition]) -> float | None:
 
 
 def _stopping(
-    view: View, attempt: Attempt, alive: Sequence[int], held: Sequence[GPUPartition], cause: Cause
+    view: JobView, attempt: Attempt, alive: Sequence[int], held: Sequence[GPUPartition], cause: Cause
 ) -> JobPlan:
     """Some workloads are alive that must not go on: ask for their end, and wait for it."""
     job = view.job
@@ -327,7 +329,7 @@ _ASKED_FIRST = (
 time themselves, and a gang that has lost a replica cannot save together."""
 
 
-def _stop_grace(view: View, mine: Sequence[GPUPartition]) -> float | None:
+def _stop_grace(view: JobView, mine: Sequence[GPUPartition]) -> float | None:
     """Seconds of grace for a workload that must end; None where its node is ending it and it has time left."""
     if any(over_by_time(partition, view.now, OVERRUN_MARGIN) for partition in mine):
         return 0.0
@@ -341,7 +343,7 @@ def _interrupted(job: GPUJob) -> JobPhase:
     return JobPhase.CHECKPOINTING if job.spec.checkpoint is not None else job.status.phase
 
 
-def _over(view: View, attempt: Attempt, cause: Cause) -> JobPlan:
+def _over(view: JobView, attempt: Attempt, cause: Cause) -> JobPlan:
     """None of its workloads is alive: the attempt ends, and its job with it or not."""
     job = view.job
     if cause.reason == AttemptReason.COMPLETED:
@@ -360,7 +362,7 @@ def _over(view: View, attempt: Attempt, cause: Cause) -> JobPlan:
     return replace(plan, remove=True, events=events, wake=None if over else 0.0)
 
 
-def _ended(attempt: Attempt, cause: Cause, view: View, checkpoint: str | None) -> Attempt:
+def _ended(attempt: Attempt, cause: Cause, view: JobView, checkpoint: str | None) -> Attempt:
     finished = [r.finished_at for r in view.replicas if isinstance(r, Observed) and r.finished_at]
     return attempt.model_copy(
         update={
@@ -397,7 +399,7 @@ def name_taken(job: GPUJob, taken: Sequence[GPUPartition], now: datetime) -> Job
     return JobPlan(status, wake=TAKEN_POLL, events=(event,) if new else ())
 
 
-def status_refused(view: View, why: str) -> JobPlan:
+def status_refused(view: JobView, why: str) -> JobPlan:
     """The job's status cannot be written. What runs is stopped; then the job fails, with the least that says so."""
     job, attempt = view.job, view.job.status.live_attempt
     alive = view.alive(view.held(attempt))

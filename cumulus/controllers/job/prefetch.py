@@ -12,7 +12,7 @@ from datetime import datetime
 from cumulus.backends.base import Prefetched
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.job.outcome import EventDraft
-from cumulus.controllers.job.view import View, shares_of
+from cumulus.controllers.job.view import JobView, shares_of
 from cumulus.lib.truncate import truncate
 from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.job_checkpoint import PrefetchedCheckpoint
@@ -29,7 +29,7 @@ def coming(status: GPUJobStatus) -> Attempt | None:
     return status.next if status.next is not None else live if live is not None and live.start_time is None else None
 
 
-def wanted(view: View) -> Mapping[int, str] | None:
+def wanted(view: JobView) -> Mapping[int, str] | None:
     """Replica -> node. None where an attempt is being started, which sees to it itself."""
     job = view.job
     status, attempt = job.status, coming(job.status)
@@ -49,7 +49,7 @@ def wanted(view: View) -> Mapping[int, str] | None:
     return found
 
 
-def due(view: View) -> float | None:
+def due(view: JobView) -> float | None:
     """Seconds until a promise is near enough; None where none is to be waited for."""
     attempt = coming(view.job.status)
     promises = [p.status.promise for p in view.held(attempt) if p.status.phase is PartitionPhase.PENDING]

@@ -65,7 +65,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class JobView:
     """What a plan is made from. `partitions` are all that the job owns, `replicas` those of the running attempt."""
 
     job: GPUJob
@@ -169,7 +169,7 @@ def checkpoint_time(replicas: Sequence[Replica]) -> str | None:
     return max(seen, default=None)
 
 
-def saved_checkpoint(view: View) -> SavedCheckpoint | None:
+def saved_checkpoint(view: JobView) -> SavedCheckpoint | None:
     """The job's newest checkpoint, as far as anybody has seen."""
     seen = [
         SavedCheckpoint(

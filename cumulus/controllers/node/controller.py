@@ -28,7 +28,7 @@ from cumulus.errors import (
 from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.machinery.throttle import Throttle
 from cumulus.machinery.writes import remove_finalizer, write_status, write_with_events
 from cumulus.nodes.agent import NodeAgent
@@ -94,7 +94,7 @@ class NodeReconciler:
         client: StoreClient,
         agents: Mapping[str, NodeAgent],
         clock: Clock,
-        recorder: Recorder,
+        recorder: EventRecorder,
         *,
         changed: Callable[[Request], None],
         offers: Callable[[str], tuple[str, ...] | None] = lambda name: (),

@@ -15,7 +15,7 @@ from cumulus.resources.quantity import parse_duration
 from cumulus.resources.queue import Queue, QueueSpec
 from cumulus.resources.queue_usage import QueueUsage, QueueUsageSpec, usage_name
 from cumulus.resources.submitter import Submitter
-from cumulus.scheduling.usage import Held, held_seconds, plain_name, with_ended
+from cumulus.scheduling.usage import PastLease, held_seconds, plain_name, with_ended
 from cumulus.store.base import Key, Write
 from cumulus.store.client import StoreClient, decode
 
@@ -46,7 +46,7 @@ def entry(
     seconds = held_seconds(parse_timestamp(granted), parse_timestamp(ended_at) if ended_at else now, longest)
     owner = partition.job
     name = plain_name(owner.name) if owner is not None else ""
-    lease = Held(partition.status.share or 0, seconds, parse_duration(spec.duration), name)
+    lease = PastLease(partition.status.share or 0, seconds, parse_duration(spec.duration), name)
     found = readable(reader, Queue, "", queue)
     half_life = parse_duration((found.spec if found is not None else QueueSpec()).half_life)
     try:

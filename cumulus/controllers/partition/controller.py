@@ -24,7 +24,7 @@ from cumulus.errors import (
 )
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
-from cumulus.machinery.recorder import EventType, Recorder
+from cumulus.machinery.recorder import EventRecorder, EventType
 from cumulus.machinery.writes import unversioned, write_with_events
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.finalizers import has_finalizer, without_finalizer
@@ -50,7 +50,7 @@ class PartitionReconciler:
         client: StoreClient,
         agents: Mapping[str, NodeAgent],
         clock: Clock,
-        recorder: Recorder,
+        recorder: EventRecorder,
         *,
         owner: str,
         waited_for: Callable[[GPUPartition], bool],

@@ -16,7 +16,7 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.queue import Queue, QueueStatus
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.queue_usage import QueueUsage
-from cumulus.scheduling.queues import Accounts, Standings, Tree
+from cumulus.scheduling.queues import QueueAccounts, Standings, Tree
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
 from cumulus.store.base import Write
 from cumulus.store.client import StoreClient
@@ -46,7 +46,7 @@ class QueueReconciler:
         claims = self._claims.refreshed()
         snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
         tree = Tree(queues)
-        found = statuses(tree, Standings(tree, Accounts(self._reader.all(QueueUsage)), snapshot), snapshot)
+        found = statuses(tree, Standings(tree, QueueAccounts(self._reader.all(QueueUsage)), snapshot), snapshot)
         changed = [q.replace(status=found[q.metadata.name]) for q in queues if found[q.metadata.name] != q.status]
         for queue in changed:
             try:

@@ -20,7 +20,7 @@ from cumulus.gitops import directories
 from cumulus.gitops.desired import NOTHING, Desired, desired
 from cumulus.gitops.directory import digest
 from cumulus.gitops.errors import SourceUnreadable
-from cumulus.gitops.following import Busy, Seen, Where
+from cumulus.gitops.following import Busy, SeenRevision, Where
 from cumulus.gitops.render import folder as folder_of
 from cumulus.gitops.render import rendered, suffixes
 from cumulus.gitops.room import SourceRoom, secret
@@ -30,7 +30,7 @@ from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
 from cumulus.machinery.cache import Cache
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result, Retry
-from cumulus.machinery.recorder import EventType, Recorder
+from cumulus.machinery.recorder import EventRecorder, EventType
 from cumulus.manifest import InvalidManifest, Position, Problem
 from cumulus.resources.annotations import APPROVED_BY, DELETED_BY, PINNED_BY, SYNC_REQUESTED
 from cumulus.resources.event import Event
@@ -75,7 +75,9 @@ class _Look(NamedTuple):
 
 
 class SourceReconciler:
-    def __init__(self, room: SourceRoom, cache: Cache, client: StoreClient, clock: Clock, recorder: Recorder) -> None:
+    def __init__(
+        self, room: SourceRoom, cache: Cache, client: StoreClient, clock: Clock, recorder: EventRecorder
+    ) -> None:
         self._room = room
         self._cache = cache
         self._client = client
@@ -168,7 +170,7 @@ class SourceReconciler:
         every = source.spec.verify is not None or source.status.pending_sync is not None
         # What is rendered may refer to all of the repository.
         path = "" if source.spec.render else git.path
-        seen: Seen | None = self._room.following.follow(
+        seen: SeenRevision | None = self._room.following.follow(
             (namespace, source.metadata.name), where, path, parse_duration(git.interval), every=every
         )
         if seen is None:

@@ -13,7 +13,7 @@ from cumulus.clock import Clock, timestamp
 from cumulus.errors import AlreadyExists, InvalidObject, NotOurs
 from cumulus.machinery.cache import Reader, log_damaged
 from cumulus.machinery.reconcile import Request, RequeueAfter, Result
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventRecorder
 from cumulus.machinery.writes import remove_finalizer, write_status
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.fields import check_label_key, check_label_value
@@ -43,7 +43,7 @@ class ClusterReconciler:
         client: StoreClient,
         cluster: Cluster,
         clock: Clock,
-        recorder: Recorder,
+        recorder: EventRecorder,
         *,
         here: Collection[str],
         user: str,

@@ -14,7 +14,7 @@ from cumulus.resources.documents import condition, lookup
 from cumulus.resources.finalizers import JOB_FINALIZER
 from cumulus.resources.job_phase import FINAL_PHASES
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column, Kind, Related, View
+from cumulus.resources.kind import CellView, Column, Kind, Related
 from cumulus.resources.quantity import bytes_in_words, format_duration, parse_duration
 from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
@@ -90,13 +90,13 @@ def lost_gpu_hours(job: Document, now: datetime) -> float:
     return float(devices) * max(0.0, (now - parse_timestamp(start)).total_seconds()) / 3600 if start else 0.0
 
 
-def job_lease(job: Document, view: View) -> str:
+def job_lease(job: Document, view: CellView) -> str:
     """When the first of its live leases ends."""
     ends = [p["status"]["expiresAt"] for p in view.owned_by(job) if lookup(p, "status.phase") in ("Active", "Parked")]
     return f"in {until(min(ends), view.now)}" if ends else ""
 
 
-def job_checkpoint(job: Document, view: View) -> str:
+def job_checkpoint(job: Document, view: CellView) -> str:
     """The step of its newest checkpoint, and how old that is."""
     saved = lookup(job, "status.checkpoint")
     return f"step {saved['step']}, {age(saved['time'], view.now)} ago" if saved else ""

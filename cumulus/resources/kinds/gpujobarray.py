@@ -10,7 +10,7 @@ from cumulus.resources import array_values, index_ranges
 from cumulus.resources.condition_types import ArrayCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column, Kind, Related, View
+from cumulus.resources.kind import CellView, Column, Kind, Related
 from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
 from cumulus.resources.sections import Fields, Rows, Section, Surroundings, flat, moment
@@ -21,7 +21,7 @@ _SHOWN = 20
 
 
 def _count(name: str) -> Column:
-    def cell(array: Document, _: View) -> str:
+    def cell(array: Document, _: CellView) -> str:
         return str(len(index_ranges.parse(lookup(array, f"status.{name}") or "")))
 
     return Column(name.upper(), cell=cell, fit="whole", yields=0)

@@ -10,7 +10,7 @@ from cumulus.resources.columns import percent, until
 from cumulus.resources.condition_types import PartitionCondition
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column, Kind, View
+from cumulus.resources.kind import CellView, Column, Kind
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.roles import Role
 from cumulus.resources.sections import Fields, Section, Surroundings, flat, moment
@@ -19,7 +19,7 @@ ENDED = frozenset({"Expired", "Released", "Failed"})
 """The phases of a partition whose lease is over."""
 
 
-def ends_in(partition: Document, view: View) -> str:
+def ends_in(partition: Document, view: CellView) -> str:
     if lookup(partition, "status.phase") in ENDED:
         return "ended"
     moment = lookup(partition, "status.expiresAt")

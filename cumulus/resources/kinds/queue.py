@@ -9,7 +9,7 @@ from cumulus.clock import to_the_second
 from cumulus.resources.columns import until
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column, Kind, View
+from cumulus.resources.kind import CellView, Column, Kind
 from cumulus.resources.sections import Fields, Section, Surroundings, flat
 
 
@@ -50,7 +50,7 @@ def _ahead(moment: str | None, now: datetime) -> str:
 def _number(path: str) -> Column:
     title = path.rpartition(".")[2].upper()
 
-    def cell(queue: Document, view: View) -> str:
+    def cell(queue: Document, view: CellView) -> str:
         return f"{lookup(queue, path) or 0:g}"
 
     return Column(title, cell=cell, fit="whole", yields=1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column, Kind, View
+from cumulus.resources.kind import CellView, Column, Kind
 
 
-def _hours(usage: Document, _: View) -> str:
+def _hours(usage: Document, _: CellView) -> str:
     return f"{(lookup(usage, 'status.deviceMicroseconds') or 0) / 3.6e9:.2f}"
 
 
-def _decayed(usage: Document, _: View) -> str:
+def _decayed(usage: Document, _: CellView) -> str:
     return f"{(lookup(usage, 'status.decayed') or 0) / 3600:.2f}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column, Kind, View
+from cumulus.resources.kind import CellView, Column, Kind
 from cumulus.resources.sections import Fields, Rows, Section, Surroundings
 
 
@@ -14,11 +14,11 @@ def subject_names(binding: Document, kind: str) -> str:
     return ", ".join(str(s.get("name")) for s in _subjects(binding) if s.get("kind") == kind)
 
 
-def _users(binding: Document, _: View) -> str:
+def _users(binding: Document, _: CellView) -> str:
     return subject_names(binding, "User")
 
 
-def _groups(binding: Document, _: View) -> str:
+def _groups(binding: Document, _: CellView) -> str:
     return subject_names(binding, "Group")
 
 

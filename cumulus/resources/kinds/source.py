@@ -9,7 +9,7 @@ from cumulus.resources.annotations import APPROVED_BY, PINNED_BY
 from cumulus.resources.condition_types import SourceCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key
-from cumulus.resources.kind import Column, Kind, View, detail
+from cumulus.resources.kind import CellView, Column, Kind, detail
 from cumulus.resources.roles import Role
 from cumulus.resources.sections import Fields, Rows, Section, Surroundings, flat, moment
 
@@ -74,11 +74,11 @@ def sections(source: Document, around: Surroundings) -> Iterator[Section]:
     yield Rows("History", ("TIME", "REVISION", "RESULT", "WHY"), rows)
 
 
-def _revision(source: Document, _: View) -> str:
+def _revision(source: Document, _: CellView) -> str:
     return short(lookup(source, "status.synced.revision"))
 
 
-def _synced(source: Document, view: View) -> str:
+def _synced(source: Document, view: CellView) -> str:
     if lookup(source, "spec.suspend"):
         return "Suspended"
     ready = condition(source, SourceCondition.READY)

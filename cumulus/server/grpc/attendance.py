@@ -35,7 +35,7 @@ class _Call(NamedTuple):
     """When its client was heard last, or it was first seen."""
 
 
-class Attendance:
+class AttendanceBook:
     """`now`: seconds of a clock that never goes back."""
 
     def __init__(self, api: Api, now: Callable[[], float] = time.monotonic) -> None:

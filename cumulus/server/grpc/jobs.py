@@ -14,7 +14,7 @@ from cumulus.resources.kinds import gpujob
 from cumulus.resources.query import Query
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
-from cumulus.server.grpc.attendance import Attendance
+from cumulus.server.grpc.attendance import AttendanceBook
 from cumulus.service.calls import Calls
 from cumulus.service.identity import Identity
 
@@ -36,7 +36,7 @@ def message_of(document: Document, *, deleted: bool = False) -> pb.Job:
 
 
 class JobCalls:
-    def __init__(self, api: Api, attendance: Attendance) -> None:
+    def __init__(self, api: Api, attendance: AttendanceBook) -> None:
         self._api = api
         self._attendance = attendance
         self._objects = api.service.objects

@@ -21,12 +21,12 @@ from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.infrastructure import LocalInfrastructure
 from cumulus.lib import addresses, unix_socket
 from cumulus.server.api import Api
-from cumulus.server.grpc.attendance import Attendance
+from cumulus.server.grpc.attendance import AttendanceBook
 from cumulus.server.grpc.credentials import by_credentials
 from cumulus.server.grpc.launch import Launch
 from cumulus.server.grpc.metering import Metering
 from cumulus.server.grpc.service import make_server
-from cumulus.server.grpc.tls import Certificate
+from cumulus.server.grpc.tls import ServerCertificate
 from cumulus.server.host_names import called
 from cumulus.server.http.certificates import trusted_by_files
 from cumulus.server.watches import WatchBridge
@@ -58,7 +58,7 @@ async def serve(launch: Launch, ended: asyncio.Event) -> None:
     )  # fmt: skip
     bridge = WatchBridge(store)
     api = Api(service, bridge, streams=STREAMS)
-    attendance = Attendance(api)
+    attendance = AttendanceBook(api)
     metering = Metering()
     servers = _Servers(launch, api, attendance, metering)
     # First, so that a ticket that is asked for as soon as the socket answers tells where.
@@ -97,7 +97,7 @@ async def _sweep(api: Api) -> None:
 class _Servers:
     """One for the sockets and one for TLS, which may come later: a gRPC server takes no port once it runs."""
 
-    def __init__(self, launch: Launch, api: Api, attendance: Attendance, metering: Metering) -> None:
+    def __init__(self, launch: Launch, api: Api, attendance: AttendanceBook, metering: Metering) -> None:
         self._launch = launch
         self._home = launch.directory
         self._make: Callable[[], grpc.aio.Server] = lambda: make_server(api, attendance, by_credentials(api), metering)
@@ -140,7 +140,7 @@ class _Servers:
         host, port = addresses.split(launch.listen)
         own = paths.api_dir(self._home) / "server.pem"
         chain, key = (Path(launch.tls_cert), Path(launch.tls_key)) if launch.tls_cert else (own, own)
-        credentials = Certificate(chain, key).credentials()
+        credentials = ServerCertificate(chain, key).credentials()
         trusted = trusted_by_files(paths.api_dir(self._home), launch.tls_cert)
         _check_free(host, port)
         server = self._make()

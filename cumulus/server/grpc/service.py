@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
-from cumulus.server.grpc.attendance import Attendance
+from cumulus.server.grpc.attendance import AttendanceBook
 from cumulus.server.grpc.blobs import BlobCalls
 from cumulus.server.grpc.credentials import Authenticate
 from cumulus.server.grpc.door import Door
@@ -50,7 +50,7 @@ OPTIONS: list[tuple[str, int]] = [
 ]
 
 
-def handlers(api: Api, door: Door, attendance: Attendance) -> Mapping[str, Handler]:
+def handlers(api: Api, door: Door, attendance: AttendanceBook) -> Mapping[str, Handler]:
     """By the RPC's name."""
     blobs, jobs, logs, results = BlobCalls(api), JobCalls(api, attendance), LogCalls(api), ResultCalls(api)
     sessions = SessionCalls(api)
@@ -70,7 +70,9 @@ def handlers(api: Api, door: Door, attendance: Attendance) -> Mapping[str, Handl
     }
 
 
-def make_server(api: Api, attendance: Attendance, authenticate: Authenticate, metering: Metering) -> grpc.aio.Server:
+def make_server(
+    api: Api, attendance: AttendanceBook, authenticate: Authenticate, metering: Metering
+) -> grpc.aio.Server:
     """A server without a port. Several may share what is given. To be made in the event loop that runs it."""
     door = Door(api, authenticate, metering)
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)

@@ -18,7 +18,7 @@ _log = structlog.get_logger("cumulus.grpc")
 _KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----\s*", re.DOTALL)
 
 
-class Certificate:
+class ServerCertificate:
     """Of a file with the chain, and one with the key, which may be the same."""
 
     def __init__(self, chain: Path, key: Path) -> None:

@@ -20,7 +20,7 @@ from cumulus.server.http.kubernetes.requests import subject_of
 from cumulus.server.http.limits import Limited
 from cumulus.server.http.request_metering import RequestMetering
 from cumulus.server.http.status import error_response, failure, status_response
-from cumulus.server.http.ui.door import Page, nothing_else
+from cumulus.server.http.ui.door import PageDoor, nothing_else
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -50,7 +50,7 @@ def make_app(api: Api, authenticate: Authenticate) -> Starlette:
     """The ASGI application. It closes nothing: the caller owns the `Api`."""
     middleware = [
         Middleware(Hooks, api=api),
-        Middleware(Page, api=api),
+        Middleware(PageDoor, api=api),
         Middleware(Authentication, authenticate=authenticate),
         Middleware(Limited, limiter=api.limiter),
         Middleware(AccessLog),
@@ -69,7 +69,7 @@ def make_app(api: Api, authenticate: Authenticate) -> Starlette:
 
 def make_page_app(api: Api) -> ASGIApp:
     """The page for browsers, and nothing of the API."""
-    app: ASGIApp = Page(nothing_else, api)
+    app: ASGIApp = PageDoor(nothing_else, api)
     return app if api.metrics is None else RequestMetering(app, api.metrics.requests)
 
 

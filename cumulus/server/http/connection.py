@@ -28,7 +28,7 @@ LOCAL_USER = "cumulus.local-user"
 """The same of a connection without TLS: the uid of the process at its other end, None where the kernel tells none."""
 
 
-class Certificate(NamedTuple):
+class ClientCertificate(NamedTuple):
     """What a client's certificate names, after it was found to be signed by our CA."""
 
     user: str
@@ -64,7 +64,7 @@ class ConnectionLimits:
 
 
 @dataclass
-class Connections:
+class ServedConnections:
     """Those that are open, counted by where they come from. One for each listener; the event loop's alone."""
 
     limits: ConnectionLimits
@@ -87,10 +87,10 @@ class Connections:
             del self.open[source]
 
 
-class Connection(HttpToolsProtocol):
-    """Made by the listener, with the `Connections` that it belongs to."""
+class ServedConnection(HttpToolsProtocol):
+    """Made by the listener, with the `ServedConnections` that it belongs to."""
 
-    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, connections: ServedConnections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._all = connections
         self._limits = connections.limits
@@ -220,7 +220,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def _other_end(transport: Transport) -> Mapping[str, Peer | Certificate | int | None]:
+def _other_end(transport: Transport) -> Mapping[str, Peer | ClientCertificate | int | None]:
     ends: socket.socket = transport.get_extra_info("socket")
     if ends.family == socket.AF_UNIX:
         return {PEER: unix_socket.peer(ends)}
@@ -231,9 +231,9 @@ def _other_end(transport: Transport) -> Mapping[str, Peer | Certificate | int | 
     return {CERTIFICATE: _named(certificate)} if certificate else {}
 
 
-def _named(certificate: Mapping[str, Any]) -> Certificate:
+def _named(certificate: Mapping[str, Any]) -> ClientCertificate:
     names = [pair for part in certificate.get("subject", ()) for pair in part]
     users = [text for name, text in names if name == "commonName"]
     groups = tuple(text for name, text in names if name == "organizationName")
     # More than one user is nobody.
-    return Certificate(users[0] if len(users) == 1 else "", groups, str(certificate.get("serialNumber") or ""))
+    return ClientCertificate(users[0] if len(users) == 1 else "", groups, str(certificate.get("serialNumber") or ""))

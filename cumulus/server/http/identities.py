@@ -10,7 +10,7 @@ from cumulus.errors import Unauthenticated
 from cumulus.lib.unix_socket import Peer
 from cumulus.server.api import Api
 from cumulus.server.failures import Failures
-from cumulus.server.http.connection import CERTIFICATE, PEER, Certificate
+from cumulus.server.http.connection import CERTIFICATE, PEER, ClientCertificate
 from cumulus.service.certificates import id_of
 from cumulus.service.identity import Identity
 
@@ -69,7 +69,7 @@ def _bearer(scope: Scope) -> str | None:
 async def _certified(scope: Scope, api: Api) -> Identity:
     """No Unix user: a certificate's name is one of whoever signs certificates."""
     certificate = scope["state"].get(CERTIFICATE)
-    if not isinstance(certificate, Certificate) or not certificate.user:
+    if not isinstance(certificate, ClientCertificate) or not certificate.user:
         raise Unauthenticated("nothing shows who asks", hint=_CHALLENGE)
     id = id_of(certificate.serial)
     await api.call(api.service.certificates.check_valid, id)

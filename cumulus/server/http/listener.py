@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from cumulus.server.http.connection import Connection, ConnectionLimits, Connections
+from cumulus.server.http.connection import ConnectionLimits, ServedConnection, ServedConnections
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -43,10 +43,10 @@ class Listener:
         # What it has to say, strangers can make it say as often as they like; errors of ours `app` logs.
         logging.getLogger("uvicorn.error").disabled = True
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False, http=Connection,
+            app, log_config=None, access_log=False, lifespan="off", server_header=False, http=ServedConnection,
             ws="none", timeout_graceful_shutdown=DRAIN_SECONDS,
         )  # fmt: skip
-        self._server = _Server(config, Connections(limits.within_open_files()), encrypted, tls)
+        self._server = _Server(config, ServedConnections(limits.within_open_files()), encrypted, tls)
         self._sockets = list(sockets)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -76,7 +76,7 @@ class _Server(uvicorn.Server):
     """Signals are the daemon's; `is_up` is set when the sockets are listened on."""
 
     def __init__(
-        self, config: uvicorn.Config, connections: Connections,
+        self, config: uvicorn.Config, connections: ServedConnections,
         encrypted: Sequence[socket.socket], tls: ssl.SSLContext | None,
     ) -> None:  # fmt: skip
         super().__init__(config)
@@ -104,7 +104,7 @@ class _Server(uvicorn.Server):
         await self.lifespan.startup()
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         made = partial(
-            Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state,
+            ServedConnection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state,
             connections=self._connections,
         )  # fmt: skip
         self.servers = [
@@ -122,7 +122,7 @@ class _Server(uvicorn.Server):
             each.close()
         await super().shutdown(sockets)
 
-    async def _accept(self, listening: socket.socket, made: Callable[[], Connection]) -> None:
+    async def _accept(self, listening: socket.socket, made: Callable[[], ServedConnection]) -> None:
         """Take connections for TLS. Those that are still shaking hands, of whom nothing is known, are few at once: to
         leave them so is all that a stranger needs."""
         loop = asyncio.get_running_loop()
@@ -149,7 +149,7 @@ class _Server(uvicorn.Server):
             self._handshakes[task] = None
             task.add_done_callback(lambda task: self._handshakes.pop(task, None))
 
-    async def _shake_hands(self, connection: socket.socket, made: Callable[[], Connection]) -> None:
+    async def _shake_hands(self, connection: socket.socket, made: Callable[[], ServedConnection]) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 made, connection, ssl=self._tls, ssl_shutdown_timeout=SHUTDOWN_SECONDS,

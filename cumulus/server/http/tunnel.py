@@ -19,7 +19,7 @@ TAKE_OVER = "cumulus.take_over"
 
 
 class Tunnel:
-    """Made by `connection.Connection`, which also feeds it."""
+    """Made by `connection.ServedConnection`, which also feeds it."""
 
     def __init__(self, transport: Transport, flow: FlowControl) -> None:
         self._transport = transport

@@ -27,7 +27,7 @@ _LAST_SECONDS = 2.0
 """For the other side to answer a close. Closing before it has would take from it what is on its way."""
 
 
-class WebSocket:
+class ServerWebSocket:
     """One task may receive while others send."""
 
     def __init__(self, tunnel: Tunnel) -> None:
@@ -128,7 +128,9 @@ def protocol_of(request: Request, known: Sequence[str]) -> str:
 class WebSocketResponse(Response):
     """Accepts the WebSocket of the request and hands it to `talk`; it is closed where `talk` returns or raises."""
 
-    def __init__(self, protocol: str, talk: Callable[[WebSocket], Awaitable[None]], close: Callable[[], None]) -> None:
+    def __init__(
+        self, protocol: str, talk: Callable[[ServerWebSocket], Awaitable[None]], close: Callable[[], None]
+    ) -> None:
         """`close` is called in any case, also where nothing was accepted."""
         super().__init__(status_code=101)
         self._protocol = protocol
@@ -145,7 +147,7 @@ class WebSocketResponse(Response):
                 f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 f"Sec-WebSocket-Accept: {answer}\r\nSec-WebSocket-Protocol: {self._protocol}\r\n\r\n".encode()
             )
-            made = WebSocket(tunnel)
+            made = ServerWebSocket(tunnel)
             try:
                 # Whoever goes away in the middle is no defect of ours.
                 with contextlib.suppress(ConnectionError):

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from cumulus.chronos.contract import FULL_COMPUTE
-from cumulus.chronos.contract.usage import DeviceUse, device_uses
+from cumulus.chronos.contract.usage import LeasedUse, device_uses
 from cumulus.clock import Clock
 from cumulus.errors import ChronosError
 from cumulus.nodes.agent import NodeAgent
@@ -33,7 +33,7 @@ class UsageMetrics:
         self._clock = clock
         self._agents: Mapping[str, NodeAgent] = {}
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, Sequence[DeviceUse]]] = {}
+        self._known: dict[str, tuple[float, Sequence[LeasedUse]]] = {}
         self._asking = False
         self._asked = float("-inf")
         registry.register(self)

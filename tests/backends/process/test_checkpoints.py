@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import Checkpointing, Observed, Workload
-from cumulus.backends.checkpoints import Saved
+from cumulus.backends.checkpoints import SealedCheckpoint
 from cumulus.backends.rundir.checkpoint import CheckpointFiles
 from tests.backends.process_bed import ProcessBed
 
@@ -56,7 +56,7 @@ def stop(bed: ProcessBed, work: Workload, grace: float = LONG, reason: str = "Su
     return time.monotonic() - since
 
 
-def observed(bed: ProcessBed, work: Workload) -> tuple[Observed, Saved]:
+def observed(bed: ProcessBed, work: Workload) -> tuple[Observed, SealedCheckpoint]:
     """The run, and the checkpoint that was seen of it."""
     found = bed.backend.get(work.name)
     assert found is not None

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, WorkloadState
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, WorkloadMount, WorkloadState
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.checkpointing import CheckpointWatch
@@ -149,19 +149,21 @@ class TestStartErrors:
         assert "too long for this system" in self.told(bed, "echo", "x" * 200_000)
 
     def test_missing_mount(self, bed: ProcessBed) -> None:
-        message = self.told(bed, "true", mounts=(Mount("/no/such", "data"),))
+        message = self.told(bed, "true", mounts=(WorkloadMount("/no/such", "data"),))
         assert message == "mount source /no/such is not on this node"
 
     def test_taken_mount_target(self, bed: ProcessBed, tmp_path: Path) -> None:
         (tmp_path / "data").write_text("mine")
-        message = self.told(bed, "true", working_dir=str(tmp_path), mounts=(Mount("/usr", "data"),))
+        message = self.told(bed, "true", working_dir=str(tmp_path), mounts=(WorkloadMount("/usr", "data"),))
         assert "is taken by something else" in message
 
     def test_a_target_behind_a_link(self, bed: ProcessBed, tmp_path: Path) -> None:
         (tmp_path / "others").mkdir()
         (tmp_path / "work").mkdir()
         (tmp_path / "work" / "in").symlink_to(tmp_path / "others")
-        message = self.told(bed, "true", working_dir=f"{tmp_path}/work", mounts=(Mount("/usr", "in/deep/data"),))
+        message = self.told(
+            bed, "true", working_dir=f"{tmp_path}/work", mounts=(WorkloadMount("/usr", "in/deep/data"),)
+        )
         assert "lies behind a symbolic link" in message
         assert list((tmp_path / "others").iterdir()) == []
 
@@ -169,21 +171,21 @@ class TestStartErrors:
 class TestMounts:
     def test_relative_target_appears_in_the_working_directory(self, bed: ProcessBed, tmp_path: Path) -> None:
         (tmp_path / "weights").write_text("w")
-        mounts = (Mount(str(tmp_path), "in/data"), Mount("/usr", "/usr"))
+        mounts = (WorkloadMount(str(tmp_path), "in/data"), WorkloadMount("/usr", "/usr"))
         work, end = bed.run("cat", "in/data/weights", mounts=mounts)
         assert (bed.log(work), end.state) == (b"w", WorkloadState.SUCCEEDED)
 
     @pytest.mark.parametrize(
         ("mount", "told"),
         [
-            (Mount("/data", "/elsewhere"), "cannot appear at /elsewhere"),
-            (Mount("/data", "../up"), "outside the working directory"),
-            (Mount("/data", "a/../.."), "outside the working directory"),
-            (Mount("/data", "."), "outside the working directory"),
-            (Mount("/data", "data", read_only=True), "cannot be read-only"),
+            (WorkloadMount("/data", "/elsewhere"), "cannot appear at /elsewhere"),
+            (WorkloadMount("/data", "../up"), "outside the working directory"),
+            (WorkloadMount("/data", "a/../.."), "outside the working directory"),
+            (WorkloadMount("/data", "."), "outside the working directory"),
+            (WorkloadMount("/data", "data", read_only=True), "cannot be read-only"),
         ],
     )
-    def test_impossible_ones_are_refused(self, bed: ProcessBed, mount: Mount, told: str) -> None:
+    def test_impossible_ones_are_refused(self, bed: ProcessBed, mount: WorkloadMount, told: str) -> None:
         with pytest.raises(BackendRefused, match=told):
             bed.backend.start(bed.work("true", mounts=(mount,)))
         assert list(bed.backend.list()) == []
@@ -192,16 +194,16 @@ class TestMounts:
     def test_none_becomes_a_link_in_the_source_of_another(
         self, bed: ProcessBed, tmp_path: Path, targets: tuple[str, str]
     ) -> None:
-        mounts = tuple(Mount(str(tmp_path), target) for target in targets)
+        mounts = tuple(WorkloadMount(str(tmp_path), target) for target in targets)
         with pytest.raises(BackendRefused, match="within another"):
             bed.backend.start(bed.work("true", mounts=mounts))
-        bed.run("true", mounts=(Mount(str(tmp_path), "data"), Mount("/usr", "data-b")))
+        bed.run("true", mounts=(WorkloadMount(str(tmp_path), "data"), WorkloadMount("/usr", "data-b")))
 
     def test_purge_leaves_what_was_mounted(self, bed: ProcessBed, tmp_path: Path) -> None:
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept" / "file").write_text("x")
         work, _ = bed.run(
-            "sh", "-c", "mkdir shut; touch shut/f; chmod 0 shut", mounts=(Mount(f"{tmp_path}/kept", "k"),)
+            "sh", "-c", "mkdir shut; touch shut/f; chmod 0 shut", mounts=(WorkloadMount(f"{tmp_path}/kept", "k"),)
         )
         bed.backend.purge(work.job_uid)
         assert (tmp_path / "kept" / "file").read_text() == "x"
@@ -224,7 +226,7 @@ class TestRefusals:
             ({"checkpoint_path": "."}, "leaves the job's directory"),
             ({"checkpoint_path": "a\0b"}, "NUL"),
             ({"working_dir": "/a\0b"}, "NUL"),
-            ({"mounts": (Mount("/a\0", "b"),)}, "NUL"),
+            ({"mounts": (WorkloadMount("/a\0", "b"),)}, "NUL"),
         ],
     )
     def test_what_a_process_can_never_do(self, bed: ProcessBed, fields: dict[str, Any], told: str) -> None:

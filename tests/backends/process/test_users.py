@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cumulus.answers.checkpoints import CheckpointBytes, CheckpointFile, CheckpointManifest
-from cumulus.backends.base import Checkpointing, EnvVar, GangMember, LeaseRef, Mount, Workload, WorkloadState
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, LeaseRef, Workload, WorkloadMount, WorkloadState
 from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.process import backend, layout
 from cumulus.chronos.contract import Device, LeaseRequest
@@ -237,7 +237,7 @@ class TestAttacks:
         shut.chmod(0o700)
         for job, more in (
             ("directory", {"working_dir": str(shut / "in")}),
-            ("mount", {"mounts": (Mount(str(shut / "in"), "data"),)}),
+            ("mount", {"mounts": (WorkloadMount(str(shut / "in"), "data"),)}),
         ):
             _, seen = bed.run("ls", job=job, **of(users[0], **more))
             assert (seen.state, seen.reason) == (WorkloadState.FAILED, "StartError")

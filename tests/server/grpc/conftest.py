@@ -20,7 +20,7 @@ from cumulus.resources.key import Document
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.rpc import orchestrator_pb2_grpc as rpc
 from cumulus.server.api import Api
-from cumulus.server.grpc.attendance import Attendance
+from cumulus.server.grpc.attendance import AttendanceBook
 from cumulus.server.grpc.credentials import by_credentials
 from cumulus.server.grpc.errors import TRAILER
 from cumulus.server.grpc.metering import Metering
@@ -57,7 +57,7 @@ class Server:
         self.api = Api(service, WatchBridge(service.store), limits=limits)
         self.now = 0.0
         self.metering = Metering()
-        self.attendance = Attendance(self.api, lambda: self.now)
+        self.attendance = AttendanceBook(self.api, lambda: self.now)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
         self._thread.start()

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from cumulus.clock import SystemClock
 from cumulus.server.http.certificates import Authority
-from cumulus.server.http.connection import ConnectionLimits, Connections
+from cumulus.server.http.connection import ConnectionLimits, ServedConnections
 from cumulus.server.http.listener import Listener
 from tests.waiting import eventually
 
@@ -177,7 +177,7 @@ def test_there_are_only_so_many(app: Starlette) -> None:
 
 
 def test_one_user_has_at_most_half() -> None:
-    connections = Connections(ConnectionLimits(most=4))
+    connections = ServedConnections(ConnectionLimits(most=4))
     assert [connections.take(1000, share=True) for _ in range(3)] == [True, True, False]
     assert connections.take(0, share=False)
     connections.give_back(1000)

@@ -82,7 +82,7 @@ def test_it_has_the_fields_and_words_of_the_models(kind: Kind) -> None:
         found: dict[str, Any] = schemas[name]["properties"]
         return found
 
-    def same(field: schema.Field, name: str) -> None:
+    def same(field: schema.SchemaField, name: str) -> None:
         assert below(name).keys() - {"generateName"} == field.fields.keys()
         for child in field.fields.values():
             written = below(name)[child.name]

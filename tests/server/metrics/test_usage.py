@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cumulus.chronos.contract.usage import DeviceUse, LeaseUse, device_uses, lease_uses
+from cumulus.chronos.contract.usage import LeasedUse, LeaseUse, device_uses, lease_uses
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from cumulus.nodes.agent import NodeAgent
@@ -25,7 +25,7 @@ def _lease(device: int, leased: int, used: int | None, compute: int | None) -> d
 
 def test_leases_are_summed_by_device_and_what_nobody_knows_counts_nowhere() -> None:
     leases = [_lease(1, 10, 12, 100), _lease(0, 10, 4, None), _lease(1, 10, 3, 400), _lease(1, 10, None, None)]
-    assert device_uses(lease_uses(leases)) == [DeviceUse(0, 4, 6, None, None, 0), DeviceUse(1, 15, 7, 500, 500, 1)]
+    assert device_uses(lease_uses(leases)) == [LeasedUse(0, 4, 6, None, None, 0), LeasedUse(1, 15, 7, 500, 500, 1)]
 
 
 def _agent(name: str, answers: list[Any]) -> NodeAgent:

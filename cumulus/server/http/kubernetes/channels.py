@@ -15,7 +15,7 @@ from cumulus.server.http.status import failure
 
 if TYPE_CHECKING:
     from cumulus.lib.execution import Execution, Exit
-    from cumulus.server.http.websocket import WebSocket
+    from cumulus.server.http.websocket import ServerWebSocket
 
 _CHUNK = 2**15
 
@@ -23,7 +23,7 @@ _CHUNK = 2**15
 class Channels:
     """Carries the streams of a program over a WebSocket, until one of the two has ended."""
 
-    def __init__(self, websocket: WebSocket, execution: Execution, *, closes: bool) -> None:
+    def __init__(self, websocket: ServerWebSocket, execution: Execution, *, closes: bool) -> None:
         """`closes`: whether the protocol can close one stream."""
         self._websocket = websocket
         self._execution = execution

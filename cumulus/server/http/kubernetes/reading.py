@@ -14,7 +14,7 @@ from cumulus.resources.query import PackedPage, Page, Query
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.kubernetes.representation import not_acceptable
 from cumulus.server.http.kubernetes.requests import flag, namespace_of, number
-from cumulus.server.http.kubernetes.watching import Following
+from cumulus.server.http.kubernetes.watching import KubernetesWatch
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -132,7 +132,7 @@ async def _watch(request: Request, source: ObjectReader, shown: Shown, query: Qu
     since = None if initial else _revision(request)
     await _check_known(request, since)
     seconds = number(request, "timeoutSeconds") or random.randint(SHORTEST_WATCH, LONGEST_WATCH)
-    following = Following(
+    following = KubernetesWatch(
         api, source, query, shown, since=since, bookmarks=flag(request, "allowWatchBookmarks"), initial=initial,
         seconds=seconds,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from cumulus.resources.kind import Column
 
 Key = tuple[object, bytes]
 """What is shown, and the object. The store hands out the same bytes again, which know their hash."""
-Kept = SizedCache[Key, "Row"]
+Kept = SizedCache[Key, "RowPieces"]
 Clock = tuple[bool, int]
 """Whether a cell says how long ago a moment was, or how long it is until then; and that moment, in microseconds since
 1970."""
@@ -29,7 +29,7 @@ Clock = tuple[bool, int]
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Row(NamedTuple):
+class RowPieces(NamedTuple):
     """Pieces of JSON, and between each two of them a cell that goes by the clock."""
 
     pieces: tuple[bytes, ...]
@@ -42,7 +42,7 @@ class Row(NamedTuple):
         return sum(map(len, self.pieces))
 
 
-class Rows:
+class RowMaker:
     """Makes the rows of one answer. `what`: says which columns, and which part of an object, they show. `shown`: that
     part. `named`: puts an object's name among its cells."""
 
@@ -74,7 +74,7 @@ class Rows:
             rows.append(b"".join(told))
         return rows
 
-    def _made(self, item: bytes) -> tuple[Row, bool]:
+    def _made(self, item: bytes) -> tuple[RowPieces, bool]:
         """The row, and whether it says the same later, but for its clocks."""
         document: Document = orjson.loads(item)
         cells = _Noting(self._now, self._owned_by)
@@ -89,7 +89,7 @@ class Rows:
         childless = None
         if cells.asked_owned:
             childless = {"metadata": {name: document["metadata"].get(name) for name in ("uid", "namespace")}}
-        made = Row(tuple(packed.split(b"\0")), tuple(clocks), childless)
+        made = RowPieces(tuple(packed.split(b"\0")), tuple(clocks), childless)
         return made, not (cells.asked_now or cells.found_owned)
 
 

@@ -16,7 +16,7 @@ from cumulus.resources.columns import Cells, OwnedBy
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column
 from cumulus.server.http.kubernetes.representation import Form
-from cumulus.server.http.kubernetes.rows import Kept, Rows
+from cumulus.server.http.kubernetes.rows import Kept, RowMaker
 
 META = "meta.k8s.io/v1"
 
@@ -78,7 +78,7 @@ class Shown:
         if not self.form.kind:
             return self._list([orjson.Fragment(item) for item in items], metadata)
         assert self._kept is not None
-        rows = Rows(
+        rows = RowMaker(
             self._kind.columns, (self._kind.name, self._include), self._clock.now(), self._owned_by, self._kept,
             self._cells, self._object,
         )  # fmt: skip

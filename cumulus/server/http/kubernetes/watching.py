@@ -34,7 +34,7 @@ is told of as it is then."""
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 
-class Following:
+class KubernetesWatch:
     """One watch. `since`: the revision to go on from; None: from a list of what there is now, told as ADDED."""
 
     def __init__(

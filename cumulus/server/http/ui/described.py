@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """With a title of its own. `name`: what tells it from others of the page."""
 
     title: str
@@ -45,7 +45,7 @@ class _Around:
     files: Files | None
 
 
-def sections(described: Description, now: datetime) -> Iterator[Table | FieldList]:
+def sections(described: Description, now: datetime) -> Iterator[PageTable | FieldList]:
     """Up to where it is damaged."""
     document = described.document
     kind = BY_NAME[document["kind"]]
@@ -58,12 +58,12 @@ def sections(described: Description, now: datetime) -> Iterator[Table | FieldLis
                         yield FieldList(title, shown)
                 case Rows(title, headings, rows):
                     if rows:
-                        yield Table(title, [_word(each) for each in headings], rows)
+                        yield PageTable(title, [_word(each) for each in headings], rows)
     except MALFORMED:
         yield FieldList("Damaged", [("Note", ("this object is damaged; what comes after this cannot be shown",))])
 
 
-def related(described: Description, now: datetime) -> Table | None:
+def related(described: Description, now: datetime) -> PageTable | None:
     """The table that `get` would show of what belongs to it."""
     found = BY_NAME[described.document["kind"]].related
     if found is None or not described.related:
@@ -72,7 +72,7 @@ def related(described: Description, now: datetime) -> Table | None:
     columns = [column for column in kind.columns if not column.wide and column.form != "age"]
     cells = Cells(now)
     rows = [[each["metadata"]["name"], *cells.row(columns, each)] for each in described.related]
-    return Table(found.title, ["Name", *(_word(column.title) for column in columns)], rows)
+    return PageTable(found.title, ["Name", *(_word(column.title) for column in columns)], rows)
 
 
 def conditions(document: Document) -> Sequence[Document]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cumulus.server.api import Api
 
 
-class Page:
+class PageDoor:
     """The middleware. It stands in front of the one that asks who it is: a browser shows a session, and no token."""
 
     def __init__(self, app: ASGIApp, api: Api) -> None:

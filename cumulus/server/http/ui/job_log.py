@@ -234,7 +234,7 @@ def _end(pieces: Iterator[LogPiece]) -> list[Line]:
     return shown
 
 
-def _found(found: log_search.Found, wanted: str, position: int) -> str:
+def _found(found: log_search.FoundLines, wanted: str, position: int) -> str:
     """How a search went, in words."""
     count, only = len(found.lines), found.on is not None or position > 0
     lines = "No line" if not count else "One line" if count == 1 else f"{count} lines"

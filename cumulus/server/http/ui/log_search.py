@@ -22,7 +22,7 @@ _CONTROL = re.compile(rb"[\x1b\r\b]")
 
 
 @dataclass
-class Found:
+class FoundLines:
     """`on`: attempt and position to search on from; None where the log is over."""
 
     lines: list[Line] = field(default_factory=list)
@@ -31,9 +31,9 @@ class Found:
     on: tuple[int, int] | None = None
 
 
-def search(pieces: Iterator[LogPiece], wanted: str) -> Found:
+def search(pieces: Iterator[LogPiece], wanted: str) -> FoundLines:
     """The lines that have the words, in capitals or not. `pieces`: of a log that is read from a position on."""
-    found, work, words = Found(), MOST_WORK, wanted.lower()
+    found, work, words = FoundLines(), MOST_WORK, wanted.lower()
     for attempt, position, block in _blocks(pieces, found):
         for line in _lines(block, words):
             if len(found.lines) == MOST_LINES or work <= 0:
@@ -50,7 +50,7 @@ def search(pieces: Iterator[LogPiece], wanted: str) -> Found:
     return found
 
 
-def _blocks(pieces: Iterator[LogPiece], found: Found) -> Iterator[tuple[int, int, bytes]]:
+def _blocks(pieces: Iterator[LogPiece], found: FoundLines) -> Iterator[tuple[int, int, bytes]]:
     """Whole lines, many at once, with their attempt and the position where they begin."""
     attempt, position, rest = 0, 0, b""
     for piece in pieces:

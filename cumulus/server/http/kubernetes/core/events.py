@@ -17,7 +17,7 @@ from cumulus.resources.query import Query
 from cumulus.resources.selectors import parse_fields
 from cumulus.server.http.kubernetes.core import nodes, pods
 from cumulus.server.http.kubernetes.core.pods import job_of, pod_name, pod_uid
-from cumulus.server.http.kubernetes.core.view import View, field_term, routes
+from cumulus.server.http.kubernetes.core.view import ComputedKind, field_term, routes
 
 _KIND, _NAME, _UID = (f"involvedObject.{field}" for field in ("kind", "name", "uid"))
 
@@ -35,7 +35,7 @@ def events_of(event: Document, _: datetime) -> Sequence[Document]:
     )  # fmt: skip
 
 
-def _asked(view: View, query: Query) -> tuple[View, str]:
+def _asked(view: ComputedKind, query: Query) -> tuple[ComputedKind, str]:
     given = {".".join(term.path): term.value for term in parse_fields(query.fields, "Event").terms if term.equal}
     kind, name, uid = (given.get(field, "") for field in (_KIND, _NAME, _UID))
     pod = job_of(name)
@@ -73,7 +73,7 @@ def _renamed(event: Document, kind: str, name: str, **more: str) -> Document:
     return {**event, "involvedObject": about}
 
 
-VIEW = View(
+VIEW = ComputedKind(
     "Event",
     "events",
     True,

@@ -85,7 +85,7 @@ class _Namespaces:
         return (("ADDED", namespace_document(namespace, int(metadata["resourceVersion"]))),)
 
 
-class Collection(HTTPEndpoint):
+class NamespaceCollection(HTTPEndpoint):
     async def get(self, request: Request) -> Response:
         source = _Namespaces(api_of(request).service, identity_of(request))
         query = reading.query_of(request, _Shape.name)
@@ -105,7 +105,7 @@ class Collection(HTTPEndpoint):
         return _refused(request)
 
 
-class Single(HTTPEndpoint):
+class SingleNamespace(HTTPEndpoint):
     async def get(self, request: Request) -> Response:
         api, name = api_of(request), request.path_params["name"]
         api.service.access.check(identity_of(request), "get", "namespaces", "", name, group="")
@@ -144,6 +144,6 @@ def _refused(request: Request) -> Response:
 
 
 ROUTES = (
-    Route("/api/v1/namespaces", Collection),
-    Route("/api/v1/namespaces/{name}", Single),
+    Route("/api/v1/namespaces", NamespaceCollection),
+    Route("/api/v1/namespaces/{name}", SingleNamespace),
 )

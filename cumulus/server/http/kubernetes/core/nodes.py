@@ -11,7 +11,7 @@ from cumulus.resources.key import Document
 from cumulus.resources.kind import Column
 from cumulus.resources.kinds import gpunode
 from cumulus.resources.kinds.gpunode import devices, is_silent, node_condition, node_status
-from cumulus.server.http.kubernetes.core.view import KEPT, View, routes
+from cumulus.server.http.kubernetes.core.view import KEPT, ComputedKind, routes
 
 DEVICES = "cumulus.dev/devices"
 """Resource of a node: how many devices it has."""
@@ -66,7 +66,7 @@ def _conditions(node: Document, now: datetime) -> Iterator[Document]:
         yield {"type": str(NodeCondition.READY), "status": "Unknown", "reason": "NodeStatusNeverUpdated", "message": ""}
 
 
-VIEW = View(
+VIEW = ComputedKind(
     "Node",
     "nodes",
     False,

@@ -25,7 +25,7 @@ from cumulus.resources.meta import JOB_LABEL, REPLICA_LABEL
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import AttemptReason
 from cumulus.resources.submitter import SUBMITTER
-from cumulus.server.http.kubernetes.core.view import KEPT, View, routes
+from cumulus.server.http.kubernetes.core.view import KEPT, ComputedKind, routes
 
 CONTAINER = "job"
 """The name of a pod's only container."""
@@ -236,7 +236,7 @@ def restarts_cell(pod: Document, now: datetime) -> str:
     return f"{count} ({age(last, now)} ago)" if count and last else str(count)
 
 
-VIEW = View(
+VIEW = ComputedKind(
     "Pod",
     "pods",
     True,

@@ -24,7 +24,7 @@ from cumulus.server.http.kubernetes.core.exec import channels_of, replica_of
 from cumulus.server.http.kubernetes.core.spdy_ports import PROTOCOL as SPDY
 from cumulus.server.http.kubernetes.core.spdy_ports import SpdyPorts
 from cumulus.server.http.kubernetes.requests import is_port
-from cumulus.server.http.websocket import WebSocket, WebSocketResponse
+from cumulus.server.http.websocket import ServerWebSocket, WebSocketResponse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -73,7 +73,7 @@ def _close(made: Sequence[socket.socket]) -> None:
 
 
 class _Forwarding:
-    def __init__(self, websocket: WebSocket, ports: Sequence[int], connections: Sequence[socket.socket]) -> None:
+    def __init__(self, websocket: ServerWebSocket, ports: Sequence[int], connections: Sequence[socket.socket]) -> None:
         self._websocket = websocket
         self._ports = ports
         self._connections = connections

@@ -88,7 +88,7 @@ def _documents(found: Iterable[SecretKey]) -> list[Document]:
     return [_document(*place, names) for place, names in keys.items()]
 
 
-class Collection(HTTPEndpoint):
+class SecretCollection(HTTPEndpoint):
     async def get(self, request: Request) -> Response:
         if flag(request, "watch"):
             return not_allowed(request, NO_WATCH)
@@ -116,7 +116,7 @@ class Collection(HTTPEndpoint):
         return form.form.response(form.many(found, {}))
 
 
-class Single(HTTPEndpoint):
+class SingleSecret(HTTPEndpoint):
     async def get(self, request: Request) -> Response:
         api, form, name = api_of(request), _form(request), request.path_params["name"]
         keys = await api.call(api.service.secrets.keys, identity_of(request), _namespace(request), name)
@@ -254,7 +254,7 @@ def _decoded(place: str, value: str) -> str:
 
 
 ROUTES = (
-    Route("/api/v1/secrets", Collection, methods=["GET", "HEAD"]),
-    Route("/api/v1/namespaces/{namespace}/secrets", Collection),
-    Route("/api/v1/namespaces/{namespace}/secrets/{name}", Single),
+    Route("/api/v1/secrets", SecretCollection, methods=["GET", "HEAD"]),
+    Route("/api/v1/namespaces/{namespace}/secrets", SecretCollection),
+    Route("/api/v1/namespaces/{namespace}/secrets/{name}", SingleSecret),
 )

@@ -15,7 +15,7 @@ from cumulus.server.http.kubernetes.channels import cancelled
 from cumulus.server.http.kubernetes.requests import is_port
 
 if TYPE_CHECKING:
-    from cumulus.server.http.websocket import WebSocket
+    from cumulus.server.http.websocket import ServerWebSocket
 
 PROTOCOL = "SPDY/3.1+portforward.k8s.io"
 _CHUNK = 2**15
@@ -29,7 +29,7 @@ Connect = Callable[[int], Awaitable[socket.socket]]
 
 
 class SpdyPorts:
-    def __init__(self, websocket: WebSocket, connect: Connect) -> None:
+    def __init__(self, websocket: ServerWebSocket, connect: Connect) -> None:
         self._websocket = websocket
         self._connect = connect
         self._session = spdy.SpdySession()

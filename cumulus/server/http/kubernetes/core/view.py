@@ -49,7 +49,7 @@ def _same(name: str) -> str | None:
     return name
 
 
-def narrowed(view: View, query: Query) -> tuple[View, str]:
+def narrowed(view: ComputedKind, query: Query) -> tuple[ComputedKind, str]:
     """Who asks for one name is spared all others."""
     for term in parse_fields(query.fields).terms:
         if term.path == ("metadata", "name") and term.equal and (name := view.stored_name(term.value)):
@@ -64,7 +64,7 @@ def field_term(path: str, value: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ComputedKind:
     """One kind of core/v1, computed from the stored kind `stored`."""
 
     name: str
@@ -81,7 +81,7 @@ class View:
     at_once: int = 500
     """Stored objects that are read at once: fewer, where each may be shown as many."""
     named: bool = True
-    asked: Callable[[View, Query], tuple[View, str]] = narrowed
+    asked: Callable[[ComputedKind, Query], tuple[ComputedKind, str]] = narrowed
     """How a query is answered: by which view, and with which field selector for the stored objects."""
     api_version: str = "v1"
 
@@ -108,7 +108,9 @@ class View:
 class Viewed:
     """See `reading.ObjectReader`."""
 
-    def __init__(self, view: View, query: Query, service: Service, identity: Identity, *, most: int = MOST) -> None:
+    def __init__(
+        self, view: ComputedKind, query: Query, service: Service, identity: Identity, *, most: int = MOST
+    ) -> None:
         self._most = most
         self.watched = view.stored
         self.computed = True
@@ -141,7 +143,7 @@ class Viewed:
         return [(type, shown) for shown in self._view.of(seen, self._service.clock.now())]
 
 
-def routes(view: View) -> tuple[Route, ...]:
+def routes(view: ComputedKind) -> tuple[Route, ...]:
     """`/api/v1/…`: get, list and watch. All else is answered by 405, with what to do instead."""
 
     class Collection(HTTPEndpoint):
