@@ -80,7 +80,7 @@ def _reap(ended: int, ledger: ledger_server.Starter) -> None:
             ledger.reaped(pid)
 
 
-def _supervise(directory: str, environment: dict[str, str], server: ledger_server.Client | None) -> NoReturn:
+def _supervise(directory: str, environment: dict[str, str], server: ledger_server.LedgerClient | None) -> NoReturn:
     """In the child: as if it had been started by itself."""
     code = 1
     try:

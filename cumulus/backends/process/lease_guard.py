@@ -26,7 +26,7 @@ from cumulus.lib import processes
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
-    from cumulus.backends.process.ledger_server import Client, Question
+    from cumulus.backends.process.ledger_server import LedgerClient, Question
 
 Answer = TypeVar("Answer")
 
@@ -46,7 +46,7 @@ class LeaseGuard:
     """The leases of one run, as spec.json names them. A ledger that is unavailable is asked again for
     `ledger_patience` seconds before the run is given up."""
 
-    def __init__(self, spec: dict[str, Any], ledger_patience: float = 10.0, server: Client | None = None) -> None:
+    def __init__(self, spec: dict[str, Any], ledger_patience: float = 10.0, server: LedgerClient | None = None) -> None:
         """`server`: what has the ledger open, where there is such a process."""
         self._ledger_patience = ledger_patience
         self._leases: list[dict[str, Any]] = spec["leases"]

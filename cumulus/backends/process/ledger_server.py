@@ -52,7 +52,7 @@ class Question:
                 return []
 
 
-class Client:
+class LedgerClient:
     """What a supervisor has of it."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -83,14 +83,14 @@ class Starter:
         self._channel: socket.socket | None = None
         self._environment: dict[str, str] = {}
 
-    def client(self, environment: dict[str, str]) -> Client | None:
+    def client(self, environment: dict[str, str]) -> LedgerClient | None:
         """None for a supervisor whose environment lacks what the first one's had, or says otherwise: it asks the ledger
         by itself. What it has beside that concerns no lease."""
         if self._channel is None:
             self._start(environment)
         if self._channel is None or not self._environment.items() <= environment.items():
             return None
-        return Client(self._channel)
+        return LedgerClient(self._channel)
 
     def reaped(self, pid: int) -> None:
         """A child has ended."""

@@ -41,14 +41,14 @@ from cumulus.lib import cgroup, processes
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
-    from cumulus.backends.process.ledger_server import Client
+    from cumulus.backends.process.ledger_server import LedgerClient
     from cumulus.backends.process.uploading import Uploading
 
 _DISK_PATIENCE = 1.0
 _STOPPED = End(None, AttemptReason.STOPPED, "stopped before it started")
 
 
-def main(arguments: list[str], server: Client | None = None) -> int:
+def main(arguments: list[str], server: LedgerClient | None = None) -> int:
     """Supervise the run in the directory `arguments[0]` to its end. `server` has the ledger open."""
     kept = 2 if server is None else server.fileno()
     os.closerange(3, kept)
@@ -89,7 +89,7 @@ class _NotAnyMore(Exception):
 
 
 class _Supervision:
-    def __init__(self, spec: dict[str, Any], server: Client | None) -> None:
+    def __init__(self, spec: dict[str, Any], server: LedgerClient | None) -> None:
         self._spec = spec
         self._server = server
         self._clock = SystemClock()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import State
+from cumulus.backends.base import WorkloadState
 from cumulus.backends.process import ledger_server
 from cumulus.backends.process.lease_guard import LeaseGuard
 from cumulus.chronos.contract import LeaseRequest
@@ -42,7 +42,7 @@ def opened(pid: int) -> set[str]:
 def test_one_process_has_the_ledger_open_and_ends_with_what_forked_it(node: Node) -> None:
     for number in range(2):
         work, end = node.bed.run("true", leases=(node.lease(f"lease-{number}"),), job=f"job-{number}")
-        assert end.state is State.SUCCEEDED, end
+        assert end.state is WorkloadState.SUCCEEDED, end
         assert (node.bed.run_directory(work) / "supervisor.log").read_text() == ""
     (server,) = servers(node)
     assert LEDGER in opened(server)
@@ -70,7 +70,7 @@ def test_one_that_was_killed_is_missed_by_nobody_and_started_again(node: Node) -
     (node.bed.run_directory(work) / "work" / "go").touch()
     assert node.bed.finish(work).exit_code == 3
     _, end = node.bed.run("true", leases=(node.lease("lease-2"),), job="other")
-    assert end.state is State.SUCCEEDED, end
+    assert end.state is WorkloadState.SUCCEEDED, end
     assert servers(node) not in ([], [first])
 
 
@@ -98,7 +98,7 @@ class TestNoAnswer:
             "leases": [{"id": lease.id, "token": lease.token, "seconds": 60.0}], "env": {},
             "chronos_home": str(ledger.home),
         }  # fmt: skip
-        guard = LeaseGuard(spec, server=ledger_server.Client(channel))
+        guard = LeaseGuard(spec, server=ledger_server.LedgerClient(channel))
         hold = guard.attach(os.getpid())
         assert "CHRONOS_ACCOUNT" in hold.variables
         guard.begin()
