@@ -283,9 +283,7 @@ class Promises:
                 said = f"{name}, which is urgent, took device {place[1]} of {place[0]}"
                 return Reason(SchedulingReason.RESERVED, said)
         late = [
-            hold
-            for hold in self._snapshot.holds
-            if (hold.node, hold.device) in places and hold.returns_at > promised - TURNOVER * MICROSECOND
+            hold for hold in self._snapshot.holds if (hold.node, hold.device) in places and hold.returns_at > promised
         ]
         full = _too_full(seats, late)
         late = [hold for hold in late if (hold.node, hold.device) in full]
@@ -297,10 +295,24 @@ class Promises:
             else:
                 said = f"{last.holder} holds {where} until {fit.utc(last.returns_at)}"
             return Reason(SchedulingReason.RESERVED, said)
-        names = sorted({name for seat in seats for name in seat.slot.reserved})
-        by = f" for {names[0]}" if names else ""
-        why = "whose queue takes back what it is sure of" if any(map(self._is_sure, names)) else "which goes before it"
+        first = min(
+            {name for seat in seats for name in seat.slot.reserved}, key=self._has_the_time(promised), default=""
+        )
+        by = f" for {first}" if first else ""
+        why = "whose queue takes back what it is sure of" if self._is_sure(first) else "which goes before it"
         return Reason(SchedulingReason.RESERVED, f"its seats are kept{by}, {why}")
+
+    def _has_the_time(self, promised: datetime) -> Callable[[str], tuple[bool, bool, bool, str]]:
+        """Orders those for whom something is kept there: who most likely has taken the time that was promised."""
+        moment = (promised - self._snapshot.now) // MICROSECOND
+
+        def order(name: str) -> tuple[bool, bool, bool, str]:
+            kept = self._kept.get(name)
+            over = kept is not None and kept.end <= moment
+            # Who was promised a start before, as it was, is the least to blame.
+            return over, not self._is_sure(name), kept is not None, name
+
+        return order
 
 
 def _too_full(seats: Sequence[Seat], holds: Sequence[Hold]) -> set[Place]:

@@ -119,8 +119,7 @@ class Killer:
         return monitor is not None and self.daemon.run(None, "sh", "-c", f"kill -KILL {monitor.pid}").returncode == 0
 
 
-def a_queue(name: str, *users: User, **spec: Any) -> dict[str, Any]:
-    spec = {"submitters": {"users": [user.name for user in users]}, **spec}
+def a_queue(name: str, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": name}, "spec": spec}
 
 
@@ -171,10 +170,13 @@ def _share(daemon: SystemDaemon, users: list[User], kills: int, indexes: int) ->
 
     dice = random.Random(17)
     killer = Killer(daemon, dice, kills, lambda: len(ended()) / len(runs))
-    for queue in (
-        a_queue("sure", ada, ben, quota=[{"devices": 1}]), a_queue("rest", cyd, dan, eve, minRuntime="1s"),
-    ):  # fmt: skip
+    # By their names, and by those of their Unix groups.
+    sure = {"submitters": {"users": [ada.name, ben.name]}, "quota": [{"devices": 1}]}
+    rest = {"submitters": {"groups": [cyd.name, dan.name, eve.name]}, "minRuntime": "1s"}
+    for queue in (a_queue("sure", **sure), a_queue("rest", **rest)):
         submitted(daemon, None, f"{GROUP}/queues", queue)
+    refused = daemon.ask(eve, "POST", jobs(eve.name), job("pushes-in", "true", queue="sure"))
+    assert refused.status == 403, refused
     half = {"memory": "60%", "duration": "1h"}
     train = job("train", PYTHON, "-c", TRAIN, gpu=half, checkpoint={"gracePeriod": "10m"})
     submitted(daemon, cyd, jobs(cyd.name), train)

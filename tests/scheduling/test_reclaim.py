@@ -145,6 +145,26 @@ def test_who_would_borrow_is_promised_a_start_that_moves_for_the_quota_and_is_to
     assert cluster.jobs["s"].bound == 50 * MINUTE + 0.9 * GRACE
 
 
+def test_who_took_the_time_is_named_and_no_lease_that_was_granted_a_little_late_nor_who_was_promised_it_too() -> None:
+    cluster = Cluster([sure(), a_queue("rest")])
+    half = Share(size=40 * GI)
+    cluster.submit(Job("r", "bob", "rest"), *(Job(name, "bob", "rest", half, arrives=10.0) for name in ("a", "p")))
+    cluster.run(20.0)
+    assert cluster.waiting["a"].promised == cluster.waiting["p"].promised == at(HOUR + TURNOVER)
+    cluster.holds["r"] = [
+        replace(hold, returns_at=hold.returns_at + timedelta(seconds=5)) for hold in cluster.holds["r"]
+    ]
+    causes: list[str] = []
+
+    def note(snapshot: Snapshot, policies: Policies, plan: CycleResult) -> None:
+        causes.extend(f"{m.gang.name}: {m.cause.message}" for m in plan.moved if m.cause is not None)
+
+    cluster.watch = note
+    cluster.submit(Job("s", "alice", "sure", half, arrives=30.0))
+    cluster.run(40.0)
+    assert causes == ["p: its seats are kept for s, whose queue takes back what it is sure of"]
+
+
 def test_who_is_not_needed_any_more_keeps_its_share() -> None:
     cluster = borrowing(nodes=1, minRuntime="20m")
     cluster.submit(Job("s", "alice", "sure", arrives=200.0))

@@ -205,7 +205,7 @@ def test_who_ends_early_as_a_rule_is_not_expected_to_start_where_its_lease_would
     assert found is not None
     assert found.expected == NOW + timedelta(hours=12)
     assert found.headline.startswith("starts by")
-    (told,) = line(snapshot, policies, "", ids=True).waiting
+    (told,) = line(snapshot, policies, "", asks="alice", ids=True).waiting
     assert parse_timestamp(told.expected) == NOW + timedelta(hours=12)
 
 
