@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import slurm
+from benchmarks import installed, slurm
 from benchmarks.harness import LeftOut, Result, in_rounds, running, until, version_of
 from cumulus import paths
-from tests.commands import CUMULUS
 
 ROUNDS = 15
-OURS = [CUMULUS, "run", "--gpu", "1%", "--for", "10m"]
+OURS = ["run", "--gpu", "1%", "--for", "10m"]
 
 
 def run() -> Iterator[Result]:
@@ -26,21 +25,22 @@ def run() -> Iterator[Result]:
     name = version_of("slurmctld", "-V") or "slurm"
     with tempfile.TemporaryDirectory() as directory, slurm.cluster() as theirs:
         home = Path(directory)
+        _, cumulus = installed.install(home / "installed")
         ours = {
             **os.environ, "CUMULUS_HOME": str(home), "CHRONOS_HOME": str(home / "chronos"),
             "CHRONOS_MONITOR_IDLE": "1", "XDG_CONFIG_HOME": str(home / "config"),
         }  # fmt: skip
         commands: dict[str, tuple[Sequence[str], Mapping[str, str]]] = {
-            "run": ([*OURS, "--", "true"], ours),
+            "run": ([cumulus, *OURS, "--", "true"], ours),
             "srun": (["srun", "true"], theirs),
-            "submit": ([*OURS, "-d", "--", "true"], ours),
+            "submit": ([cumulus, *OURS, "-d", "--", "true"], ours),
             "sbatch": (["sbatch", "-Q", "-o", "/dev/null", "--wrap", "true"], theirs),
-            "ask": ([CUMULUS, "get", "nodes"], ours),
+            "ask": ([cumulus, "get", "nodes"], ours),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
-        with running([CUMULUS, "serve"], log=home / "serve.log", env=ours):
+        with running([cumulus, "serve"], log=home / "serve.log", env=ours):
             until((home / paths.COMMAND_SOCKET).exists, seconds=60, what="the daemon answers")
-            ready = [CUMULUS, "wait", "node", "--all", "--for=condition=Ready", "--timeout=60s"]
+            ready = [cumulus, "wait", "node", "--all", "--for=condition=Ready", "--timeout=60s"]
             subprocess.run(ready, env=ours, check=True, stdout=subprocess.DEVNULL)
             # What is only submitted runs beside what comes next: after all that is waited for.
             for turn in (("run", "srun", "ask"), ("submit", "sbatch")):

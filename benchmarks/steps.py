@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.harness import running, until
+from benchmarks.installed import install
 from cumulus import paths
-from tests.commands import CUMULUS
 
 ROUNDS = 15
-COMMAND = [CUMULUS, "run", "--gpu", "1%", "--for", "10m", "--", "true"]
+COMMAND = ["run", "--gpu", "1%", "--for", "10m", "--", "true"]
 CALLS = "execve,fork,vfork,clone,clone3,connect,sendto,sendmsg,fsync,fdatasync,exit_group"
 _LINE = re.compile(r"(\d+) +(\d+\.\d+) (?:<\.\.\. (\w+) resumed>)?(.*)")
 
@@ -55,8 +55,8 @@ STEPS = (
     Step("its share is leased, in the ledger", r"fdatasync\(.*/ledger\.db", ends=True),
     Step("that is in the store", r"fdatasync\(.*/store/", ends=True),
     Step("what to run is on the disk, and a supervisor is forked", r"sendto\(.*/process/jobs/"),
-    Step("the supervisor is attached to the lease, in the ledger", r"fdatasync\(.*/ledger\.db", ends=True),
-    Step("the start is on the disk", r"fsync\(.*started\.json", ends=True),
+    Step("the supervisor asks to be attached to its lease", r"sendmsg\(.*attach"),
+    Step("it is, the program's process is forked, and the start is on the disk", r"fsync\(.*started\.json", ends=True),
     Step("the program starts", r"execve\(\"[^\"]*/true\".* = 0"),
     Step("its end is on the disk", r"fsync\(.*exit\.json", ends=True),
     Step("how the job ended is in the store", r"fdatasync\(.*/store/", ends=True),
@@ -90,15 +90,16 @@ def _measure(directory: Path, rounds: int) -> list[list[float | None]]:
         **os.environ, "CUMULUS_HOME": str(directory), "CHRONOS_HOME": str(directory / "chronos"),
         "CHRONOS_MONITOR_IDLE": "1", "XDG_CONFIG_HOME": str(directory / "config"),
     }  # fmt: skip
+    _, cumulus = install(directory / "installed")
     served = directory / "served.strace"
     taken: list[list[Call]] = []
-    with running([*_strace(served), "-D", CUMULUS, "serve"], log=directory / "serve.log", env=env):
+    with running([*_strace(served), "-D", cumulus, "serve"], log=directory / "serve.log", env=env):
         until((directory / paths.COMMAND_SOCKET).exists, seconds=120, what="the daemon answers")
-        ready = [CUMULUS, "wait", "node", "--all", "--for=condition=Ready", "--timeout=60s"]
+        ready = [cumulus, "wait", "node", "--all", "--for=condition=Ready", "--timeout=60s"]
         subprocess.run(ready, env=env, check=True, stdout=subprocess.DEVNULL)
         for number in range(rounds):
             own = directory / f"run-{number}.strace"
-            subprocess.run([*_strace(own), *COMMAND], env=env, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*_strace(own), cumulus, *COMMAND], env=env, check=True, stdout=subprocess.DEVNULL)
             taken.append(_calls(own))
     there = _calls(served)
     measured = []

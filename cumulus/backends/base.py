@@ -168,6 +168,8 @@ class Workload:
     """Of a program of the node; None: its user's own."""
     terminal: bool = False
     """Whether its program runs at a terminal."""
+    terminal_size: tuple[int, int] | None = None
+    """Columns and rows of that from the start; None where nobody has said."""
     stdin: bool = False
     """Whether its program waits for its standard input: see `WorkloadReach.feed`."""
     gang: tuple[GangMember, ...] = ()

@@ -17,6 +17,9 @@ SAME_DIRECTORY = "cumulus.dev/same-directory"
 """Of a job without an image: the nodes, with commas, on which its directory was found to be the same as where it was
 submitted. See `service.directories`."""
 
+TERMINAL_SIZE = "cumulus.dev/terminal-size"
+"""Of a job at a terminal: `COLUMNSxROWS` of the one at which it was submitted, which its own has from the start."""
+
 SYNC_REQUESTED = "cumulus.dev/sync-requested"
 """Of a Source: another value has its repository asked at once."""
 UNPARK_REQUESTED = "cumulus.dev/unpark-requested"
@@ -40,3 +43,12 @@ def editors_of(document: Mapping[str, Any]) -> dict[str, str]:
     except (ValueError, RecursionError):
         return {}
     return {str(manager): str(name) for manager, name in found.items()} if isinstance(found, dict) else {}
+
+
+def terminal_size(annotations: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Columns and rows; None where nobody said, or said what no terminal can have."""
+    columns, _, rows = str(annotations.get(TERMINAL_SIZE, "")).partition("x")
+    if not all(number.isascii() and number.isdigit() and len(number) <= 5 for number in (columns, rows)):
+        return None
+    size = int(columns), int(rows)
+    return size if all(0 < number < 2**16 for number in size) else None

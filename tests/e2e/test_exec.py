@@ -191,8 +191,9 @@ def test_a_program_at_a_terminal(machine: Machine) -> None:
     job = machine.get("job", "pty")
     assert (job["spec"]["tty"], job["status"]["attempts"][-1]["exitCode"]) == (True, 6)
     assert "42" in machine.run("logs", "pty").stdout
-    quick = typing(machine, "run", "-it", *small, "quick", "--", "sh", "-c", "echo done; exit 3")
-    quick.expect("done")
+    # It has the size of this terminal from the start.
+    quick = typing(machine, "run", "-it", *small, "quick", "--", "sh", "-c", "stty size; exit 3")
+    quick.expect("30 110")
     assert end(quick) == 3
 
 

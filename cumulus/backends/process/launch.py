@@ -77,7 +77,7 @@ def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str,
     environment = {**spec["env"], **secrets, **spec["fixed_env"], **enforcement}
     output, child_output = os.openpty() if spec.get("terminal") else os.pipe2(os.O_CLOEXEC)
     if spec.get("terminal"):
-        terminals.set_size(output, *terminals.USUAL_SIZE)
+        terminals.set_size(output, *(spec.get("terminal_size") or terminals.USUAL_SIZE))
     child_input, given = os.pipe2(os.O_CLOEXEC) if spec.get("stdin") else (-1, -1)
     if child_input >= 0 and user is not None:
         # As with a terminal: the program may open it by its name, /dev/stdin.

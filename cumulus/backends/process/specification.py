@@ -88,6 +88,7 @@ def specification(
         "node": workload.node,
         "command": list(workload.command),
         "terminal": workload.terminal,
+        "terminal_size": workload.terminal_size,
         "stdin": workload.stdin,
         "call": _call(workload, root, os.path.join(os.path.dirname(work), layout.CALL), runner),
         "cwd": workload.working_dir or work,

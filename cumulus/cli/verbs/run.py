@@ -22,6 +22,7 @@ from cumulus.cli import (
     feeding,
     joined,
     options,
+    raw_terminal,
     same_directory,
     script_options,
     targets,
@@ -31,7 +32,7 @@ from cumulus.cli.command_job import ArrayOptions, Shell, Wanted
 from cumulus.cli.verbs import port_forward
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib import safe_output
-from cumulus.resources.annotations import SAME_DIRECTORY
+from cumulus.resources.annotations import SAME_DIRECTORY, TERMINAL_SIZE
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
@@ -315,6 +316,8 @@ def run(
     image = given["image"]
     made = command_job.job_of(wanted, shell, context.namespace(namespace), ending)
     job = made.job
+    if tty and all(size := raw_terminal.size()):
+        job["metadata"].setdefault("annotations", {})[TERMINAL_SIZE] = "{}x{}".format(*size)
     remote = context.endpoint().kind == "https"
     if not image and not remote:
         job["spec"]["command"][0] = _program(wanted, job, shell)
@@ -470,7 +473,7 @@ def _note_nodes(client: Client, job: Document, directory: str) -> None:
     """Let the job go to the other nodes on which the directory is the same, too."""
     found = same_directory.found(client, directory, job["metadata"]["namespace"])
     if same := [each.node for each in found if not each.problem]:
-        job["metadata"]["annotations"] = {SAME_DIRECTORY: ",".join(same)}
+        job["metadata"].setdefault("annotations", {})[SAME_DIRECTORY] = ",".join(same)
     if others := [f"{each.node} ({each.problem})" for each in found if each.problem]:
         terminal.note(f"It does not go to {', '.join(others)}.")
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cumulus.backends.base import CallToRun, Checkpointing, EnvVar, GangMember, LeaseRef, Workload, WorkloadMount
 from cumulus.blob.base import owner_of
+from cumulus.resources.annotations import terminal_size
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_partitions import grace
 from cumulus.resources.meta import REPLICA_LABEL
@@ -108,6 +109,7 @@ def workload(
         checkpointing=_checkpointing(job, bucket, after),
         gang=gang,
         terminal=spec.tty,
+        terminal_size=terminal_size(job.metadata.annotations),
         stdin=spec.stdin,
     )
 
