@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import orjson
 import structlog
 
-from cumulus.errors import InvalidObject, NotFound
+from cumulus.errors import InvalidObject, NotFound, Replaced
 from cumulus.resources.documents import owners
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.meta import Resource
@@ -271,6 +271,17 @@ class StoreReader:
 
     def _decoded(self, model: type[R], query: Query) -> list[R]:
         return StoreClient(self._store).list(model, query, damaged=log_damaged)
+
+
+def as_stored(store: Store, seen: R) -> R:
+    """The object as the store has it now: ask before you do what cannot be taken back, for what a cache showed may be
+    old. Raises NotFound where it is gone, `Replaced` where another has its name."""
+    document = store.get(seen.key)
+    if document["metadata"]["uid"] != seen.uid:
+        raise Replaced(f"{seen.key} with uid {seen.uid} is gone; another object has its name now")
+    if document["metadata"]["resourceVersion"] == seen.metadata.resource_version:
+        return seen
+    return decode(type(seen), document)
 
 
 def all_owned(reader: Reader, store: Store, owner: Resource, model: type[R], names: Iterable[str]) -> list[R]:

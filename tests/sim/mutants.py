@@ -279,7 +279,8 @@ MUTANTS = (
     ),
     Mutant(
         "ended-though-kept", "a job is ended for a share that it was told meanwhile to keep",
-        job.JobReconciler._partitions, "p if p.status.reclaim is None else self._fresh(p)", "p", kind="shared",
+        job.JobReconciler._partitions,
+        "partition if partition.status.reclaim is None else as_stored(store, partition)", "partition", kind="shared",
     ),
     Mutant(
         "yields-and-takes", "a job that had to yield has others yield for it",

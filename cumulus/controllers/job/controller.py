@@ -6,6 +6,7 @@ What it starts has a name that is used once, so that doing it again after a cras
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -21,8 +22,16 @@ from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.ended import end_all
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import JobView, Replica, StartRefused, Turn, Unknown, Vanished, shares_of
-from cumulus.errors import AlreadyExists, BackendError, BackendRefused, Conflict, InvalidObject, NodeUnreachable
-from cumulus.machinery.cache import Reader, StoreReader, all_owned, readable
+from cumulus.errors import (
+    AlreadyExists,
+    BackendError,
+    BackendRefused,
+    Conflict,
+    InvalidObject,
+    NodeUnreachable,
+    NotFound,
+)
+from cumulus.machinery.cache import Reader, StoreReader, all_owned, as_stored, readable
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result, Retry
 from cumulus.machinery.recorder import EventRecorder
 from cumulus.machinery.writes import unversioned, write_with_events
@@ -184,13 +193,11 @@ class JobReconciler:
         """All that the job owns. One that is said to be taken back is read from the store: its job may have been told
         since that it keeps its share."""
         names = (name for a in (job.status.live_attempt, job.status.next) if a for name in a.partitions)
-        found = all_owned(self._reader, self._client.store, job, GPUPartition, names)
-        return [each for p in found if (each := p if p.status.reclaim is None else self._fresh(p)) is not None]
-
-    def _fresh(self, partition: GPUPartition) -> GPUPartition | None:
-        """The partition as it is in the store; None where it is gone, or another has its name."""
-        found = StoreReader(self._client.store).get(GPUPartition, *partition.key[1:])
-        return found if found is not None and found.uid == partition.uid else None
+        store, found = self._client.store, []
+        for partition in all_owned(self._reader, store, job, GPUPartition, names):
+            with suppress(NotFound):
+                found.append(partition if partition.status.reclaim is None else as_stored(store, partition))
+        return found
 
     def _observe(self, job: GPUJob, partitions: Sequence[GPUPartition]) -> list[Replica]:
         """The replicas of the running attempt. None was started before all its partitions were Active."""

@@ -22,7 +22,7 @@ from cumulus.errors import (
     ParkRefused,
     StaleToken,
 )
-from cumulus.machinery.cache import Reader, readable
+from cumulus.machinery.cache import Reader, as_stored, readable
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result
 from cumulus.machinery.recorder import EventRecorder, EventType
 from cumulus.machinery.writes import unversioned, write_with_events
@@ -76,10 +76,10 @@ class PartitionReconciler:
         now = self._clock.now()
         if partition.status.phase in (PartitionPhase.BOUND, PartitionPhase.UNPARKING):
             # A lease is never asked for on old knowledge: a partition deleted meanwhile must not get one.
-            partition = self._fresh(partition)
+            partition = as_stored(self._client.store, partition)
         elif partition_plan.reclaim_due(partition, now):
             # Nor is one taken back: its job may have been parked meanwhile, or be told that it keeps its share.
-            partition = self._fresh(partition)
+            partition = as_stored(self._client.store, partition)
         if partition.status.phase.ended:
             return self._apply(partition, partition_plan.plan_idle(partition, releasing=True, now=self._clock.now()))
         job = owning_job(self._reader, partition)
@@ -106,12 +106,6 @@ class PartitionReconciler:
             longer = partition_plan.extension(partition, answer)
             return self._renew(partition, answer, result) if longer is None else self._extend(partition, job, longer)
         return result
-
-    def _fresh(self, partition: GPUPartition) -> GPUPartition:
-        document = self._client.store.get(partition.key)
-        if document["metadata"]["resourceVersion"] == partition.metadata.resource_version:
-            return partition
-        return decode(GPUPartition, document)
 
     def _ask(self, partition: GPUPartition, releasing: bool, started: str | None) -> Answer:
         agent = self._agents.get(partition.status.node)
