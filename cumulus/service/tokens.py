@@ -121,6 +121,15 @@ class Tokens:
         found = [each for each in self._all() if now < each.expires and (everybody or each.is_of(identity))]
         return [each.info for each in sorted(found, key=lambda each: (each.user, each.name))]
 
+    def _whose(self, identity: Identity, name: str) -> str:
+        """For who asked for a token that there is not: who has one of that name, if they may know."""
+        if not self._access.may(identity, "list", "tokens").allowed:
+            return "see: cumulus token list"
+        users = sorted({each.user for each in self._all() if each.name == name and not each.is_of(identity)})
+        if not users:
+            return "see: cumulus token list --all-users"
+        return f"{one_line(users[0])} has one: cumulus token revoke {one_line(name)} --user {one_line(users[0])}"
+
     def revoke(self, identity: Identity, name: str, *, user: str = "") -> TokenInfo:
         """End a token, and those that were asked for with it, at once. Raises NotFound, Forbidden."""
         others = bool(user) and user != identity.name
@@ -134,7 +143,7 @@ class Tokens:
             ]
             if not found:
                 whose = user if others else identity.name
-                raise NotFound(f"{one_line(whose)} has no token {one_line(name)}", hint="see: cumulus token list")
+                raise NotFound(f"{one_line(whose)} has no token {one_line(name)}", hint=self._whose(identity, name))
             for each in found:
                 self._files.remove(each.id)
             sync_directory(self._files.directory)

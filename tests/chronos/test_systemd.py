@@ -181,6 +181,11 @@ def test_the_units_are_correct(machine: Machine) -> None:
     for unit in ("chronos-monitor", "chronos-users", "cumulus"):
         done = machine.run("systemd-analyze", "verify", "--man=no", f"/run/units/{unit}.service")
         assert (done.returncode, done.stderr.replace("Unit docker.service not found.", "").strip()) == (0, "")
+    # At most 8 of 10: jobs inherit what is taken from the daemon, and the unit says why each way is open.
+    security = ("systemd-analyze", "security", "--offline=true", "--no-pager")
+    done = machine.run(*security, "--threshold=80", "/run/units/cumulus.service")
+    assert done.returncode == 0, done.stdout
+    assert machine.run(*security, "--threshold=70", "/run/units/cumulus.service").returncode != 0, "nothing was judged"
 
 
 def test_the_monitor_as_a_service(machine: Machine) -> None:

@@ -42,6 +42,9 @@ def test_a_token_is_made_shown_once_and_revoked(run: Run, home: Path) -> None:
     assert run("token", "create", "--duration", "1s").code == 1
     assert "revoked" in run("token", "revoke", "laptop").out
     assert "has no token laptop" in run("token", "revoke", "laptop").err
+    assert run("token", "create", "laptop", "--user", "ada").code == 0
+    assert "ada has one: cumulus token revoke laptop --user ada" in run("token", "revoke", "laptop").err
+    assert run("token", "revoke", "laptop", "--user", "ada").code == 0
 
 
 def test_a_kubeconfig_needs_a_daemon(run: Run, home: Path) -> None:
