@@ -64,6 +64,21 @@ def test_ages_go_on(tables: Tables) -> None:
     assert [row["cells"][:-1] for row in first["rows"]] == [row["cells"][:-1] for row in second["rows"]]
 
 
+def test_cells_that_go_by_the_clock_are_right_at_any_moment(tables: Tables) -> None:
+    """Also where the clock goes back, and around the moments at which they change."""
+    now = tables.clock.now()
+    partition = BY_NAME["GPUPartition"]
+    items = [
+        {**active(f"p-{n}"), "status": {"phase": "Active", "expiresAt": timestamp(now + timedelta(seconds=length))}}
+        for n, length in enumerate((1, 59.5, 3600, 86400, 90000.000001, 200000))
+    ]
+    items = [made(item, timestamp(now - timedelta(microseconds=n)), f"u{n}") for n, item in enumerate(items)]
+    for step in (0, 0.999999, 0.000001, 59, 1, 3540, 59.999999, 0.000001, 82800, 61, 3600, 86400, -3661, -86400, 7):
+        tables.clock.jump(step)
+        tables.check(JOB, items)
+        tables.check(partition, items)
+
+
 def test_what_comes_to_belong_to_an_object_is_seen(tables: Tables) -> None:
     item = made(running("a"), timestamp(tables.clock.now()), "uid-a")
     before = tables.check(JOB, [item])

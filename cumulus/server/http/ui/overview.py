@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from cumulus.server.http.ui.pages import Visit
 
+MOST = 50
+"""Leases that are listed, those that end first: the page of the queue has all of them."""
+
 
 def show(visit: Visit) -> Response:
     usage = visit.service.usage.now(visit.identity)
@@ -29,7 +32,7 @@ def show(visit: Visit) -> Response:
         leased=sum(each.leased_bytes for each in usage.devices) / memory if memory else 0.0,
         used=sum(used) / memory if memory and used else None,
         waiting=sum(map(reading.waits, jobs)),
-        shares=[(each, share_url(f"{each.namespace}/{each.name}")) for each in shares],
+        shares=[(each, share_url(f"{each.namespace}/{each.name}")) for each in shares[:MOST]], held=len(shares),
         jobs=reading.rows(visit.service, visit.identity, mine[:10]),
     )  # fmt: skip
 

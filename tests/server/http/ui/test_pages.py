@@ -514,6 +514,19 @@ def test_my_jobs_come_first_of_those_that_wait_however_many_are_ahead(browser: B
     assert "And 5 more." in html
 
 
+def test_the_overview_lists_the_leases_that_end_first(browser: Browser, served: Served) -> None:
+    held = [of(active(f"p-{number:02}"), "ann") for number in range(52)]
+    for number, each in enumerate(held):
+        each["status"]["expiresAt"] = ahead(minutes=100 - number)
+    plant(served.store, [node("gpu-1"), *held])
+    browser.sign_in()
+    html = browser.page("/ui/")
+    assert html.index("partition/p-51") < html.index("partition/p-02")
+    assert "partition/p-01" not in html
+    assert '<a href="/ui/queue">All 52 of them</a>' in html
+    assert "default/p-00" in browser.page("/ui/queue")
+
+
 def test_a_moment_in_a_sentence_is_worded_by_the_clock_of_who_looks(browser: Browser, served: Served) -> None:
     go = served.store.create(running("go"))
     plant(served.store, [active("go-a1-r0-d0", owner=go), node("gpu-1")])
