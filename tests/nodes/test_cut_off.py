@@ -315,7 +315,7 @@ def test_nodes_come_and_go_and_a_cut_one_delays_no_other(plane: Plane) -> None:
 
 def test_a_share_by_hand_stays_on_the_books_while_its_node_is_cut_off(plane: Plane) -> None:
     plane.add("gpu-0")
-    plane.client.create(a_partition("mine", duration="30s", grace_period="0s"))
+    plane.client.create(a_partition("mine", duration="60s", grace_period="0s"))
     eventually(lambda: plane.partition("mine").status.phase is PartitionPhase.ACTIVE)
     plane.cut("gpu-0")
     eventually(lambda: plane.ready("gpu-0") == "Unknown")
@@ -327,11 +327,11 @@ def test_a_share_by_hand_stays_on_the_books_while_its_node_is_cut_off(plane: Pla
 def test_a_job_is_placed_anew_only_when_its_lease_is_surely_over(plane: Plane) -> None:
     plane.add("gpu-0", "gpu-1")
     plane.cordon("gpu-1", unschedulable=True)
-    plane.client.create(a_job(memory="0.6", duration="10s"))
+    plane.client.create(a_job(memory="0.6", duration="30s"))
     eventually(lambda: plane.job().status.phase is JobPhase.RUNNING)
     # It was there before: a node that joins takes its time, and the lease is to be alive when the wire is cut.
     plane.cordon("gpu-1", unschedulable=False)
-    eventually(lambda: plane.seconds_left() < 11, what="the node knows that the program has started")
+    eventually(lambda: plane.seconds_left() < 31, what="the node knows that the program has started")
     [first] = plane.client.list(GPUPartition)
     assert first.status.expires_at is not None
     plane.cut("gpu-0")
