@@ -334,7 +334,10 @@ def test_a_home_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path) -> N
 def test_a_lock_that_is_never_let_go_is_an_error(ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cumulus.chronos.database._LOCK_TIMEOUT", 0.2)
     ledger.open()
-    program = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(); time.sleep(60)"
+    program = (
+        "import fcntl, sys, time\nf = open(sys.argv[1])\nfcntl.flock(f, fcntl.LOCK_EX)\nprint(flush=True)\n"
+        "time.sleep(600)"
+    )
     holder = subprocess.Popen([sys.executable, "-S", "-c", program, str(home / "ledger.lock")], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     try:
