@@ -34,6 +34,7 @@ PROTOCOLS = {"cli/raw_terminal.py", "cli/verbs/ui.py", "lib/safe_output.py", "li
 STARTERS = {
     "cli/verbs/edit_object.py",
     "cli/verbs/rerun.py",
+    "cli/this_shell.py",
     "cli/verbs/run.py",
     "environments/ensure.py",
     "environments/lock.py",

@@ -37,7 +37,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb("run", "Run a program of this directory on a leased share.", runs_a_program=True),
     "rerun": Verb("rerun", "Run a job again: make it anew under its name, and follow it."),
     "extend": Verb("extend", "Lengthen the lease of a running job, if that moves nobody who waits."),
-    "attach": Verb("run", "Follow a job until it is over, and end with its exit code."),
+    "attach": Verb("attach", "Follow a job until it is over, and end with its exit code."),
     "exec": Verb("exec", "Run a command beside a running job: a shell, say."),
     "cp": Verb("cp", "Copy files from a running job, or to it."),
     "port-forward": Verb("port_forward", "Reach a port of a running job at this machine's loopback."),

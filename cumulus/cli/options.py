@@ -100,3 +100,12 @@ def check_json(output: str) -> None:
     """Raises UsageError where --output asks a verb that prints a text or JSON for something else."""
     if output not in ("", "json"):
         raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
+
+
+def count(text: str, option: str, least: int) -> int:
+    """A number; the least where none is given. Raises UsageError."""
+    if not text:
+        return least
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        raise UsageError(f"{option} takes a number of at least {least}, not {text!r}")
+    return int(text)

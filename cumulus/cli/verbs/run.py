@@ -1,9 +1,8 @@
-"""`cumulus run`: a program of this directory on a leased share, followed until it ends. `cumulus attach`: again."""
+"""`cumulus run`: a program of this directory on a leased share, followed until it ends."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,28 +13,26 @@ import typer
 
 from cumulus import paths
 from cumulus.cli import (
-    attached,
     command_job,
     completion,
     console,
     context,
     feeding,
+    followed,
     joined,
     options,
     raw_terminal,
     same_directory,
     script_options,
-    targets,
     terminal,
+    this_shell,
 )
 from cumulus.cli.command_job import ArrayOptions, Shell, Wanted
 from cumulus.cli.verbs import port_forward
-from cumulus.errors import CumulusError, StoreUnavailable, UsageError
+from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.lib import safe_output
 from cumulus.resources.annotations import SAME_DIRECTORY, TERMINAL_SIZE
-from cumulus.resources.documents import lookup
-from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.registry import BY_NAME
+from cumulus.resources.key import Document, key_of
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
@@ -278,13 +275,13 @@ def run(
         raise UsageError("--sync-limit is for --sync", hint="leave it out, or add --sync")
     if sync and detach:
         raise UsageError("a directory is carried by this command, which stays", hint="leave --sync or -d out")
-    most = _most(sync_limit) if sync else 0
+    most = followed.most(sync_limit) if sync else 0
     ports = [port_forward.number(word) for word in port or ()]
     if tty and not dry_run:
         joined.check_terminal()
     if dry_run and detach:
         raise UsageError("--dry-run runs nothing that could be left alone", hint="leave -d out")
-    shell = Shell(_directory(), os.environ, _umask())
+    shell = Shell(this_shell.directory(), os.environ, this_shell.umask())
     scalars = {
         "gpu": gpu, "compute": compute, "gpus": gpus, "duration": duration, "name": name, "replicas": replicas,
         "image": image, "export": export, "retry": retry, "checkpoint": checkpoint, "queue": queue, "cpus": cpus,
@@ -306,9 +303,10 @@ def run(
     if base := given.get("base"):
         given["name"] = given["name"] or f"{base}-{ending}"
     wanted = Wanted(
-        tuple(words or ()), given["gpu"], given["compute"], _count(given["gpus"], "--gpus", 1), given["duration"],
-        given["name"], _count(given["replicas"], "--replicas", 1), given["image"],
-        tuple(_variables(many["env"], many["env_file"])), given["export"], _count(given["retry"], "--retry", 0),
+        tuple(words or ()), given["gpu"], given["compute"], options.count(given["gpus"], "--gpus", 1),
+        given["duration"], given["name"], options.count(given["replicas"], "--replicas", 1), given["image"],
+        tuple(this_shell.variables(many["env"], many["env_file"])), given["export"],
+        options.count(given["retry"], "--retry", 0),
         given["checkpoint"], given["queue"], tuple(map(script_options.secret_env, many["secret_env"])), given["cpus"],
         given["memory"], tty, tuple(name for name in given["after"].split(",") if name),
         given["idle"], given["preemptible"], stdin, sync,
@@ -320,7 +318,7 @@ def run(
         job["metadata"].setdefault("annotations", {})[TERMINAL_SIZE] = "{}x{}".format(*size)
     remote = context.endpoint().kind == "https"
     if not image and not remote:
-        job["spec"]["command"][0] = _program(wanted, job, shell)
+        job["spec"]["command"][0] = this_shell.program(wanted, job, shell)
     if sync:
         # Loaded by those that carry something.
         from cumulus.cli import carried
@@ -348,37 +346,8 @@ def run(
         if tty:
             return console.attach(key_of(job), uid)
         feeder = feeding.Feeder(key_of(job), archive) if stdin or sync else None
-        code = _follow(key_of(job), uid, feeder)
-    return _brought(code, key_of(job), Path(shell.directory), most) if sync else code
-
-
-def _most(sync_limit: str) -> int:
-    """Raises UsageError, also where no directory can be carried."""
-    from cumulus.cli import carried
-
-    carried.check_here()
-    return carried.limit(sync_limit)
-
-
-def _brought(code: int, key: Key, directory: Path, most: int) -> int:
-    """Bring back what the job changed; `code` is how it ended. Raises CumulusError where that says of no failure."""
-    from cumulus.cli import carried
-
-    try:
-        carried.bring_back(key, directory, most)
-    except CumulusError as error:
-        if code == 0:
-            raise
-        terminal.warning(f"{error}; {error.hint}" if error.hint else str(error))
-    return code
-
-
-def _follow(key: Key, uid: str, feeder: feeding.Feeder | None, *, tail: int | None = None) -> int:
-    """With a `feeder` the job is given its input meanwhile."""
-    if feeder is None:
-        return attached.attach(key, uid, tail=tail)
-    feeder.start()
-    return attached.attach(key, uid, tail=tail, leaving=feeder.leaving)
+        code = followed.follow(key_of(job), uid, feeder)
+    return followed.bring_back(code, key_of(job), Path(shell.directory), most) if sync else code
 
 
 def _run_array(
@@ -398,52 +367,6 @@ def _run_array(
         _print(array, output)
     else:
         print(array["metadata"]["name"])
-
-
-def attach(
-    words: options.JobWords,
-    tail: Annotated[
-        str, typer.Option("--tail", metavar="N", show_default=False, help="Only the last N lines of what was written.")
-    ] = "",
-    stdin: Annotated[
-        bool, typer.Option("--stdin", "-i", help="Pass this command's input on to a job that waits for one.")
-    ] = False,
-    sync: Annotated[
-        bool, typer.Option("--sync", help="Of a job of `run --sync`: bring what it changed into this directory.")
-    ] = False,
-    sync_limit: Annotated[
-        str,
-        typer.Option("--sync-limit", metavar="SIZE", show_default=False, help="At most so much; 256Mi if left out."),
-    ] = "",
-    namespace: options.Namespace = "",
-) -> int:
-    """Follow a job until it is over, and end with its exit code.
-
-    As `cumulus run` does: it shows the log of the last attempt and of those that follow, Ctrl-C leaves the job alone,
-    and Ctrl-C twice ends it. A job at a terminal (`cumulus run -it`) is joined at it: Ctrl-P Ctrl-Q leaves it alone. A
-    job that is parked comes back to its GPU.
-
-    \b
-    Examples:
-      cumulus attach train
-      cumulus attach job/train --tail 20
-      cumulus attach -i reads < data.txt
-      cumulus attach --sync train-x7k2p
-    """
-    key = targets.job_key(words, namespace, "only jobs can be attached to, not")
-    lines = _count(tail, "--tail", 0) if tail else None
-    with context.client() as client:
-        job = client.get(key)
-        if lookup(job, "status.phase") == "Parked" and client.park(key, parked=False):
-            terminal.note(f"gpujob/{key.name} is parked; it comes back to its GPU.")
-    uid = job["metadata"]["uid"]
-    if stdin and not (lookup(job, "spec.stdin") or lookup(job, "spec.tty")):
-        raise UsageError(f"gpujob/{key.name} waits for no input", hint="it was made without `cumulus run -i`")
-    if lookup(job, "spec.tty") and not BY_NAME[key.kind].over(job) and sys.stdin is not None and sys.stdin.isatty():
-        return console.attach(key, uid)
-    feeder = feeding.Feeder(key) if stdin and lookup(job, "spec.stdin") else None
-    code = _follow(key, uid, feeder, tail=lines)
-    return _brought(code, key, Path(_directory()), _most(sync_limit)) if sync else code
 
 
 def _submit(job: Document, directory: str | None, whole: Callable[[Document], Document] = lambda job: job) -> str:
@@ -495,67 +418,6 @@ def _tell(wanted: Wanted, secret: Sequence[str]) -> None:
         )
     if named := [name for name, _ in wanted.env if command_job.is_secret(name)]:
         terminal.warning(f"whoever may read the job can read {', '.join(dict.fromkeys(named))}: it is a part of it")
-
-
-def _umask() -> int:
-    """It can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _directory() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        raise UsageError("the directory that you are in is gone", hint="cd to one that is there") from None
-
-
-def _program(wanted: Wanted, job: Document, shell: Shell) -> str:
-    """The program as the job is to call it. Raises UsageError where this machine, which runs it, cannot start it."""
-    word = wanted.words[0]
-    if "/" in word:
-        path = os.path.normpath(os.path.join(shell.directory, word))
-        if os.path.isdir(path) or not os.path.exists(path):
-            raise UsageError(f"there is no program {path}", hint="give the path of one that is there")
-        if not os.access(path, os.X_OK):
-            raise UsageError(
-                f"{word} is not executable", hint=f"chmod +x {word}, or name its interpreter: python {word}"
-            )
-        return word
-    own = next((each["value"] for each in job["spec"].get("env", ()) if each["name"] == "PATH"), None)
-    found = shutil.which(word, path=shell.variables.get("PATH", os.defpath) if own is None else own)
-    if found is None:
-        beside = os.path.exists(os.path.join(shell.directory, word))
-        raise UsageError(
-            f"there is no program {word!r} on PATH",
-            hint=f"write ./{word} for the file in this directory" if beside else "give its path, or check its name",
-        )
-    # Without this shell's PATH the job would look elsewhere.
-    return os.path.abspath(found) if own is None else word
-
-
-def _variables(env: Sequence[str], files: Sequence[str]) -> list[tuple[str, str]]:
-    """Those of the files, then those of the options, which win. Raises UsageError."""
-    found = []
-    for file in files:
-        try:
-            with open(file, encoding="utf-8") as opened:
-                found += command_job.given_in(opened, os.environ, file)
-        except UnicodeDecodeError:
-            raise UsageError(f"--env-file: {file} is not UTF-8 text") from None
-        except OSError as error:
-            raise UsageError(f"--env-file: {file} cannot be read: {error.strerror}") from None
-    return found + [command_job.given(text, os.environ, "-e") for text in env]
-
-
-def _count(text: str, option: str, least: int) -> int:
-    """A number; the least where none is given. Raises UsageError."""
-    if not text:
-        return least
-    if not (text.isascii() and text.isdecimal()) or int(text) < least:
-        raise UsageError(f"{option} takes a number of at least {least}, not {text!r}")
-    return int(text)
 
 
 def _print(job: Document, output: str) -> None:
