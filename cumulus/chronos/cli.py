@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 import cumulus
-from cumulus.chronos import ask, lease_args, names, verbs
+from cumulus.chronos import lease_args, names, system_ledger, verbs
 from cumulus.chronos.contract import wire
 from cumulus.chronos.contract.policy import exceptions
 from cumulus.chronos.ledger import Ledger
@@ -57,8 +57,8 @@ def _main(arguments: Sequence[str] | None, open_ledger: OpenLedger) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     options = parser(open_ledger).parse_args(words)
     try:
-        if ask.should_ask(options):
-            return ask.run(options, words)
+        if system_ledger.should_ask(options):
+            return system_ledger.run(options, words)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except CumulusError as error:
@@ -204,7 +204,9 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
     channel.add_argument("--engine", metavar="SOCKET", default="", help="of Docker (default: the usual one)")
     verb("serve", verbs.serve, "answer these commands from standard input, for controllers that come over SSH")
     users = verb("serve-users", verbs.serve_users, "as root: answer these commands to every user of the machine")
-    users.add_argument("--socket", metavar="PATH", default=ask.SOCKET, help=f"where (default {ask.SOCKET})")
+    users.add_argument(
+        "--socket", metavar="PATH", default=system_ledger.SOCKET, help=f"where (default {system_ledger.SOCKET})"
+    )
     users.add_argument(
         "--may-create", metavar="GROUP", default="", help="the Unix group whose members may make leases (default: none)"
     )

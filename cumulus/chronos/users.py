@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from cumulus.chronos import cli, enforce, lease_args, names
-from cumulus.chronos.ask import SOCKET
 from cumulus.chronos.contract import LeaseState, variables
+from cumulus.chronos.system_ledger import SOCKET
 from cumulus.chronos.user_ledger import LedgerCaller, UserLedger
 from cumulus.errors import CumulusError, Forbidden, NoSuchLease, UsageError
 from cumulus.lib import safe_output, unix_socket

@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError
+from cumulus.lib.backoff import Backoff
 from cumulus.lib.printable import one_line
 from cumulus.sdk.packaging.blob import Blob
 
 T = TypeVar("T")
 AT_ONCE = 4
 TRIES = 5
+_AGAIN = Backoff(first=0.1, longest=0.8)
 SECONDS = 120.0
 CHUNK = 2**20
 
@@ -41,7 +43,7 @@ def _tried(work: Callable[[], T]) -> T:
         try:
             return work()
         except (OSError, http.client.HTTPException, ServerUnavailable):
-            time.sleep(0.1 * 2**pause)
+            time.sleep(_AGAIN.seconds(pause))
     try:
         return work()
     except (OSError, http.client.HTTPException) as error:
