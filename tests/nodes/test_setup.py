@@ -162,11 +162,12 @@ def test_chronos_cli_works_in_an_environment_that_has_nothing_else(wheel: Path, 
         end_monitor(home)
 
 
-def test_the_script_says_what_it_will_do_and_does_it_once(prefix: Path) -> None:
-    said = set_up("--prefix", str(prefix), "--dry-run")
+def test_the_script_says_what_it_will_do_and_does_it_once(prefix: Path, wheel: Path) -> None:
+    said = set_up("--prefix", str(prefix), "--dry-run", "--wheel", str(wheel))
     assert "install Chronos" in said
     assert not prefix.exists()
-    assert "give --yes" in set_up("--prefix", str(prefix), code=1)
+    assert "give --yes" in set_up("--prefix", str(prefix), "--wheel", str(wheel), code=1)
+    # These two build what they install, as the script does where it lies in the source tree.
     assert "Chronos is ready." in set_up("--prefix", str(prefix), "--yes")
     assert "nothing is to be changed" in set_up("--prefix", str(prefix), "--yes")
     chronos = [str(prefix / "bin/chronos_cli")]
@@ -179,7 +180,7 @@ def test_the_script_says_what_it_will_do_and_does_it_once(prefix: Path) -> None:
 
 
 def test_another_version_replaces_the_first_and_its_monitor(prefix: Path, wheel: Path, tmp_path: Path) -> None:
-    set_up("--prefix", str(prefix), "--yes")
+    set_up("--prefix", str(prefix), "--yes", "--wheel", str(wheel))
     home = prefix / "var/chronos"
     first = (home / "monitor.pid").read_text()
     other = tmp_path / "other.whl"
@@ -192,9 +193,9 @@ def test_another_version_replaces_the_first_and_its_monitor(prefix: Path, wheel:
     assert (home / "monitor.pid").read_text() != first
 
 
-def test_nothing_of_the_caller_decides_what_runs(prefix: Path, tmp_path: Path) -> None:
+def test_nothing_of_the_caller_decides_what_runs(prefix: Path, wheel: Path, tmp_path: Path) -> None:
     """What sudo starts must not load modules from the caller's directory or variables."""
-    set_up("--prefix", str(prefix), "--yes")
+    set_up("--prefix", str(prefix), "--yes", "--wheel", str(wheel))
     trap = tmp_path / "trap/cumulus"
     trap.mkdir(parents=True)
     (trap / "__init__.py").write_text("raise SystemExit('trapped')")
