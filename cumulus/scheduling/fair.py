@@ -53,6 +53,7 @@ class FairOrder:
         for index, gang in enumerate(snapshot.pending):
             groups.setdefault((gang.queue, gang.user, gang.priority), []).append(index)
         keys: list[tuple[object, ...]] = [()] * len(snapshot.pending)
+        order: list[int] = []
         whole, largest = standings.whole, _largest(snapshot)
         shares: dict[int, float] = {}
         for (name, user, priority), members in groups.items():
@@ -64,6 +65,7 @@ class FairOrder:
                 first = 0 if gang.started else 1 if urgent else 2
                 promised = gang.promised if first == 2 and gang.promised is not None else _NEVER
                 keys[index] = (first, promised, -band, True, path, used, gang.since, gang.name)
+                order.append(index)
                 demand = gang.members[0].demand
                 share = shares.get(id(demand))
                 if share is None:
@@ -72,8 +74,8 @@ class FairOrder:
                 used += share * len(gang.members) * gang.seconds / whole
         if any(tree.rules(name).quota for name in tree.names):
             keys = _within_quota(keys, snapshot, standings)
-        # Names are there once, so that two keys never tie.
-        order = sorted(range(len(keys)), key=keys.__getitem__)
+        # Names are there once, so that two keys never tie. Most of a group is in order: less is compared.
+        order.sort(key=keys.__getitem__)
         return [snapshot.pending[index] for index in order]
 
 
