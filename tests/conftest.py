@@ -118,7 +118,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("LEFT OUT, SINCE THEY TAKE VERY LONG: scripts/test.sh --slow runs them", sep="!")
         for line in left_out(slow, {report.nodeid for report in reports}):
             terminalreporter.write_line(line)
-    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if "users" in report.keywords]
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", ())
+        if "users" in report.keywords and "slow" not in report.keywords
+    ]
     if skipped:
         terminalreporter.section("NOT SHOWN: WHETHER USERS ARE KEPT APART. Run these as root, with useradd", sep="!")
         for line in sorted({report.nodeid.partition("::")[0] for report in skipped}):
