@@ -152,3 +152,10 @@ def test_the_screen_of_top_cuts_no_title() -> None:
         )
         assert row.startswith("gpu-1")
         assert room < 80 or len(row) <= room
+
+
+def test_a_port_of_a_job_that_has_ended_is_not_waited_for(store: SqliteStore, run: Run) -> None:
+    store.create(succeeded("train"))
+    done = run("port-forward", "train", "0:80")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == ("error: gpujob/train has ended: nothing listens there; run it again: cumulus rerun train\n")

@@ -19,6 +19,7 @@ from cumulus.client.base import Client
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import listeners
 from cumulus.resources.key import Key
+from cumulus.resources.registry import BY_NAME
 
 LOOPBACK = "127.0.0.1"
 
@@ -60,7 +61,10 @@ def port_forward(
         listening = [(each, stack.enter_context(_listen(each.local))) for each in forwards]
         client = stack.enter_context(context.client())
         # Whoever may not learns it now.
-        client.get(key)
+        if BY_NAME[key.kind].over(client.get(key)):
+            raise CumulusError(
+                f"gpujob/{key.name} has ended: nothing listens there", hint=f"run it again: cumulus rerun {key.name}"
+            )
         for each, made in listening:
             terminal.note(f"{LOOPBACK}:{made.getsockname()[1]} leads to port {each.remote} of gpujob/{key.name}.")
         serve(client, key, replica, [(each.remote, made) for each, made in listening])
