@@ -33,7 +33,7 @@ def save(step):
         file.write("w" * step)
     digest = __import__("hashlib").sha256(b"w" * step).hexdigest()
     files = (layout.File("weights", step, digest),)
-    manifest = layout.Manifest(step, "2030-01-01T00:00:00Z", 0.5, 1, 1, TOKEN, files)
+    manifest = layout.FilesManifest(step, "2030-01-01T00:00:00Z", 0.5, 1, 1, TOKEN, files)
     with open(os.path.join(place, ".new"), "wb") as file:
         file.write(manifest.encode())
     os.rename(os.path.join(place, ".new"), os.path.join(place, "manifest.json"))
