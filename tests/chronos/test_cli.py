@@ -204,7 +204,7 @@ def test_list_of_one_user(shell: Shell) -> None:
 
 
 def test_release_ends_processes_that_only_carry_the_variable(shell: Shell, run: Run) -> None:
-    shell("create 0 0.5 1h --id a --grace 1")
+    shell("create 0 0.5 1h --id a --grace 30")
     process = run("import time; time.sleep(60)", **{PARTITION_ID: "a"})
     eventually(lambda: PARTITION_ID.encode() in Path(f"/proc/{process.pid}/environ").read_bytes())
     assert shell("release a --wait") == "partition a has ended (released)\n"
@@ -277,7 +277,7 @@ def test_exec_runs_the_command_inside_the_lease_and_ends_it_with_it(books: ledge
     assert variables["CUDA_VISIBLE_DEVICES"] == "GPU-a"
     for seconds in ("1.5", "6", "24"):
         id = f"for-{seconds}"
-        assert chronos("create", "0", "0.25", seconds, "--id", id, "--grace", "0.1").returncode == 0
+        assert chronos("create", "0", "0.25", seconds, "--id", id, "--grace", "30").returncode == 0
         done = chronos("exec", id, "--", "sleep", "60")
         # On a busy machine a short lease may be over before the command begins.
         if done.returncode != 1:

@@ -376,7 +376,7 @@ def fill(place: Path) -> None:
 def test_a_full_disk_is_an_error_and_leases_end_all_the_same(small_disk: Path, run: Run) -> None:
     ledger = open_ledger(small_disk / "chronos")
     process = run("import time; time.sleep(60)")
-    lease = ledger.grant(request("a", seconds=4))
+    lease = ledger.grant(request("a", seconds=4, grace=30))
     ledger.attach("a", process.pid, lease.token)
     fill(small_disk)
     granted: list[str] = []

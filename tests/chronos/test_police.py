@@ -170,7 +170,7 @@ def test_a_driver_that_hangs_is_said_and_leases_end_on_time_all_the_same(
     from cumulus.chronos import monitor_control
 
     gpus.head("hangs")
-    process = held(ledger, run, seconds=4.0)
+    process = held(ledger, run, seconds=4.0, grace=30)
     monitor = monitor_control.running(home)
     assert monitor
     asking = eventually(lambda: processes.descendants(monitor))

@@ -74,7 +74,7 @@ def held(real: Ledger, run: Run, seconds: float) -> tuple[subprocess.Popen[bytes
     process = run(SLEEP)
     assert process.stdout is not None
     assert process.stdout.readline() == b"up\n"
-    lease = real.grant(request(seconds=seconds, compute=1000))
+    lease = real.grant(request(seconds=seconds, compute=1000, grace=30))
     real.attach("a", process.pid, lease.token)
     monitor = monitor_control.running(real.home)
     assert monitor
