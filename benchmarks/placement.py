@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 
 from benchmarks.harness import Result, reported
 from cumulus.resources.device import Device
@@ -111,13 +112,19 @@ _MODELS = (("NVIDIA H100", "NVIDIA Corporation", "gpu", 80 * GI), ("NVIDIA A100"
 def gang(
     number: int, memory: Share, seconds: float = 3600, groups: int = 1, count: int = 1, wanted: Filter | None = None
 ) -> Gang:
-    demand = Demand(wanted or Filter(), memory, None)
+    demand = _demand(wanted or Filter(), memory)
     members = tuple(
         Member(Key("GPUPartition", "default", f"p{number:06}-{group}-{index}"), "", demand, group)
         for group in range(groups)
         for index in range(count)
     )
     return Gang(f"default/g{number:06}", members, seconds, 0, NOW, f"default/g{number:06}", "bob")
+
+
+@cache
+def _demand(wanted: Filter, memory: Share) -> Demand:
+    """One object for all equal demands, as in a real snapshot (`claim`)."""
+    return Demand(wanted, memory, None)
 
 
 def _different(pending: int) -> list[Gang]:
