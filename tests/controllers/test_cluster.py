@@ -58,6 +58,17 @@ def test_each_machine_has_a_name_of_its_own(members: Sequence[SwarmMember], name
     assert {m.id: m.name for m in distinct(members)} == names
 
 
+def test_one_that_has_just_joined_is_there_once_it_has_told_its_hosts_name() -> None:
+    """The manager lists it before: without a description, in no state."""
+    joined = {"ID": "r59hej2rnj5u", "Spec": {"Availability": "active"}, "Status": {"State": "unknown"}}
+    first, told = member("1", "a"), {"Description": {"Hostname": "Worker_2"}, "Status": {"State": "ready"}}
+    assert [m.name for m in distinct([first, SwarmMember.read(joined)])] == ["a"]
+    assert [m.name for m in distinct([first, SwarmMember.read({**joined, "Description": {}})])] == ["a"]
+    assert [m.name for m in distinct([first, SwarmMember.read(joined | told)])] == ["a", "worker-2"]
+    back = {**joined, "Spec": {"Labels": {NAME_LABEL: "b"}}}
+    assert [m.name for m in distinct([first, SwarmMember.read(back)])] == ["b", "a"]
+
+
 class FakeCluster:
     """`manager` raises what its manager would."""
 

@@ -29,6 +29,7 @@ class SwarmMember:
 
     id: str
     name: str
+    """"" of one that has only just joined, and has not told the manager what it is."""
     address: str
     state: str
     availability: str
@@ -39,7 +40,7 @@ class SwarmMember:
     """When the manager last wrote something of it: each time it joins anew, among other things."""
     labels: Mapping[str, str] = field(default_factory=dict)
     hostname: str = ""
-    """As an object's name."""
+    """As an object's name; "" as with `name`."""
     architecture: str = ""
     """As its kernel calls it."""
 
@@ -63,7 +64,8 @@ class SwarmMember:
         labels = spec.get("Labels") or {}
         manager = str((node.get("ManagerStatus") or {}).get("Addr", "")).rsplit(":", 1)[0]
         address = str(status.get("Addr", ""))
-        hostname = object_name(description.get("Hostname", node["ID"]))
+        said = description.get("Hostname")
+        hostname = object_name(said) if said else ""
         return cls(
             id=node["ID"], name=labels.get(NAME_LABEL) or hostname, hostname=hostname,
             address=manager if address in ("", "0.0.0.0", "127.0.0.1") else address,
@@ -146,14 +148,16 @@ class Members:
 
 
 def distinct(members: Sequence[SwarmMember]) -> Sequence[SwarmMember]:
-    """Each machine once, with a name that no other one has.
+    """Each machine once, with a name that no other one has. Who has no name yet is not there yet: no other name, as its
+    id, is to be written to it.
 
     Of several that want a name, the one has it to which it was written, else the first that answers. Where that one
     does not answer, and another one does at the same address, it is the same machine that joined anew. Another one that
     answers is a machine of its own: its name ends with its id's beginning. One that does not is what a machine was."""
     holders: dict[str, SwarmMember] = {}
     others: list[SwarmMember] = []
-    for member in sorted(members, key=lambda m: (not m.pinned, not m.answers, m.id)):
+    named = (member for member in members if member.name)
+    for member in sorted(named, key=lambda m: (not m.pinned, not m.answers, m.id)):
         holder = holders.setdefault(member.name, member)
         if holder is member or not member.answers:
             continue
