@@ -10,7 +10,7 @@ from cumulus.resources.key import Key
 
 
 def most(sync_limit: str) -> int:
-    """Raises UsageError, also where no directory can be carried."""
+    """How many bytes of a directory may be carried. Raises UsageError, also where none can be."""
     from cumulus.cli import carried
 
     carried.check_here()

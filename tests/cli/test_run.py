@@ -80,6 +80,12 @@ def test_what_is_refused_in_one_line(
     assert not paths.store_dir(home).exists()
 
 
+def test_attach_tells_of_a_limit_that_is_none_before_it_follows(run: Run) -> None:
+    done = run("attach", "tune", "--sync", "--sync-limit", "much")
+    assert done.code == 2
+    assert "error: --sync-limit: " in done.err
+
+
 def test_a_directory_that_is_gone(run: Run, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -46,6 +46,7 @@ def attach(
     """
     key = targets.job_key(words, namespace, "only jobs can be attached to, not")
     lines = options.count(tail, "--tail", 0) if tail else None
+    most = followed.most(sync_limit) if sync else 0
     with context.client() as client:
         job = client.get(key)
         if lookup(job, "status.phase") == "Parked" and client.park(key, parked=False):
@@ -57,4 +58,4 @@ def attach(
         return console.attach(key, uid)
     feeder = feeding.Feeder(key) if stdin and lookup(job, "spec.stdin") else None
     code = followed.follow(key, uid, feeder, tail=lines)
-    return followed.bring_back(code, key, Path(this_shell.directory()), followed.most(sync_limit)) if sync else code
+    return followed.bring_back(code, key, Path(this_shell.directory()), most) if sync else code
