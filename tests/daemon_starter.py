@@ -5,7 +5,6 @@ that start it as a user does (`tests/cli/test_serve.py`, `tests/test_orchestrato
 from __future__ import annotations
 
 import atexit
-import ctypes
 import functools
 import gc
 import importlib
@@ -25,7 +24,6 @@ from typing import IO, Any
 
 _AT_THE_START = dict(os.environ)
 _READ_ONCE = ("PYTHON", "LD_", "TYPER_")
-_PR_SET_NAME = 15
 _MOST = 2**17
 """Bytes of a request: the words and variables of a daemon."""
 _WHOLE = (
@@ -171,7 +169,7 @@ def _become(request: dict[str, Any], log: int) -> None:
     sys.argv = request["words"]
     sys.path.insert(0, str(Path(sys.argv[0]).parent))
     # Else people who look for what holds a lock find another name than that of the command.
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, Path(sys.argv[0]).name.encode(), 0, 0, 0)
+    Path("/proc/self/comm").write_text(Path(sys.argv[0]).name)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cumulus"
 
 OWN_PROCESS = {
-    "paths.py", "backends/process/fork_server.py", "backends/process/supervisor.py", "backends/process/uploading.py",
-    "backends/process/ledger_server.py",
+    "paths.py", "backends/process/forked.py", "backends/process/supervisor.py", "backends/process/uploading.py",
     "cli/main.py",
     "cli/command_client.py", "cli/command_server.py",
     "checkpoint/settings.py", "environments/builder.py", "infrastructure/local.py", "health/tools.py",

@@ -5,8 +5,8 @@
 
 Modules of the supervisor, a process of its own for each run: `supervisor` (from its lock to the end), `launch` (starts
 the command), `command` (the command while it runs), `lease_guard`, `process_tree`, `rlimits`. `fork_server` forks them,
-and `ledger_server`, which has the ledger open for them. Modules of the daemon: `backend`, `run` (one run, as its files
-say), `specification`, `environment`, `watch`. Both know `layout`.
+and `ledger_server`, which has the ledger open for them; each fork begins in `forked`. Modules of the daemon: `backend`,
+`run` (one run, as its files say), `specification`, `environment`, `watch`. Both know `layout`.
 
 As root it runs each program as the job's submitter, under a supervisor that stays root's. What it does not do, for it
 needs no root:

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     # Run by path: neither site-packages nor the working directory is on sys.path (-I -S).
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
-from cumulus.backends.process import layout, ledger_server, supervisor
+from cumulus.backends.process import forked, layout, ledger_server, supervisor
 
 LARGEST = 2**18
 """Bytes of a request."""
@@ -85,12 +85,7 @@ def _supervise(directory: str, environment: dict[str, str], server: ledger_serve
     code = 1
     try:
         os.setsid()
-        with open("/proc/self/comm", "w") as name:
-            name.write("supervisor")
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.environ.clear()
-        os.environ.update(environment)
+        forked.become("supervisor", environment)
         for number, path, flags in (
             (0, os.devnull, os.O_RDONLY),
             (1, os.path.join(directory, layout.SUPERVISOR_LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND),

@@ -50,9 +50,10 @@ class LeaseGuard:
         """`server`: what has the ledger open, where there is such a process."""
         self._ledger_patience = ledger_patience
         self._leases: list[dict[str, Any]] = spec["leases"]
-        words = {"leases": spec["leases"], "own": spec["env"], "home": spec["chronos_home"], "user": spec.get("user")}
-        self._words: dict[str, Any] = words
-        self._held = HeldLeases(**words)
+        self._words: dict[str, Any] = {
+            "leases": spec["leases"], "own": spec["env"], "home": spec["chronos_home"], "user": spec.get("user")
+        }  # fmt: skip
+        self._held = HeldLeases(**self._words)
         self._server = server
         self._begun: Question | None = None
         """The server was asked to start the leases' time."""

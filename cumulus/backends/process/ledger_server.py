@@ -16,13 +16,13 @@ import math
 import os
 import queue
 import select
-import signal
 import socket
 import threading
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cumulus.backends.process import forked
 from cumulus.backends.process.held_leases import HeldLeases, open_ledger, preload
 from cumulus.lib import processes
 
@@ -119,13 +119,8 @@ class Starter:
 def _serve(channel: socket.socket, parent: int, environment: dict[str, str]) -> NoReturn:
     """In the child."""
     try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        with open("/proc/self/comm", "w") as name:
-            name.write("ledger")
+        forked.become("ledger", environment)
         _keep_only(channel.fileno(), parent)
-        os.environ.clear()
-        os.environ.update(environment)
         preload()
         _answer_until_gone(channel, parent)
     except BaseException:
