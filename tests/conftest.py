@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.errors import FlakyStrategyDefinition
 
 from cumulus.lib import collector
-from tests import unix_users
+from tests import opencl, unix_users
 from tests.disks import small_disk  # noqa: F401
 from tests.s3 import moto, proxy, seaweedfs  # noqa: F401
 from tests.unix_users import User
@@ -42,6 +42,9 @@ settings.load_profile("cumulus")
 
 # Several daemons run at once: each takes a port for gRPC that is free.
 os.environ["ORCHESTRATOR_PORT"] = "0"
+
+# What a test starts with a home of its own looks for devices too.
+os.environ[opencl.CACHE] = opencl.cache()
 
 PROPERTY_SECONDS = float(os.environ.get("PROPERTY_SECONDS", "30"))
 """How long one property searches at most. With `--hypothesis-profile=long` this alone ends the search of those that

@@ -312,29 +312,26 @@ class TestNames:
     @pytest.fixture(autouse=True)
     def leases(self, shell: Shell) -> None:
         for id, name in (("aa-1", "mine"), ("aa-2", "train-a1-r0-d0"), ("bb-3", "vision/train"), ("cc-4", "")):
-            shell(f"create 0 0.1 60 --id {id} -q" + (f" --name {name}" if name else ""))
+            shell(f"create 0 0.1 600 --id {id} -q" + (f" --name {name}" if name else ""))
 
-    @pytest.mark.parametrize(
-        ("said", "meant"),
-        [
+    def test_what_is_meant(self, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+        for said, meant in (
             ("aa-1", "aa-1"), ("mine", "aa-1"), ("m", "aa-1"), ("train", "aa-2"), ("train-a1", "aa-2"),
             ("vision/train", "bb-3"), ("vis", "bb-3"), ("b", "bb-3"), ("cc", "cc-4"),
-        ],
-    )  # fmt: skip
-    def test_what_is_meant(self, shell: Shell, said: str, meant: str) -> None:
-        assert f"partitionId: {meant}\n" in shell(f"get {said}")
-        assert shell(f"renew {said} 120") == f"partition {meant} ends in 2m\n"
-        assert shell(f"release {said}") == f"partition {meant} has ended (released)\n"
-
-    def test_several_are_not_guessed_among(self, shell: Shell) -> None:
+        ):  # fmt: skip
+            assert f"partitionId: {meant}\n" in shell(f"get {said}"), said
+            assert shell(f"renew {said} 1200") == f"partition {meant} ends in 20m\n"
+        assert [line.split()[:2] for line in shell("list").splitlines()] == [
+            ["PARTITION", "NAME"], ["aa-1", "mine"], ["aa-2", "train-a1-r0-d0"], ["bb-3", "vision/train"],
+            ["cc-4", "-"],
+        ]  # fmt: skip
         told = "chronos_cli: 'aa' may mean aa-1 (mine), aa-2 (train-a1-r0-d0) (write more of its id or name)\n"
         assert shell("release aa", 2) == told
-        assert len(shell.json("list")["leases"]) == 4
-
-    def test_nothing_means_nothing(self, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
         assert shell.run(["release", ""]) == 1
         assert "there is no lease" in capsys.readouterr().err
         assert "there is no lease zz" in shell("get zz", 1)
+        assert "'-x' is not a name" in shell("create 0 0.1 60 --name=-x", 2)
+        assert len(shell.json("list")["leases"]) == 4
 
     def test_programs_give_whole_ids(self, shell: Shell) -> None:
         """Else a release that is asked for again would end another lease that begins so."""
@@ -345,20 +342,14 @@ class TestNames:
         assert len(shell.json("list")["leases"]) == 4
 
     def test_live_ones_before_ended_ones(self, shell: Shell) -> None:
-        shell("release aa-1")
+        assert shell("release train") == "partition aa-2 has ended (released)\n"
+        assert shell("release vision/train") == "partition bb-3 has ended (released)\n"
+        assert shell("release cc") == "partition cc-4 has ended (released)\n"
+        assert shell("release m") == "partition aa-1 has ended (released)\n"
         assert "state: Ended\n" in shell("get mine")
         assert "there is no lease mine" in shell("release mine", 1)
-        shell("create 0 0.1 60 --id dd-5 --name mine -q")
+        shell("create 0 0.1 600 --id dd-5 --name mine -q")
         assert "partitionId: dd-5\n" in shell("get mine")
-
-    def test_the_table_shows_names(self, shell: Shell) -> None:
-        assert [line.split()[:2] for line in shell("list").splitlines()] == [
-            ["PARTITION", "NAME"], ["aa-1", "mine"], ["aa-2", "train-a1-r0-d0"], ["bb-3", "vision/train"],
-            ["cc-4", "-"],
-        ]  # fmt: skip
-
-    def test_bad_names(self, shell: Shell) -> None:
-        assert "'-x' is not a name" in shell("create 0 0.1 60 --name=-x", 2)
 
 
 def test_exec_takes_a_name(books: ledger.Ledger) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cumulus.lib import host_image
+from tests import opencl
 from tests.lab import certificates, claim
 from tests.lab.node import LabError, Node, run, until, write_facts
 from tests.lab.sweep import sweep
@@ -229,7 +230,8 @@ class Lab:
         path.write_text(
             # The tests' own CHRONOS_HOME is not the node's.
             "#!/bin/sh\nunset CHRONOS_HOME\n"
-            f'export CHRONOS_OFFER_CPU=1 PYTHONPATH={root}\nexec {sys.executable} -m cumulus.chronos "$@"\n'
+            f"export CHRONOS_OFFER_CPU=1 PYTHONPATH={root} {opencl.CACHE}={opencl.cache()}\n"
+            f'exec {sys.executable} -m cumulus.chronos "$@"\n'
         )
         path.chmod(0o755)
         worker = root / "cumulus" / "nodes" / "worker"

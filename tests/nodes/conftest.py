@@ -20,6 +20,7 @@ from cumulus.nodes.address import WorkerHost
 from cumulus.nodes.connection import NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
+from tests import opencl
 from tests.chronos.conftest import end_monitor, remove_cgroups
 from tests.cli.conftest import home, run
 from tests.waiting import eventually
@@ -51,7 +52,7 @@ class Worker:
             f"AuthorizedKeysFile {client_key}.pub .ssh/authorized_keys\nStrictModes no\nUsePAM no\n"
             "PasswordAuthentication no\nPermitRootLogin yes\nLogLevel VERBOSE\n"
             # A home of its own: what this user's shell does when it starts, some of it slow, is no part of the test.
-            f"SetEnv HOME={directory}\n"
+            f"SetEnv HOME={directory} {opencl.CACHE}={opencl.cache()}\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
