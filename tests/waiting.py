@@ -9,8 +9,8 @@ from typing import Any
 PATIENCE = 150.0
 """Seconds: no measure of how fast anything is, only an end for a test that fails on a busy machine."""
 PAUSE, LONGEST_PAUSE = 0.02, 0.5
-"""Seconds between two looks. A look that starts a process takes a while: the pause is twice that, since who waits must
-not take a core from who is waited for."""
+"""Seconds between two looks. Who waits must not take a core from who is waited for: the pause is three times what a
+look took, which may start a process, and a tenth of the wait so far."""
 
 
 def eventually(check: Callable[[], Any], within: float = PATIENCE, what: str | Callable[[], str] = "") -> Any:
@@ -22,9 +22,9 @@ def eventually(check: Callable[[], Any], within: float = PATIENCE, what: str | C
 
 def poll(check: Callable[[], Any], within: float) -> Any:
     """The first truthy value of `check`; its last, falsy one when `within` seconds have passed."""
-    begun = time.monotonic()
+    begun = looked = time.monotonic()
     deadline = begun + within
     while not (value := check()) and (now := time.monotonic()) < deadline:
-        time.sleep(min(max(PAUSE, 2 * (now - begun)), LONGEST_PAUSE))
-        begun = time.monotonic()
+        time.sleep(min(max(PAUSE, 3 * (now - looked), (now - begun) / 10), LONGEST_PAUSE))
+        looked = time.monotonic()
     return value

@@ -147,7 +147,7 @@ def status(daemon: SystemDaemon, path: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("kills", "indexes"), [(4, 3), pytest.param(30, 30, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("kills", "indexes"), [(2, 2), pytest.param(30, 30, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 def test_five_users_two_queues_and_a_daemon_that_is_killed_throughout(kills: int, indexes: int, tmp_path: Path) -> None:
     if why := unix_users.missing():
