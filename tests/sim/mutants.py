@@ -429,13 +429,14 @@ def named(name: str) -> Mutant:
     return next(mutant for mutant in MUTANTS if mutant.name == name)
 
 
-def hunt(name: str, within: int) -> Outcome | None:
+def hunt(name: str, within: int, first: int = 0) -> Outcome | None:
     """With that mutant planted: the first outcome, of at most `within` seeds, that finds it. None where none does.
+    The seed `first` is tried before all others.
 
     A seed that fails without the mutant too finds something else, and does not count.
     """
     mutant = named(name)
-    for seed in range(within):
+    for seed in (first, *(seed for seed in range(within) if seed != first)):
         with planted(mutant):
             outcome = check(seed, mutant.kind)
         if outcome.violation and not check(seed, mutant.kind).violation:
