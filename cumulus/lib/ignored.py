@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -86,7 +87,8 @@ def _class_end(text: str) -> int:
     return max(text.find("]", start + 1), 0)
 
 
-_ALWAYS = rules_of(ALWAYS)
+_ALWAYS = re.compile("|".join(f"(?:{rule.pattern.pattern})" for rule in rules_of(ALWAYS)), re.DOTALL)
+"""All of them at once: each file of a project is asked about, with each call."""
 
 
 class Ignored:
@@ -94,7 +96,7 @@ class Ignored:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._rules = cache(self._read)
+        self._rules_over = cache(self._find_rules_over)
 
     def __contains__(self, path: Path) -> bool:
         """Whether the file or directory, below the root, is left out: it, or a directory that it lies in."""
@@ -109,23 +111,31 @@ class Ignored:
                 return True
         return False
 
-    def leaves_out(self, path: Path, directory: bool) -> bool:
+    def leaves_out(self, path: str | os.PathLike[str], directory: bool) -> bool:
         """The same of what lies in a directory below the root that is not left out itself."""
-        left_out = _says(_ALWAYS, path.name, directory) is False
-        parts = path.relative_to(self._root).parts
-        parent = self._root
-        for at, part in enumerate(parts):
-            if rules := self._rules(parent):
-                said = _says(rules, "/".join(parts[at:]), directory)
-                left_out = left_out if said is None else not said
-            parent = parent / part
+        parent, name = os.path.split(path)
+        left_out = _ALWAYS.fullmatch(name) is not None
+        for rules, way in self._rules_over(parent):
+            said = _says(rules, way + name, directory)
+            left_out = left_out if said is None else not said
         return left_out
 
-    def _read(self, directory: Path) -> tuple[Rule, ...]:
+    def _find_rules_over(self, directory: str) -> tuple[tuple[tuple[Rule, ...], str], ...]:
+        """Those that count for what lies in the directory, the root's first, each with the way from where they are."""
+        own = self._read(directory)
+        found = ((own, ""),) if own else ()
+        if directory == os.fspath(self._root):
+            return found
+        above, name = os.path.split(directory)
+        if above == directory:
+            raise ValueError(f"what is asked about does not lie below {self._root}")
+        return (*((rules, f"{way}{name}/") for rules, way in self._rules_over(above)), *found)
+
+    def _read(self, directory: str) -> tuple[Rule, ...]:
         made: list[Rule] = []
         for name in FILES:
             try:
-                with open(directory / name, encoding="utf-8", errors="replace") as file:
+                with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
                     made += rules_of(iter(file))
             except OSError:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -280,6 +281,14 @@ def test_other_pythons_run_calls(tmp_path: Path, version: str) -> None:
     assert 'raise LookupError("of the archive")' in done.outcome.traceback
 
 
+EXECUTABLES = """\
+import os, stat
+
+def executables():
+    files = list(os.scandir(os.path.dirname(__file__)))
+    return [file.name for file in files if file.is_file() and file.stat().st_mode & stat.S_IXUSR]
+"""
+
 WITH_SDK = """\
 from cumulus.sdk import CumulusClient, LeaseExpired, gpu, remote
 import sdk.client
@@ -317,6 +326,18 @@ def test_local_source_comes_first_and_has_its_files(tmp_path: Path) -> None:
     version, place, pickle_version = run(tmp_path / "b", referred("bundled"), archive=source).value
     assert (place, pickle_version) == (".pyz", cloudpickle.__version__)
     assert version
+
+
+def test_what_may_be_executed_still_may_be(tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, mode in (("tool", 0o100755), ("data", 0o100644)):
+            entry = zipfile.ZipInfo(f"work/{name}")
+            entry.external_attr = mode << 16
+            archive.writestr(entry, "x")
+        archive.writestr("work/__init__.py", EXECUTABLES)
+    done = run(tmp_path / "call", referred("executables"), archive=made.getvalue())
+    assert done.value == ["tool"]
 
 
 def test_lines_of_code_that_came_by_value_are_in_the_traceback(tmp_path: Path) -> None:

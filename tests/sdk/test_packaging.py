@@ -71,15 +71,29 @@ def test_a_src_layout_and_a_module_elsewhere(project: Path, tmp_path: Path, monk
     made = local(project, {"src/lib1/__init__.py": "def f(): pass\n"}, "lib1")
     assert names(Project(project), made.f) == ["lib1/__init__.py"]
     elsewhere = tmp_path / "elsewhere"
-    write(elsewhere, {"outside.py": "def f(): pass\n"})
+    write(
+        elsewhere, {"outside/__init__.py": "", "outside/inner/__init__.py": "", "outside/inner/work.py": "def f(): 1\n"}
+    )
     monkeypatch.syspath_prepend(str(elsewhere))
-    import outside  # type: ignore[import-not-found]
+    from outside.inner import work  # type: ignore[import-not-found]
 
     try:
-        with pytest.raises(UsageError, match="neither installed nor in the project"):
-            names(Project(project), outside.f)
+        with pytest.raises(UsageError, match="neither installed nor in the project") as refused:
+            names(Project(project), work.f)
+        assert refused.value.hint == f"give the project that it is in: CumulusClient(project={str(elsewhere)!r})"
+        # And that is one from which it travels.
+        assert "outside/inner/work.py" in names(Project(elsewhere), work.f)
     finally:
-        del sys.modules["outside"]
+        for name in ("outside", "outside.inner", "outside.inner.work"):
+            del sys.modules[name]
+
+
+def test_an_include_does_not_lead_out_of_the_project(project: Path, tmp_path: Path) -> None:
+    write(tmp_path, {"elsewhere/secret.txt": "x"})
+    write(project, {"data/own.txt": "x"})
+    for name in ("linked", "data/linked"):
+        (project / name).symlink_to(tmp_path / "elsewhere")
+    assert names(Project(project, ["data", "linked"]), len) == ["data/own.txt"]
 
 
 def test_what_is_installed_stays(project: Path) -> None:

@@ -64,7 +64,8 @@ def zipped(files: Sequence[SourceFile], sources: Mapping[str, str] = {}) -> byte
             entry.create_system = 3
             entry.external_attr = (0o100755 if os.access(file.path, os.X_OK) else 0o100644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, file.path.read_bytes(), compresslevel=6)
+            with open(file.path, "rb") as source:
+                archive.writestr(entry, source.read(), compresslevel=6)
     return made.getvalue()
 
 

@@ -33,7 +33,7 @@ _IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+(
 class SourceFile(NamedTuple):
     """A file that travels."""
 
-    path: Path
+    path: str
     name: str
     """In the archive, with `/`."""
     size: int
@@ -110,17 +110,17 @@ class Project:
         named = (package,) if package else ()
         if path is None or not self.is_local(path) or not os.path.isfile(path):
             return named
-        return (*_imports_in(Path(path), os.stat(path).st_mtime_ns), *named)
+        return (*_imports_in(path, os.stat(path).st_mtime_ns), *named)
 
     def _module(self, name: str, ignored: Ignored) -> Iterator[SourceFile]:
         for place in _top_places(name):
             if not self.is_local(place):
                 continue
-            path = Path(os.path.realpath(place))
-            if path.is_dir():
-                for file in _files(path, ignored):
-                    yield from self._file(file, f"{name}/{file.relative_to(path).as_posix()}")
-            elif path not in ignored:
+            path = os.path.realpath(place)
+            if os.path.isdir(path):
+                if Path(path) not in ignored:
+                    yield from self._walk(path, name, ignored)
+            elif Path(path) not in ignored:
                 yield from self._file(path, name + _suffix(path))
 
     def _included(self, ignored: Ignored) -> Iterator[SourceFile]:
@@ -131,15 +131,40 @@ class Project:
             if not paths:
                 raise UsageError(f"include={pattern!r}: there is no such file in the project {self.root}")
             for path in paths:
-                for file in _files(path, ignored) if path.is_dir() else (path,):
-                    yield from self._file(file, file.relative_to(self.root).as_posix())
+                name = path.relative_to(self.root).as_posix()
+                if not path.is_dir():
+                    yield from self._file(str(path), name)
+                elif path not in ignored and _below(os.path.realpath(path), str(self.root)):
+                    yield from self._walk(str(path), "" if name == "." else name, ignored)
 
-    def _file(self, path: Path, name: str) -> Iterator[SourceFile]:
+    def _walk(self, directory: str, name: str, ignored: Ignored) -> Iterator[SourceFile]:
+        """What lies in a directory, which is `name` in the archive. With plain strings: a project may have thousands of
+        files, and each call looks at them."""
+        with os.scandir(directory) as entries:
+            found = sorted(entries, key=lambda each: each.name)
+        for entry in found:
+            is_directory = entry.is_dir(follow_symlinks=False)
+            if ignored.leaves_out(entry.path, is_directory):
+                continue
+            inside = f"{name}/{entry.name}" if name else entry.name
+            if is_directory:
+                yield from self._walk(entry.path, inside, ignored)
+            elif entry.is_symlink():
+                if entry.is_file():
+                    yield from self._file(entry.path, inside)
+            elif entry.is_file():
+                try:
+                    status = entry.stat()
+                except OSError:
+                    continue
+                yield SourceFile(entry.path, inside, status.st_size, status.st_mtime_ns)
+
+    def _file(self, path: str, name: str) -> Iterator[SourceFile]:
         """Nothing for a link that leads out of the project, or to nowhere."""
         if not _below(os.path.realpath(path), str(self.root)):
             return
         try:
-            found = path.stat()
+            found = os.stat(path)
         except OSError:
             return
         yield SourceFile(path, name, found.st_size, found.st_mtime_ns)
@@ -152,13 +177,22 @@ class Project:
         if not self.is_local(path) and not _installed(os.path.realpath(path)):
             raise UsageError(
                 f"{name} ({path}) is neither installed nor in the project {self.root}, so a node can't import it",
-                hint=f"give the project that it is in: CumulusClient(project={str(Path(path).parent)!r})",
+                hint=f"give the project that it is in: CumulusClient(project={str(_above(name, path))!r})",
             )
 
 
 def _program_directory() -> Path:
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     return Path(path).resolve().parent if path and not _installed(os.path.realpath(path)) else Path.cwd()
+
+
+def _above(name: str | None, path: str) -> Path:
+    """The directory from which the module is imported: that above its top package."""
+    place = Path(path)
+    place = place.parent if place.stem == "__init__" else place
+    for _ in (name or "").split("."):
+        place = place.parent
+    return place
 
 
 def _places(module: object) -> list[str]:
@@ -192,29 +226,13 @@ def _top_places(name: str) -> list[str]:
     return [spec.origin] if spec.origin and spec.has_location else []
 
 
-def _files(directory: Path, ignored: Ignored) -> Iterator[Path]:
-    return iter(()) if directory in ignored else _walk(directory, ignored)
-
-
-def _walk(directory: Path, ignored: Ignored) -> Iterator[Path]:
-    for entry in sorted(os.scandir(directory), key=lambda each: each.name):
-        path = Path(entry.path)
-        is_directory = entry.is_dir(follow_symlinks=False)
-        if ignored.leaves_out(path, is_directory):
-            continue
-        if is_directory:
-            yield from _walk(path, ignored)
-        elif entry.is_file():
-            yield path
-
-
-def _suffix(path: Path) -> str:
+def _suffix(path: str) -> str:
     """.py, or all of .cpython-311-x86_64-linux-gnu.so"""
-    return "".join(path.suffixes)
+    return "".join(Path(path).suffixes)
 
 
 @cache
-def _imports_in(path: Path, changed: int) -> tuple[str, ...]:
+def _imports_in(path: str, changed: int) -> tuple[str, ...]:
     """Top names that its text imports. `changed`: when, so that a file that changes is read again."""
     try:
         with open(path, "rb") as file:
