@@ -111,10 +111,11 @@ def _unpack(archive: str, into: str) -> None:
             if entry.is_dir():
                 continue
             mode = 0o777 if entry.external_attr >> 16 & 0o100 else 0o666
-            with open(path, "wb", buffering=0, opener=lambda name, flags, mode=mode: os.open(name, flags, mode)) as to:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            with open(descriptor, "wb", buffering=0) as target:
                 content = memoryview(file.read(entry))
                 while content:
-                    content = content[to.write(content) :]
+                    content = content[target.write(content) :]
 
 
 def _write(directory: str, name: str, content: bytes) -> None:
