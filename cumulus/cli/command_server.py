@@ -27,8 +27,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cumulus.cli import command_client
+from cumulus.cli import command_client, spare_fork
 from cumulus.cli import main as command
+from cumulus.cli.spare_fork import SpareFork
 from cumulus.lib import collector
 from cumulus.resources import registry, schema
 from cumulus.resources.fields import Model
@@ -50,6 +51,8 @@ _WHOLE = ("cumulus.answers", "cumulus.client")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _DESCRIPTORS = 4
+_QUIET = 0.2
+"""Seconds without a request after which the next one's fork is made."""
 
 
 class CommandRequest(NamedTuple):
@@ -80,13 +83,12 @@ def main() -> int:
         signal.signal(number, signal.SIG_DFL)
     collector.begin()
     load_all()
-    server, itself = _Server(_listen(sys.argv[1])), os.getpid()
+    server = _Server(_listen(sys.argv[1]))
     gc.collect()
     gc.freeze()
     taken = server.run()
     if taken is None:
         return 0
-    _die_with(itself)
     request, descriptors, caller = taken
     _become(request, descriptors)
     code = command.main()
@@ -170,6 +172,8 @@ class _Connection:
         self.received = bytearray()
         self.descriptors: list[int] = []
         self.request: CommandRequest | None = None
+        self.text = b""
+        """The request as it came."""
         self.pid = 0
         self.heard = False
         """The client knows how the command ended."""
@@ -193,6 +197,11 @@ class _Server:
         self._selector = selectors.PollSelector()
         self._woken, self._wake = socket.socketpair()
         self._open = True
+        self._pid = os.getpid()
+        self._name = ""
+        self._spare: SpareFork | None = None
+        self._wants_spare = True
+        """A command has come since the last spare fork was made: who makes none costs nothing."""
 
     def run(self) -> Taken | None:
         """Until the daemon and the last command have ended: None then. In a fork: what it is to run, and where."""
@@ -202,7 +211,10 @@ class _Server:
         for source in (_DAEMON, self._listener, self._woken):
             self._selector.register(source, selectors.EVENT_READ)
         while self._open or self._connections or self._commands:
-            for key, _ in self._selector.select():
+            ready = self._selector.select(_QUIET if self._open and self._wants_spare else None)
+            if not ready and (given := self._make_spare()) is not None:
+                return self._awaited(given)
+            for key, _ in ready:
                 if key.fileobj == _DAEMON:
                     self._stop()
                 elif key.fileobj is self._woken:
@@ -236,6 +248,7 @@ class _Server:
             self._selector.unregister(_DAEMON)
             self._selector.unregister(self._listener)
             self._listener.close()
+            self._drop_spare()
 
     def _drop(self, connection: _Connection) -> None:
         self._selector.unregister(connection.socket)
@@ -243,12 +256,17 @@ class _Server:
         connection.close()
 
     def _reap(self) -> None:
-        while self._commands:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
             if pid == 0:
                 return
-            connection = self._commands.pop(pid)
-            if connection in self._connections:
+            if self._spare is not None and pid == self._spare.pid:
+                self._drop_spare()
+            connection = self._commands.pop(pid, None)
+            if connection is not None and connection in self._connections:
                 _say(connection, status.to_bytes(4, "big"))
                 self._drop(connection)
 
@@ -271,7 +289,7 @@ class _Server:
                 if number in _PASSED_ON:
                     _signal(connection.pid, number)
         elif connection.request is not None and len(connection.descriptors) == _DESCRIPTORS:
-            return self._fork(connection, connection.request)
+            return self._begin(connection, connection.request)
         elif connection.request is not None or not self._received(connection, data):
             self._drop(connection)
         return None
@@ -292,28 +310,84 @@ class _Server:
             return False
         if request.identity != self._identity:
             return False
-        connection.request = request
+        connection.request, connection.text = request, bytes(text[4 : 4 + length])
         return _say(connection, command_client.READY)
 
-    def _fork(self, connection: _Connection, request: CommandRequest) -> Taken | None:
+    def _begin(self, connection: _Connection, request: CommandRequest) -> Taken | None:
+        """In the spare fork, or in a new one: there, what it is to run."""
+        self._wants_spare = True
+        descriptors, connection.descriptors = connection.descriptors, []
+        pid = self._hand(connection, descriptors)
         try:
-            pid = os.fork()
+            pid = pid or os.fork()
         except OSError:
+            connection.descriptors = descriptors
             self._drop(connection)
             return None
-        descriptors, connection.descriptors = connection.descriptors, []
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            for each in self._connections - {connection}:
-                each.close()
-            for owned in (self._listener, self._woken, self._wake):
-                owned.close()
+            self._leave(connection)
             return Taken(request, descriptors, connection.socket)
         for descriptor in descriptors:
             os.close(descriptor)
         connection.pid = pid
         self._commands[pid] = connection
         return None
+
+    def _hand(self, connection: _Connection, descriptors: list[int]) -> int:
+        """Give a command to the spare fork: its pid, 0 where there is none that takes it."""
+        spare = self._spare
+        if spare is None:
+            return 0
+        taken = spare.hand(connection.text, [*descriptors, connection.socket.fileno()])
+        self._drop_spare()
+        return spare.pid if taken else 0
+
+    def _make_spare(self) -> socket.socket | None:
+        """In the fork: where its command comes from."""
+        self._wants_spare = False
+        near, far = spare_fork.pair()
+        # Before the fork: who looks at the list of processes never takes it for a command.
+        own = spare_fork.called(spare_fork.NAME)
+        try:
+            pid = os.fork()
+        except OSError:
+            pid = -1
+        if pid == 0:
+            near.close()
+            self._name = own
+            return far
+        spare_fork.called(own)
+        far.close()
+        if pid < 0:
+            near.close()
+        else:
+            self._spare = SpareFork(pid, near)
+        return None
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+    def _awaited(self, given: socket.socket) -> Taken:
+        """In the spare fork."""
+        self._leave(None)
+        handed = spare_fork.wait(given)
+        if handed is None:
+            os._exit(0)
+        spare_fork.called(self._name)
+        *descriptors, caller = handed.descriptors
+        return Taken(CommandRequest.read(handed.request), descriptors, socket.socket(fileno=caller))
+
+    def _leave(self, kept: _Connection | None) -> None:
+        """In a fork: end with the server, and hold nothing of it but one connection."""
+        _die_with(self._pid)
+        signal.set_wakeup_fd(-1)
+        for each in self._connections - {kept}:
+            each.close()
+        self._drop_spare()
+        for owned in (self._listener, self._woken, self._wake):
+            owned.close()
 
 
 def _say(connection: _Connection, text: bytes) -> bool:

@@ -139,7 +139,7 @@ def _drop_output() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    group = _group(completes=environment.COMPLETE in os.environ)
+    group = _group(completes=True) if environment.COMPLETE in os.environ else group_of_verbs()
     if environment.COMPLETE in os.environ:
         # A shell reads it, and breaks it into lines.
         sys.stdout = safe_output.raw(sys.stdout)
@@ -290,6 +290,11 @@ def _group(*, completes: bool) -> Any:
     )
     app.callback(invoke_without_command=True)(_root)
     return _with_help_in_lines(typer.main.get_command(app))
+
+
+def group_of_verbs() -> Any:
+    """What reads any command line but a shell's, which completes it."""
+    return _group(completes=False)
 
 
 def _contexts(incomplete: str) -> list[str]:

@@ -176,6 +176,8 @@ class _Wait:
         state = summary(document, self._clock.now())
         if server.pid is None:
             return f"no daemon runs, and the last one left it {state}"
+        if server.term is None:
+            return f"the daemon that runs is still starting, and what is stored says {state}"
         return f"the daemon that runs has not reported it yet, and the last one left it {state}"
 
     def _done(self) -> bool:

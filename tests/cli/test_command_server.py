@@ -24,7 +24,7 @@ import pytest
 
 import cumulus
 from cumulus import environment, paths
-from cumulus.cli import command_client
+from cumulus.cli import command_client, spare_fork
 from cumulus.cli.main import VERBS
 from cumulus.clock import FakeClock
 from cumulus.store.sqlite import SqliteStore
@@ -52,7 +52,14 @@ class Server:
         assert self.process.poll() is None, "the server ended"
 
     def commands(self) -> list[int]:
-        """Its children, ended ones that were not waited for too."""
+        """Its children that run one, ended ones that were not waited for too."""
+        return [pid for pid in self._children() if _name(pid) != spare_fork.NAME]
+
+    def spare(self) -> int:
+        """The fork that waits for the next command. One is made after each."""
+        return int(eventually(lambda: [p for p in self._children() if _name(p) == spare_fork.NAME], what="a spare")[0])
+
+    def _children(self) -> list[int]:
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in found.split()]
 
@@ -76,6 +83,14 @@ class Server:
                     os.kill(int(directory.name), signal.SIGKILL)
             except (FileNotFoundError, ProcessLookupError):
                 continue
+
+
+def _name(pid: int) -> str:
+    """What a process goes by; of one that is gone, nothing."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 @pytest.fixture
@@ -422,11 +437,47 @@ def test_a_stop_before_signals_are_passed_on_waits_until_they_are(
 def test_many_at_once_leave_nothing(server: Server, store: SqliteStore) -> None:
     for number in range(3):
         store.create(job(f"j{number}"))
-    before = os.listdir(f"/proc/{server.process.pid}/fd")
+    served("version")
+    server.spare()
+    before = len(os.listdir(f"/proc/{server.process.pid}/fd"))
     running = [subprocess.Popen([*SERVED, "get", "jobs", "-o", "name"], stdout=subprocess.PIPE) for _ in range(12)]
     assert {client.communicate(timeout=PATIENCE)[0].count(b"\n") for client in running} == {3}
     eventually(lambda: not server.commands(), what="no command is left, dead or alive")
-    eventually(lambda: os.listdir(f"/proc/{server.process.pid}/fd") == before, what="every descriptor is given back")
+    server.spare()
+    eventually(
+        lambda: len(os.listdir(f"/proc/{server.process.pid}/fd")) == before, what="every descriptor is given back"
+    )
+
+
+def test_the_next_command_runs_in_a_fork_that_was_there_before(
+    own_server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    for _ in range(2):
+        spare = own_server.spare()
+        client = clients("get", "jobs", "-w")
+        assert own_server.command() == spare
+        client.kill()
+        eventually(lambda: not own_server.commands(), what="the command has ended with its client")
+
+
+def test_a_spare_fork_that_was_killed_is_not_missed(own_server: Server, store: SqliteStore) -> None:
+    store.create(job("a"))
+    spare = own_server.spare()
+    os.kill(spare, signal.SIGKILL)
+    assert served("get", "jobs", "-o", "name").out == "gpujob.cumulus.dev/a\n"
+    eventually(lambda: own_server.spare() != spare, what="another one")
+
+
+def test_a_spare_fork_ends_with_its_server(own_server: Server) -> None:
+    spare = own_server.spare()
+    own_server.let_go()
+    eventually(lambda: own_server.process.poll() is not None and state(spare) in ("", "Z"), what="both have ended")
+
+
+def test_more_than_a_spare_fork_is_handed_at_once_runs_in_a_new_one(own_server: Server, store: SqliteStore) -> None:
+    own_server.spare()
+    done = served("get", "jobs", "-o", "name", env={f"FILLER_{number}": "x" * 50_000 for number in range(5)})
+    assert done.all == (0, "", "No gpujobs found in default namespace.\n")
 
 
 def test_a_command_holds_nothing_of_the_server_but_the_connection_to_its_caller(

@@ -84,6 +84,8 @@ def test_attach_tells_of_a_limit_that_is_none_before_it_follows(run: Run) -> Non
     done = run("attach", "tune", "--sync", "--sync-limit", "much")
     assert done.code == 2
     assert "error: --sync-limit: " in done.err
+    done = run("attach", "tune", "--sync-limit", "1Gi")
+    assert (done.code, done.err) == (2, "error: --sync-limit is for --sync; leave it out, or add --sync\n")
 
 
 def test_a_directory_that_is_gone(run: Run, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

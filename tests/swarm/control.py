@@ -63,7 +63,10 @@ class Control(DaemonBed):
                 n["metadata"]["name"] for n in self.items("nodes") if "container" in n["status"].get("runtimes", ())
             }
 
-        eventually(lambda: offered() == set(self.lab.nodes), 150, "every node takes containers")
+        def missing() -> str:
+            return f"these nodes take no containers yet: {', '.join(sorted(set(self.lab.nodes) - offered()))}"
+
+        eventually(lambda: offered() == set(self.lab.nodes), 150, missing)
 
     def services(self) -> list[str]:
         found = self.lab.manager.docker(

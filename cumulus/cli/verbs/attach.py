@@ -46,6 +46,8 @@ def attach(
     """
     key = targets.job_key(words, namespace, "only jobs can be attached to, not")
     lines = options.count(tail, "--tail", 0) if tail else None
+    if sync_limit and not sync:
+        raise UsageError("--sync-limit is for --sync", hint="leave it out, or add --sync")
     most = followed.most(sync_limit) if sync else 0
     with context.client() as client:
         job = client.get(key)
