@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import Any, TextIO
 
 from cumulus.errors import UsageError
@@ -72,9 +73,12 @@ def _clean(key: str, value: Any) -> Any:
         return {k: _clean(str(k), v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(key, item) for item in value]
-    if key not in _PLAIN and _SECRET.search(key):
-        return REDACTED
-    return value
+    return REDACTED if _is_secret(key) else value
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return key not in _PLAIN and _SECRET.search(key) is not None
 
 
 def _readable(out: TextIO) -> list[Any]:

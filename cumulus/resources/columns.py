@@ -6,16 +6,16 @@ and a job's at its partitions too, which are read only when such a column is sho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 from cumulus.clock import parse_timestamp
 from cumulus.resources.documents import lookup, owners
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind
-from cumulus.resources.quantity import format_bytes, format_duration
+from cumulus.resources.quantity import format_bytes, format_duration, same_duration
 
 NOTHING = "-"
 UNKNOWN = "?"
@@ -23,20 +23,29 @@ OwnedBy = Callable[[Document], Sequence[Document]]
 """The objects that belong to another."""
 
 
-def owned_by(kinds: Sequence[Kind], read: Callable[[str], Iterable[Document]]) -> OwnedBy:
-    """What belongs to an object of `kinds` (a job's partitions). `read` gives all objects of a kind: once, when the
-    first is asked for."""
+class AllOwned:
+    """What belongs to objects of `kinds` (a job's partitions): an `OwnedBy`. `read` gives all objects of a kind: once,
+    when the first is asked for."""
 
-    @cache
-    def by_owner() -> Mapping[str, Sequence[Document]]:
+    def __init__(self, kinds: Sequence[Kind], read: Callable[[str], Iterable[Document]]) -> None:
+        self._kinds = kinds
+        self._read = read
+
+    def __call__(self, owner: Document) -> Sequence[Document]:
+        return self._by_owner.get(owner["metadata"]["uid"], ())
+
+    def of_any(self, uids: Set[str]) -> bool:
+        """Whether something belongs to an object with one of these uids."""
+        return not self._by_owner.keys().isdisjoint(uids)
+
+    @cached_property
+    def _by_owner(self) -> Mapping[str, Sequence[Document]]:
         found: dict[str, list[Document]] = {}
-        for name in dict.fromkeys(kind.owns for kind in kinds if kind.owns):
-            for document in read(name):
+        for name in dict.fromkeys(kind.owns for kind in self._kinds if kind.owns):
+            for document in self._read(name):
                 for reference in owners(document):
                     found.setdefault(reference["uid"], []).append(document)
         return found
-
-    return lambda owner: by_owner().get(owner["metadata"]["uid"], ())
 
 
 class Cells:
@@ -109,6 +118,16 @@ def until(moment: str, now: datetime) -> str:
 def left(seconds: int) -> str:
     """So long from now."""
     return format_duration(seconds) if seconds > 0 else "ended"
+
+
+def since_until(seconds: int) -> int:
+    """How many seconds ago it is when `since` says something else."""
+    return same_duration(max(0, seconds))[1]
+
+
+def left_until(seconds: int) -> int | None:
+    """From how many seconds on it is still what `left` says, with as many left; None: for good."""
+    return same_duration(seconds)[0] if seconds > 0 else None
 
 
 def percent(millis: int) -> str:

@@ -171,6 +171,19 @@ def format_duration(seconds: float) -> str:
     return "".join(parts[:2]) or "0s"
 
 
+def same_duration(seconds: int) -> tuple[int, int]:
+    """From which number of seconds to which, without the latter, `format_duration` says what it says for these."""
+    minutes, hours, days = seconds // 60 % 60, seconds // 3600 % 24, seconds // 86400
+    if days and hours:
+        step = 3600
+    elif (days or hours) and minutes:
+        step = 60
+    else:
+        step = 1
+    start = seconds - seconds % step
+    return start, start + step
+
+
 def _not_tiny(value: str | int | float, fraction: Decimal) -> Decimal:
     if fraction < _LEAST_FRACTION:
         raise ValueError(f"{value!r} is too small; the least share of memory is 0.01%")

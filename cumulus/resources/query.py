@@ -55,15 +55,6 @@ class Page:
     continue_token: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedPage:
-    """A page whose objects are their JSON, for who hands them on as they are: that is several times as fast."""
-
-    items: list[bytes]
-    revision: int
-    continue_token: str = ""
-
-
 class Watch(Protocol):
     """A stream of events from one revision on. Not for use by several threads at once, except `close`."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from threading import Lock
 from typing import Any
 
 from cumulus.resources.kind import Kind
@@ -49,9 +50,18 @@ class SchemaField:
             yield from field.walk(below)
 
 
-@cache
 def root(kind: Kind) -> SchemaField:
     """The kind itself as a field that holds the others."""
+    # To make one takes some hundred milliseconds, and several threads want the same at first.
+    with _making:
+        return _root(kind)
+
+
+_making = Lock()
+
+
+@cache
+def _root(kind: Kind) -> SchemaField:
     schema = kind.model().model_json_schema(by_alias=True)
     return _field("", schema, True, schema.get("$defs", {}))
 

@@ -33,8 +33,8 @@ a node, and many of them may come in one request."""
 _TURN_SECONDS = 0.05
 EVENT_LINES_BYTES = 4 * 2**20
 """Those who watch are told of an event within moments of each other."""
-TABLE_ROWS_BYTES = 32 * 2**20
-"""Of some 20,000 jobs, with the objects themselves, which the store keeps too."""
+TABLE_ROWS_BYTES = 16 * 2**20
+"""Of some 25,000 jobs."""
 
 
 class Refused(NamedTuple):
@@ -60,6 +60,8 @@ class Api:
         """Events by their revision, as watches over HTTP tell them: encoded once for all who watch."""
         self.table_rows: SizedCache[Any, Any] = SizedCache(TABLE_ROWS_BYTES)
         """What rows of tables over HTTP show of their object alone."""
+        self.table_runs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+        """The same of the runs of lists that the store keeps, as they were told last: gone with the run."""
         self.names = names
         self.streams = StreamThreads(streams)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")

@@ -16,7 +16,8 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
-from cumulus.resources.query import PackedPage, Page, Query, Watch
+from cumulus.resources.packed import PackedPage, packed_page
+from cumulus.resources.query import Page, Query, Watch
 from cumulus.resources.registry import BY_NAME, KINDS, kind_of
 from cumulus.service import audit
 from cumulus.service.access.access import Access
@@ -98,7 +99,7 @@ class Objects:
         """As `list`, with each object as its JSON."""
         if self.redacting(identity, query.kind) is not None:
             page = self.list(identity, query)
-            return PackedPage([orjson.dumps(item) for item in page.items], page.revision, page.continue_token)
+            return packed_page(map(orjson.dumps, page.items), page.revision, page.continue_token)
         self._ask(identity, "list", query.kind, query.namespace or "")
         return self._store.list_packed(query)
 

@@ -33,7 +33,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
-from cumulus.resources.query import PackedPage, Page, Query, Watch, WatchEvent
+from cumulus.resources.packed import PackedPage
+from cumulus.resources.query import Page, Query, Watch, WatchEvent
 
 __all__ = [
     "API_VERSION", "Admission", "Document", "Documents", "Fence", "Key", "PackedPage", "Page", "Query",

@@ -17,7 +17,8 @@ import orjson
 from cumulus.errors import Expired, UsageError
 from cumulus.resources import selectors
 from cumulus.resources.key import Document
-from cumulus.resources.query import PackedPage
+from cumulus.resources.packed import PackedPage
+from cumulus.resources.packed import packed_page as page_of
 from cumulus.store.base import Page, Query
 from cumulus.store.codec import decode
 from cumulus.store.rules import owner_uids
@@ -103,7 +104,7 @@ def packed_page(listing: Listing, revision: int, candidates: Iterable[Candidate]
     if listing.selects:
         candidates = (candidate for candidate in candidates if listing.matches(decode(candidate[1])))
     found, token = _first(listing, revision, candidates, None)
-    return PackedPage(found, revision, token)
+    return page_of(found, revision, token)
 
 
 def _first(

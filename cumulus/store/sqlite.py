@@ -16,13 +16,13 @@ from typing import TypeVar
 
 from cumulus.clock import Clock, SystemClock, timestamp
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
-from cumulus.lib.sized_cache import SizedCache
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules, shrink, tables
 from cumulus.store.base import Admission, Documents, Fence, PackedPage, Page, Query, Retention, Watch, Write
 from cumulus.store.codec import LogRow, decode, event
 from cumulus.store.commit import GroupCommit, Job
 from cumulus.store.connections import Connections
+from cumulus.store.kept_lists import KeptLists
 from cumulus.store.notify import Notifier, Signal
 from cumulus.store.single import SingleWrites
 from cumulus.store.sqlite_errors import DiskFull
@@ -32,8 +32,8 @@ T = TypeVar("T")
 Jobs = list[Job]
 Rows = list[LogRow]
 
-PACKED_BYTES = 24 * 2**20
-"""Of objects as they were listed, which are not read again: some 20,000 jobs."""
+KEPT_BYTES = 24 * 2**20
+"""Of lists as they were read last: some 20,000 jobs."""
 COMPACTION_STEP = 1000
 """Revisions forgotten in one transaction, so that writers never wait long."""
 
@@ -61,7 +61,7 @@ class SqliteStore(SingleWrites):
         self._notifier: Notifier | None = None
         self._opening = threading.Lock()
         self._directory = directory
-        self._packed: SizedCache[int, bytes] = SizedCache(PACKED_BYTES)
+        self._kept_lists = KeptLists(KEPT_BYTES)
 
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
         return [decode(answer) for answer in self._group.run(writes, fence)]
@@ -81,8 +81,7 @@ class SqliteStore(SingleWrites):
         if wanted.selects or wanted.limit is not None or wanted.revision is not None:
             return self._page(query, listing.packed_page)
         with self._connections.snapshot() as connection:
-            _, newest = tables.bounds(connection)
-            return PackedPage(tables.documents(connection, wanted, self._packed), newest)
+            return PackedPage(*self._kept_lists.read(connection, wanted))
 
     def _page(self, query: Query, page: Callable[[listing.Listing, int, Iterable[listing.Candidate]], T]) -> T:
         wanted = listing.parse(query)

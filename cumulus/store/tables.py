@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
-from cumulus.lib.sized_cache import SizedCache
 from cumulus.resources.key import Document, Key
 from cumulus.store.codec import DELETED, LogRow, checksum, damaged, decode
 from cumulus.store.listing import Candidate, Listing, Place
@@ -18,16 +17,11 @@ _STORED = """
 SELECT log.revision, type, previous, document, checksum FROM current JOIN log ON log.revision = current.revision
 WHERE current.kind = ? AND current.namespace = ? AND current.name = ?
 """
-_AT = """
-SELECT revision, type, previous, document, checksum FROM log WHERE revision = ?
-"""
 _OF_LOG, _WITH_LOG = (
     "log.revision, type, previous, document, checksum", "CROSS JOIN log ON log.revision = c.revision",
 )  # fmt: skip
 _ROWS_AT_ONCE = 32
 _KEYS_AT_ONCE = 256
-MOST_MISSING = 0.1
-"""The part of a listing that is read object by object at most."""
 _INSERT = "INSERT INTO log VALUES"
 _POINT = "INSERT OR REPLACE INTO current VALUES"
 _UNPOINT = "DELETE FROM current WHERE kind = ? AND namespace = ? AND name = ?"
@@ -39,6 +33,9 @@ WHERE revision > ? ORDER BY revision LIMIT ?
 """
 _CHANGED = """
 SELECT namespace, name, previous FROM log WHERE revision > ? AND kind = ? ORDER BY revision
+"""
+_LATEST = """
+SELECT namespace, name, revision, type FROM log WHERE revision > ? AND kind = ? ORDER BY revision
 """
 _DANGLING = """
 SELECT c.kind, c.namespace, c.name, c.revision FROM current AS c LEFT JOIN log AS l ON l.revision = c.revision
@@ -124,29 +121,27 @@ def candidates(connection: sqlite3.Connection, wanted: Listing) -> Iterator[Cand
         yield _place(namespace, name), _intact(*row)
 
 
-def documents(connection: sqlite3.Connection, wanted: Listing, kept: SizedCache[int, bytes]) -> list[bytes]:
-    """All that `candidates` gives, without the places. What is kept of an earlier listing is not read again: a revision
-    never changes."""
-    query, values = _current_of(wanted, "c.revision")
-    if not _is_text(values):
-        return []
-    revisions = [revision for (revision,) in connection.execute(query, values)]
-    found = kept.get_many(revisions)
-    missing = found.count(None)
-    if missing > len(found) * MOST_MISSING:
-        # One after another they would take longer than all together.
-        query, values = _current_of(wanted, _OF_LOG, _WITH_LOG)
-        return [_kept(kept, row) for row in connection.execute(query, values)]
-    for at, revision in enumerate(revisions) if missing else ():
-        if found[at] is None and (row := connection.execute(_AT, (revision,)).fetchone()) is not None:
-            found[at] = _kept(kept, row)
-    return [document for document in found if document is not None]
+def placed(connection: sqlite3.Connection, wanted: Listing) -> Iterator[tuple[Place, int, bytes]]:
+    """As `candidates`, each with its revision."""
+    query, values = _current_of(wanted, "c.namespace, c.name, " + _OF_LOG, _WITH_LOG)
+    found = connection.execute(query, values) if _is_text(values) else ()
+    for namespace, name, revision, type, previous, document, check in found:
+        yield _place(namespace, name), revision, _intact(revision, type, previous, document, check)
 
 
-def _kept(kept: SizedCache[int, bytes], row: tuple[int, int, int, bytes, int]) -> bytes:
-    document = _intact(*row)
-    kept.put(row[0], document, len(document))
-    return document
+def changes(connection: sqlite3.Connection, wanted: Listing, since: int) -> dict[Place, tuple[int, bytes] | None]:
+    """What a listing of all objects, from its start, has now where it changed after a revision that was not compacted:
+    the object with its revision, None where it is gone."""
+    if not _is_text([wanted.kind, wanted.namespace or ""]):
+        return {}
+    latest: dict[Place, tuple[int, int]] = {}
+    for namespace, name, revision, type in connection.execute(_LATEST, (since, wanted.kind)):
+        if wanted.namespace in (None, namespace):
+            latest[_place(namespace, name)] = revision, type
+    return {
+        place: None if type == DELETED else (revision, _document(connection, revision, Key(wanted.kind, *place)))
+        for place, (revision, type) in latest.items()
+    }
 
 
 def _current_of(wanted: Listing, columns: str, join: str = "") -> tuple[str, list[str]]:

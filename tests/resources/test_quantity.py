@@ -207,3 +207,15 @@ def test_durations_for_people_read_back_nearly(seconds: int) -> None:
 )  # fmt: skip
 def test_values_that_mean_the_same(type: str, old: Any, new: Any, same: bool) -> None:
     assert same_value(type, old, new) is same
+
+
+@given(
+    st.integers(0, 10**7)
+    | st.builds(lambda days, more: days * 86400 + more, st.integers(0, 3000), st.integers(0, 4000))
+)
+def test_a_duration_says_the_same_as_long_as_it_is_said_to(seconds: int) -> None:
+    start, end = quantity.same_duration(seconds)
+    assert start <= seconds < end
+    assert {quantity.format_duration(each) for each in (start, seconds, end - 1)} == {quantity.format_duration(seconds)}
+    assert quantity.format_duration(end) != quantity.format_duration(seconds)
+    assert start == 0 or quantity.format_duration(start - 1) != quantity.format_duration(seconds)

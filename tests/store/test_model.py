@@ -3,6 +3,7 @@ answer, error, list at every revision kept, page and event, also when SQLite's f
 
 from __future__ import annotations
 
+import json
 import tempfile
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -217,6 +218,13 @@ class Stores(RuleBasedStateMachine):
             page = store.list(Query(kind, namespace, limit=limit, continue_token=page.continue_token))
             items += page.items
         return [summary(document) for document in items]
+
+    @rule(kind=st.sampled_from(KINDS), namespace=st.sampled_from((None, "", "n")))
+    def list_packed(self, kind: str, namespace: str | None) -> None:
+        """What SQLite's store keeps of a list and brings up to date is what a list reads afresh."""
+        for store in (self.memory, self.sqlite):
+            packed, page = store.list_packed(Query(kind, namespace)), store.list(Query(kind, namespace))
+            assert ([json.loads(item) for item in packed.items], packed.revision) == (page.items, page.revision)
 
     @rule(owner=st.sampled_from(("o1", "o2")), kind=st.sampled_from(KINDS))
     def list_owned(self, owner: str, kind: str) -> None:

@@ -16,7 +16,7 @@ from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
 from cumulus.errors import Expired, NotFound, UsageError
 from cumulus.lib import safe_output
-from cumulus.resources.columns import Cells, owned_by
+from cumulus.resources.columns import AllOwned, Cells
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
@@ -95,7 +95,7 @@ def get(
     with context.client() as client:
         tables = Tables(
             sys.stdout,
-            lambda: Cells(SystemClock().now(), owned_by(kinds, lambda name: client.list(Query(name)).items)),
+            lambda: Cells(SystemClock().now(), AllOwned(kinds, lambda name: client.list(Query(name)).items)),
             LeftOut(client),
             wide=output == "wide",
             all_namespaces=all_namespaces,

@@ -44,7 +44,7 @@ class Listener:
         logging.getLogger("uvicorn.error").disabled = True
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", server_header=False, http=ServedConnection,
-            ws="none", timeout_graceful_shutdown=DRAIN_SECONDS,
+            ws="none", timeout_graceful_shutdown=DRAIN_SECONDS, proxy_headers=False,
         )  # fmt: skip
         self._server = _Server(config, ServedConnections(limits.within_open_files()), encrypted, tls)
         self._sockets = list(sockets)

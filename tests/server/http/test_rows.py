@@ -6,18 +6,20 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 import pytest
 
 from cumulus.clock import FakeClock, timestamp
 from cumulus.lib.sized_cache import SizedCache
-from cumulus.resources.columns import owned_by
+from cumulus.resources.columns import AllOwned
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
+from cumulus.resources.packed import PackedRun
 from cumulus.resources.registry import BY_NAME
 from cumulus.server.http.kubernetes.representation import Form
-from cumulus.server.http.kubernetes.rows import Kept
+from cumulus.server.http.kubernetes.rows import KeptRows
 from cumulus.server.http.kubernetes.tables import Shown
 from tests.documents import active, failed, job, node, running
 
@@ -31,19 +33,23 @@ class Tables:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.kept: Kept = SizedCache(2**20)
+        self.kept = KeptRows(SizedCache(2**20), WeakKeyDictionary())
+        self.runs: dict[bytes, list[PackedRun]] = {}
         self.partitions: list[Document] = []
 
     def check(self, kind: Kind, items: Sequence[Document], include: str = "") -> Any:
         """The table, which is the same both ways."""
 
         def shown() -> Shown:
-            return Shown(kind, TABLE, include, self.clock, owned_by([kind], lambda _: self.partitions), self.kept)
+            return Shown(kind, TABLE, include, self.clock, AllOwned([kind], lambda _: self.partitions), self.kept)
 
         assert shown().takes_packed
-        packed = orjson.dumps(shown().packed([orjson.dumps(item) for item in items], HEAD))
-        assert json.loads(packed) == shown().many(items, HEAD)
-        return json.loads(packed)
+        wanted = shown().many(items, HEAD)
+        run = PackedRun([orjson.dumps(item) for item in items])
+        # Of a run that is new, the same as it is kept, and the same as it was kept before.
+        for runs in ([run], [run], [run], self.runs.setdefault(run.joined + include.encode(), [run])):
+            assert json.loads(b"".join(shown().packed(runs, HEAD))) == wanted
+        return wanted
 
 
 @pytest.fixture
@@ -125,7 +131,7 @@ def test_two_parts_of_one_object_are_two_rows(tables: Tables) -> None:
 
 
 def test_whole_objects_and_yaml_are_made_of_objects() -> None:
-    clock, kept = FakeClock(), SizedCache[Any, Any](2**20)
+    clock, kept = FakeClock(), KeptRows(SizedCache(2**20), WeakKeyDictionary())
     assert not Shown(JOB, TABLE, "Object", clock, kept=kept).takes_packed
     assert not Shown(JOB, Form("Table", yaml=True), "", clock, kept=kept).takes_packed
     assert not Shown(JOB, Form("PartialObjectMetadata"), "", clock, kept=kept).takes_packed

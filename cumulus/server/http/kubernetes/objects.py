@@ -13,7 +13,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Route
 
 from cumulus.errors import InvalidObject, NotFound, UsageError
-from cumulus.resources.columns import owned_by
+from cumulus.resources.columns import AllOwned
 from cumulus.resources.key import API_VERSION, GROUP, NAME_LETTERS, Document, Key
 from cumulus.resources.query import Query
 from cumulus.server.http.api import api_of, identity_of
@@ -35,6 +35,7 @@ from cumulus.server.http.kubernetes.requests import (
     object_of,
     patch_body_of,
 )
+from cumulus.server.http.kubernetes.rows import KeptRows
 from cumulus.server.http.kubernetes.tables import Shown
 from cumulus.server.http.status import success
 
@@ -205,10 +206,12 @@ def _shown(request: Request, *, listed: bool = False) -> Shown:
         metadata = owner["metadata"]
         return read(kind.owns, metadata.get("namespace"), metadata["uid"]) if kind.owns else ()
 
-    all_owned = owned_by([kind], lambda name: read(name, namespace_of(request)))
+    all_owned = AllOwned([kind], lambda name: read(name, namespace_of(request)))
     include = request.query_params.get("includeObject", "")
     belonging = all_owned if listed else owned
-    return Shown(kind, form_of(request), include, api.service.clock, belonging, api.table_rows)
+    return Shown(
+        kind, form_of(request), include, api.service.clock, belonging, KeptRows(api.table_rows, api.table_runs)
+    )
 
 
 _ROOT = f"/apis/{API_VERSION}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.responses import StreamingResponse
 
 from cumulus.errors import Expired, UsageError
-from cumulus.resources.query import PackedPage, Page, Query
+from cumulus.resources.packed import PackedPage
+from cumulus.resources.query import Page, Query
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.kubernetes.representation import not_acceptable
 from cumulus.server.http.kubernetes.requests import flag, namespace_of, number
@@ -108,7 +109,7 @@ async def _list(request: Request, source: ObjectReader, shown: Shown, query: Que
 
     def answered() -> Response:
         if shown.takes_packed and (packed := source.packed(query)) is not None:
-            return shown.form.response(shown.packed(packed.items, _of_list(packed)))
+            return shown.form.packed_response(shown.packed(packed.runs, _of_list(packed)))
         page = source.page(query)
         return shown.form.response(shown.many(page.items, _of_list(page)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -44,6 +45,10 @@ class Form:
             response.headers.append("warning", f'299 - "{_header_text(text)}"')
         return response
 
+    def packed_response(self, pieces: Iterable[bytes]) -> Response:
+        """The answer that these pieces of JSON are together."""
+        return Response(b"".join(pieces), media_type=self.media_type)
+
     def _yaml(self, answer: dict[str, Any], code: int) -> Response:
         from cumulus.manifest.dump import dump
 
@@ -54,7 +59,14 @@ class Form:
 
 def form_of(request: Request) -> Form:
     """The first of what the client accepts that there is. Raises HTTPException with 406 where there is none."""
-    for media_type, options in accepted(request.headers.get("accept", "")):
+    if (found := _form(request.headers.get("accept", ""))) is None:
+        raise not_acceptable()
+    return found
+
+
+@lru_cache(maxsize=256)
+def _form(accept: str) -> Form | None:
+    for media_type, options in accepted(accept):
         kind = _FORMS.get(options.get("as", ""))
         if kind is None or (kind and options.get("v") != "v1"):
             continue
@@ -62,7 +74,7 @@ def form_of(request: Request) -> Form:
             return Form(kind)
         if media_type == "application/yaml":
             return Form(kind, yaml=True)
-    raise not_acceptable()
+    return None
 
 
 def not_acceptable() -> HTTPException:

@@ -15,8 +15,9 @@ from cumulus.errors import UsageError
 from cumulus.resources.columns import Cells, OwnedBy
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column
+from cumulus.resources.packed import PackedRun
 from cumulus.server.http.kubernetes.representation import Form
-from cumulus.server.http.kubernetes.rows import Kept, RowMaker
+from cumulus.server.http.kubernetes.rows import KeptRows, RowMaker
 
 META = "meta.k8s.io/v1"
 
@@ -39,7 +40,7 @@ class Shown:
 
     def __init__(
         self, kind: Shape, form: Form, include: str, clock: Clock, owned_by: OwnedBy = lambda _: (),
-        kept: Kept | None = None,
+        kept: KeptRows | None = None,
     ) -> None:  # fmt: skip
         """`kept`: rows of earlier answers; where there are none, objects are not shown as they are packed."""
         self.form = form
@@ -73,18 +74,19 @@ class Shown:
             self.form.kind == "Table" and self._include != "Object" and self._kept is not None
         )
 
-    def packed(self, items: Sequence[bytes], metadata: Document) -> Document:
-        """As `many`, of whole objects that are given as JSON."""
+    def packed(self, runs: Sequence[PackedRun], metadata: Document) -> Sequence[bytes]:
+        """As `many`, of whole objects that are given as JSON: as pieces of JSON."""
+        listed = orjson.Fragment(b"[\0]")
         if not self.form.kind:
-            return self._list([orjson.Fragment(item) for item in items], metadata)
+            return _between(self._list(listed, metadata), [run.joined for run in runs])
         assert self._kept is not None
         rows = RowMaker(
             self._kind.columns, (self._kind.name, self._include), self._clock.now(), self._owned_by, self._kept,
             self._cells, self._object,
         )  # fmt: skip
-        return self._headed(orjson.Fragment(b"[" + b",".join(rows.of(items)) + b"]"), metadata, heading=True)
+        return _between(self._headed(listed, metadata, heading=True), rows.of(runs))
 
-    def _list(self, items: Sequence[object], metadata: Document) -> Document:
+    def _list(self, items: object, metadata: Document) -> Document:
         return {"kind": f"{self._kind.name}List", "apiVersion": self.api_version, "metadata": metadata, "items": items}
 
     def one(self, item: Document, *, heading: bool = True) -> Document:
@@ -130,6 +132,15 @@ class Shown:
                 return item
             case _:
                 return _metadata_of(item)
+
+
+def _between(around: Document, pieces: Sequence[bytes]) -> Sequence[bytes]:
+    """The JSON of what is around, with the pieces, and commas between them, in the place of its only NUL."""
+    head, tail = orjson.dumps(around).split(b"\0")
+    found = [head]
+    for piece in pieces:
+        found += piece, b","
+    return [*(found[:-1] if pieces else found), tail]
 
 
 def _metadata_of(item: Document) -> Document:

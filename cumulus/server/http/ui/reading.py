@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cumulus.resources.columns import UNKNOWN, owned_by
+from cumulus.resources.columns import UNKNOWN, AllOwned
 from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.job_phase import JobPhase
 from cumulus.resources.key import Document, Key
@@ -49,7 +49,7 @@ def rows(service: Service, identity: Identity, found: Sequence[Document]) -> lis
     """Those jobs, as a table shows them."""
     if not found:
         return []
-    partitions = owned_by([gpujob.KIND], lambda kind: visible(service, identity, kind))
+    partitions = AllOwned([gpujob.KIND], lambda kind: visible(service, identity, kind))
     return [_row(job, partitions(job), identity) for job in found]
 
 
