@@ -52,6 +52,7 @@ OTHERS: tuple[GuardedResource, ...] = (
     GuardedResource("blobs", GROUP, False, {"get": _ANYBODY, "create": _ANYBODY}),
     GuardedResource("secrets", "", True, _all(("get", "list"), Role.VIEWER) | _all(WRITE, Role.USER)),
     GuardedResource("events", "", True, _all(READ, Role.VIEWER)),
+    GuardedResource("events", "events.k8s.io", True, _all(READ, Role.VIEWER)),
     GuardedResource("pods", "", True, _all(READ, Role.VIEWER)),
     GuardedResource("pods/log", "", True, {"get": Role.VIEWER}),
     GuardedResource("pods/exec", "", True, _all(CONNECT, Role.USER)),

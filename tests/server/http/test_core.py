@@ -71,6 +71,32 @@ class TestEvents:
             "/api/v1/events?fieldSelector=involvedObject.kind=Node,involvedObject.name=gpu-1,involvedObject.uid=gpu-1"
         )["items"]
 
+    def test_the_newer_group_has_the_same_with_its_own_names(self, served: Served) -> None:
+        """`events.k8s.io/v1`, which is all that k9s asks for."""
+        one, two = served.store.create(job("one")), served.store.create(job("two"))
+        served.store.create(event("a", one, "Started", "it began"))
+        served.store.create(event("b", two, "Started", "it began"))
+        root = "/apis/events.k8s.io/v1"
+        asked = "regarding.kind=GPUJob,regarding.name=one,reason!=Ended"
+        found = served.get(f"{root}/namespaces/default/events?fieldSelector={asked}")
+        assert (found["kind"], found["apiVersion"], names(found)) == ("EventList", "events.k8s.io/v1", ["a"])
+        (told,) = found["items"]
+        core = served.get("/api/v1/namespaces/default/events/a")
+        assert told == {
+            "kind": "Event", "apiVersion": "events.k8s.io/v1", "metadata": core["metadata"], "type": "Normal",
+            "reason": "Started", "note": "it began", "regarding": core["involvedObject"], "eventTime": None,
+            "reportingController": "job", "reportingInstance": core["reportingInstance"],
+            "deprecatedSource": core["source"], "deprecatedCount": 2,
+            "deprecatedFirstTimestamp": core["firstTimestamp"], "deprecatedLastTimestamp": core["lastTimestamp"],
+        }  # fmt: skip
+        assert served.get(f"{root}/namespaces/default/events/a") == told
+        assert served.get(f"{root}/events", accept=TABLE)["rows"] == served.get("/api/v1/events", accept=TABLE)["rows"]
+        (row, _) = served.get(f"{root}/events?includeObject=Object", accept=TABLE)["rows"]
+        assert row["object"] == told
+        assert names(served.get(f"{root}/events?fieldSelector=regarding.name!=one")) == ["b"]
+        assert served.ask("DELETE", f"{root}/namespaces/default/events/a").code == 405
+        assert "no/such" in served.ask("GET", f"{root}/events?fieldSelector=no/such=1").json["message"]
+
     def test_their_table_begins_with_when(self, served: Served) -> None:
         served.store.create(event("a", served.store.create(job("one")), "Started", "it began"))
         table = served.get("/api/v1/events", accept=TABLE)

@@ -96,6 +96,7 @@ def test_its_caches_are_filled(served: Served) -> None:
     for path, names in (
         (f"{CORE}/pods", ["train-0", "waits-0"]), (f"{CORE}/namespaces/default/pods", ["train-0", "waits-0"]),
         (f"{CORE}/nodes", ["gpu-1"]), (f"{CORE}/namespaces", ["default"]), (f"{OURS}/gpujobs", ["train", "waits"]),
+        ("/apis/events.k8s.io/v1/events", ["began"]),
     ):  # fmt: skip
         with informer(served, path) as events:
             found = []

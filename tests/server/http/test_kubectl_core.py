@@ -86,7 +86,11 @@ def test_pods_nodes_events_and_namespaces(kubectl: Kubectl, bed: Bed) -> None:
     assert "attempt 2 started" in told
     assert "attempt 2 started" in kubectl("describe", "gj", "train")
     assert "attempt 2 started" in kubectl("events", "--for", "gpujob/train")
-    assert table(kubectl("get", "ev", "--no-headers"))[0][1:4] == ["Normal", "Started", "gpujob/train"]
+    for events in ("ev", "events", "events.events.k8s.io", "events.v1.events.k8s.io"):
+        assert table(kubectl("get", events, "--no-headers"))[0][1:4] == ["Normal", "Started", "gpujob/train"]
+    notes = "jsonpath={.items[*].note}"
+    selected = "--field-selector=regarding.name=train"
+    assert kubectl("get", "events.events.k8s.io", selected, "-o", notes) == "attempt 2 started"
 
     assert table(kubectl("get", "no", "--no-headers"))[0][:3] == ["gpu-1", "Ready", "<none>"]
     described = kubectl("describe", "node", "gpu-1")

@@ -12,7 +12,7 @@ from functools import cache
 from cumulus.resources.key import GROUP, VERSION
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
-from cumulus.server.http.kubernetes.messages import AUTHENTICATION, AUTHORIZATION
+from cumulus.server.http.kubernetes.messages import AUTHENTICATION, AUTHORIZATION, EVENTS
 from cumulus.service.access.matrix import READ, WRITE, GuardedResource, find
 
 ALL = tuple(sorted((*READ, *WRITE)))
@@ -65,6 +65,7 @@ def api_groups() -> Mapping[tuple[str, str], tuple[ApiResource, ...]]:
             _other("", "secrets", "Secret"),
         ),
         (GROUP, VERSION): tuple(_resource(kind) for kind in KINDS),
+        (EVENTS, "v1"): (_other(EVENTS, "events", "Event"),),
         (AUTHENTICATION, "v1"): (_other(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"),),
         (AUTHORIZATION, "v1"): (
             _other(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview"),

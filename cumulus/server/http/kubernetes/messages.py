@@ -36,6 +36,7 @@ _PATH = Message({1: Field("path", "string"), 2: Field("verb", "string")})
 _ASKED = Message({1: Field("resourceAttributes", _RESOURCE), 2: Field("nonResourceAttributes", _PATH)})
 AUTHORIZATION = "authorization.k8s.io"
 AUTHENTICATION = "authentication.k8s.io"
+EVENTS = "events.k8s.io"
 ACCESS_REVIEW = Body(
     f"{AUTHORIZATION}/v1",
     "SelfSubjectAccessReview",

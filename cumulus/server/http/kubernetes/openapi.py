@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from cumulus import __version__
 from cumulus.errors import NotFound
+from cumulus.resources.key import GROUP
 from cumulus.resources.openapi import (
     GVK,
     META,
@@ -97,7 +98,7 @@ def _document(group: str, version: str, resources: Sequence[ApiResource]) -> dic
 def _schemas(group: str, version: str, resource: ApiResource) -> dict[str, Schema]:
     """Of a kind of ours all its fields. Of Kubernetes' own that it is an object: its documentation is Kubernetes'."""
     kind = BY_NAME.get(resource.kind)
-    if group and kind is not None:
+    if group == GROUP and kind is not None:
         return definitions(kind)
     gvk = {"group": group, "version": version, "kind": resource.kind}
     name = _name(group, version, resource)
@@ -107,7 +108,7 @@ def _schemas(group: str, version: str, resource: ApiResource) -> dict[str, Schem
 
 
 def _name(group: str, version: str, resource: ApiResource) -> str:
-    if group and resource.kind in BY_NAME:
+    if group == GROUP and resource.kind in BY_NAME:
         return definition_name(resource.kind)
     return f"io.k8s.api.{group.split('.')[0] or 'core'}.{version}.{resource.kind}"
 

@@ -5,7 +5,7 @@ Columns are those of the kind's entry in the registry; those that `-o wide` adds
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -40,9 +40,11 @@ class Shown:
 
     def __init__(
         self, kind: Shape, form: Form, include: str, clock: Clock, owned_by: OwnedBy = lambda _: (),
-        kept: KeptRows | None = None,
+        kept: KeptRows | None = None, whole: Callable[[Document], Document] | None = None,
     ) -> None:  # fmt: skip
-        """`kept`: rows of earlier answers; where there are none, objects are not shown as they are packed."""
+        """`kept`: rows of earlier answers; where there are none, objects are not shown as they are packed. `whole`:
+        makes of an object what is sent where the client asks for all of it; None: it is that itself."""
+        self._made_whole = whole
         self.form = form
         self._kept = kept
         self._kind = kind
@@ -63,7 +65,7 @@ class Shown:
         if self.form.kind:
             rows = [_metadata_of(item) for item in items]
             return {"kind": "PartialObjectMetadataList", "apiVersion": META, "metadata": metadata, "items": rows}
-        return self._list(items, metadata)
+        return self._list([self._whole(item) for item in items] if self._made_whole else items, metadata)
 
     @property
     def takes_packed(self) -> bool:
@@ -94,7 +96,7 @@ class Shown:
         if self.form.kind == "Table":
             version = item["metadata"].get("resourceVersion", "")
             return self._table([item], {"resourceVersion": version}, heading=heading)
-        return _metadata_of(item) if self.form.kind else item
+        return _metadata_of(item) if self.form.kind else self._whole(item)
 
     def _table(self, items: Sequence[Document], metadata: Document, *, heading: bool = True) -> Document:
         cells = Cells(self._clock.now(), self._owned_by)
@@ -129,9 +131,12 @@ class Shown:
             case "None":
                 return None
             case "Object":
-                return item
+                return self._whole(item)
             case _:
                 return _metadata_of(item)
+
+    def _whole(self, item: Document) -> Document:
+        return item if self._made_whole is None else self._made_whole(item)
 
 
 def _between(around: Document, pieces: Sequence[bytes]) -> Sequence[bytes]:

@@ -1,6 +1,7 @@
 """Events as core/v1 has them, where `kubectl describe` and `kubectl events` look for those of an object.
 
 Those of a job are told of its pods too, and those of a GPUNode of its Node, where a client asks for these.
+events.k8s.io/v1 has the same events with other names for some fields, and is all that k9s asks for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cumulus.resources.selectors import parse_fields
 from cumulus.server.http.kubernetes.core import nodes, pods
 from cumulus.server.http.kubernetes.core.pods import job_of, pod_name, pod_uid
 from cumulus.server.http.kubernetes.core.view import ComputedKind, field_term, routes
+from cumulus.server.http.kubernetes.messages import EVENTS
 
 _KIND, _NAME, _UID = (f"involvedObject.{field}" for field in ("kind", "name", "uid"))
 
@@ -93,4 +95,35 @@ VIEW = ComputedKind(
     named=False,
     asked=_asked,
 )
-ROUTES = routes(VIEW)
+
+
+def _of_newer_group(event: Document) -> Document:
+    """A core/v1 event as events.k8s.io/v1 has it."""
+    kept: Document = {
+        field: event[field]
+        for field in ("kind", "metadata", "type", "reason", "reportingInstance", "eventTime")
+        if field in event
+    }
+    return {
+        **kept, "apiVersion": f"{EVENTS}/v1", "regarding": event["involvedObject"], "note": event.get("message", ""),
+        "reportingController": event["reportingComponent"],
+        **{
+            new: event[old] for old, new in (
+                ("source", "deprecatedSource"), ("firstTimestamp", "deprecatedFirstTimestamp"),
+                ("lastTimestamp", "deprecatedLastTimestamp"), ("count", "deprecatedCount"),
+            ) if old in event
+        },
+    }  # fmt: skip
+
+
+def _of_core(fields: str) -> str:
+    """A field selector on events.k8s.io/v1 as core/v1 has it."""
+    found = []
+    for term in parse_fields(fields).terms:
+        path = ("involvedObject", *term.path[1:]) if term.path[0] == "regarding" else term.path
+        found.append(field_term(".".join(path), term.value, equal=term.equal))
+    return ",".join(found)
+
+
+NEWER = replace(VIEW, group=EVENTS, whole=_of_newer_group, fields=_of_core)
+ROUTES = (*routes(VIEW), *routes(NEWER))

@@ -57,15 +57,15 @@ def narrowed(view: ComputedKind, query: Query) -> tuple[ComputedKind, str]:
     return view, ""
 
 
-def field_term(path: str, value: str) -> str:
+def field_term(path: str, value: str, *, equal: bool = True) -> str:
     """One term of a field selector."""
     escaped = value.replace("\\", "\\\\").replace(",", "\\,").replace("=", "\\=")
-    return f"{path}={escaped}"
+    return f"{path}{'=' if equal else '!='}{escaped}"
 
 
 @dataclass(frozen=True, slots=True)
 class ComputedKind:
-    """One kind of core/v1, computed from the stored kind `stored`."""
+    """One kind of core/v1, or of another group's v1, computed from the stored kind `stored`."""
 
     name: str
     plural: str
@@ -83,7 +83,15 @@ class ComputedKind:
     named: bool = True
     asked: Callable[[ComputedKind, Query], tuple[ComputedKind, str]] = narrowed
     """How a query is answered: by which view, and with which field selector for the stored objects."""
-    api_version: str = "v1"
+    group: str = ""
+    whole: Callable[[Document], Document] | None = None
+    """Makes what is sent of what is shown in tables and matched by selectors; None: it is that itself."""
+    fields: Callable[[str], str] = str
+    """A field selector of a client, with the names that fields have before that."""
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/v1" if self.group else "v1"
 
     def of(self, document: Document, now: datetime) -> Sequence[Document]:
         try:
@@ -122,7 +130,7 @@ class Viewed:
     def page(self, query: Query) -> Page:
         view, now = self._view, self._service.clock.now()
         matches = Matcher(query)
-        self._service.access.check(self._identity, "list", view.plural, query.namespace or "", group="")
+        self._service.access.check(self._identity, "list", view.plural, query.namespace or "", group=view.group)
         at_once = min(view.at_once, query.limit or view.at_once)
         stored = replace(query, kind=view.stored, labels="", fields=self._fields, limit=at_once)
         items: list[Document] = []
@@ -144,14 +152,17 @@ class Viewed:
 
 
 def routes(view: ComputedKind) -> tuple[Route, ...]:
-    """`/api/v1/…`: get, list and watch. All else is answered by 405, with what to do instead."""
+    """`/api/v1/…` or `/apis/GROUP/v1/…`: get, list and watch. All else is answered by 405, with what to do instead."""
 
     class Collection(HTTPEndpoint):
         async def get(self, request: Request) -> Response:
             api, identity = api_of(request), identity_of(request)
             query = reading.query_of(request, view.name)
+            query = replace(query, fields=view.fields(query.fields))
             source = Viewed(view, query, api.service, identity)
-            return await reading.answer(request, source, shown(request, view), query, view.plural, "")
+            return await reading.answer(
+                request, source, shown(request, view, view.whole), query, view.plural, view.group
+            )
 
         async def method_not_allowed(self, request: Request) -> Response:
             return not_allowed(request, view.instead)
@@ -160,25 +171,26 @@ def routes(view: ComputedKind) -> tuple[Route, ...]:
         async def get(self, request: Request) -> Response:
             api, identity = api_of(request), identity_of(request)
             namespace, name = request.path_params.get("namespace", ""), request.path_params["name"]
-            api.service.access.check(identity, "get", view.plural, namespace, name, group="")
+            api.service.access.check(identity, "get", view.plural, namespace, name, group=view.group)
             found = await api.call(view.find, api.service, identity, namespace, name)
-            form = shown(request, view)
+            form = shown(request, view, view.whole)
             return await api.call(lambda: form.form.response(form.one(found)))
 
         async def method_not_allowed(self, request: Request) -> Response:
             return not_allowed(request, view.instead)
 
+    root = f"/apis/{view.api_version}" if view.group else "/api/v1"
     within = "/namespaces/{namespace}" if view.namespaced else ""
     given = (
-        Route(f"/api/v1{within}/{view.plural}", Collection),
-        Route(f"/api/v1{within}/{view.plural}/{{name}}", Single),
+        Route(f"{root}{within}/{view.plural}", Collection),
+        Route(f"{root}{within}/{view.plural}/{{name}}", Single),
     )
-    return (*given, Route(f"/api/v1/{view.plural}", Collection)) if view.namespaced else given
+    return (*given, Route(f"{root}/{view.plural}", Collection)) if view.namespaced else given
 
 
-def shown(request: Request, view: Shape) -> Shown:
+def shown(request: Request, view: Shape, whole: Callable[[Document], Document] | None = None) -> Shown:
     include = request.query_params.get("includeObject", "")
-    return Shown(view, form_of(request), include, api_of(request).service.clock)
+    return Shown(view, form_of(request), include, api_of(request).service.clock, whole=whole)
 
 
 def not_allowed(request: Request, instead: str) -> Response:
