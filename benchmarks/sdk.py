@@ -24,17 +24,29 @@ from cumulus.sdk.session import Session
 
 COLD_ROUNDS, SESSION_ROUNDS, SESSION_CALLS, MAP_ROUNDS, MAP_ITEMS = 7, 9, 200, 3, 1000
 ARGUMENT = 2**30
+LARGE = 1000
+"""Files of a large project."""
 _METHOD = "/bench.Echo/Call"
 
 
 def run() -> Iterator[Result]:
-    with tempfile.TemporaryDirectory() as directory, _daemon(Path(directory)), CumulusClient() as client:
-        client.run(_one)
+    with (
+        tempfile.TemporaryDirectory() as directory, _daemon(Path(directory)), _client(Path(directory)) as client,
+    ):  # fmt: skip
+        client.run(lambda: 1)
         with client.session() as session:
             yield _in_session(session)
         yield from _map(client)
         yield _upload(client, Path(directory))
         yield from _cold(client, Path(directory))
+
+
+def _client(directory: Path) -> CumulusClient:
+    """Of a program that lies alone in its directory, as a user's first one does. In this repository the project would
+    be all of its tests, and each call would carry and unpack them; the peers send no code at all."""
+    project = directory / "project"
+    project.mkdir()
+    return CumulusClient(project=project)
 
 
 def _one() -> int:
@@ -54,6 +66,19 @@ def _cold(client: CumulusClient, directory: Path) -> Iterator[Result]:
                 ours.append(_seconds(lambda: client.run(lambda: 1)))
                 others.append(_seconds(theirs))
         yield in_rounds(what, ours, others, unit="s", peer_name=name, at_most=1)
+    large = directory / "large"
+    (large / "package").mkdir(parents=True)
+    for number in range(LARGE):
+        (large / "package" / f"module{number}.py").write_text(f"NUMBER = {number}\n" * 20)
+    with CumulusClient(project=large, include=["package"]) as carrying:
+        alone, carried = [], []
+        carrying.run(lambda: 1)
+        for _ in range(COLD_ROUNDS):
+            carried.append(_seconds(lambda: carrying.run(lambda: 1)))
+            alone.append(_seconds(lambda: client.run(lambda: 1)))
+    yield in_rounds(
+        f"the same from a project of {LARGE:,} files", carried, alone, unit="s", peer_name="from one of a single file"
+    )
 
 
 @contextmanager

@@ -248,8 +248,10 @@ class Session:
         link.asked.popleft()
         if sent is not link.hello:
             with self._changed:
+                if len(self._waiting) > UNDER_WAY:
+                    # One more may be sent. Else nobody waits for this, and to wake a thread takes time.
+                    self._changed.notify_all()
                 self._waiting.popleft()
-                self._changed.notify_all()
             _settle(sent, f"{self.name}/{sent.name}")
             return
         _settle(sent, self.name)

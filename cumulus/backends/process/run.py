@@ -106,7 +106,10 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended; also where it was purged meanwhile."""
+        """Whether it has ended; also where it was purged meanwhile. Who follows a log asks many times a second, so no
+        document is read before there is an end."""
+        if self._end is None and not os.path.exists(self._path(layout.EXIT)):
+            return not os.path.exists(self._path(layout.SPEC))
         try:
             return self.observe().state.finished
         except FileNotFoundError:
