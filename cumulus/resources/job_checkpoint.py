@@ -88,6 +88,11 @@ class Checkpoint(Model):
             raise FieldError(("credentials",), f"are for s3://, and uri is {self.uri}; remove them")
 
     @rule
+    def _path_is_no_uri(self) -> None:
+        if self.path is not None and "://" in self.path:
+            raise FieldError(("path",), f"is a directory or file of the node, got {self.path!r}; a URI goes to uri")
+
+    @rule
     def _from_names_a_job(self) -> None:
         if self.from_ is None:
             return

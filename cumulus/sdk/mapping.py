@@ -368,7 +368,7 @@ def _pickled(value: object, what: str) -> bytes:
 
 def _value(answer: tuple[Any, ...], number: int) -> tuple[Any, BaseException | None]:
     """Of what `run_batch` says of one item, which was signed with its batch."""
-    place = f"the item {number} (the first is 0)"
+    place = f"item {number} (the first is 0)"
     if answer[0] == on_node.RETURNED:
         try:
             return results.rebuilt(answer[1], f"what {place} returned"), None

@@ -27,6 +27,7 @@ ATTENDED = "60s"
 
 _NAME = re.compile(r"[^a-z0-9]+")
 _LONGEST_NAME = 40
+_SCHEME = re.compile(r"(s3|file):")
 
 
 class CallOptions(TypedDict, total=False):
@@ -169,6 +170,13 @@ def _checkpoint(value: Any) -> Mapping[str, Any]:
     if value is True:
         return {}
     if isinstance(value, str):
+        scheme = _SCHEME.match(value)
+        if scheme is not None and not value.startswith("//", scheme.end()):
+            place = value[scheme.end() :].lstrip("/") or "BUCKET/PREFIX"
+            raise UsageError(
+                f"checkpoint={value!r} is neither a path nor a URI",
+                hint=f"a URI is written {scheme[1]}://{'/' if scheme[1] == 'file' else ''}{place}, a path ./{value}",
+            )
         return {"uri": value} if "://" in value else {"path": value}
     raise UsageError(f"checkpoint={value!r} is neither True nor a path, a URI or the fields of spec.checkpoint")
 

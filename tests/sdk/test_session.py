@@ -232,7 +232,7 @@ def test_map_tells_failures(client: CumulusClient, state: Any) -> None:
     results = client.map(state.fail_at, range(6), workers=1, return_exceptions=True)
     found = list(results)
     assert isinstance(found[3], ValueError)
-    assert found[3].__notes__[0].startswith("\nRaised in the item 3 (the first is 0):\n")
+    assert found[3].__notes__[0].startswith("\nRaised in item 3 (the first is 0):\n")
     assert "no 3" in found[3].__notes__[0]
     assert found[4] == 4
     with pytest.raises(ValueError, match="no 3"):
@@ -249,7 +249,7 @@ def test_an_item_of_map_whose_result_cannot_be_rebuilt(client: CumulusClient, st
     found = list(client.map(state.unreadable_at_1, range(3), workers=1, return_exceptions=True))
     assert [found[0], found[2]] == [0, 2]
     assert isinstance(found[1], CumulusError)
-    assert str(found[1]).startswith("what the item 1 (the first is 0) returned, can't be rebuilt here: ValueError: ")
+    assert str(found[1]).startswith("what item 1 (the first is 0) returned, can't be rebuilt here: ValueError: ")
 
 
 def test_map_goes_on_where_a_session_died(client: CumulusClient, state: Any, tmp_path: Path) -> None:

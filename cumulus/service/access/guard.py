@@ -238,8 +238,9 @@ class Guard:
         except KeyError as error:
             from cumulus.admission.problems import FieldProblem, Rejected
 
-            known = ", ".join(sorted(there)) or "none"
-            message = f"there is no queue {one_line(str(error.args[0]))}; the queues are {known}"
+            known = ", ".join(sorted(there))
+            others = f"the queues are {known}" if known else "there are no queues here, so leave it out"
+            message = f"there is no queue {one_line(str(error.args[0]))}; {others}"
             raise Rejected(key, [FieldProblem(("spec", "queue"), message)]) from None
         if found := queues.problems(there, queue, document):
             from cumulus.admission.problems import Rejected
