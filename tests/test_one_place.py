@@ -262,3 +262,69 @@ def _spelt(tree: ast.Module, known: set[str]) -> Iterator[str]:
         yield from (w.value for w in words if isinstance(w, ast.Constant) and w.value in known & PHASES)
         if isinstance(node, ast.Constant) and node.value in known - PHASES and id(node) not in exported:
             yield str(node.value)
+
+
+PUTS_IN_PLACE = {
+    "backends/process/backend.py": "directories of runs",
+    "backends/process/takeover.py": "directories of checkpoints, with `checkpoint`'s layout",
+    "backends/rundir/log.py": "a log that is appended to",
+    "blob/directory.py": "what came of a blob stays, and the rest is sent later",
+    "cli/archives.py": "a file with the mode that the archive says, or a directory",
+    "cli/carried.py": "the user's own files, with their modes and times",
+    "cli/command_server.py": "a socket",
+    "cli/verbs/checkpoints.py": "a directory",
+    "environments/cache.py": "directories; runs alone on a node",
+    "health/control_plane.py": "measures the disk",
+    "history/schema.py": "a damaged database goes aside",
+    "lib/files.py": "files",
+    "lib/unix_socket.py": "sockets",
+    "nodes/host_keys.py": "a file that is appended to",
+    "runner/build.py": "several threads put the same file there at once",
+    "runner/main.py": "runs alone in any image",
+    "server/log_file.py": "a log goes aside",
+    "store/backup.py": "a database with its log",
+    "uploader/__main__.py": "a note in a file that is open",
+    "uploader/directory_place.py": "what came of a file stays, and the rest is sent later",
+    "uploader/files.py": "directories of checkpoints, with `checkpoint`'s layout",
+    "uploader/restore.py": "files of such a directory",
+}
+"""Beside `chronos` and `checkpoint`, which stand alone. All others write by `lib.files`."""
+READS_PROC = {
+    "cli/command_client.py": "in which namespaces it is, before anything else is loaded",
+    "cli/spare_fork.py": "its own name",
+    "environments/cache.py": "runs alone on a node",
+    "sdk/transport.py": "a path that is short enough for a socket",
+    "service/accounts.py": "a setting of the kernel",
+    "backends/process/command.py": "counters of the kernel",
+    "backends/process/forked.py": "its own name",
+    "backends/process/launch.py": "its own setting",
+    "backends/process/process_tree.py": "whether a number is taken, whoever may see what has it",
+    "backends/swarm/node_engine.py": "a script that runs on a node",
+}
+"""Beside `lib`, and `chronos`, which asks about namespaces, mounts and drivers. What all others want to know of a
+process they ask `lib.processes`."""
+
+
+def test_files_are_put_in_place_in_one_place() -> None:
+    wanted = re.compile(r"os\.(replace|rename|fsync|fdatasync)\(|\.rename\(")
+    assert _where(wanted, without=("chronos", "checkpoint")) == set(PUTS_IN_PLACE)
+
+
+def test_processes_are_looked_at_in_one_place() -> None:
+    wanted = re.compile(r"""f?["'](?:[^"'\n]* )?/proc/""")
+    assert _where(wanted, without=("chronos", "lib")) == set(READS_PROC)
+
+
+def test_chronos_asks_the_same_place_about_a_process() -> None:
+    """Its status, its environment and its children; `runtime` runs alone, as a container's."""
+    wanted = re.compile(r"/proc/\{\w+\}/(stat|status|environ|comm|task)\b")
+    assert _where(wanted, without=("lib",)) == set()
+
+
+def _where(wanted: re.Pattern[str], *, without: tuple[str, ...]) -> set[str]:
+    """In which modules, but for those of some rooms, there is such code."""
+    return {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] not in without and wanted.search(path.read_text())
+    }

@@ -40,15 +40,22 @@ def replacing(path: str, mode: int = 0o600, *, durable: bool = True) -> Iterator
 def write_once(path: str, content: bytes, mode: int = 0o600) -> None:
     """Put `content` at `path` where nothing is, whole or not at all. What another process put there first stays. Raises
     OSError."""
+    with suppress(FileExistsError), creating(path, mode) as file:
+        file.write(content)
+
+
+@contextmanager
+def creating(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A new file that is at `path` when the block ends, whole, and nowhere where it raises. Raises OSError;
+    FileExistsError where something is at `path` by then."""
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with open(new_file(temporary, mode), "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(temporary, path)
+        os.link(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -173,8 +173,13 @@ def user(pid: int) -> int | None:
 
 def status_field(pid: int, name: bytes) -> list[bytes]:
     """The words of a line of /proc/PID/status (proc_pid_status(5)), as `Uid:`; none where the process is gone."""
-    lines = content(f"/proc/{pid}/status").splitlines()
-    return next((line.split()[1:] for line in lines if line.startswith(name)), [])
+    return status(pid).get(name, [])
+
+
+def status(pid: int) -> dict[bytes, list[bytes]]:
+    """The words of each of those lines, by how it begins, all of one moment; empty where the process is gone."""
+    lines = (line.split() for line in content(f"/proc/{pid}/status").splitlines())
+    return {words[0]: words[1:] for words in lines if words}
 
 
 def takes_default(pid: int, number: int) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
+from cumulus.lib import processes
 from cumulus.lib.unix_user import UnixUser
 
 OWNER = "owner"
@@ -24,10 +26,10 @@ def owner_of(path: str) -> UnixUser:
 
 def user_of_process(pid: int) -> UnixUser:
     """Whom a process runs as. Raises OSError where it is gone."""
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        fields = dict(line.split(":", 1) for line in file if ":" in line)
-    groups = tuple(map(int, fields["Groups"].split()))
-    return _user(int(fields["Uid"].split()[1]), int(fields["Gid"].split()[1]), groups)
+    told = processes.status(pid)
+    if not told:
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} is gone")
+    return _user(int(told[b"Uid:"][1]), int(told[b"Gid:"][1]), tuple(map(int, told[b"Groups:"])))
 
 
 def _user(uid: int, gid: int, groups: tuple[int, ...]) -> UnixUser:

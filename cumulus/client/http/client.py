@@ -16,7 +16,7 @@ from cumulus.answers.codec import decode, encode
 from cumulus.client.http.connection import ClientConnection, Cut, Method, Stream
 from cumulus.client.http.errors import ServerUnavailable, error_in
 from cumulus.errors import InvalidObject, StoreUnavailable, UsageError
-from cumulus.lib.files import new_file
+from cumulus.lib.files import creating
 from cumulus.resources.documents import owners
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
@@ -623,22 +623,16 @@ def _url(path: str, given: Mapping[str, object]) -> str:
 
 def _save(stream: Stream, file: Path) -> None:
     """Into a new file, whole or not at all."""
-    made = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with open(new_file(str(made), 0o600), "wb") as out:
+        with creating(str(file)) as out:
             while chunk := stream.read(_CHUNK):
                 out.write(chunk)
-            out.flush()
-            os.fsync(out.fileno())
-        os.link(made, file)
     except FileExistsError:
         raise UsageError(f"{file} is there already", hint=_NEW_FILE) from None
     except Cut:
         raise ServerUnavailable("the server went away before the backup was complete", hint="try again") from None
     except OSError as error:
         raise StoreUnavailable(f"the backup cannot be written to {file}: {error.strerror}") from None
-    finally:
-        made.unlink(missing_ok=True)
 
 
 @contextmanager
