@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,6 @@ def test_training_goes_on_in_the_next_lease_where_it_stopped(machine: Machine, t
     status = job["status"]
     assert len(status["attempts"]) > 1
     assert {a["reason"] for a in status["attempts"][:-1]} <= {"Saved", "LeaseExpired"}
-    # Queued before the lease was over, in a place of its own.
-    assert all(after["queueTime"] < before["endTime"] for before, after in pairwise(status["attempts"]))
     assert status["checkpoint"]["step"] > 0
     assert "next" not in status
     assert "CheckpointSaved" in {

@@ -43,6 +43,13 @@ def leases(worker: Worker, known_hosts: KnownHosts, request: pytest.FixtureReque
     leases.close()
 
 
+@pytest.fixture
+def served(worker: Worker, known_hosts: KnownHosts) -> Iterator[RemoteLeases]:
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    with closing(connect(worker, known_hosts)) as leases:
+        yield leases
+
+
 def request(id: str = "", **fields: object) -> LeaseRequest:
     defaults: dict[str, object] = {"device": 0, "memory_bytes": 2**20 + 1, "compute": 333, "seconds": 60.0}
     # Processes are found by the id of their lease: no two tests on a machine may share one.
@@ -139,21 +146,21 @@ def test_a_stale_token_is_refused(leases: RemoteLeases) -> None:
     ],
 )
 def test_who_answers_but_is_no_chronos_of_this_protocol(
-    worker: Worker, leases: RemoteLeases, command: str, error: type[ChronosError], said: str
+    worker: Worker, served: RemoteLeases, command: str, error: type[ChronosError], said: str
 ) -> None:
     with pytest.raises(error, match=said) as raised:
-        connect(worker, leases.connection.known_hosts, command).list()
+        connect(worker, served.connection.known_hosts, command).list()
     assert type(raised.value) is error
 
 
-def test_a_greeting_before_the_answer_is_passed_over(worker: Worker, leases: RemoteLeases) -> None:
-    greeting = connect(worker, leases.connection.known_hosts, f"echo 'Welcome to gpu-1!'; {worker.command}")
+def test_a_greeting_before_the_answer_is_passed_over(worker: Worker, served: RemoteLeases) -> None:
+    greeting = connect(worker, served.connection.known_hosts, f"echo 'Welcome to gpu-1!'; {worker.command}")
     assert greeting.list() == []
 
 
-def test_two_controllers_never_hold_one_share(worker: Worker, leases: RemoteLeases) -> None:
-    [device, *_] = leases.devices()
-    here, there = leases, connect(worker, leases.connection.known_hosts)
+def test_two_controllers_never_hold_one_share(worker: Worker, served: RemoteLeases) -> None:
+    [device, *_] = served.devices()
+    here, there = served, connect(worker, served.connection.known_hosts)
     begin = threading.Barrier(6)
 
     def grab(number: int) -> Lease | None:
@@ -175,13 +182,13 @@ def test_two_controllers_never_hold_one_share(worker: Worker, leases: RemoteLeas
     assert device.index == 0
 
 
-def test_two_controllers_with_one_id_hold_one_lease(worker: Worker, leases: RemoteLeases) -> None:
-    leases.devices()
-    there, asked = connect(worker, leases.connection.known_hosts), request()
+def test_two_controllers_with_one_id_hold_one_lease(worker: Worker, served: RemoteLeases) -> None:
+    served.devices()
+    there, asked = connect(worker, served.connection.known_hosts), request()
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda side: side.grant(asked), (leases, there))
+        first, second = pool.map(lambda side: side.grant(asked), (served, there))
     assert first.token == second.token
-    assert len(leases.list()) == 1
+    assert len(served.list()) == 1
     there.close()
 
 
@@ -200,10 +207,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_told_and_leases_come_again_once_there_is_room(
-    worker: Worker, leases: RemoteLeases, small_disk: Path
+    worker: Worker, served: RemoteLeases, small_disk: Path
 ) -> None:
     worker.ledger = small_disk / "chronos"
-    small = connect(worker, leases.connection.known_hosts)
+    small = connect(worker, served.connection.known_hosts)
     try:
         small.devices()
         held = small.grant(request())

@@ -125,7 +125,14 @@ def test_the_tour_the_playground_and_the_end(environment: dict[str, str], tmp_pa
         traces.are_gone()
 
 
-@pytest.mark.parametrize("how", ["the terminal is closed", "the lab is killed", "its sweeper is killed, then it too"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("the terminal is closed", marks=pytest.mark.slow),
+        pytest.param("the lab is killed", marks=pytest.mark.slow),
+        "its sweeper is killed, then it too",
+    ],
+)
 def test_nothing_is_left(environment: dict[str, str], tmp_path: Path, how: str) -> None:
     output = tmp_path / "output"
     directory = environment["CUMULUS_LAB"]
