@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cumulus import environment
+from cumulus.cli.printers import without_managed_fields
+from cumulus.client.embedded import EmbeddedClient
 from cumulus.daemon_lock import daemon_pid
+from cumulus.resources.key import DEFAULT_NAMESPACE, Key
+from cumulus.resources.query import Query
+from cumulus.resources.registry import find_kind
 from tests import command_server, daemon_starter
 from tests.commands import CUMULUS
 from tests.processes import Process
@@ -58,12 +63,16 @@ class DaemonBed:
         )
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.ok("get", kind, name, "-o", "json"))
-        return found
+        """As `cumulus get KIND NAME -o json` prints it. In this process, since tests ask again and again."""
+        found = find_kind(kind)
+        key = Key(found.name, DEFAULT_NAMESPACE if found.namespaced else "", name)
+        with EmbeddedClient.of(Path(self.env["CUMULUS_HOME"])) as client:
+            return without_managed_fields(client.get(key))
 
     def items(self, kind: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.ok("get", kind, "-A", "-o", "json"))["items"]
-        return found
+        """Of all namespaces, as `get` tells each."""
+        with EmbeddedClient.of(Path(self.env["CUMULUS_HOME"])) as client:
+            return [without_managed_fields(each) for each in client.list(Query(find_kind(kind).name)).items]
 
     def serve(self) -> Process:
         """A daemon, without the cost of importing it: see `daemon_starter`."""

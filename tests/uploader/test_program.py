@@ -159,11 +159,22 @@ sys.exit(program.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("kind", ["directory", pytest.param("seaweedfs", marks=pytest.mark.xdist_group("s3"))])
-def test_kill_9_at_each_step(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+S3 = pytest.mark.xdist_group("s3")
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        pytest.param("directory", range(0, 64, 9), id="directory"),
+        pytest.param("directory", range(0, 60, 3), id="directory, more steps", marks=pytest.mark.slow),
+        pytest.param("seaweedfs", range(0, 13, 3), id="seaweedfs", marks=S3),
+        pytest.param("seaweedfs", range(12), id="seaweedfs, each step", marks=[S3, pytest.mark.slow]),
+    ],
+)
+def test_kill_9_at_each_step(kind: str, steps: range, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Whatever was done, a reader finds the last commit, byte for byte, and the next uploader gets to the end."""
     if kind == "directory":
-        config, steps = Config(f"file://{tmp_path}/shared", keep=2), range(0, 60, 3)
+        config = Config(f"file://{tmp_path}/shared", keep=2)
         place: Any = DirectoryPlace(str(tmp_path / "shared"))
     else:
         server: Server = request.getfixturevalue(kind)
@@ -171,7 +182,7 @@ def test_kill_9_at_each_step(kind: str, request: pytest.FixtureRequest, tmp_path
         config = Config(
             f"s3://{bucket.name}/c/u", keep=2, region=bucket.region, endpoint=bucket.endpoint, keys=bucket.keys
         )
-        place, steps = S3Place(S3Client(bucket), "c/u"), range(12)
+        place = S3Place(S3Client(bucket), "c/u")
     root = str(Path(program.__file__).parents[2])
     source = tmp_path / "a"
     committed, number, killed = 0, 0, 0
