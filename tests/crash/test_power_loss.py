@@ -25,7 +25,7 @@ from tests.crash import powerloss
 from tests.store.conftest import thing
 from tests.waiting import PATIENCE, poll
 
-SAMPLES = int(os.environ.get("CUMULUS_POWER_CUTS", "250"))
+SAMPLES = int(os.environ.get("CUMULUS_POWER_CUTS", "120"))
 """Cuts tried of each recording."""
 
 pytestmark = pytest.mark.timeout(600)
@@ -115,7 +115,7 @@ def test_a_sync_that_were_left_out_would_be_noticed(place: Path, lost: str) -> N
     """Of the log, or of the directory that names it."""
     calls = [call for call in recorded(place, WRITER) if (call.name, Path(call.path).name) != ("sync", lost)]
     with pytest.raises(AssertionError, match="after call"):
-        cuts(place, calls, lambda said: check_store(place / "root", said))
+        cuts(place, calls, lambda said: check_store(place / "root", said), samples=max(250, SAMPLES))
 
 
 def check_store(root: Path, said: list[str]) -> None:
