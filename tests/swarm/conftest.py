@@ -94,6 +94,25 @@ def control(swarm: Lab, tmp_path: Path) -> Iterator[Control]:
         yield control
 
 
+@pytest.fixture(scope="module")
+def _control_of_module(
+    swarm: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Control]:
+    with controlled(swarm, tmp_path_factory.mktemp(request.module.__name__.rpartition(".")[2])) as control:
+        yield control
+
+
+@pytest.fixture
+def kept(_control_of_module: Control) -> Iterator[Control]:
+    """For a module whose tests leave nothing behind but jobs: a daemon that they share, as its start and end take as
+    long as a test. Its nodes are Ready, and it knows no job."""
+    if _control_of_module.daemons[-1].poll() is not None:
+        _control_of_module.serve()
+    _control_of_module.ready()
+    yield _control_of_module
+    _control_of_module.ok("delete", "jobs", "--all", "--timeout=150s")
+
+
 @pytest.fixture
 def whole(swarm: Lab) -> Iterator[Lab]:
     """The lab, put in order again after the test."""

@@ -51,10 +51,6 @@ class Control(DaemonBed):
     def attempts(self, name: str) -> list[dict[str, Any]]:
         return list(self.get("job", name).get("status", {}).get("attempts", ()))
 
-    def reasons(self, kind: str = "GPUJob") -> set[str]:
-        """Of all events about objects of that kind."""
-        return {e["reason"] for e in self.items("events") if e["involvedObject"]["kind"] == kind}
-
     def ready(self) -> None:
         """Until every node of the Swarm takes containers."""
 

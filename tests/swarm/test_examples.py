@@ -29,6 +29,11 @@ def image(swarm: Lab) -> str:
     return "cumulus-job:local"
 
 
+@pytest.fixture
+def control(kept: Control) -> Control:
+    return kept
+
+
 @pytest.fixture(autouse=True)
 def _no_checkpoint(swarm: Lab) -> None:
     forget_checkpoint(swarm)

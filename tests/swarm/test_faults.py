@@ -19,6 +19,11 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 LOOP = "trap 'echo stopped; exit 143' TERM; echo up; while :; do sleep 0.1; done"
 
 
+@pytest.fixture
+def control(kept: Control) -> Control:
+    return kept
+
+
 def on(place: str) -> dict[str, Any]:
     """What pins a job to a node of the lab."""
     return {"selector": {"nodeLabels": {"place": place}}}
@@ -75,8 +80,8 @@ def test_a_lease_ends_its_container_with_no_daemon(control: Control) -> None:
     control.apply(job("alone", LOOP, duration="30s", gpu=on("worker1")))
     running(control, "alone")
     counting(control)
-    control.daemons[0].send_signal(signal.SIGKILL)
-    control.daemons[0].wait()
+    control.daemons[-1].send_signal(signal.SIGKILL)
+    control.daemons[-1].wait()
     worker = control.lab.nodes["worker1"]
     assert of_job(worker, "alone")
     eventually(lambda: not of_job(worker, "alone"), 150, "the node ended the container by itself")
@@ -160,7 +165,9 @@ def test_an_engine_that_ends_fails_nobody(control: Control, whole: Lab, how: sig
     worker.start_engine()
     control.ok("wait", "gpujob/engine", "--for=condition=Succeeded", "--timeout=200s")
     assert [a["reason"] for a in control.attempts("engine")] == ["Lost", "Completed"]
-    eventually(lambda: "Lost" in control.reasons())
+    uid = control.get("job", "engine")["metadata"]["uid"]
+    told = {"Lost", uid}
+    eventually(lambda: any(told <= {e["reason"], e["involvedObject"]["uid"]} for e in control.items("events")))
     assert control.ok("logs", "engine", "--attempt", "1").startswith("attempt 1\nup\n")
     settled(control)
 
