@@ -10,20 +10,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from benchmarks.harness import LeftOut, Result, at_least, in_rounds, running, until
+from cumulus import environment
 from cumulus.sdk import CumulusClient
 from cumulus.sdk.session import Session
 
 COLD_ROUNDS, SESSION_ROUNDS, SESSION_CALLS, MAP_ROUNDS, MAP_ITEMS = 7, 9, 200, 3, 1000
 ARGUMENT = 2**30
+FOR_BUCKET, BUCKET_ROUNDS = 256 * 2**20, 5
 LARGE = 1000
 """Files of a large project."""
 _METHOD = "/bench.Echo/Call"
@@ -39,6 +42,7 @@ def run() -> Iterator[Result]:
         yield from _map(client)
         yield _upload(client, Path(directory))
         yield from _cold(client, Path(directory))
+    yield from _to_bucket()
 
 
 def _client(directory: Path) -> CumulusClient:
@@ -152,18 +156,57 @@ def _upload(client: CumulusClient, directory: Path) -> Result:
     raw = _seconds(copy)
     (directory / "copy").unlink()
     source.unlink()
-    calls: list[Any] = []
-    ours = _seconds(lambda: calls.append(client.submit(len, content)))
-    calls[0].cancel()
+    ours = _submitted(client, content)
     return at_least(
         "an argument of 1 GiB: pickled, hashed and on the server's disk", ARGUMENT / 1e6 / ours, ARGUMENT / 1e6 / raw,
         0.9, unit="MB/s", peer_name="a file copied and synced",
     )  # fmt: skip
 
 
+def _submitted(client: CumulusClient, content: bytes) -> float:
+    """Seconds until the server has all of a call with that argument."""
+    calls: list[Any] = []
+    seconds = _seconds(lambda: calls.append(client.submit(len, content)))
+    calls[0].cancel()
+    return seconds
+
+
+def _to_bucket() -> Iterator[Result]:
+    """The same where blobs are in a bucket, beside boto3 with the same bytes and the same server."""
+    what = f"an argument of {FOR_BUCKET // 2**20} MiB: pickled, hashed and in the bucket"
+    try:
+        from tests.s3 import seaweedfs_server
+    except ImportError as error:
+        yield LeftOut(what, f"there is no server: {error}")
+        return
+    import boto3
+
+    with tempfile.TemporaryDirectory() as directory, seaweedfs_server() as server:
+        bucket = server.bucket()
+        assert bucket.keys is not None
+        keys = {"AWS_ACCESS_KEY_ID": bucket.keys.access_key, "AWS_SECRET_ACCESS_KEY": bucket.keys.secret_key}
+        place = {
+            environment.S3_BUCKET: bucket.name, environment.S3_REGION: bucket.region,
+            environment.S3_ENDPOINT: bucket.endpoint,
+        }  # fmt: skip
+        source = Path(directory, "source")
+        with _daemon(Path(directory), {**keys, **place}), _client(Path(directory)) as client:
+            theirs = boto3.client("s3", endpoint_url=bucket.endpoint, region_name=bucket.region)
+            ours, boto = [], []
+            for number in range(1 + BUCKET_ROUNDS):
+                content = os.urandom(2**20) * (FOR_BUCKET // 2**20)
+                ours.append(FOR_BUCKET / 1e6 / _submitted(client, content))
+                source.write_bytes(content)
+                put = partial(theirs.upload_file, str(source), bucket.name, f"boto{number}")
+                boto.append(FOR_BUCKET / 1e6 / _seconds(put))
+    # The first loads what the others have.
+    yield in_rounds(what, ours[1:], boto[1:], unit="MB/s", peer_name="boto3's upload_file", at_least=0.9)
+
+
 @contextmanager
-def _daemon(directory: Path) -> Iterator[None]:
+def _daemon(directory: Path, more: Mapping[str, str] = {}) -> Iterator[None]:
     variables = {
+        **more,
         "CUMULUS_HOME": str(directory / "state"), "CHRONOS_HOME": str(directory / "chronos"),
         "CHRONOS_MONITOR_IDLE": "1", "XDG_CONFIG_HOME": str(directory / "config"), "ORCHESTRATOR_PORT": "0",
     }  # fmt: skip
