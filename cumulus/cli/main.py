@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cumulus import __version__, environment
-from cumulus.cli import context, terminal
+from cumulus.cli import context, options, terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import descriptors, safe_output
 from cumulus.lib.suggest import nearest
@@ -160,7 +160,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _sentence(message: str) -> str:
-    message = message.strip().rstrip(".")
+    # The words before it are pydantic's, with which typer checks a value.
+    message = message.strip().rstrip(".").replace(": Value error, ", ": ")
     return message[:1].lower() + message[1:]
 
 
@@ -174,10 +175,13 @@ class LightCommand(TyperCommand):
         if not ctx.allow_interspersed_args:
             # Of another program's flags nothing is known.
             return list(super().parse_args(ctx, args))
-        flags = {name: p for p in self.get_params(ctx) if getattr(p, "is_flag", False) for name in p.opts}
+        params = self.get_params(ctx)
+        flags = {name: p for p in params if getattr(p, "is_flag", False) for name in p.opts}
         # What follows is another program's, as in `cumulus exec`.
         own = args.index("--") if "--" in args else len(args)
         plain = [arg for given in args[:own] for arg in _plain_flag(given, flags)]
+        if any(options.DRY_RUN in p.opts for p in params) and options.DRY_RUN not in flags:
+            plain = options.with_dry_run(plain)
         parsed: list[str] = super().parse_args(ctx, plain + args[own:])
         return parsed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -81,17 +82,29 @@ def seconds_of(text: str, option: str) -> float:
         raise UsageError(f"{option}: {error}") from None
 
 
+DRY_RUN = "--dry-run"
+_DRY_RUNS = ("server", "none")
+
+
 def dry_run(help: str) -> Any:
     """The option --dry-run of a verb that writes: `"none"` is its default, and `is_dry_run` reads it."""
     return typer.Option(
-        "--dry-run", autocompletion=completion.one_of("server", "none"), metavar="server|none", show_default=False,
-        help=help,
+        DRY_RUN, autocompletion=completion.one_of(*_DRY_RUNS), metavar="server|none", show_default=False, help=help
     )  # fmt: skip
+
+
+def with_dry_run(words: Sequence[str]) -> list[str]:
+    """Where --dry-run stands alone, as for verbs that have it without a value, it is --dry-run=server."""
+    followed = [*words, ""][1:]
+    return [
+        f"{word}={_DRY_RUNS[0]}" if word == DRY_RUN and next not in (*_DRY_RUNS, "client") else word
+        for word, next in zip(words, followed, strict=True)
+    ]
 
 
 def is_dry_run(word: str) -> bool:
     """Of --dry-run. Raises UsageError."""
-    if word not in ("server", "none"):
+    if word not in _DRY_RUNS:
         raise UsageError(f"there is no dry run {word!r}", hint="write --dry-run=server")
     return word == "server"
 

@@ -131,15 +131,15 @@ def _ours(lines: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, l
     lists: dict[str, list[str]] = {}
     for where, line in lines:
         for option, value in _options(where, line):
+            if option not in _SCALARS and option not in _LISTS:
+                known = ", ".join((*_SCALARS, *_LISTS))
+                raise UsageError(f"{where}: there is no option {option} here", hint=f"there are {known}")
             if value is None:
                 raise UsageError(f"{where}: {option} needs a value")
             if option in _SCALARS:
                 scalars[_SCALARS[option]] = value
-            elif option in _LISTS:
-                lists.setdefault(_LISTS[option], []).append(value)
             else:
-                known = ", ".join(_SCALARS)
-                raise UsageError(f"{where}: there is no option {option} here", hint=f"there are {known}")
+                lists.setdefault(_LISTS[option], []).append(value)
     return scalars, lists
 
 

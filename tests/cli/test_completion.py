@@ -11,6 +11,7 @@ import pytest
 from cumulus import paths
 from cumulus.client import contexts
 from cumulus.store.sqlite import SqliteStore
+from tests.cli.conftest import Run
 from tests.commands import CUMULUS
 from tests.documents import job, node
 
@@ -68,6 +69,10 @@ def test_scripts_for_each_shell(shell: str) -> None:
         [sys.executable, "-m", "cumulus.cli.main", "completion", shell], capture_output=True, text=True, check=True
     )
     assert "_CUMULUS_COMPLETE" in done.stdout
+
+
+def test_a_shell_that_has_no_script(run: Run) -> None:
+    assert run("completion", "tcsh").err.startswith("error: invalid value for 'shell': 'tcsh' is not one of 'bash', ")
 
 
 @pytest.mark.usefixtures("filled")

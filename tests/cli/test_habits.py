@@ -61,6 +61,9 @@ def test_a_deletion_that_is_only_tried(store: SqliteStore, run: Run) -> None:
     store.create(job("train"))
     done = run("delete", "jobs", "--all", "--dry-run=server")
     assert (done.code, done.out) == (0, "gpujob.cumulus.dev/train deleted (server dry run)\n")
+    # Without a value, wherever it stands.
+    assert run("delete", "--dry-run", "job", "train").out == run("delete", "job/train", "--dry-run").out == done.out
+    assert "there is no dry run 'client'" in run("delete", "job", "train", "--dry-run", "client").err
     assert run("get", "job", "train").code == 0
     assert run("delete", "job", "nope", "--dry-run=server").code == 1
 

@@ -74,6 +74,11 @@ def test_what_is_wrong_has_its_line(tmp_path: Path, line: str) -> None:
         script_options.of_script([script(tmp_path, line)], str(tmp_path), "/bin")
 
 
+def test_an_option_that_is_none_lacks_no_value(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no option --gup here"):
+        script_options.of_script([script(tmp_path, "#CUMULUS --gup")], str(tmp_path), "/bin")
+
+
 def test_what_is_typed_wins(home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path), "/bin")
     monkeypatch.chdir(tmp_path)
