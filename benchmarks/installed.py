@@ -39,4 +39,8 @@ def install(directory: Path) -> tuple[str, str]:
         ],
         check=True,
     )  # fmt: skip
-    return str(python), str(directory / "bin" / "cumulus")
+    command = str(directory / "bin" / "cumulus")
+    # As the scripts do that install it.
+    light = ["bash", "-c", '. scripts/_python.sh && light_start "$1"', "bash", command]
+    subprocess.run(light, cwd=_ROOT, check=True)
+    return str(python), command

@@ -50,6 +50,7 @@ run "$python" -m venv "$PREFIX/.venv"
 VENV=$PREFIX/.venv
 run "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/run.lock
 run "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+run light_start "$VENV/bin/cumulus"
 run install -m 0644 docs/share-a-machine.md "$PREFIX/docs/"
 for program in cumulus chronos_cli; do
   run ln -sf "$VENV/bin/$program" "/usr/local/bin/$program"

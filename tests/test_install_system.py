@@ -32,3 +32,18 @@ def test_a_wrong_option_is_refused_before_anything_is_done() -> None:
     done = run("--dry-runn")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--dry-runn is no option" in done.stderr
+
+
+def test_a_program_that_pip_wrote_starts_without_what_it_does_not_need(tmp_path: Path) -> None:
+    begin, end = "import sys\n\ndef main():\n    print(sys.argv[0].rpartition('/')[2])\n", "    sys.exit(main())\n"
+    begin_main = f"{begin}if __name__ == '__main__':\n    sys.argv[0] = "
+    older = f"import re\n{begin_main}re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])\n{end}"
+    newer = f"{begin_main}sys.argv[0].removesuffix('.exe')\n{end}"
+    for name, text in (("older.exe", older), ("newer.exe", newer)):
+        program = tmp_path / name
+        program.write_text(text)
+        light = ["bash", "-c", '. scripts/_python.sh && light_start "$1"', "bash", program]
+        subprocess.run(light, cwd=SCRIPT.parents[1], check=True, timeout=PATIENCE)
+        assert program.read_text() == newer
+        said = subprocess.run([sys.executable, program], check=True, capture_output=True, text=True, timeout=PATIENCE)
+        assert said.stdout == f"{program.stem}\n"
