@@ -58,8 +58,8 @@ def _queued() -> Result:
     snapshot = replace(snapshot, holds=tuple(holds), pending=tuple(pending))
     made = [Queue(metadata=ObjectMeta(name=f"q{n}"), spec=QueueSpec()) for n in range(5)]
     times: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(3):
-        for queued in times:
+    for number in range(7):
+        for queued in (True, False) if number % 2 else (False, True):
             policies = with_queues(DEFAULT, Book(Tree(made if queued else ()), QueueAccounts(())))
             begun = time.process_time()
             place(snapshot, policies)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -21,6 +21,9 @@ from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.queue_usage import QueueUsage, QueueUsageStatus
 from cumulus.scheduling import usage
 from cumulus.scheduling.snapshot import Gang, Snapshot
+
+matches = lru_cache(maxsize=4096)(fnmatchcase)
+"""Whether a device's name matches a glob. There are few of each, and a cycle asks ten thousand times."""
 
 _MINUTE = timedelta(minutes=1)
 _WEEK = 7 * 24 * 60
@@ -36,7 +39,7 @@ class Cap(NamedTuple):
         """What of it is held, by names of devices."""
         if self.glob == "*":
             return sum(held.values())
-        return sum(amount for name, amount in held.items() if fnmatchcase(name, self.glob))
+        return sum([amount for name, amount in held.items() if matches(name, self.glob)])
 
 
 class Rules:
@@ -112,6 +115,7 @@ class Tree:
     def __init__(self, queues: Iterable[Queue]) -> None:
         self._rules = {queue.metadata.name: Rules(queue.metadata.name, queue.spec) for queue in queues}
         self._paths: dict[str, tuple[Rules, ...]] = {}
+        self._owners: dict[str, Rules | None] = {}
         ceilings = {
             name: [r.highest_priority for r in self.path(name) if r.highest_priority is not None]
             for name in self._rules
@@ -121,6 +125,16 @@ class Tree:
 
     def __bool__(self) -> bool:
         return bool(self._rules)
+
+    @cached_property
+    def has_quotas(self) -> bool:
+        """Whether any queue is sure of something."""
+        return any(rules.quota for rules in self._rules.values())
+
+    @cached_property
+    def admits_all(self) -> bool:
+        """Whether no queue holds anybody back, nor says where jobs go."""
+        return not any(rules.restricts or rules.placement is not None for rules in self._rules.values())
 
     @property
     def names(self) -> Iterable[str]:
@@ -133,6 +147,12 @@ class Tree:
     def has(self, name: str) -> bool:
         """The default queue is always there."""
         return name in self._rules or name == DEFAULT_QUEUE
+
+    def owner(self, name: str) -> Rules | None:
+        """The queue whose quota jobs of that queue come out of: its own, else that of the nearest above."""
+        if name not in self._owners:
+            self._owners[name] = next((rules for rules in reversed(self.path(name)) if rules.quota), None)
+        return self._owners[name]
 
     def rules(self, name: str) -> Rules:
         found = self._rules.get(name)

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from fnmatch import fnmatchcase
 from functools import cached_property
 from glob import escape
 
@@ -25,7 +24,7 @@ from cumulus.resources.queue import MIN_RUNTIME
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.scheduling import fit
 from cumulus.scheduling.policy import Lender, Lenders, Place, Taken
-from cumulus.scheduling.queues import Book, Cap, Rules
+from cumulus.scheduling.queues import Book, Cap, Rules, Tree, matches
 from cumulus.scheduling.snapshot import Gang, Hold, ReturnsBy, Snapshot
 from cumulus.scheduling.usage import share_of
 
@@ -37,8 +36,7 @@ class TakeBackQuota:
     book: Book
 
     def begin(self, snapshot: Snapshot) -> Lenders | None:
-        tree = self.book.tree
-        return _Lent(self.book, snapshot) if any(tree.rules(name).quota for name in tree.names) else None
+        return _Lent(self.book, snapshot) if self.book.tree.has_quotas else None
 
 
 class _Lent:
@@ -50,22 +48,38 @@ class _Lent:
         self._taken: dict[str, Counter[str]] = {}
         """What queues with a quota get in this cycle, or were promised within it, by names of devices."""
         self._sure: set[str] = set()
+        self._then: set[str] = set()
+        """Gangs that are within quota when they are to start: their queue will have given back enough, and has not yet.
+        Nothing is taken back for them sooner."""
+        self._later: dict[str, list[tuple[Counter[str], Counter[str]]]] = {}
+        """By time, when each of these is to start: what its queue will have given back, and what they get by then."""
         self._asked: set[str] = set()
         """Jobs that were asked in this cycle."""
         devices = {(n.name, d.index): d for n in snapshot.nodes for d in n.devices}
         waiting = [(gang.promised, gang.name, gang) for gang in snapshot.pending if gang.promised is not None]
-        for _, _, gang in sorted(waiting, key=lambda found: found[:2]):
+        waiting = [found for found in waiting if self._owner(found[2]) is not None]
+        ends = _Ends(self._tree, snapshot) if waiting else None
+        for promised, _, gang in sorted(waiting, key=lambda found: found[:2]):
+            owner = self._owner(gang)
             places = [(m.promise.node, m.promise.device) for m in gang.members if m.promise is not None]
-            if self._owner(gang) is not None and all(place in devices for place in places):
-                found = [devices[place] for place in places]
-                if {device.name for device in found} <= self._names(gang):
-                    self.take(gang, [
-                        (device, *fit.share_of(member.demand, device.memory_bytes))
-                        for device, member in zip(found, gang.members, strict=True)
-                    ])  # fmt: skip
+            if owner is None or ends is None or not all(place in devices for place in places):
+                continue
+            found = [devices[place] for place in places]
+            names = {device.name for device in found}
+            shares = [
+                (device, *fit.share_of(member.demand, device.memory_bytes))
+                for device, member in zip(found, gang.members, strict=True)
+            ]
+            if names <= self._names(gang):
+                self.take(gang, shares)
+            elif names <= self._names(gang, back := Counter(ends.by(owner.name, promised))):
+                self._sure.add(gang.name)
+                self._then.add(gang.name)
+                later = self._later.setdefault(owner.name, [])
+                later.append((back, _counted(shares) + (later[-1][1] if later else Counter())))
 
     def within(self, gang: Gang) -> Gang | None:
-        if gang.yielded or self._owner(gang) is None:
+        if gang.yielded or gang.name in self._then or self._owner(gang) is None:
             return None
         names = self._names(gang)
         without = {escape(name) for name, _ in self._models if name not in names}
@@ -89,9 +103,7 @@ class _Lent:
         if owner is None or gang.name in self._sure:
             return
         self._sure.add(gang.name)
-        for device, memory, compute in shares:
-            share = share_of(memory, compute, device.memory_bytes)
-            self._taken.setdefault(owner.name, Counter())[device.name] += share
+        self._taken.setdefault(owner.name, Counter()).update(_counted(shares))
 
     def ask(self, lender: Lender) -> None:
         self._asked.add(lender.job)
@@ -119,20 +131,29 @@ class _Lent:
 
     def _owner(self, gang: Gang) -> Rules | None:
         """The queue whose quota it would come out of."""
-        return next((rules for rules in reversed(self._tree.path(gang.queue or DEFAULT_QUEUE)) if rules.quota), None)
+        return self._tree.owner(gang.queue or DEFAULT_QUEUE)
 
-    def _names(self, gang: Gang) -> set[str]:
-        """The devices, by name, of which its queue is sure of so much more as the gang needs."""
+    def _names(self, gang: Gang, back: Counter[str] | None = None) -> set[str]:
+        """The devices, by name, of which its queue is sure of so much more as the gang needs. `back`: what the queue
+        holds and will have given back by then."""
         owner = self._owner(gang)
         assert owner is not None
-        return {name for name, memory in self._models if any(self._left(owner, gang, name, memory))}
+        return {name for name, memory in self._models if any(self._left(owner, gang, name, memory, back))}
 
-    def _left(self, owner: Rules, gang: Gang, name: str, memory: int) -> Iterator[bool]:
+    def _left(self, owner: Rules, gang: Gang, name: str, memory: int, back: Counter[str] | None) -> Iterator[bool]:
         held, taken = self._standings.queue(owner.name).held, self._taken.get(owner.name, Counter())
         needed = sum(share_of(*fit.share_of(member.demand, memory), memory) for member in gang.members)
+        later = self._later.get(owner.name, [])
         for cap in owner.quota:
-            if fnmatchcase(name, cap.glob):
-                yield gang.name in self._sure or needed <= cap.thousandths - cap.of(held) - cap.of(taken)
+            if not matches(name, cap.glob):
+                continue
+            free = cap.thousandths - cap.of(held) - cap.of(taken)
+            if back is not None:
+                yield needed <= free + cap.of(back) - (cap.of(later[-1][1]) if later else 0)
+            else:
+                # Nor may it make borrowers of those that were promised what the queue will have again.
+                then = (free + cap.of(given) - cap.of(gets) for given, gets in later)
+                yield gang.name in self._sure or needed <= min((free, *then))
 
     @cached_property
     def _that_may_yield(self) -> Sequence[Lender]:
@@ -178,10 +199,43 @@ class _Lent:
         return found
 
 
+class _Ends:
+    """What queues with a quota hold and give back for sure, by time. A job that waits for its promise is within quota
+    where it is so then: a short one of its queue, which is over before, makes no borrower of it."""
+
+    def __init__(self, tree: Tree, snapshot: Snapshot) -> None:
+        self._ends: dict[str, list[tuple[datetime, str, int]]] = {}
+        self._back: dict[str, Counter[str]] = {}
+        owners: dict[str, list[str]] = {}
+        for hold in snapshot.holds:
+            if hold.queue and hold.share and hold.returns_by.certain:
+                if hold.queue not in owners:
+                    owners[hold.queue] = [rules.name for rules in tree.path(hold.queue) if rules.quota]
+                for name in owners[hold.queue]:
+                    self._ends.setdefault(name, []).append((hold.returns_at, hold.device_name, hold.share))
+        for found in self._ends.values():
+            found.sort(reverse=True)
+
+    def by(self, queue: str, moment: datetime) -> Counter[str]:
+        """What it has given back by then, by names of devices. To be asked in the order of time."""
+        back, ends = self._back.setdefault(queue, Counter()), self._ends.get(queue, [])
+        while ends and ends[-1][0] <= moment:
+            _, name, share = ends.pop()
+            back[name] += share
+        return back
+
+
 def _min_runtime(path: Sequence[Rules]) -> float:
     """Seconds for which a job of that queue keeps what it borrows: those of the nearest queue that says so."""
     said = (rules.min_runtime for rules in reversed(path) if rules.min_runtime is not None)
     return next(said, parse_duration(MIN_RUNTIME))
+
+
+def _counted(shares: Sequence[Taken]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for device, memory, compute in shares:
+        found[device.name] += share_of(memory, compute, device.memory_bytes)
+    return found
 
 
 def _by_name(holds: Sequence[Hold]) -> Counter[str]:

@@ -165,6 +165,21 @@ def test_who_took_the_time_is_named_and_no_lease_that_was_granted_a_little_late_
     assert causes == ["p: its seats are kept for s, whose queue takes back what it is sure of"]
 
 
+def test_a_short_job_of_the_same_queue_makes_no_borrower_of_one_that_was_promised_its_quota() -> None:
+    """It is over before the promise: what the queue holds then counts, not what it holds now."""
+    cluster = Cluster([sure(2), a_queue("other", quota=[{"devices": 1}]), a_queue("rest")], nodes=2)
+    half = Share(size=40 * GI)
+    cluster.submit(Job("r", "bob", "rest"), Job("s", "alice", "sure", replicas=2, arrives=10.0))
+    cluster.submit(Job("short", "alice", "sure", half, 10 * MINUTE, arrives=20.0))
+    cluster.submit(Job("o", "carol", "other", half, 2 * HOUR, arrives=30.0))
+    cluster.run(40.0)
+    assert sorted(cluster.holds) == ["r", "short"]
+    assert cluster.waiting["s"].promised == at(HOUR + TURNOVER)
+    cluster.run()
+    assert cluster.late == []
+    assert cluster.jobs["s"].bound == HOUR
+
+
 def test_who_is_not_needed_any_more_keeps_its_share() -> None:
     cluster = borrowing(nodes=1, minRuntime="20m")
     cluster.submit(Job("s", "alice", "sure", arrives=200.0))
