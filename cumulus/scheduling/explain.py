@@ -24,7 +24,7 @@ from cumulus.scheduling.fit import Reason, utc
 from cumulus.scheduling.forecast import expected_starts
 from cumulus.scheduling.fragments import would_fit_if
 from cumulus.scheduling.node_reasons import NodeReason, node_reasons, words_for_ports
-from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.policy import DEFAULT, HeldWindow, Policies
 from cumulus.scheduling.snapshot import Gang, Hold, IncompleteGang, ReturnsBy, Snapshot
 from cumulus.scheduling.timeline import microseconds
 
@@ -60,6 +60,8 @@ class Explanation:
     """Why it can't be there now, by node; empty where it fits."""
     blockers: tuple[Hold, ...] = ()
     """In the order in which they end."""
+    windows: tuple[HeldWindow, ...] = ()
+    """What holds its seats for others after these, until it can start."""
     earliest: datetime | None = None
     """The latest time by which it starts if every lease runs to its end. None where nobody can say: no ready node
     could hold it, or too many are ahead."""
@@ -124,6 +126,7 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
         reservation, far_back = _reserve_in_turn(cycle, gang, ahead)
     state = GangState.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
     blockers = _blockers(snapshot, cycle, reservation) if reservation else ()
+    windows = _windows_between(snapshot, policies, gang, reservation, blockers) if reservation else ()
     if policies.promises:
         earliest = gang.promised or (None if reservation is None else reservation.start)
         certain = gang.promised is not None
@@ -136,6 +139,7 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
         now=snapshot.now,
         reasons=reasons,
         blockers=blockers,
+        windows=windows,
         earliest=earliest,
         certain=certain,
         expected=expected_starts(snapshot, policies, position).get(gang.name) if policies.promises else None,
@@ -273,6 +277,19 @@ def _blockers(snapshot: Snapshot, cycle: Cycle, reservation: BackfillReservation
     return tuple(sorted(found, key=_by_end))
 
 
+def _windows_between(
+    snapshot: Snapshot, policies: Policies, gang: Gang, kept: BackfillReservation, blockers: tuple[Hold, ...]
+) -> tuple[HeldWindow, ...]:
+    """What holds the seats of a gang for others when those before it have ended, and is why it starts no sooner."""
+    ended = max((blocker.returns_at for blocker in blockers), default=snapshot.now)
+    places = {(seat.node, seat.device) for seat in kept.seats}
+    found = [
+        window for window in policies.windows
+        if ended < window.end <= kept.start and places & {*window.places} and not window.admits(gang.queue, gang.user)
+    ]  # fmt: skip
+    return tuple(sorted(found, key=lambda window: (window.end, window.name)))
+
+
 def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang, ports: tuple[int, ...]) -> Hold:
     returns_at = snapshot.now + timedelta(seconds=gang.seconds)
     return Hold(
@@ -336,7 +353,7 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
         yield f"would start now with {' or '.join(about.instead)}"
     if about.moved:
         yield f"would fit if {about.moved}"
-    if about.blockers:
+    if about.blockers or about.windows:
         yield "waits for:"
         for blocker in about.blockers[:limit]:
             ends = _WITHOUT_TIME.get(blocker.returns_by, f"until {utc(blocker.returns_at)} at the latest")
@@ -346,6 +363,8 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
             yield f"  {blocker.holder}: {share} of {blocker.node}, {ends}"
         if len(about.blockers) > limit:
             yield f"  and {len(about.blockers) - limit} more"
+        for window in about.windows[:limit]:
+            yield f"  reservation {window.name}: holds its devices from {utc(window.start)} until {utc(window.end)}"
     if about.reasons and about.state not in (GangState.INCOMPLETE, GangState.NOT_ADMITTED):
         yield "nodes:"
         for reason in about.reasons[:limit]:

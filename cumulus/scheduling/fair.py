@@ -220,20 +220,26 @@ class _Limits:
         closed = self._hours(queue, path)
         if closed is not None:
             return closed
+        full: Reason | None = None
         exhausted: dict[str, Reason] = {}
+        never: dict[str, Reason] = {}
         for limit in self._limits(place):
             held, jobs = limit.standing, limit.jobs
             if gang.job and jobs is not None and gang.job not in held.jobs and len(held.jobs) >= jobs:
                 what = f"{jobs} job{'s' if jobs > 1 else ''}"
-                said = f"{limit.whose} may have shares for {what} at once, and has them"
-                return Reason(SchedulingReason.QUEUE_LIMIT, said)
+                said = f"{limit.whose} may have shares for {what} at once, and has them or is promised them"
+                full = full or Reason(SchedulingReason.QUEUE_LIMIT, said)
             for cap in limit.caps:
                 left, needed = cap.thousandths - cap.of(held.held), self._needed(gang, cap.glob)
                 if needed > left:
-                    exhausted.setdefault(cap.glob, _over(cap, left, needed, limit.whose))
-        if not exhausted:
-            return gang
-        return self._narrow(gang, exhausted)
+                    reason = exhausted.setdefault(cap.glob, _over(cap, left, needed, limit.whose))
+                    if needed > cap.thousandths:
+                        never.setdefault(cap.glob, reason)
+        if full is not None:
+            # Whoever is over a limit for ever need not wait to be told until others have ended.
+            least = self._narrow(gang, never) if never else gang
+            return least if isinstance(least, Reason) else full
+        return self._narrow(gang, exhausted) if exhausted else gang
 
     def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
         place = (gang.queue, gang.user)

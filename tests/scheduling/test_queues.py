@@ -60,9 +60,22 @@ def test_nobody_holds_more_than_the_limits_of_the_queue_and_those_above_it() -> 
     assert sorted(cluster.holds) == ["a0", "a1", "b0"]
     reasons = {refusal.reason for refusal in place(cluster.snapshot(), cluster.policies()).refusals}
     assert {reason.code for reason in reasons} == {SchedulingReason.QUEUE_LIMIT}
-    assert {r.message for r in reasons} == {"the queue lab may have shares for 3 jobs at once, and has them"}
+    said = "the queue lab may have shares for 3 jobs at once, and has them or is promised them"
+    assert {reason.message for reason in reasons} == {said}
     cluster.run()
     assert all(job.ended is not None for job in cluster.jobs.values())
+
+
+def test_who_asks_for_more_than_the_queue_may_ever_hold_is_told_that_also_while_others_have_all_its_jobs() -> None:
+    cluster = Cluster([a_queue("lab", limit=[{"devices": 0.5}], maxJobs=1)], nodes=2)
+    quarter = Share(size=20 * GI)
+    cluster.submit(Job("a", "alice", "lab", quarter), Job("b", "bob", "lab", quarter), Job("whole", "bob", "lab"))
+    cluster.run(1.0)
+    found = {r.gang.name: r.reason.message for r in place(cluster.snapshot(), cluster.policies()).refusals}
+    assert found == {
+        "b": "the queue lab may have shares for 1 job at once, and has them or is promised them",
+        "whole": "the queue lab may hold 0.5 devices, of which 0.25 are left; this needs 1",
+    }
 
 
 def test_a_limit_on_one_class_of_devices_leaves_the_others() -> None:

@@ -19,7 +19,7 @@ from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.explain import explain
 from cumulus.scheduling.policy import Policies
-from cumulus.scheduling.snapshot import Snapshot
+from cumulus.scheduling.snapshot import Gang, Snapshot
 from tests.scheduling.build import GI, NOW
 from tests.scheduling.queueing import Cluster, Job, a_queue
 
@@ -27,6 +27,7 @@ HOUR = 3600.0
 MINUTE = 60.0
 GRACE = 30.0
 TURNOVER = 15.0
+NEVER = NOW + timedelta(days=9999)
 
 
 def sure(devices: float = 1, **spec: object) -> Queue:
@@ -236,7 +237,7 @@ class Watched:
             if hold.returning is not None:
                 held[hold.queue] -= hold.share
         for moved in plan.moved:
-            if moved.cause is not None and moved.gang.name in self.takers:
+            if moved.cause is not None and moved.gang.name in self.takers and not self.borrows(snapshot, moved.gang):
                 self.wrong.append(f"{moved.gang.name} has its promise moved: {moved.cause.message}")
         taken = {victim.gang.name: victim.gang for victim in plan.victims}
         for hold, moment, gang in plan.victims:
@@ -256,6 +257,15 @@ class Watched:
             mine += sum((m.demand.memory.size or 0) * 1000 // (80 * GI) for m in gang.members)
             if mine > sum(cap.thousandths for cap in tree.rules(gang.queue).quota):
                 self.wrong.append(f"{gang.name} goes beyond its quota")
+
+    def borrows(self, snapshot: Snapshot, gang: Gang) -> bool:
+        """Whether others of its queue have so much when it is to start that the quota is not enough for it too."""
+        promised = gang.promised
+        assert promised is not None
+        then = sum(h.share for h in snapshot.holds if h.queue == gang.queue and h.returns_at > promised)
+        first = [g for g in snapshot.pending if g.queue == gang.queue and (g.promised or NEVER) < promised]
+        then += sum((m.demand.memory.size or 0) * 1000 // (80 * GI) for g in (gang, *first) for m in g.members)
+        return then > sum(cap.thousandths for cap in self.cluster.tree.rules(gang.queue).quota)
 
 
 def run_at_random(seed: int, jobs: int) -> tuple[Cluster, Watched]:

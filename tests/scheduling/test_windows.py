@@ -116,6 +116,20 @@ def windows(*reservations: Reservation, cluster: Cluster | None = None) -> list[
     return [list(each.windows) for each in plan(reservations, cluster.snapshot(), Tree([]))]
 
 
+def test_why_names_what_is_held_after_the_lease_that_it_waits_for() -> None:
+    cluster = a_cluster(a_reservation(start=at(2), nodes=["n0"]), nodes=1)
+    cluster.submit(Job("first", seconds=HOUR), Job("long", seconds=1.5 * HOUR, arrives=1.0))
+    cluster.run(2.0)
+    found = explain(cluster.snapshot(), Key("GPUPartition", "default", "long-0"), cluster.policies())
+    assert found is not None
+    lines = found.lines()
+    start = lines.index("waits for:")
+    assert "job first of alice" in lines[start + 1]
+    assert lines[start + 2] == (
+        "  reservation course: holds its devices from 2030-01-01T14:00:00Z until 2030-01-01T16:00:00Z"
+    )
+
+
 def test_one_that_is_held_again_and_again_has_its_next_times_on_the_same_devices() -> None:
     (found,) = windows(a_reservation(devices=1, schedule="0 9 * * TUE", timeZone="Europe/Berlin", duration="8h"))
     # NOW is a Tuesday at 13:00 there.

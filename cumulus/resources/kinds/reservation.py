@@ -63,8 +63,8 @@ KIND = Kind(
     (
         Column("FOR", cell=lambda found, _: whom(found), yields=1),
         Column("DEVICES", cell=lambda found, _: devices(found), yields=2),
-        Column("FROM", "status.start", fit="whole", yields=1),
-        Column("UNTIL", "status.end", fit="whole", yields=1),
+        Column("FROM", cell=lambda found, _: to_the_second(lookup(found, "status.start") or ""), fit="whole", yields=1),
+        Column("UNTIL", cell=lambda found, _: to_the_second(lookup(found, "status.end") or ""), fit="whole", yields=1),
         Column("STATE", cell=lambda found, view: state(found, view.now), fit="whole", yields=0),
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
     ),
