@@ -101,7 +101,7 @@ class Cluster:
         return self.measured(manifest("gang", [sys.executable, PROGRAM], gpus, 1))
 
     def job(self, gpus: int) -> float:
-        return self.measured(manifest("job", torchrun(gpus), 1, gpus))
+        return self.measured(manifest("one-job", torchrun(gpus), 1, gpus))
 
     def measured(self, job: dict[str, Any]) -> float:
         """GB/s of a job, which is gone then."""

@@ -116,7 +116,11 @@ class Program:
 
     def tell(self, text: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{text}\n".encode())
+        try:
+            self.process.stdin.write(f"{text}\n".encode())
+        except BrokenPipeError:
+            self.line()
+            raise
 
     def alive(self) -> bool:
         """Whether the device still does what the holder of an allocation asks."""
@@ -126,6 +130,9 @@ class Program:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 class Node:

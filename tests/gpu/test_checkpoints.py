@@ -11,8 +11,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gangs import WITHOUT_MULTICAST
 from cumulus.checkpoint import layout
+from cumulus.chronos.contract import Device
 from tests.e2e.conftest import Machine, manifest
+
+from .test_several import gpus
+
+__all__ = ["gpus"]
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 500
@@ -50,3 +56,23 @@ def test_it_reaches_the_weights_of_a_training_in_one_lease(
     assert found is not None
     measured("leases of 25 s that the training took", len(attempts))
     measured("its last checkpoint: step, bytes, seconds", (found.step, found.manifest.size, found.manifest.seconds))
+
+
+@pytest.mark.timeout(300)
+def test_a_gang_over_two_gpus_saves_shards_that_one_program_reads(
+    gpus: list[Device], machine: Machine, tmp_path: Path
+) -> None:
+    """torch.distributed.checkpoint: each replica writes what its GPU has; a job of one reads all."""
+    pytest.importorskip("torch", reason="NOT TESTED: PyTorch is not installed")
+    program = ROOT / "tests" / "checkpoint" / "adapters" / "distributed_program.py"
+    env = [{"name": name, "value": value} for name, value in WITHOUT_MULTICAST.items()]
+    env += [{"name": "PYTHONPATH", "value": str(ROOT)}, {"name": "OMP_NUM_THREADS", "value": "1"}]
+    alone = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+    for name, words, replicas in (("two", [str(program), "sharded"], 2), ("one", [*alone, str(program), "reshard"], 1)):
+        script = f"exec {shlex.join([sys.executable, *words])}"
+        spec = manifest(
+            name, script, memory="60%", replicas=replicas, env=env, checkpoint={"path": str(tmp_path / "l1")}
+        )
+        machine.apply(spec)
+        done = machine.run("wait", "job", name, "--for=condition=Succeeded", "--timeout=120s", timeout=130)
+        assert done.returncode == 0, machine.run("logs", name, "--replica", "0").stdout[-3000:]

@@ -495,6 +495,7 @@ def test_two_trainings_take_turns_for_five_minutes(parkable: Parkable, measured:
             found = parkable.park(id, 600)
             assert found.state is LeaseState.PARKED, found.park_refused
             moved.append(back.moved_in + found.moved_in)
+            assert programs[id].process.poll() is None, programs[id].line()
     losses = {}
     for id in ("a", "b", "plain"):
         if id != "plain":

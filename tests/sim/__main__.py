@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import sys
 import time
@@ -25,6 +26,8 @@ BATCH = 20
 """Seeds that a process takes at once."""
 SHOWN = 3
 """Failures after which it stops."""
+HANGS = 900
+"""Seconds after which a seed, which takes one or two, stands still: that ends the run, and says where."""
 
 
 def main() -> int:
@@ -69,7 +72,11 @@ def _seeds(seeds: range, kind: str, jobs: int) -> int:
 
 
 def _batch(kind: str, seeds: Iterable[int]) -> tuple[int, list[Outcome]]:
-    outcomes = [check(seed, kind) for seed in seeds]
+    outcomes = []
+    for seed in seeds:
+        faulthandler.dump_traceback_later(HANGS, exit=True)
+        outcomes.append(check(seed, kind))
+    faulthandler.cancel_dump_traceback_later()
     return len(outcomes), [outcome for outcome in outcomes if outcome.violation]
 
 

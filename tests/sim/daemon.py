@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cumulus.chronos.contract import NodeFacts
 from cumulus.controllers.composition import context_maker, declared
 from cumulus.controllers.context import ControllerContext
-from cumulus.errors import CumulusError, Expired, Fenced
+from cumulus.errors import Conflict, CumulusError, Expired, Fenced
 from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector, Term
@@ -70,6 +70,22 @@ class Anybody:
 
 class Crash(BaseException):
     """The daemon's process is gone: nothing of its memory is left."""
+
+
+class OneAtATime:
+    """The lock that a loop's threads have around a call of the store. In one thread nobody can wait for what goes on
+    further down the stack: who would have to comes again a moment later, as after a conflict."""
+
+    def __init__(self) -> None:
+        self._taken = False
+
+    def __enter__(self) -> None:
+        if self._taken:
+            raise Conflict("another thread of this daemon has the lock")
+        self._taken = True
+
+    def __exit__(self, *_: object) -> None:
+        self._taken = False
 
 
 class View(SingleWrites):
@@ -364,6 +380,9 @@ class Daemon:
                 context_maker([backend], Agents(self.informer.cache, agents), sources=room),
                 self.clock, term, fenced=lambda: self.elector.depose(term), rng=self.sim.rng,
             )  # fmt: skip
+            partitions: Any = self.loops.runners["partition"].reconciler
+            assert not partitions._counting.locked()
+            partitions._counting = OneAtATime()
             self.loops.start()
             self.sim.note(f"leads with token {term.fence.token}")
 

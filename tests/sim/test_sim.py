@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.errors import Conflict
 from tests.sim import report
 from tests.sim.check import check, check_schedule
+from tests.sim.daemon import OneAtATime
 from tests.sim.known import FOUND, NOTHING_WRONG
 from tests.sim.mutants import MUTANTS, hunt, named, planted
 from tests.sim.schedule import generate
@@ -85,6 +87,15 @@ def test_a_rare_bug_would_be_found(bug: str) -> None:
 @pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS if mutant.name not in {*FOUND, TOLD}])
 def test_a_planted_bug_is_found_by_chance(name: str) -> None:
     assert hunt(name, WITHIN, TRIED_FIRST.get(name, 0)) is not None
+
+
+def test_a_lock_around_a_call_lets_nothing_stand_still() -> None:
+    """Seeds 315 and 747 of shared worlds, and others, stood still in it for ever."""
+    lock = OneAtATime()
+    with lock, pytest.raises(Conflict), lock:
+        pass
+    with lock:
+        pass
 
 
 def test_a_seed_replays_to_the_last_line() -> None:
