@@ -249,7 +249,7 @@ MUTANTS = (
     ),
     Mutant(
         "limit-not-held", "a queue that holds all that it may gets more",
-        fair._Limits._over, "if most <= left:", "if True:", kind="shared",
+        fair._Limits._admit, "if needed > left:", "if False:", kind="shared",
     ),
     Mutant(
         "taken-from-its-own", "a queue has to give up what it is sure of",
