@@ -41,6 +41,13 @@ _HOMES = {
 }  # fmt: skip
 
 
+__all__ = [
+    "AsyncCumulusClient", "Call", "CallError", "CallOptions", "Cancelled", "Crashed", "CumulusClient",
+    "DeadlineExceeded", "LeaseExpired", "NodeLost", "NotPicklable", "NotStarted", "OutOfMemory", "RemoteError",
+    "RemoteFunction", "Session", "SourceTooLarge", "Untrusted", "gpu", "remote",
+]  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
     """Loads what is asked for, so that the import takes no time."""
     if name not in _HOMES:

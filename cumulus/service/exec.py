@@ -16,6 +16,7 @@ from cumulus.service.entering import entered
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.service.reached_nodes import reached_node
+from cumulus.service.replicas import replicas_of
 from cumulus.service.wait_conditions import phase_summary
 from cumulus.store.base import Store
 
@@ -82,9 +83,7 @@ class Exec:
 
     def _running(self, identity: Identity, job: Document, replica: int) -> _Running:
         name = f"gpujob/{job['metadata']['name']}"
-        replicas = lookup(job, "spec.replicas") or 1
-        if not 0 <= replica < replicas:
-            raise UsageError(f"{name} has {replicas} replicas, counted from 0: there is no replica {replica}")
+        replicas_of(job, replica)
         last = running_attempt(job)
         if last is None:
             raise NotRunning(f"{name} does not run: {phase_summary(job)}")

@@ -28,6 +28,7 @@ from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.infrastructure import LogReaders
 from cumulus.service.objects import Objects
+from cumulus.service.replicas import replicas_of
 from cumulus.service.wait_conditions import phase_summary
 
 _PATIENCE = 2.0
@@ -89,11 +90,7 @@ class Logs:
             raise UsageError(f"only jobs have logs, not a {key.kind}")
         self._access.check(identity, "get", "gpujobs/log", key.namespace, key.name)
         job = _of_run(self._objects.get(identity, key), run, follow=follow)
-        replicas = lookup(job, "spec.replicas") or 1
-        if replica is not None and replica >= replicas:
-            raise UsageError(
-                f"gpujob/{key.name} has {replicas} replicas, counted from 0: there is no replica {replica}"
-            )
+        replicas = replicas_of(job, replica)
         wanted = _Wanted(tail, since, timestamps, position)
         return self._pieces(identity, key, job, attempt, replica, replicas, follow, wanted, skip, onwards)
 

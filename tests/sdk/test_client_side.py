@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus import sdk
 from cumulus.client import contexts
 from cumulus.client.contexts import Context, Contexts
 from cumulus.errors import CumulusError, UsageError
@@ -27,6 +28,14 @@ def test_importing_it_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_a_star_import_brings_all_that_there_is() -> None:
+    names: dict[str, object] = {}
+    exec("from cumulus.sdk import *", names)  # as a user's notebook does
+    assert names["CumulusClient"] is CumulusClient
+    public = {name for name, value in vars(sdk).items() if getattr(value, "__module__", "").startswith("cumulus.sdk")}
+    assert {name for name in public if not name.startswith("_")} <= set(sdk.__all__) <= set(names)
 
 
 def test_mypy_checks_calls() -> None:

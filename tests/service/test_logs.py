@@ -79,6 +79,13 @@ def test_one_of_several_replicas_is_chosen_and_named(bed: Bed) -> None:
         bed.logs.read(ME, TRAIN, replica=3)
 
 
+@pytest.mark.parametrize("replica", [-1, 1])
+def test_a_job_of_one_replica_has_no_other(bed: Bed, replica: int) -> None:
+    bed.store.create(failed("train"))
+    with pytest.raises(UsageError, match=f"has one replica, 0: there is no replica {replica}"):
+        bed.logs.read(ME, TRAIN, replica=replica)
+
+
 def test_what_has_no_log(bed: Bed) -> None:
     with pytest.raises(NotFound):
         bed.logs.read(ME, TRAIN)
