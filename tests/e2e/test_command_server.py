@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.cli import spare_fork
 from tests.cli.conftest import SERVED
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import PATIENCE, eventually
@@ -38,6 +39,18 @@ def servers(machine: Machine) -> list[int]:
         if b"cumulus.cli.command_server" in words and os.fsencode(machine.env["CUMULUS_HOME"]) in words:
             found.append(int(directory.name))
     return found
+
+
+def at_work(machine: Machine) -> list[int]:
+    """Those of them but the fork that waits for the next command."""
+    return [pid for pid in servers(machine) if comm_of(pid) != spare_fork.NAME]
+
+
+def comm_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except OSError:
+        return ""
 
 
 def ready(machine: Machine) -> None:
@@ -70,7 +83,7 @@ def test_the_server_ends_with_its_daemon_and_a_wait_goes_on(number: int, machine
         try:
             assert waiting.stderr is not None
             assert waiting.stderr.readline().startswith("waiting for gpujob/long"), "the wait is served, and has begun"
-            eventually(lambda: len(servers(machine)) == 2, what="the server and the wait are left")
+            eventually(lambda: len(at_work(machine)) == 2, what="the server and the wait are left")
             daemon.send_signal(number)
             daemon.wait(PATIENCE)
             eventually(
