@@ -100,7 +100,8 @@ def told(job: GPUJob, plan: JobPlan) -> JobPlan:
         end = condition(plan.status.conditions, plan.status.phase.value)
         assert end is not None
         assert (end.status, bool(end.reason), bool(end.message)) == ("True", True, True)
-        (said,) = plan.events
+        *before, said = plan.events
+        assert {event.reason for event in before} <= {"Started"}
         assert (said.reason, said.message) == (end.reason, end.message)
         assert said.type == ("Normal" if plan.status.phase is JobPhase.SUCCEEDED else "Warning")
         assert plan.status.completion_time
@@ -145,6 +146,25 @@ def test_what_a_job_that_succeeded_lost_is_told() -> None:
     job = stored()
     ended = planned(job, shares(job, ACTIVE), lost).status
     assert (ended.phase, ended.attempts[-1].message) == ("Succeeded", lost.message)
+
+
+@pytest.mark.parametrize(
+    ("since", "replica", "told"),
+    [
+        pytest.param("", DONE, ["Started", "Completed"], id="over before it was seen to run"),
+        pytest.param(START, DONE, ["Completed"], id="seen to run before"),
+        pytest.param("", StartRefused("no"), ["StartRefused"], id="never ran"),
+        pytest.param("", replace(CRASHED, reason="StartError"), ["StartError"], id="its container was made in vain"),
+    ],
+)
+def test_whoever_ran_is_said_to_have_started(since: str, replica: Replica, told: list[str]) -> None:
+    job = stored()
+    (live,) = job.status.attempts
+    live = live.model_copy(update={"start_time": since or None})
+    job = job.replace(status=job.status.model_copy(update={"attempts": (live,), "phase": JobPhase.SCHEDULED}))
+    plan = planned(job, shares(job, ACTIVE), replica)
+    assert [event.reason for event in plan.events] == told
+    assert plan.events[0].message == "attempt 1 ran on n" or told[0] != "Started"
 
 
 @pytest.mark.parametrize(

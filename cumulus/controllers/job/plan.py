@@ -92,9 +92,23 @@ def plan(view: JobView) -> JobPlan:
     attempt = seen.live_attempt
     made = _waiting(view) if attempt is None else _during(view, attempt)
     saved = _saved_event(job.status, made.status)
+    ran = _ran_event(job.status, made.status)
     if made.status.phase.finished:
-        return replace(made, events=(*saved, outcome.end_event(made.status)))
-    return replace(made, events=(*saved, *made.events))
+        return replace(made, events=(*ran, *saved, outcome.end_event(made.status)))
+    return replace(made, events=(*ran, *saved, *made.events))
+
+
+def _ran_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, ...]:
+    """Of an attempt that was over before it was ever seen to run."""
+    attempt = before.live_attempt
+    if attempt is None or attempt.start_time is not None:
+        return ()
+    ended = next((a for a in after.attempts if a.number == attempt.number and a.end_time is not None), None)
+    # A container that could not be started has a time too: when it was made.
+    if ended is None or ended.start_time is None or ended.reason == AttemptReason.START_ERROR:
+        return ()
+    where = f" on {ended.node}" if ended.node else ""
+    return (EventDraft("Normal", JobReason.STARTED, f"attempt {ended.number} ran{where}"),)
 
 
 def _saved_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, ...]:
