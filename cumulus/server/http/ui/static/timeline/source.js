@@ -64,10 +64,13 @@ export class Source {
       if (asking !== this.asking) return;
       if (this.failed > 0) this.onTrouble("");
       this.failed = 0;
+      const first = this.loaded === null;
       this.pending = null;
       this.loaded = asked;
       this.took = performance.now() - began;
-      this._after(this.stale ? this.took : Math.max(REFRESH_MS, bytes / IDLE_BYTES_PER_MS));
+      // What is beside the first picture follows at once, not when it would be asked for anew.
+      const rest = first ? REST_MS : Math.max(REFRESH_MS, bytes / IDLE_BYTES_PER_MS);
+      this._after(this.stale ? this.took : rest);
       this.onModel(new Model(understood(answer)), answer.now / 1000);
     } catch (error) {
       if (asking !== this.asking || error.name === "AbortError") return;
