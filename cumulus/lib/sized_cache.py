@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -25,11 +25,6 @@ class SizedCache(Generic[K, V]):
     def get(self, key: K) -> V | None:
         found = self._kept.get(key)
         return None if found is None else found[0]
-
-    def get_many(self, keys: Iterable[K]) -> list[V | None]:
-        """The same of each of them."""
-        kept = self._kept
-        return [None if (found := kept.get(key)) is None else found[0] for key in keys]
 
     def put(self, key: K, value: V, size: int) -> None:
         """`size`: of its content, in bytes."""

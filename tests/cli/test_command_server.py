@@ -27,6 +27,7 @@ from cumulus import environment, paths
 from cumulus.cli import command_client, spare_fork
 from cumulus.cli.main import VERBS
 from cumulus.clock import FakeClock
+from cumulus.lib import processes
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import SERVED, listens, only_served
 from tests.documents import NOW, job, node
@@ -53,11 +54,14 @@ class Server:
 
     def commands(self) -> list[int]:
         """Its children that run one, ended ones that were not waited for too."""
-        return [pid for pid in self._children() if _name(pid) != spare_fork.NAME]
+        return [pid for pid in self._children() if processes.name(pid) != spare_fork.NAME]
 
     def spare(self) -> int:
         """The fork that waits for the next command. One is made after each."""
-        return int(eventually(lambda: [p for p in self._children() if _name(p) == spare_fork.NAME], what="a spare")[0])
+        spares = eventually(
+            lambda: [p for p in self._children() if processes.name(p) == spare_fork.NAME], what="a spare"
+        )
+        return int(spares[0])
 
     def _children(self) -> list[int]:
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
@@ -83,14 +87,6 @@ class Server:
                     os.kill(int(directory.name), signal.SIGKILL)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-
-
-def _name(pid: int) -> str:
-    """What a process goes by; of one that is gone, nothing."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.cli import spare_fork
+from cumulus.lib import processes
 from tests.cli.conftest import SERVED
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import PATIENCE, eventually
@@ -43,14 +44,7 @@ def servers(machine: Machine) -> list[int]:
 
 def at_work(machine: Machine) -> list[int]:
     """Those of them but the fork that waits for the next command."""
-    return [pid for pid in servers(machine) if comm_of(pid) != spare_fork.NAME]
-
-
-def comm_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
-    except OSError:
-        return ""
+    return [pid for pid in servers(machine) if processes.name(pid) != spare_fork.NAME]
 
 
 def ready(machine: Machine) -> None:
