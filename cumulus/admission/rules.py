@@ -34,7 +34,8 @@ def _broken(model: type[BaseModel], value: object, wrong: Wrong, path: Path) -> 
             continue
         try:
             getattr(decorator.func, "check", decorator.func)(partial)
-        except _UnknownError:
+        except (_UnknownError, TypeError):
+            # What is written in C, as `re` and `<` are, refuses a value that is not known by a TypeError.
             continue
         except ValueError as error:
             yield path + (error.at if isinstance(error, FieldError) else ()), str(error)

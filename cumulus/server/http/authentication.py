@@ -1,11 +1,15 @@
-"""Who asks? A middleware in front of every route; how it is known is each listener's matter."""
+"""Who asks? A middleware in front of every route; how it is known is each listener's matter.
+
+Nobody asks as another. kubectl's `--as` is refused, not passed over: who types it would do as themselves what they
+meant to try as somebody with fewer rights.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from cumulus.errors import CumulusError
+from cumulus.errors import CumulusError, Forbidden
 from cumulus.server.http.status import error_response
 
 if TYPE_CHECKING:
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
 Authenticate = Callable[["Scope"], Awaitable["Identity"]]
 """The identity behind a request. Raises Unauthenticated."""
+_AS_ANOTHER = b"impersonate-"
 
 
 class Authentication:
@@ -28,7 +33,17 @@ class Authentication:
         if scope["type"] == "http":
             try:
                 scope["cumulus.identity"] = await self._authenticate(scope)
+                _check_nobody_else_is_named(scope)
             except CumulusError as error:
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _check_nobody_else_is_named(scope: Scope) -> None:
+    """Raises Forbidden."""
+    if any(name.startswith(_AS_ANOTHER) for name, _ in scope["headers"]):
+        raise Forbidden(
+            "nobody can ask as another user: this server takes no Impersonate headers",
+            hint="leave out --as, --as-group and --as-uid",
+        )
