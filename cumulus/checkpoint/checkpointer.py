@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import operator
 import os
@@ -24,6 +25,10 @@ EXIT_CODE = 75
 
 LOOK = 0.1
 """Seconds between two looks at the files by which the node speaks."""
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What a disk says that does not take what is written."""
 
 
 class NoPlace(CheckpointError):
@@ -201,14 +206,15 @@ class Checkpointer:
     ) -> Iterator[str]:
         path = self._place()
         began = self._begin() if began is None else began
-        save = GangSave(group, path, operator.index(step), shared=shared)
-        try:
-            yield save.directory
-        except BaseException as error:
-            save.void(error)
-            raise
-        facts = writing.ManifestFacts(group.world, self.settings.attempt, self.settings.token)
-        manifest = save.finish(lambda: self._now() - began, facts, known)
+        with _disk_errors(path, step):
+            save = GangSave(group, path, operator.index(step), shared=shared)
+            try:
+                yield save.directory
+            except BaseException as error:
+                save.void(error)
+                raise
+            facts = writing.ManifestFacts(group.world, self.settings.attempt, self.settings.token)
+            manifest = save.finish(lambda: self._now() - began, facts, known)
         self._saved(Checkpoint(manifest.step, layout.directory(path, manifest.step), manifest), began)
         if group.rank == 0:
             # Beside the program: to delete a large checkpoint takes a while.
@@ -305,6 +311,18 @@ class Checkpointer:
         elif self.settings.world > 1 and self._path is not None and isinstance(self._group, Alone):
             self._group = FileGroup(self._path, self.settings.rank, self.settings.world)
         return self._group
+
+
+@contextlib.contextmanager
+def _disk_errors(path: str, step: int) -> Iterator[None]:
+    """An error of the disk as one that says what was not saved, and where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK or error.filename is not None:
+            raise
+        told = f"{os.strerror(error.errno)}: step {step} is not saved, and what was saved before stays"
+        raise OSError(error.errno, told, path) from error
 
 
 class _Background:

@@ -68,6 +68,8 @@ Output = Annotated[
         help="wide, json, yaml, name, custom-columns=TITLE:.path,… or jsonpath=TEMPLATE.",
     ),
 ]  # fmt: skip
+JsonOutput = Annotated[str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="json.")]
+"""Of a verb that prints a text or JSON; see `check_json`."""
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Keep showing changes until Ctrl-C.")]
 NoHeaders = Annotated[bool, typer.Option("--no-headers", help="Leave out the header line.")]
 

@@ -23,7 +23,7 @@ from cumulus.answers.checkpoints import (
     CheckpointPiece,
 )
 from cumulus.backends.rundir.uploading import Beyond, NoKeys
-from cumulus.clock import SystemClock, timestamp
+from cumulus.clock import SystemClock, short_timestamp
 from cumulus.errors import BackendError, NotFound, UsageError
 from cumulus.infrastructure.left_on_nodes import elsewhere, here, programs_of
 from cumulus.infrastructure.node_files import LONGEST, Output, exactly, line_of, read_here, read_there, running
@@ -95,7 +95,7 @@ class CheckpointsBeyond:
         now = SystemClock().now()
         found = []
         for one in self._answer("list", "-")["checkpoints"]:
-            committed = timestamp(now - timedelta(seconds=float(one["age"])))
+            committed = short_timestamp(now - timedelta(seconds=float(one["age"])))
             # Tokens are the numbers of attempts.
             found.append(CheckpointFound(int(one["step"]), committed, int(one["size"]), attempt=int(one["token"])))
         return found
@@ -115,10 +115,13 @@ class CheckpointsBeyond:
                     yield replace(found, problem=str(error))
 
     def send(self, step: int | None) -> Iterator[CheckpointPiece]:
+        # A place that is away, or has none, is told soon: what follows is tried again for minutes.
+        self.list()
         with self._scratch() as scratch:
             yield from NodeCheckpoints(scratch, self._ask).send(step)
 
     def prune(self, keep: int) -> Sequence[int]:
+        self.list()
         with self._scratch() as scratch:
             return [int(step) for step in self._answer("prune", scratch, str(keep))["gone"]]
 

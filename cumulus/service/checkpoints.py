@@ -51,13 +51,16 @@ class Checkpoints:
     def verify(
         self, identity: Identity, key: Key, *, step: int | None = None, beyond: bool = False
     ) -> Iterator[CheckpointFound]:
-        """Read every byte of one checkpoint, or of all, and tell what is wrong with each."""
-        return self._own(identity, "get", key, beyond).verify(step)
+        """Read every byte of one checkpoint, or of all, and tell what is wrong with each. The iterator raises NotFound
+        where there is none of that step."""
+        _check_step(step)
+        return _of_step(key, step, self._own(identity, "get", key, beyond).verify(step))
 
     def fetch(
         self, identity: Identity, key: Key, *, step: int | None = None, beyond: bool = False
     ) -> Iterator[CheckpointPiece]:
         """The newest whole one, or that of the step, which is verified first. The iterator raises BackendError."""
+        _check_step(step)
         return self._own(identity, "get", key, beyond).send(step)
 
     def prune(self, identity: Identity, key: Key, *, keep: int, beyond: bool = False) -> Sequence[int]:
@@ -93,6 +96,23 @@ class Checkpoints:
         if not _node(job):
             raise NotFound(f"gpujob/{key.name} has no checkpoints yet: it has not started")
         return job
+
+
+def _check_step(step: int | None) -> None:
+    if step is not None and not 0 <= step < 10**12:
+        raise UsageError(f"a step is a whole number from 0 to 999999999999, not {step}")
+
+
+def _of_step(key: Key, step: int | None, verified: Iterator[CheckpointFound]) -> Iterator[CheckpointFound]:
+    """What was verified of a job, which has to be something where one step was named."""
+    found = False
+    for each in verified:
+        found = True
+        yield each
+    if step is not None and not found:
+        raise NotFound(
+            f"gpujob/{key.name} has no checkpoint of step {step}", hint=f"cumulus checkpoints {key.name} lists them"
+        )
 
 
 def _uri(job: Document) -> str:

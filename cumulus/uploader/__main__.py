@@ -57,6 +57,8 @@ _PR_SET_DUMPABLE = 4
 _MOST_CONFIG = 2**20
 _NOTE = 3
 _CHUNK = 2**20
+_LIST_PATIENCE = 5.0
+"""Seconds for which a request is tried again where a person waits for a list."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         config = Config.decode(sys.stdin.buffer.readline(_MOST_CONFIG))
         stop = threading.Event()
         told: list[Callable[[BlobError], None]] = []
-        place = _place(config, stop, told)
+        place = _place(config, stop, told, _LIST_PATIENCE if arguments[0] == "list" else None)
         config = _as_whom(config, arguments)
         _settle(config)
         return _VERBS[arguments[0]](config, place, arguments[1:], stop, told)
@@ -94,7 +96,9 @@ def _leave_word(config: Config, path: str, error: str) -> None:
             status.write(path, UploadStatus(config.uri, error=error, error_at=timestamp(SystemClock().now())))
 
 
-def _place(config: Config, stop: threading.Event, told: list[Callable[[BlobError], None]]) -> Place:
+def _place(
+    config: Config, stop: threading.Event, told: list[Callable[[BlobError], None]], patience: float | None = None
+) -> Place:
     scheme, host, path = parse(config.uri)
     if scheme == "file":
         return DirectoryPlace(path)
@@ -111,14 +115,14 @@ def _place(config: Config, stop: threading.Event, told: list[Callable[[BlobError
             f"this node can't reach {config.uri}: it has no boto3",
             hint="set the node up anew: cumulus node setup, or pip install 'cumulus-chronos[s3]' there",
         ) from None
-    from cumulus.blob.s3.client import S3Client
+    from cumulus.blob.s3.client import PATIENCE, S3Client
     from cumulus.uploader.s3_place import S3Place
 
     def waiting(problem: BlobError) -> None:
         for each in told:
             each(problem)
 
-    client = S3Client(config.bucket(host), waiting=waiting, stop=stop)
+    client = S3Client(config.bucket(host), patience=patience or PATIENCE, waiting=waiting, stop=stop)
     client.prepare()
     return S3Place(client, path)
 

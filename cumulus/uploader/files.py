@@ -109,7 +109,8 @@ def _send(path: str, steps: Sequence[str]) -> None:
             _say({"path": file.path, "size": file.size})
             _send_file(found, file)
     except FileNotFoundError:
-        raise layout.CheckpointError(f"the checkpoint is not in {path}, or not any more") from None
+        which = f"of step {steps[0]} " if steps else ""
+        raise layout.CheckpointError(f"there is no checkpoint {which}in {path}, or not any more") from None
 
 
 def _send_file(found: layout.Checkpoint, file: layout.File) -> None:

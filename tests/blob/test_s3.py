@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -248,6 +250,44 @@ def test_no_keys_at_all(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     with pytest.raises(BucketRefused, match="there are no keys for it"):
         S3Client(replace(bucket, keys=None)).put("a", b"")
+
+
+def test_a_server_that_is_not_there_may_come_back(bucket: Bucket) -> None:
+    """It refuses connections while it is restarted, and its name may be unknown for a while."""
+    from botocore.exceptions import ConnectTimeoutError, ProxyConnectionError, SSLError
+
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        away = replace(bucket, endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        waited: list[BucketUnavailable] = []
+        stop = threading.Event()
+
+        def waiting(told: BucketUnavailable) -> None:
+            waited.append(told)
+            stop.set()
+
+        client = S3Client(away, stop=stop, waiting=waiting)
+        with pytest.raises(BucketUnavailable, match=r"does not answer \(Could not connect"):
+            client.get("a")
+        assert waited, "it was not tried again"
+    for error in (
+        ConnectTimeoutError(endpoint_url="http://a"), ProxyConnectionError(proxy_url="http://p", error="x"),
+        SSLError(endpoint_url="https://a", error="EOF occurred in violation of protocol"),
+    ):  # fmt: skip
+        assert isinstance(problem(error, "read a", bucket), BucketUnavailable)
+    forged = SSLError(endpoint_url="https://a", error="[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+    told = problem(forged, "read a", bucket)
+    assert isinstance(told, BucketRefused)
+    assert "its certificate is not trusted here" in str(told)
+
+
+@pytest.mark.parametrize("endpoint", ["s3.example.org", "http://", "http://[x"])
+def test_an_endpoint_that_is_no_url(bucket: Bucket, endpoint: str) -> None:
+    client = S3Client(replace(bucket, endpoint=endpoint))
+    for ask in (client.prepare, lambda: client.get("a")):
+        with pytest.raises(BucketRefused, match="is no URL of a server") as refused:
+            ask()
+        assert refused.value.hint == "as https://s3.example.org"
 
 
 def test_a_clock_that_is_wrong(bucket: Bucket) -> None:

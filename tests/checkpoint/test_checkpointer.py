@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import signal
 import stat
 import struct
@@ -218,13 +220,37 @@ def test_a_full_disk_leaves_the_one_before(make: Make, tmp_path: Path) -> None:
                 try:
                     checkpointer.save(b"x" * 3_000_000, step=2, wait=wait)
                     checkpointer.wait()
-                except OSError:
-                    status += 1
+                except OSError as error:
+                    told = f"File too large: step 2 is not saved, and what was saved before stays: '{tmp_path}/l1'"
+                    status += str(error) == f"[Errno {errno.EFBIG}] {told}"
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     assert make().load() == b"small"
     assert names(tmp_path / "l1") == [".save-times.json", "step-000000000001"]
+
+
+def test_a_really_full_disk_is_named_and_takes_the_next_one_when_it_has_room(
+    make: Make, small_disk: Path, tmp_path: Path
+) -> None:
+    place = small_disk / "l1"
+    checkpointer = make(path=str(place))
+    checkpointer.save(b"small", step=1)
+    hog = small_disk / "hog"
+    hog.write_bytes(bytes(6 * 2**20))
+    told = re.escape(f"No space left on device: step 2 is not saved, and what was saved before stays: '{place}'")
+    with pytest.raises(OSError, match=told):
+        checkpointer.save(bytes(4 * 2**20), step=2)
+    with pytest.raises(OSError, match=told), checkpointer.saving(2) as directory:
+        Path(directory, "mine").write_bytes(bytes(4 * 2**20))
+    # What fails elsewhere is the program's own.
+    with pytest.raises(FileNotFoundError, match=r"not-there'$"), checkpointer.saving(2):
+        (tmp_path / "not-there").read_bytes()
+    assert checkpointer.load() == b"small"
+    assert names(place) == [".save-times.json", "step-000000000001"]
+    hog.unlink()
+    checkpointer.save(bytes(4 * 2**20), step=2)
+    assert checkpointer.load() == bytes(4 * 2**20)
 
 
 # When

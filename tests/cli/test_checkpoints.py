@@ -9,10 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.answers.checkpoints import CheckpointBytes, CheckpointFile, CheckpointManifest, CheckpointPiece
+from cumulus.answers.checkpoints import (
+    CheckpointBytes,
+    CheckpointCopied,
+    CheckpointFile,
+    CheckpointFound,
+    CheckpointManifest,
+    CheckpointPiece,
+    JobCheckpoints,
+)
 from cumulus.checkpoint import layout
 from cumulus.cli.verbs.checkpoints import receive
+from cumulus.client.embedded import EmbeddedClient
 from cumulus.errors import CumulusError, UsageError
+from tests.cli.conftest import Run
 
 CONTENT = b"weights" * 1000
 
@@ -104,3 +114,39 @@ def test_what_does_not_come_whole_leaves_nothing(tmp_path: Path, pieces: list[Ch
     with pytest.raises(CumulusError):
         receive(iter(pieces), tmp_path / "new")
     assert not (tmp_path / "new").exists() or list((tmp_path / "new").iterdir()) == []
+
+
+def test_what_is_not_known_is_not_shown_as_nothing(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a damaged one nothing is known. Why the copy does not get on has a line of its own."""
+    found = JobCheckpoints(
+        "gpu-1", "/c", "s3://b/p",
+        (
+            CheckpointFound(3, "2030-01-01T00:00:00Z", 2048, 1.5, 2, 4),
+            CheckpointFound(2, problem="manifest.json: is missing"),
+            CheckpointFound(1, "2030-01-01T00:00:00Z", 0, attempt=1),
+        ),
+        CheckpointCopied(1, copying=3, problem="it does not answer"),
+    )  # fmt: skip
+    monkeypatch.setattr(EmbeddedClient, "checkpoints", lambda *_, **__: found)
+    done = run("checkpoints", "train")
+    assert [line.split()[:6] for line in done.out.splitlines()[1:]] == [
+        ["3", "2030-01-01T00:00:00Z", "2Ki", "1.5s", "2", "4"],
+        ["2", "-", "-", "-", "-", "-"],
+        ["1", "2030-01-01T00:00:00Z", "0", "-", "1", "-"],
+    ]
+    assert done.err.splitlines()[-3:] == [
+        "On gpu-1: /c", "Beyond it: s3://b/p (step 1, step 3 is on its way)", "  it does not answer"
+    ]  # fmt: skip
+
+
+def test_a_command_that_there_is_not_is_no_job(run: Run, home: Path) -> None:
+    assert "no such command 'delete'" in run("checkpoints", "delete", "train").err
+    assert "no such command 'verfy'. Did you mean 'verify'?" in run("checkpoints", "verfy", "train").err
+    assert "'nosuch' not found" in run("checkpoints", "job", "nosuch").err
+    assert "'delete' not found" in run("checkpoints", "delete", "-n", "default").err
+
+
+def test_its_help_promises_no_format_that_it_has_not(run: Run, home: Path) -> None:
+    assert "json." in run("checkpoints", "list", "--help").out
+    assert "yaml" not in run("checkpoints", "list", "--help").out
+    assert "the format is json" in run("checkpoints", "list", "train", "-o", "yaml").err

@@ -108,6 +108,21 @@ def test_bytes_come_as_they_are(bed: Bed) -> None:
     assert list(bed.checkpoints.fetch(ANN, TRAIN))[-1] == CheckpointBytes(b"\0\xff1")
 
 
+def test_a_step_that_is_not_there_is_not_verified(bed: Bed) -> None:
+    bed.has(a_job())
+    for beyond in (False, True):
+        with pytest.raises(NotFound, match="gpujob/train has no checkpoint of step 7"):
+            list(bed.checkpoints.verify(ANN, TRAIN, step=7, beyond=beyond))
+
+
+@pytest.mark.parametrize("step", [-1, 10**12])
+def test_what_is_no_step_is_told(bed: Bed, step: int) -> None:
+    bed.has(a_job())
+    for ask in (bed.checkpoints.verify, bed.checkpoints.fetch):
+        with pytest.raises(UsageError, match="a step is a whole number from 0 to 999999999999, not"):
+            ask(ANN, TRAIN, step=step)
+
+
 def test_the_last_one_is_not_pruned(bed: Bed) -> None:
     bed.has(a_job())
     with pytest.raises(UsageError, match="at least one"):

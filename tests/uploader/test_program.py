@@ -371,6 +371,7 @@ class TestBeyond:
         for step, told in ((3, "does not match"), (9, "no checkpoint of that step")):
             with pytest.raises(BackendError, match=told):
                 list(beyond.send(step))
+        assert [*beyond.verify(9)] == []
         # What is damaged is nobody's newest, and the newest that is whole stays.
         assert beyond.prune(1) == [1]
         assert [one.step for one in beyond.list()] == [3, 2]
@@ -380,7 +381,18 @@ class TestBeyond:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
             beyond = CheckpointsBeyond(Config("s3://bucket/x/y", endpoint=endpoint, keys=Keys("a", "b")), {})
-            with pytest.raises(BackendError, match="does not answer"):
+            # What would be tried again for minutes begins with the same.
+            for ask in (beyond.list, lambda: beyond.prune(1), lambda: [*beyond.send(None)]):
+                with pytest.raises(BackendError, match="does not answer"):
+                    ask()
+
+    def test_one_that_refuses_connections_says_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(node_files.LONGEST, "list", PATIENCE)
+        with socket.socket() as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+            beyond = CheckpointsBeyond(Config("s3://bucket/x/y", endpoint=endpoint, keys=Keys("a", "b")), {})
+            with pytest.raises(BackendError, match=rf"at {endpoint}: it does not answer \(Could not connect"):
                 beyond.list()
 
 

@@ -40,12 +40,22 @@ def problem(error: Exception, what: str, bucket: Bucket, clock: Clock = SystemCl
         )
     if isinstance(error, exceptions.CredentialRetrievalError):
         return BucketUnavailable(f"could not {where}: its keys could not be fetched: {_line(error)}")
-    if isinstance(error, exceptions.HTTPClientError | exceptions.ResponseStreamingError | OSError) or (
+    if isinstance(error, exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return BucketRefused(
+            f"could not {where}: its certificate is not trusted here ({_line(error)})",
+            hint="add its authority to those that this machine trusts",
+        )
+    # A server that refuses connections is one that is being restarted, as a rule; its name may be unknown for a while.
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | OSError) or (
         type(error).__module__.split(".")[0] in ("urllib3", "http")
     ):
         return BucketUnavailable(f"could not {where}: it does not answer ({_line(error)})")
     if isinstance(error, exceptions.BotoCoreError):
         return BucketRefused(f"could not {where}: {_line(error)}")
+    if isinstance(error, ValueError) and str(error).startswith(("Invalid endpoint", "Invalid IPv6 URL")):
+        return BucketRefused(
+            f"could not {where}: {bucket.endpoint!r} is no URL of a server", hint="as https://s3.example.org"
+        )
     return error
 
 

@@ -33,7 +33,7 @@ def revoke(
 
 @app.command("list")
 def list_(
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FORM", help="json", show_default=False)] = "",
+    output: options.JsonOutput = "",
 ) -> None:
     """List the client certificates that were revoked.
 

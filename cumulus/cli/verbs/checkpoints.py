@@ -20,6 +20,7 @@ from cumulus.lib.table import Heading, Table
 from cumulus.resources.columns import NOTHING
 from cumulus.resources.kinds import gpujob
 from cumulus.resources.quantity import format_bytes
+from cumulus.resources.registry import find_kind
 
 if TYPE_CHECKING:
     from cumulus.answers.checkpoints import CheckpointCopied, CheckpointFound, CheckpointPiece
@@ -30,9 +31,21 @@ class ListByDefault(TyperGroup):
     """`checkpoints JOB` lists those of the job."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+        if args and args[0] not in self.commands and not args[0].startswith("-") and _names_a_job(args):
             args = ["list", *args]
         return super().resolve_command(ctx, args)
+
+
+def _names_a_job(words: Sequence[str]) -> bool:
+    """Whether words that begin with no command begin with a job: NAME, job NAME or job/NAME. Else they begin with a
+    command that there is not."""
+    if len(words) == 1 or words[1].startswith("-") or "/" in words[0]:
+        return True
+    try:
+        find_kind(words[0])
+    except UsageError:
+        return False
+    return True
 
 
 app = subcommands("Show, fetch, verify and prune what a job has saved. `cumulus checkpoints JOB` lists.", ListByDefault)
@@ -40,10 +53,11 @@ Beyond = Annotated[
     bool, typer.Option("--beyond", help="Those that are kept beyond the node: in S3, or a shared directory.")
 ]
 Step = Annotated[int | None, typer.Option("--step", metavar="N", help="The step; the newest if left out.")]
+OneStep = Annotated[int | None, typer.Option("--step", metavar="N", help="The step; all of them if left out.")]
 
 
 @app.command("list")
-def list_(words: JobWords, beyond: Beyond = False, namespace: Namespace = "", output: options.Output = "") -> None:
+def list_(words: JobWords, beyond: Beyond = False, namespace: Namespace = "", output: options.JsonOutput = "") -> None:
     """List the checkpoints of a job, newest first.
 
     \b
@@ -70,6 +84,8 @@ def list_(words: JobWords, beyond: Beyond = False, namespace: Namespace = "", ou
     print(f"On {found.node}: {found.path}", file=sys.stderr)
     if found.uri:
         print(f"Beyond it: {found.uri}{_copied(found.copied)}", file=sys.stderr)
+        if found.copied is not None and found.copied.problem:
+            print(f"  {found.copied.problem}", file=sys.stderr)
 
 
 def _copied(copied: CheckpointCopied | None) -> str:
@@ -79,12 +95,14 @@ def _copied(copied: CheckpointCopied | None) -> str:
     said = "nothing yet" if copied.step is None else f"step {copied.step}"
     if copied.copying is not None:
         said += f", step {copied.copying} is on its way"
-    return f" ({said})" + (f"\n  {copied.problem}" if copied.problem else "")
+    return f" ({said})"
 
 
 @app.command("verify")
-def verify(words: JobWords, step: Step = None, beyond: Beyond = False, namespace: Namespace = "") -> int:
-    """Read every byte of a checkpoint, or of all, and say which are whole. Exit code 1: one is not.
+def verify(words: JobWords, step: OneStep = None, beyond: Beyond = False, namespace: Namespace = "") -> int:
+    """Read every byte of a checkpoint, or of all, and say which are whole.
+
+    Exit code 1: one is not, or the job has none of that step.
 
     \b
     Examples:
@@ -205,8 +223,10 @@ def _table(found: Sequence[CheckpointFound]) -> None:
     )  # fmt: skip
     rows = [
         [
-            str(each.step), each.saved_at or NOTHING, format_bytes(each.size), f"{each.seconds:.1f}s",
-            str(each.attempt), str(each.files), each.problem or NOTHING,
+            # Nothing is known of a damaged one; of one beyond the node, what it took and its files once it is read.
+            str(each.step), each.saved_at or NOTHING, format_bytes(each.size) if each.saved_at else NOTHING,
+            f"{each.seconds:.1f}s" if each.seconds else NOTHING, str(each.attempt) if each.saved_at else NOTHING,
+            str(each.files) if each.files else NOTHING, each.problem or NOTHING,
         ]
         for each in found
     ]  # fmt: skip

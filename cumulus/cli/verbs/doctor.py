@@ -26,9 +26,7 @@ PATIENCE = 60.0
 
 
 def doctor(
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="json for programs.")
-    ] = "",
+    output: options.JsonOutput = "",
     mig: Annotated[
         bool, typer.Option("--mig", help="Say instead which MIG instances would serve those who wait; makes none.")
     ] = False,

@@ -72,7 +72,7 @@ def _login(client: Client) -> str:
 @app.command("list")
 def list_(
     everybody: Annotated[bool, typer.Option("--all-users", "-A", help="Everybody's; only an admin may.")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FORM", help="json", show_default=False)] = "",
+    output: options.JsonOutput = "",
 ) -> None:
     """List tokens by name, never the tokens themselves.
 

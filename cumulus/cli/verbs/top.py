@@ -43,7 +43,7 @@ def top(
     ] = "nodes",
     once: Annotated[bool, typer.Option("--once", help="Show it once, instead of again and again.")] = False,
     interval: Annotated[str, typer.Option("--interval", metavar="DURATION", help="How often to look.")] = "2s",
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="json.")] = "",
+    output: options.JsonOutput = "",
     no_headers: options.NoHeaders = False,
 ) -> None:
     """Show what is leased and used now: of each device, job or user.
