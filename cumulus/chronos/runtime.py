@@ -52,6 +52,9 @@ MOUNTS_VARIABLE = "CHRONOS_MOUNTS"
 INPUT_VARIABLE = "CHRONOS_INPUT"
 """Of a container whose program is given its standard input later. With a slot only."""
 
+TERMINAL_VARIABLE = "CHRONOS_TERMINAL"
+"""Of a container with a terminal: that one's size at the start, COLUMNSxROWS. The engine has no word for it."""
+
 SLOTS = "slots"
 """In CHRONOS_HOME: taken/SLOT a slot that was used, logs/CONTAINER where a container's log is."""
 TAKEN, LOGS, JOINED, INPUTS = "taken", "logs", "joined", "inputs"
@@ -129,6 +132,7 @@ def make(bundle: Path, container: str, home: Path) -> None:
     else:
         confine(path)
     prepare(path, home, driver=program is None)
+    size_terminal(path)
     take_slot(path, container, home)
     hold_input(path, container, home)
     note = {}
@@ -196,6 +200,15 @@ def _host_program() -> Any:
     import host_program  # type: ignore[import-not-found]
 
     return host_program
+
+
+def size_terminal(path: Path) -> None:
+    """Let the container's terminal have its size before the program starts. One that makes no sense is no size."""
+    config = json.loads(path.read_text())
+    size = re.fullmatch("([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", _given(config).get(TERMINAL_VARIABLE, ""))
+    if size is not None and config["process"].get("terminal"):
+        config["process"]["consoleSize"] = {"width": int(size[1]), "height": int(size[2])}
+        _replace(path, config)
 
 
 def take_slot(path: Path, container: str, home: Path) -> None:

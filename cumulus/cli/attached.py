@@ -109,8 +109,8 @@ def attach(key: Key, uid: str, *, tail: int | None = None, leaving: Callable[[],
             return _Follower(client, key, uid).follow(tail)
     except KeyboardInterrupt:
         return interrupted(key, uid, leaving())
-    except (BrokenPipeError, CumulusError) as error:
-        if not isinstance(error, NotFound):
+    except (OSError, CumulusError) as error:
+        if not isinstance(error, NotFound) and not _is_over(key, uid):
             terminal.note(_ways_back(key))
         raise
 
@@ -221,6 +221,18 @@ def interrupted(key: Key, uid: str, said: str = "") -> int:
     except KeyboardInterrupt:
         _end_job(key, uid)
     return DETACHED
+
+
+def _is_over(key: Key, uid: str) -> bool:
+    """False also where nobody can be asked."""
+    try:
+        with context.client(quiet=True) as client:
+            job = client.get(key)
+    except NotFound:
+        return True
+    except CumulusError:
+        return False
+    return job["metadata"]["uid"] != uid or BY_NAME[key.kind].over(job)
 
 
 def _end_job(key: Key, uid: str) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 import typer
 
 from cumulus.cli import context
-from cumulus.errors import CumulusError
+from cumulus.errors import CumulusError, Forbidden
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import gpujob, gpunode, gpupartition, source
+from cumulus.resources.kinds import gpujob, gpunode, gpupartition, queue, source
 from cumulus.resources.query import Query
 from cumulus.resources.registry import KINDS, find_kind
 
@@ -43,6 +43,10 @@ def nodes(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def sources(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(source.KIND, incomplete, ctx)
+
+
+def queues(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _names(queue.KIND, incomplete, ctx)
 
 
 def forms(incomplete: str) -> list[str]:
@@ -76,9 +80,9 @@ def settings(incomplete: str) -> list[str]:
 
 
 def namespaces(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Those that jobs and partitions are in."""
+    """One's own, and those that jobs and partitions are in."""
     found = {item["metadata"]["namespace"] for item in (*_all(gpujob.KIND), *_all(gpupartition.KIND))}
-    return sorted(name for name in {*found, DEFAULT_NAMESPACE} if name.startswith(incomplete))[:LIMIT]
+    return sorted(name for name in {*found, _own_namespace()} if name.startswith(incomplete))[:LIMIT]
 
 
 def labels(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -132,12 +136,22 @@ def _kind(word: str) -> Kind | None:
 
 
 def _all(kind: Kind) -> list[Document]:
-    """In all namespaces; none where they cannot be read."""
+    """In all namespaces, or in one's own where one may read no others; none where they cannot be read."""
     try:
         with context.client(quiet=True) as client:
-            return list(client.list(Query(kind=kind.name)).items)
+            try:
+                return list(client.list(Query(kind=kind.name)).items)
+            except Forbidden:
+                return list(client.list(Query(kind=kind.name, namespace=context.namespace())).items)
     except (CumulusError, OSError):
         return []
+
+
+def _own_namespace() -> str:
+    try:
+        return context.namespace()
+    except CumulusError:
+        return DEFAULT_NAMESPACE
 
 
 def _names(kind: Kind | None, prefix: str, ctx: typer.Context) -> list[str]:

@@ -38,6 +38,12 @@ _SHORT = {
 _FLAGS = frozenset(("--requeue", "--exclusive", "--parsable", "--hold", "--no-requeue", "--overcommit", "--spread-job"))
 _AS_IT_IS = frozenset(("--requeue", "--exclusive", "--parsable"))
 """What is so anyway."""
+_RIGHT = {
+    "--time": "minutes, HH:MM:SS or D-HH:MM:SS", "--cpus-per-task": "a number, as --cpus-per-task=4",
+    "--mem": "a size, as --mem=16G", "--dependency": "afterok:JOB:JOB", "--ntasks": "a number, as --ntasks=4",
+    "--nodes": "a number, as --nodes=2",
+}  # fmt: skip
+"""Of each that may be wrong, what is understood."""
 
 
 class ScriptOptions(NamedTuple):
@@ -57,8 +63,10 @@ def defaults(file: Path) -> ScriptOptions:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ScriptOptions({}, {})
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text") from None
     lines = ((number, line) for number, line in enumerate(text.splitlines(), 1) if not line.lstrip().startswith("#"))
     scalars, lists = _ours((f"{file}:{number}", line) for number, line in lines)
     return ScriptOptions(scalars, lists)
@@ -77,7 +85,11 @@ def of_script(words: Sequence[str], directory: str, programs: str) -> ScriptOpti
         return None
     scalars, left_out, chdir = _slurm(slurms)
     own, lists = _ours(ours)
-    program = words[0] if "/" in words[0] else f"./{words[0]}"
+    if chdir:
+        # The script is here; its commands start there.
+        program = path
+    else:
+        program = words[0] if "/" in words[0] else f"./{words[0]}"
     starts = [program] if os.access(path, os.X_OK) else [*shlex.split(lines[0][1][2:]), program]
     return ScriptOptions({**scalars, **own}, lists, (*starts, *words[1:]), chdir, tuple(left_out))
 
@@ -175,7 +187,9 @@ def _slurm(lines: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[str],
             try:
                 taken = _taken(option, value or "")
             except ValueError:
-                raise UsageError(f"{where}: {option} {value!r} is not understood") from None
+                raise UsageError(
+                    f"{where}: {option} {value or ''!r} is not understood", hint=f"write {_RIGHT[option]}"
+                ) from None
             if option == "--chdir" and value:
                 chdir = value
             elif taken is None:
@@ -203,12 +217,14 @@ def _taken(option: str, value: str) -> tuple[str, str] | None:
                 if parts[0] != "gpu":
                     return None
                 parts = parts[1:]
-            return "gpus", str(int(parts[-1])) if parts and parts[-1].isdigit() else "1"
+            return "gpus", str(int(parts[-1])) if parts and parts[-1].isdecimal() else "1"
         case "--cpus-per-task":
             return "cpus", str(int(value))
         case "--mem":
-            number, unit = re.fullmatch(r"(\d+)([KMGT]?)B?", value.upper()).groups()  # type: ignore[union-attr]
-            return ("memory", f"{number}{unit or 'M'}i") if int(number) else None
+            size = re.fullmatch(r"(\d+)([KMGT]?)B?", value.upper(), re.ASCII)
+            if size is None:
+                raise ValueError(value)
+            return ("memory", f"{size[1]}{size[2] or 'M'}i") if int(size[1]) else None
         case "--dependency":
             kind, _, names = value.partition(":")
             if kind != "afterok" or not names or "," in names or "?" in names or "+" in names:

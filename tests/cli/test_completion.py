@@ -34,6 +34,8 @@ def filled(store: SqliteStore) -> None:
         store.create(job(name, labels={"team": "x"}))
     store.create(job("elsewhere", namespace="research"))
     store.create(node("gpu-1"))
+    named = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": "vision"}, "spec": {}}
+    store.create(named)
 
 
 @pytest.mark.usefixtures("filled")
@@ -87,6 +89,9 @@ def test_a_shell_that_has_no_script(run: Run) -> None:
         ("cumulus context use l", ["lab"]),
         ("cumulus --context ", ["lab"]),
         ("cumulus wait job/train --for f", ["finished"]),
+        ("cumulus label job tu", ["tune"]),
+        ("cumulus annotate job/tr", ["job/train"]),
+        ("cumulus run --queue vi", ["vision"]),
         ("cumulus rerun train --set spec.gpu.d", ["spec.gpu.duration"]),
         ("cumulus run --export ", ["ALL", "NONE"]),
         ("cumulus delete job train --cascade o", ["orphan"]),

@@ -10,6 +10,7 @@ import pytest
 from cumulus.cli.verbs import cp
 from cumulus.errors import CumulusError
 from cumulus.resources.key import Key
+from tests.cli.conftest import Run
 
 
 class _Tar:
@@ -32,3 +33,11 @@ def test_what_tar_says_of_a_problem_is_kept_as_far_as_a_person_reads(tmp_path: P
     with pytest.raises(CumulusError, match=r"^tar ended with exit code 3: x{300}$"):
         copy.fetch("out", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_gone_is_told_first(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for words in (("train:out", "."), ("x", "train:out")):
+        assert run("cp", *words).err == "error: the directory that you are in is gone; cd to one that is there\n"

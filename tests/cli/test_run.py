@@ -202,6 +202,14 @@ def test_attach_to_a_job_that_is_over(store: SqliteStore, run: Run, home: Path) 
     assert run("attach", "none") == (1, "", "error: gpujob.cumulus.dev 'none' not found in namespace default\n")
 
 
+def test_attach_tells_that_nothing_can_come_back_before_it_follows(store: SqliteStore, run: Run, home: Path) -> None:
+    document = failed("train")
+    document["spec"]["workingDir"] = "/home/ann"
+    ran(home, store.create(document), 1, "one\n")
+    said = "error: gpujob/train has no directory of its own here that could come back; "
+    assert run("attach", "--sync", "train") == (2, "", f"{said}it was made without `cumulus run --sync`\n")
+
+
 def test_attach_to_what_never_started(store: SqliteStore, run: Run) -> None:
     refused = {"endTime": BEGUN["startTime"], "reason": "StartRefused", "message": "no such secret"}
     store.create(job("train", status=tried(refused, phase="Failed")))

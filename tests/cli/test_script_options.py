@@ -74,6 +74,40 @@ def test_what_is_wrong_has_its_line(tmp_path: Path, line: str) -> None:
         script_options.of_script([script(tmp_path, line)], str(tmp_path), "/bin")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--time=soon", "--time 'soon' is not understood"),
+        ("--mem=lots", "--mem 'lots' is not understood"),
+        ("-c", "--cpus-per-task '' is not understood"),
+        ("-n many", "--ntasks 'many' is not understood"),
+        ("-N few", "--nodes 'few' is not understood"),
+        ("-d afterany:x", "--dependency 'afterany:x' is not understood"),
+    ],
+)
+def test_what_is_not_understood_is_told_with_what_would_be(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        script_options.of_script([script(tmp_path, f"#SBATCH {line}")], str(tmp_path), "/bin")
+    assert str(raised.value) == f"train.sh:2: {said}"
+    assert (raised.value.hint or "").startswith("write ")
+
+
+def test_a_script_that_starts_elsewhere_is_found_from_there(tmp_path: Path) -> None:
+    name = script(tmp_path, "#SBATCH -D /tmp --gres=gpu:1", executable=False)
+    found = script_options.of_script([name, "-x"], str(tmp_path), "/bin")
+    assert found is not None
+    assert (found.directory, found.words) == ("/tmp", ("/bin/bash", "-e", f"{tmp_path}/train.sh", "-x"))
+
+
+def test_options_that_cannot_be_read_are_told_in_a_persons_words(tmp_path: Path) -> None:
+    (tmp_path / "run.options").mkdir()
+    with pytest.raises(UsageError, match=r"run\.options cannot be read: Is a directory$"):
+        script_options.defaults(tmp_path / "run.options")
+    (tmp_path / "other").write_bytes(b"--for \xff")
+    with pytest.raises(UsageError, match=r"other is not UTF-8 text$"):
+        script_options.defaults(tmp_path / "other")
+
+
 def test_an_option_that_is_none_lacks_no_value(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no option --gup here"):
         script_options.of_script([script(tmp_path, "#CUMULUS --gup")], str(tmp_path), "/bin")

@@ -147,12 +147,14 @@ def test_copies(machine: Machine, tmp_path: Path) -> None:
     for words in (
         ("tree", "train:sent"), ("tree/below/data", "job/train:sent/below"), ("train:sent", "back"),
         ("train:sent/below/data", "one"), ("train:sent/below/data", "tree"),
+        # Nothing behind the colon is the job's directory.
+        ("tree/data", "train:"), ("train:data", "two"),
     ):  # fmt: skip
         done = subprocess.run(
             [CUMULUS, "cp", *words], env=machine.env, cwd=tmp_path, capture_output=True, text=True, timeout=90
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), words
-    for path in ("back/below/data", "one", "tree/data"):
+    for path in ("back/below/data", "one", "tree/data", "two"):
         assert (tmp_path / path).read_bytes() == data
     for source, target, code, said in (
         ("train:nothing", "x", 1, "nothing"), ("train:sent", str(tmp_path), 0, ""), ("a", "b", 2, "JOB:PATH"),

@@ -338,7 +338,15 @@ def test_detached_it_prints_the_name_alone(machine: Machine) -> None:
     done = machine.run("run", *SMALL, "-d", "--", "sh", "-c", "echo hello")
     assert re.fullmatch(r"sh-[a-z0-9]{5}\n", done.stdout)
     assert done.stderr == ""
-    assert machine.ok("attach", done.stdout.strip()) == "hello\n"
+    name = done.stdout.strip()
+    assert machine.ok("attach", name) == "hello\n"
+    # What is over goes on nowhere, also where its log can't be written.
+    with open("/dev/full", "wb") as full:
+        told = subprocess.run(
+            [CUMULUS, "attach", name], env=machine.env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE
+        )
+    said = "error: standard output cannot be written: No space left on device\n"
+    assert (told.returncode, told.stderr) == (1, said)
 
 
 def test_over_tls_as_from_another_machine(machine: Machine, tmp_path: Path) -> None:

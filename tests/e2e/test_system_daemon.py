@@ -314,6 +314,24 @@ def test_the_readmes_tour_of_a_shared_machine(daemon: SystemDaemon, users: tuple
             assert "leased" in done.stdout
 
 
+def test_a_shell_completes_what_a_user_may_read(daemon: SystemDaemon, users: tuple[User, User]) -> None:
+    if not is_like_ours(PYTHON):
+        pytest.skip(f"NOT TESTED: {PYTHON} is another version than this one")
+    one = users[0]
+    labelled = job("labelled", "true", suspend=True)
+    labelled["metadata"]["labels"] = {"team": "vision"}
+    answer = daemon.ask(one, "POST", jobs(one.name), labelled)
+    assert answer.status == 201, answer
+    script = "from cumulus.cli.main import main; main()"
+    for line, offered in (("cumulus get jobs -n ", one.name), ("cumulus get jobs -l ", "team=vision")):
+        asked = {
+            "COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_CUMULUS_COMPLETE": "complete_bash",
+            "PYTHONPATH": f"{ROOT}:{SITE}",
+        }  # fmt: skip
+        done = daemon.run(one, PYTHON, "-c", script, **asked)
+        assert (done.stdout.split(), done.stderr) == ([offered], "")
+
+
 class TestLeases:
     """`chronos_cli` of users, who can't open the machine's ledger."""
 

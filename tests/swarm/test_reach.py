@@ -185,12 +185,13 @@ def test_what_its_controller_left_behind_ends(bed: SwarmBed, user: User) -> None
 @pytest.mark.parametrize("image", [True, False], ids=["container", "program"])
 def test_the_terminal_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
     script = (
-        "trap 'exit 143' TERM; trap 'echo HUP; exit 9' HUP; stty -echo; echo up; "
+        "trap 'exit 143' TERM; trap 'echo HUP; exit 9' HUP; stty -echo; stty size; echo up; "
         "while read line; do stty size; echo got $line; done"
     )
-    work = up(bed, confined(bed, user, script, terminal=True, **({} if image else {"image": ""})))
+    work = up(bed, confined(bed, user, script, terminal=True, terminal_size=(101, 33), **({} if image else {"image": ""})))
     made = bed.backend.reach(work.job_uid, 1, 0).attach(stdin=True)
-    read(made, b"up")
+    # Before anybody is there.
+    assert b"33 101\r\nup" in read(made, b"up")
     made.resize(90, 30)
     eventually(lambda: b"30 90" in typed(made, b"one\n", b"got one"))
     # Who leaves it by the keys leaves it alone.

@@ -79,6 +79,27 @@ def test_a_container_without_a_lease_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("terminal", "given", "size"),
+    [
+        (True, "101x33", {"width": 101, "height": 33}),
+        (True, "0x0", None),
+        (True, "much", None),
+        (True, "70000x1", None),
+        (False, "101x33", None),
+    ],
+)
+def test_a_terminal_has_its_size_from_the_start(
+    tmp_path: Path, terminal: bool, given: str, size: dict[str, int] | None
+) -> None:
+    path = config(tmp_path, f"{runtime.TERMINAL_VARIABLE}={given}")
+    made = json.loads(path.read_text())
+    made["process"]["terminal"] = terminal
+    path.write_text(json.dumps(made))
+    runtime.size_terminal(path)
+    assert json.loads(path.read_text())["process"].get("consoleSize") == size
+
+
 def test_a_device_that_is_not_here_starts_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no device node of pci-0000:99"):
         runtime.prepare(config(tmp_path, "CHRONOS_DEVICES=pci-0000:99:00.0"), **machine(tmp_path, "0x1002"))

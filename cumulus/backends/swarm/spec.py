@@ -20,8 +20,9 @@ from cumulus.backends.swarm import confinement, programs
 from cumulus.backends.swarm.confinement import Confinement
 from cumulus.backends.swarm.environment import engine_environment
 from cumulus.backends.swarm.programs import ProgramUser
-from cumulus.chronos.contract.container import INPUT_VARIABLE
+from cumulus.chronos.contract.container import INPUT_VARIABLE, TERMINAL_VARIABLE
 from cumulus.errors import BackendRefused
+from cumulus.lib import terminals
 
 PREFIX = "cumulus.dev/"
 INSTANCE, WORKLOAD, OWNER = f"{PREFIX}instance", f"{PREFIX}workload", f"{PREFIX}owner-uid"
@@ -146,6 +147,8 @@ def service(
         command, arguments = [*exporting([secret.name for secret in secrets], at), *command], []
     if workload.terminal:
         container |= {"TTY": True, "OpenStdin": True}
+        columns, rows = workload.terminal_size or terminals.USUAL_SIZE
+        container["Env"] = sorted([*container["Env"], f"{TERMINAL_VARIABLE}={columns}x{rows}"])
     if command:
         container["Command"] = command
     if arguments:

@@ -49,8 +49,14 @@ def attach(
     if sync_limit and not sync:
         raise UsageError("--sync-limit is for --sync", hint="leave it out, or add --sync")
     most = followed.most(sync_limit) if sync else 0
+    directory = Path(this_shell.directory()) if sync else None
     with context.client() as client:
         job = client.get(key)
+        if sync and (lookup(job, "spec.workingDir") or lookup(job, "spec.image")):
+            raise UsageError(
+                f"gpujob/{key.name} has no directory of its own here that could come back",
+                hint="it was made without `cumulus run --sync`",
+            )
         if lookup(job, "status.phase") == "Parked" and client.park(key, parked=False):
             terminal.note(f"gpujob/{key.name} is parked; it comes back to its GPU.")
     uid = job["metadata"]["uid"]
@@ -60,4 +66,4 @@ def attach(
         return console.attach(key, uid)
     feeder = feeding.Feeder(key) if stdin and lookup(job, "spec.stdin") else None
     code = followed.follow(key, uid, feeder, tail=lines)
-    return followed.bring_back(code, key, Path(this_shell.directory()), most) if sync else code
+    return code if directory is None else followed.bring_back(code, key, directory, most)

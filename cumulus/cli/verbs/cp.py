@@ -12,7 +12,7 @@ from typing import Annotated, BinaryIO, NamedTuple
 
 import typer
 
-from cumulus.cli import archives, context, options, terminal
+from cumulus.cli import archives, context, options, terminal, this_shell
 from cumulus.cli.verbs.exec import Replica, job_key
 from cumulus.client.base import Client
 from cumulus.client.programs import Streams
@@ -20,7 +20,7 @@ from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.execution import ExecRequest
 from cumulus.resources.key import Key
 
-_REMOTE = re.compile(r"((?:[a-z]+/)?[a-z0-9][a-z0-9.-]*):(.+)", re.DOTALL)
+_REMOTE = re.compile(r"((?:[a-z]+/)?[a-z0-9][a-z0-9.-]*):(.*)", re.DOTALL)
 _NOT_FOUND = 127
 _MOST_SAID = 2**16
 """Bytes of what tar says that are kept."""
@@ -58,6 +58,9 @@ def cp(
     if bool(here.job) == bool(there.job):
         raise UsageError("one of the two is a path of a job, as JOB:PATH", hint="cumulus cp train:out.txt .")
     key = job_key(here.job or there.job, namespace)
+    if not os.path.isabs((there if here.job else here).path):
+        # It is told before anything comes.
+        this_shell.directory()
     with context.client() as client:
         copy = _Copy(client, key, replica)
         if here.job:
@@ -71,7 +74,8 @@ def _place(word: str) -> _Place:
     found = _REMOTE.fullmatch(word)
     if found is None or os.path.exists(word):
         return _Place("", word)
-    return _Place(found[1], found[2])
+    # As scp has it: nothing behind the colon is the directory in which one begins.
+    return _Place(found[1], found[2] or ".")
 
 
 class _Copy:

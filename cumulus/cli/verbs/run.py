@@ -126,7 +126,10 @@ def run(
     ] = "",
     queue: Annotated[
         str,
-        typer.Option("--queue", metavar="QUEUE", show_default=False, help="The queue to wait in. If left out, yours."),
+        typer.Option(
+            "--queue", metavar="QUEUE", show_default=False, help="The queue to wait in. If left out, yours.",
+            autocompletion=completion.queues,
+        ),
     ] = "",
     after: Annotated[
         str,
