@@ -6,7 +6,6 @@ source of its options; it returns its exit code, None for 0.
 
 from __future__ import annotations
 
-import errno
 import functools
 import importlib
 import os
@@ -100,8 +99,6 @@ ON_LINUX = frozenset(("serve", "doctor", "restore"))
 QUIET_INTERRUPT = 130
 BROKEN_PIPE = 141
 
-_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line. 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
@@ -121,7 +118,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         _drop_output()
         return BROKEN_PIPE
     except OSError as error:
-        terminal.error(_of_the_system(error))
+        terminal.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
         _drop_output()
         return 1
     except UsageError as error:
@@ -134,14 +131,6 @@ def _main(arguments: Sequence[str] | None) -> int:
         from cumulus.cli import left_out
 
         return left_out.tell(error)
-
-
-def _of_the_system(error: OSError) -> str:
-    why = error.strerror or str(error)
-    if error.filename:
-        return f"{error.filename}: {why}"
-    # Files that are ours to write have names.
-    return f"standard output cannot be written: {why}" if error.errno in _FULL else why
 
 
 def _drop_output() -> None:
