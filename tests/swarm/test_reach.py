@@ -188,7 +188,8 @@ def test_the_terminal_of_a_job(bed: SwarmBed, user: User, image: bool) -> None:
         "trap 'exit 143' TERM; trap 'echo HUP; exit 9' HUP; stty -echo; stty size; echo up; "
         "while read line; do stty size; echo got $line; done"
     )
-    work = up(bed, confined(bed, user, script, terminal=True, terminal_size=(101, 33), **({} if image else {"image": ""})))
+    more: dict[str, object] = {"terminal_size": (101, 33), **({} if image else {"image": ""})}
+    work = up(bed, confined(bed, user, script, terminal=True, **more))
     made = bed.backend.reach(work.job_uid, 1, 0).attach(stdin=True)
     # Before anybody is there.
     assert b"33 101\r\nup" in read(made, b"up")

@@ -152,8 +152,10 @@ def uncordon(words: SomeNodes = None, selector: options.Labels = "", all: All = 
 Pairs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="WHAT… KEY=VALUE…", help="KIND NAME or KIND/NAME, then KEY=VALUE or KEY-.",
-        autocompletion=completion.words, show_default=False,
+        metavar="WHAT… KEY=VALUE…",
+        help="KIND NAME or KIND/NAME, then KEY=VALUE or KEY-.",
+        autocompletion=completion.words,
+        show_default=False,
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Change a key that already has another value.")]

@@ -127,7 +127,10 @@ def run(
     queue: Annotated[
         str,
         typer.Option(
-            "--queue", metavar="QUEUE", show_default=False, help="The queue to wait in. If left out, yours.",
+            "--queue",
+            metavar="QUEUE",
+            show_default=False,
+            help="The queue to wait in. If left out, yours.",
             autocompletion=completion.queues,
         ),
     ] = "",
