@@ -4,6 +4,8 @@
 #   scripts/install-system.sh --dry-run    only prints what it would do; needs no root
 #   scripts/install-system.sh
 #   scripts/install-system.sh --no-start   installs, and starts nothing
+#   scripts/install-system.sh --uninstall  removes what it installed, once no lease goes on; the state of both stays
+#   scripts/install-system.sh --purge      removes that too: all jobs with their files and logs, and the group of admins
 # See docs/share-a-machine.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,13 +13,18 @@ cd "$(dirname "$0")/.."
 
 PREFIX=/opt/cumulus
 UNITS=/etc/systemd/system
+STATE="/var/lib/cumulus /var/lib/chronos"
 dry=
 start=yes
+remove=
+purge=
 for argument in "$@"; do
   case $argument in
     --dry-run) dry=yes ;;
     --no-start) start= ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit ;;
+    --uninstall) remove=yes ;;
+    --purge) remove=yes purge=yes ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit ;;
     *) echo "error: $argument is no option of $0; see $0 --help" >&2; exit 2 ;;
   esac
 done
@@ -27,10 +34,55 @@ run() {
   [ -n "$dry" ] || "$@"
 }
 
+# Programs of leases that go on would run without an end, and nobody could ask for them any more.
+check_no_lease() {
+  local ledger=/var/lib/chronos/ledger.db listed
+  # Without its programs nothing is left that could tell, nor end, a lease.
+  [ -e "$ledger" ] && [ -x "$PREFIX/.venv/bin/chronos_cli" ] || return 0
+  listed=$(CHRONOS_HOME=/var/lib/chronos "$PREFIX/.venv/bin/chronos_cli" list --json) || {
+    echo "error: the leases of this machine cannot be listed; install anew first, and remove it then" >&2
+    return 1
+  }
+  case $listed in *'"leases": []'*) return 0 ;; esac
+  echo "error: leases go on: see 'chronos_cli list'; end their jobs with 'cumulus delete', or wait until they are over" >&2
+  return 1
+}
+
+uninstall() {
+  local unit program
+  [ -n "$dry" ] || check_no_lease || exit 1
+  for unit in cumulus chronos-users chronos-monitor; do
+    if [ -n "$dry" ] || { [ -d /run/systemd/system ] && [ -e "$UNITS/$unit.service" ]; }; then
+      run systemctl disable --now "$unit"
+    fi
+    run rm -f "$UNITS/$unit.service"
+  done
+  if [ -n "$dry" ] || [ -d /run/systemd/system ]; then run systemctl daemon-reload; fi
+  for program in cumulus chronos_cli; do
+    # Not one that an administrator put there.
+    if [ -n "$dry" ] || [ "$(readlink "/usr/local/bin/$program")" = "$PREFIX/.venv/bin/$program" ]; then
+      run rm -f "/usr/local/bin/$program"
+    fi
+  done
+  run rm -rf "$PREFIX"
+  if [ -z "$purge" ]; then
+    [ -n "$dry" ] || echo "Kept: $STATE, the user cumulus-build and the group cumulus-admin. $0 --purge removes them too."
+    return
+  fi
+  # shellcheck disable=SC2086
+  run rm -rf $STATE
+  if [ -n "$dry" ] || getent passwd cumulus-build >/dev/null; then run userdel cumulus-build; fi
+  if [ -n "$dry" ] || getent group cumulus-admin >/dev/null; then run groupdel cumulus-admin; fi
+}
+
+[ -n "$dry" ] || [ "$(id -u)" = 0 ] || { echo "error: run this as root; --dry-run shows what it would do" >&2; exit 1; }
+if [ -n "$remove" ]; then
+  uninstall
+  exit
+fi
 # Before anything is changed.
 python=$(find_python)
 if [ -z "$dry" ]; then
-  [ "$(id -u)" = 0 ] || { echo "error: run this as root; --dry-run shows what it would do" >&2; exit 1; }
   [ -z "$start" ] || [ -d /run/systemd/system ] || {
     echo "error: systemd does not run here; with --no-start the files are installed all the same" >&2
     exit 1
