@@ -42,6 +42,8 @@ class EndpointFacts(NamedTuple):
     home_is_explicit: bool = False
     server: str = ""
     """--server"""
+    server_source: str = "--server"
+    """How who gave `server` calls it."""
     named: Callable[[], Context] | None = None
     """--context: that one, where it is given."""
     url: str = ""
@@ -70,10 +72,10 @@ class EndpointFacts(NamedTuple):
 
 def find(
     server: str = "", *, context: str = "", offline: bool = False, variables: Mapping[str, str] | None = None,
-    is_abandoned: Callable[[], bool] = lambda: False,
+    is_abandoned: Callable[[], bool] = lambda: False, source: str = "--server",
 ) -> Endpoint:  # fmt: skip
-    """The endpoint of this process. `server`, `context` and `offline` are flags of the same name. Raises
-    CumulusError."""
+    """The endpoint of this process. `server`, `context` and `offline` are flags of the same name; `source` is what
+    errors call `server`. Raises CumulusError."""
     if bool(server) + bool(context) + offline > 1:
         raise UsageError("--server, --context and --offline each name whom to ask: give one of them")
     given = os.environ if variables is None else variables
@@ -83,9 +85,10 @@ def find(
             home=paths.home_text(given.get(environment.HOME, "")),
             home_is_explicit=bool(given.get(environment.HOME)),
             server=server,
+            server_source=source,
             named=(lambda: contexts.read(file).named(context)) if context else None,
             url=given.get(environment.SERVER_URL, ""),
-            token=given.get(environment.TOKEN, ""),
+            token=checked_token(given.get(environment.TOKEN, ""), environment.TOKEN),
             ca_file=given.get(environment.CA_FILE, ""),
             offline=offline,
             user=_user() if sys.platform == "linux" else "",
@@ -103,7 +106,16 @@ def find(
 
 def given_token() -> str:
     """The token in this process's environment, "" where there is none."""
-    return os.environ.get(environment.TOKEN, "")
+    return checked_token(os.environ.get(environment.TOKEN, ""), environment.TOKEN)
+
+
+def checked_token(text: str, source: str) -> str:
+    """The token without the white space around it, as a file's last line end. Raises UsageError, with `source`, for
+    what no header can hold."""
+    token = text.strip()
+    if not token.isascii() or any(c.isspace() or not c.isprintable() for c in token):
+        raise UsageError(f"{source} is no token: a token is one word of ASCII characters", hint="copy it again, whole")
+    return token
 
 
 def resolve(facts: EndpointFacts) -> Endpoint:
@@ -113,7 +125,7 @@ def resolve(facts: EndpointFacts) -> Endpoint:
         return _embedded(facts, "--offline")
     if facts.named is not None:
         return _of_context(facts, facts.named(), "--context")
-    for given, source in ((facts.server, "--server"), (facts.url, environment.SERVER_URL)):
+    for given, source in ((facts.server, facts.server_source), (facts.url, environment.SERVER_URL)):
         if given:
             return _remote(facts, given, source)
     if facts.home_is_explicit:

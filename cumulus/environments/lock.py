@@ -22,6 +22,7 @@ from cumulus.environments.causes import cause_of
 from cumulus.environments.document import Document, logical_lines, not_hashed
 from cumulus.errors import InvalidEnvironment
 from cumulus.lib import files
+from cumulus.lib.printable import one_line
 
 _PATIENCE = 300.0
 _FRESH = 86400.0
@@ -31,6 +32,10 @@ _CONSTRAINT = re.compile(r"(?:-c|--constraint)[\s=]")
 _HERE = re.compile(r"(?:(?:-e|--editable)[\s=]*)?(?:\.{1,2}(?:[/\\]|$|\[)|~|file:\.|(?:[\w.-]+\s*@\s*)?file:(?!//))")
 _NODES = re.compile(r"(?:(?:-e|--editable)[\s=]*)?(?:/|(?:[\w.-]+(?:\[[^]]*\])?\s*@\s*)?file://)")
 _DEEP = 10
+_BYTE = re.compile(r"requirement in `-` at position (\d+)")
+_ROW = re.compile(r": -:(\d+):\d+\s*$", re.MULTILINE)
+_CAUSE = re.compile(r"^\s*(?:cause|Caused by): (.*)$", re.MULTILINE)
+"""uv's words for a place in its standard input, as a number of bytes or as LINE:COLUMN, and for why."""
 
 
 def document_of(
@@ -153,5 +158,22 @@ def _run(command: Sequence[str], directory: Path, text: str = "") -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InvalidEnvironment(f"requirements: uv: {error}") from None
     if done.returncode != 0:
-        raise InvalidEnvironment(f"requirements: {cause_of(done.stderr, 'uv failed')}")
+        raise _unresolved(text, done.stderr)
     return done.stdout
+
+
+def _unresolved(text: str, said: str) -> InvalidEnvironment:
+    """Why uv failed; where it tells a place in `text`, with the requirement that stands there."""
+    cause = cause_of(said, "uv failed")
+    before = _BYTE.search(said)
+    row = text.encode()[: int(before[1])].count(b"\n") if before else -1
+    if (at := _ROW.search(said)) is not None:
+        row = int(at[1]) - 1
+    lines = text.splitlines()
+    if not 0 <= row < len(lines):
+        return InvalidEnvironment(f"requirements: {cause}")
+    why = _CAUSE.search(said)
+    words = one_line(why[1].strip() if why else cause)
+    return InvalidEnvironment(
+        f"requirements: {lines[row].strip()[:80]!r} is no requirement: {words}", hint='write it as in "numpy>=2"'
+    )

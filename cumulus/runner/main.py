@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import linecache
 import os
@@ -26,9 +27,18 @@ def main(arguments: list[str]) -> NoReturn:
 
         os._exit(relay(directory))
     os.umask(0o077)
+    _write_whole_lines()
     with open(os.path.join(directory, CALL), "rb") as file:
         envelope = Envelope.read(file.read())
     _end(_run(directory, envelope))
+
+
+def _write_whole_lines() -> None:
+    """A line that is printed is one write, as on a terminal. PYTHONUNBUFFERED, which jobs get, writes its end apart:
+    lines of two threads would stand in one another."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.write_through:
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def _run(directory: str, envelope: Envelope) -> int:

@@ -34,11 +34,12 @@ def find(address: str | ServerAddress | None = None, token: str | None = None) -
     left out: as the command line finds it. Raises CumulusError where nobody is there to be asked."""
     if isinstance(address, ServerAddress):
         return address
+    token = endpoint.checked_token(token, "token=") if token else None
     given = address if address is not None else os.environ.get(environment.SERVER_URL, "")
     if given and "://" not in given and not given.startswith("unix:"):
         source = "address" if address is not None else environment.SERVER_URL
         return _of_grpc(given, token, source)
-    found = endpoint.find(given if address is not None else "")
+    found = endpoint.find(given if address is not None else "", source="address")
     if found.kind == "embedded":
         raise CumulusError(f"no daemon runs that could run a function ({found.why})", hint="start it: cumulus serve")
     namespace = found.namespace or DEFAULT_NAMESPACE
@@ -47,7 +48,8 @@ def find(address: str | ServerAddress | None = None, token: str | None = None) -
             f"unix:{os.path.join(os.path.dirname(found.address), paths.GRPC_SOCKET)}", namespace, api=found
         )
     host = found.address.removeprefix("https://").rpartition(":")[0]
-    return ServerAddress(f"{host}:{GRPC_PORT}", namespace, found.ca, token or found.token, found)
+    found = found._replace(token=token or found.token)
+    return ServerAddress(f"{host}:{GRPC_PORT}", namespace, found.ca, found.token, found)
 
 
 def _of_grpc(text: str, token: str | None, source: str) -> ServerAddress:

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +48,8 @@ HELD_SECONDS = 35.0
 """What holds longer than this was no try to connect, and no short request."""
 CHUNK = 2**20
 """Bytes of content in a message at most."""
+_LOADING = threading.Lock()
+_VERBOSITY = "GRPC_VERBOSITY"
 PUT_BLOB = "/cumulus.v1.Orchestrator/PutBlob"
 CLOSED = "the client is closed"
 TICKETS = 5
@@ -65,6 +68,8 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 15_000),
     ("grpc.use_local_subchannel_pool", 1),
+    # The HTTP API is asked without a proxy too: both are one server, and few proxies carry gRPC.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 
@@ -102,6 +107,7 @@ class GrpcConnection:
             if self._closed:
                 raise CumulusError(CLOSED)
             if self._stub is None or self._pid != os.getpid():
+                _load_grpc()
                 from cumulus.rpc.orchestrator_pb2_grpc import OrchestratorStub
 
                 self._channel = self._opened()
@@ -149,6 +155,7 @@ class GrpcConnection:
     def again(self, attempt: Callable[[], T], *, patience: Patience = short) -> T:
         """The value of `attempt`, tried again while the server is away or busy. A try that got somewhere may tell so
         with `reached`: then patience begins anew."""
+        _load_grpc()
         import grpc
 
         tries = _Tries()
@@ -156,6 +163,7 @@ class GrpcConnection:
         while True:
             began = time.monotonic()
             ticket = self._ticket
+            answered = True
             try:
                 value = attempt()
             except grpc.RpcError as error:
@@ -179,12 +187,12 @@ class GrpcConnection:
                 # Of a request within this one, which was patient enough.
                 raise
             except ServerUnavailable as error:
-                # Of the API, which gives tickets.
-                last = error
+                # Of the API, which gives tickets. It may have taken long to say nothing.
+                last, answered = error, False
             else:
                 self._reached = True
                 return value
-            if time.monotonic() - began > HELD_SECONDS:
+            if answered and time.monotonic() - began > HELD_SECONDS:
                 # It was answered at first.
                 tries = _Tries()
             if not tries.pause(patience(self._reached), last):
@@ -221,10 +229,13 @@ class GrpcConnection:
 
     def _new_ticket(self) -> GrpcTicket:
         from cumulus.client.http.client import HttpClient
+        from cumulus.client.http.connection import ClientConnection
 
         assert self.address.api is not None
         asked = time.monotonic()
-        with HttpClient(self.address.api) as client:
+        # Who asks for a ticket tries again by itself.
+        connection = ClientConnection(self.address.api, retry_seconds=0)
+        with HttpClient(self.address.api, connection=connection) as client:
             self._ticket = made = client.grpc_ticket()
         # Before its end: the server logs a ticket that is over, as somebody else may show one.
         self._renewed_at = asked + 0.8 * SECONDS
@@ -336,12 +347,34 @@ def _told(told: Any, code: grpc.StatusCode) -> CumulusError:
 
 
 def _channel(address: ServerAddress) -> grpc.Channel:
+    _load_grpc()
     import grpc
 
     if address.is_local:
         return grpc.insecure_channel(f"unix:{_short(address.target.removeprefix('unix:'))}", options=_OPTIONS)
+    if address.ca:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=address.ca)
+        except (ssl.SSLError, ValueError) as error:
+            raise CumulusError(
+                f"the certificates that the server at {address.target} is trusted by can't be read: {error}",
+                hint=f"they are PEM: look at {environment.CA_FILE}, or log in again: cumulus login",
+            ) from None
     roots = address.ca.encode() if address.ca else _system_roots()
     return grpc.secure_channel(address.target, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+
+
+def _load_grpc() -> None:
+    """gRPC, without its own lines on stderr: errors say the same. As it is loaded it asks for the variable. A program
+    that sets that, or that loaded it before, keeps it as loud as it was."""
+    with _LOADING:
+        if "grpc" in sys.modules or _VERBOSITY in os.environ:
+            return
+        os.environ[_VERBOSITY] = "NONE"
+        try:
+            import grpc  # noqa: F401
+        finally:
+            os.environ.pop(_VERBOSITY, None)
 
 
 def _short(path: str) -> str:

@@ -50,6 +50,15 @@ def test_what_can_not_be_resolved_is_said_before_anything_is_queued(index: Index
 
 
 @needs_uv
+@pytest.mark.parametrize("wrong", ["numpy==", "!!x", "a b c"])
+def test_a_requirement_that_is_none_is_named(index: Index, wrong: str) -> None:
+    with pytest.raises(InvalidEnvironment) as caught:
+        document_of(["# gr\u00fcn", "answer>=1", wrong], "3.11")
+    assert str(caught.value).startswith(f"requirements: {wrong!r} is no requirement: ")
+    assert caught.value.hint
+
+
+@needs_uv
 def test_a_lock_of_uv_is_taken_as_it_is(index: Index, tmp_path: Path) -> None:
     import subprocess
 

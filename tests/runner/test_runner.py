@@ -47,6 +47,24 @@ def test_a_value_comes_back(call: Run) -> None:
     assert sorted(os.listdir(done.directory)) == ["call.json", "outcome.json", "payload", "result"]
 
 
+def test_a_printed_line_is_one_write(call: Run) -> None:
+    def prints() -> list[bytes]:
+        import os
+        import socket
+
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        kept = os.dup(1)
+        os.dup2(theirs.fileno(), 1)
+        print("a whole", "line")
+        print("and", end=" ")
+        print("another")
+        os.dup2(kept, 1)
+        return [ours.recv(100), ours.recv(100)]
+
+    done = call(prints, environment={"PYTHONUNBUFFERED": "1"})
+    assert done.value == [b"a whole line\n", b"and another\n"]
+
+
 def test_a_coroutine_is_awaited(call: Run) -> None:
     async def later() -> int:
         import asyncio

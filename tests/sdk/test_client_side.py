@@ -80,6 +80,19 @@ def test_whom_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configura
     monkeypatch.delenv("CUMULUS_HOME")
     assert endpoint.find().target == "gpu.example.org:50051"
     assert endpoint.find("unix:/run/x/api.sock").target == "unix:/run/x/grpc.sock"
+    asked = endpoint.find("https://10.0.0.5:6443", " given\n")
+    assert asked.token == "given"
+    assert asked.api is not None
+    assert asked.api.token == "given", "who asks for tickets shows it too"
+    for token in ("two words", "two\nlines", "gr\u00fcn"):
+        with pytest.raises(UsageError, match="token= is no token"):
+            endpoint.find("gpu.example.org:50051", token)
+        monkeypatch.setenv("CUMULUS_TOKEN", token)
+        with pytest.raises(UsageError, match="CUMULUS_TOKEN is no token"):
+            endpoint.find("gpu.example.org:50051")
+    monkeypatch.delenv("CUMULUS_TOKEN")
+    with pytest.raises(UsageError, match="address names http://"):
+        endpoint.find("http://x:1", "t")
     for wrong in ("a b:1", "host:port", "host:99999", ":1", "http://x:1"):
         with pytest.raises(UsageError):
             endpoint.find(wrong, "t")

@@ -300,6 +300,43 @@ def test_who_waits_learns_why(bed: Bed) -> None:
     assert "(more: cumulus why len-" in line
 
 
+def test_from_another_machine(bed: Bed, tmp_path: Path) -> None:
+    """By its address over TLS, with a token; what the environment says of proxies is not for it."""
+    file = Path(bed.env["CUMULUS_HOME"], "grpc.json")
+    # The gRPC server begins a little later than the daemon.
+    eventually(file.exists)
+    told = json.loads(file.read_text())
+    (tmp_path / "ca.pem").write_text(told["ca"])
+    token = bed.ok("token", "create").strip()
+    program = bed.start(
+        "elsewhere.py",
+        f"""
+        import os
+        from cumulus.errors import CumulusError
+        from cumulus.sdk import CumulusClient
+        def attempt(token):
+            try:
+                return CumulusClient({told["address"]!r}, token).run(len, "x" * 7)
+            except CumulusError as error:
+                return type(error).__name__, str(error)
+        print(attempt({token!r}))
+        os.environ["CUMULUS_CA_FILE"] = {str(tmp_path / "ca.pem")!r}
+        print(attempt("wrong"))
+        print(attempt({token!r}))
+        """,
+        CUMULUS_HOME="",
+        HTTPS_PROXY="http://127.0.0.1:9",
+        https_proxy="http://127.0.0.1:9",
+        http_proxy="http://127.0.0.1:9",
+    )
+    out, err = program.communicate(timeout=PATIENCE)
+    untrusted, wrong, right = out.splitlines()
+    assert "its certificate is not one that is trusted here" in untrusted
+    assert wrong.startswith("('Unauthenticated'")
+    assert right == "7"
+    assert err == "", "gRPC's own lines are not shown"
+
+
 def test_a_client_needs_a_daemon(tmp_path: Path) -> None:
     env = {**os.environ, "CUMULUS_HOME": str(tmp_path)}
     done = subprocess.run(

@@ -6,9 +6,10 @@ import asyncio
 import io
 import os
 import pickle
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 
 from cumulus.calls import outcome as outcomes
 from cumulus.calls.outcome import Outcome
+from cumulus.client.endpoint import Endpoint
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, UsageError
+from cumulus.lib import unix_socket
 from cumulus.lib.backoff import Backoff
 from cumulus.sdk import (
     AsyncCumulusClient,
@@ -34,6 +37,7 @@ from cumulus.sdk import (
     Untrusted,
 )
 from cumulus.sdk import transport as transport_module
+from cumulus.sdk.endpoint import ServerAddress
 from tests.sdk.fake_orchestrator import FakeOrchestrator
 from tests.waiting import PATIENCE, eventually, poll
 
@@ -119,8 +123,14 @@ def test_what_cannot_be_pickled_is_named(client: CumulusClient, orchestrator: Fa
     with pytest.raises(NotPicklable, match="argument 2 of add, a lock"):
         client.run(add, 1, threading.Lock())
     lock = threading.Lock()
-    with pytest.raises(NotPicklable, match="what it uses from around it"):
+    with pytest.raises(NotPicklable, match="lambda> uses lock from around it, a lock, which can't be pickled: cannot"):
         client.run(lambda: lock)
+
+    def holds() -> bool:
+        return lock.locked()
+
+    with pytest.raises(NotPicklable, match="holds uses lock from around it"):
+        client.run(lambda: holds())
     assert orchestrator.asked["Submit"] == 0
     with pytest.raises(NotPicklable, match="result"):
         client.run(lambda: {"a": threading.Lock()})
@@ -438,6 +448,34 @@ def test_a_server_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(transport_module, "FIRST_SECONDS", 0.3)
     monkeypatch.setattr(transport_module, "HELD_SECONDS", 0.15)
     with CumulusClient("127.0.0.1:1", token="x") as client, pytest.raises(ServerUnavailable, match="does not answer"):
+        client.run(len, "x")
+
+
+def test_an_api_that_gives_no_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, project: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(transport_module, "FIRST_SECONDS", 0.3)
+    # However long a try took: it was not answered.
+    monkeypatch.setattr(transport_module, "HELD_SECONDS", 0.0)
+    path = str(tmp_path / "api.sock")
+    with unix_socket.listen(path) as listener:
+        threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
+        address = ServerAddress(f"unix:{tmp_path}/grpc.sock", "default", api=Endpoint("unix", path))
+        with CumulusClient(address, project=project) as client, pytest.raises(ServerUnavailable) as caught:
+            client.run(len, "x")
+    assert "closed the connection before it answered" in str(caught.value)
+
+
+def hang_up(listener: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            connection.close()
+
+
+def test_certificates_that_are_none_are_told_at_once(project: Path) -> None:
+    address = ServerAddress("127.0.0.1:1", "default", ca="hello", token="x")
+    with CumulusClient(address, project=project) as client, pytest.raises(CumulusError, match="can't be read: "):
         client.run(len, "x")
 
 

@@ -154,6 +154,10 @@ class ClientConnection:
             time.sleep(pause)
 
     def _away(self) -> ServerUnavailable:
+        if not self._retry_seconds:
+            return ServerUnavailable(
+                f"{self.where} closed the connection before it answered", hint="is that its address?"
+            )
         return ServerUnavailable(
             f"{self.where} has not answered for {self._retry_seconds:.0f} s", hint="is it running?"
         )

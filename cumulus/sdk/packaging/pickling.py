@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import types
@@ -159,10 +160,47 @@ def _refusal(
                 f"{what}, a {type(value).__name__}, can't be pickled: {error}",
                 hint="send what it is made from, and make it inside of the function",
             )
+    if (found := _unpicklable_variable(function)) is not None:
+        user, variable, value = found
+        return NotPicklable(
+            f"{user} uses {variable} from around it, a {type(value).__name__}, which can't be pickled: {error}",
+            hint=f"make {variable} inside of the function, or pass what it is made from",
+        )
     return NotPicklable(
         f"{name} can't be pickled, with what it uses from around it: {error}",
         hint="make inside of the function what can't travel: open files, locks, connections",
     )
+
+
+def _unpicklable_variable(function: object) -> tuple[str, str, object] | None:
+    """The function, this one or one that it uses, with the name and the value of a variable from around it that can't
+    be pickled; None where there is none."""
+    seen: set[int] = set()
+    found: tuple[str, str, object] | None = None
+    while isinstance(function, types.FunctionType) and id(function) not in seen:
+        seen.add(id(function))
+        user = name_of(function)
+        around = {**_global_variables(function), **_cells(function)}
+        wrong = next((each for each in around.items() if id(each[1]) not in seen and not _picklable(each[1])), None)
+        if wrong is None:
+            break
+        found = (user, *wrong)
+        function = wrong[1]
+    return found
+
+
+def _global_variables(function: types.FunctionType) -> dict[str, object]:
+    names = function.__code__.co_names
+    return {name: function.__globals__[name] for name in names if name in function.__globals__}
+
+
+def _cells(function: types.FunctionType) -> dict[str, object]:
+    made = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        # One that is not set yet has no content.
+        with contextlib.suppress(ValueError):
+            made[name] = cell.cell_contents
+    return made
 
 
 def _picklable(value: object) -> bool:
