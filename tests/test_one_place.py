@@ -28,8 +28,9 @@ OWN_PROCESS = {
     "runner/failure.py", "sdk/endpoint.py", "sdk/remote_function.py",
 }  # fmt: skip
 """What begins a process and reads its environment, or hands it on."""
-PROTOCOLS = {"cli/raw_terminal.py", "cli/verbs/ui.py", "lib/safe_output.py", "lib/systemd.py"}
-"""What implements a convention of others: NO_COLOR, TERM and COLUMNS, DISPLAY, SSH_CONNECTION, NOTIFY_SOCKET."""
+PROTOCOLS = {"cli/raw_terminal.py", "cli/verbs/ui.py", "lib/safe_output.py", "lib/systemd.py", "sdk/quiet_grpc.py"}
+"""What implements a convention of others: NO_COLOR, TERM and COLUMNS, DISPLAY, SSH_CONNECTION, NOTIFY_SOCKET,
+GRPC_VERBOSITY."""
 STARTERS = {
     "cli/verbs/edit_object.py",
     "cli/verbs/rerun.py",

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from cumulus.lib.backoff import Backoff
 from cumulus.lib.printable import block, one_line
 from cumulus.resources.key import Document
 from cumulus.sdk import errors as sdk_errors
+from cumulus.sdk import quiet_grpc
 from cumulus.sdk.endpoint import ServerAddress
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ HELD_SECONDS = 35.0
 """What holds longer than this was no try to connect, and no short request."""
 CHUNK = 2**20
 """Bytes of content in a message at most."""
-_LOADING = threading.Lock()
-_VERBOSITY = "GRPC_VERBOSITY"
 PUT_BLOB = "/cumulus.v1.Orchestrator/PutBlob"
 CLOSED = "the client is closed"
 TICKETS = 5
@@ -107,7 +105,7 @@ class GrpcConnection:
             if self._closed:
                 raise CumulusError(CLOSED)
             if self._stub is None or self._pid != os.getpid():
-                _load_grpc()
+                quiet_grpc.load()
                 from cumulus.rpc.orchestrator_pb2_grpc import OrchestratorStub
 
                 self._channel = self._opened()
@@ -155,7 +153,7 @@ class GrpcConnection:
     def again(self, attempt: Callable[[], T], *, patience: Patience = short) -> T:
         """The value of `attempt`, tried again while the server is away or busy. A try that got somewhere may tell so
         with `reached`: then patience begins anew."""
-        _load_grpc()
+        quiet_grpc.load()
         import grpc
 
         tries = _Tries()
@@ -347,7 +345,7 @@ def _told(told: Any, code: grpc.StatusCode) -> CumulusError:
 
 
 def _channel(address: ServerAddress) -> grpc.Channel:
-    _load_grpc()
+    quiet_grpc.load()
     import grpc
 
     if address.is_local:
@@ -362,19 +360,6 @@ def _channel(address: ServerAddress) -> grpc.Channel:
             ) from None
     roots = address.ca.encode() if address.ca else _system_roots()
     return grpc.secure_channel(address.target, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
-
-
-def _load_grpc() -> None:
-    """gRPC, without its own lines on stderr: errors say the same. As it is loaded it asks for the variable. A program
-    that sets that, or that loaded it before, keeps it as loud as it was."""
-    with _LOADING:
-        if "grpc" in sys.modules or _VERBOSITY in os.environ:
-            return
-        os.environ[_VERBOSITY] = "NONE"
-        try:
-            import grpc  # noqa: F401
-        finally:
-            os.environ.pop(_VERBOSITY, None)
 
 
 def _short(path: str) -> str:
