@@ -7,7 +7,7 @@ import sys
 import threading
 
 _VARIABLE = "GRPC_VERBOSITY"
-"""What gRPC asks for as it is loaded. A program that sets it, or that loaded gRPC before, keeps it as loud as it was."""
+"""gRPC asks for it as it is loaded. A program that sets it, or that loaded gRPC before, keeps it as loud as it was."""
 _lock = threading.Lock()
 
 
