@@ -201,6 +201,14 @@ def test_wrong_settings(store: SqliteStore, run: Run, setting: str, message: str
     assert message in done.err
 
 
+@pytest.mark.parametrize("words", ["train -- true", "train -- sh -c true", "job/train -- true", "job train true"])
+def test_what_a_job_runs_is_no_word_of_rerun(store: SqliteStore, run: Run, words: str) -> None:
+    store.create(failed("train"))
+    done = run("rerun", *words.split())
+    assert done.code == 2
+    assert done.err.startswith("error: only a job's name is taken; what it runs is changed by --set spec.args=")
+
+
 def test_several_at_once(store: SqliteStore, run: Run) -> None:
     for name, team in (("a", "x"), ("b", "x"), ("c", "y")):
         store.create(running(name, labels={"team": team}))

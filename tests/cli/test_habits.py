@@ -129,6 +129,12 @@ def test_top(store: SqliteStore, run: Run, still: None) -> None:
     assert run("top", "pods").code == 2
 
 
+def test_a_share_is_shown_as_it_was_asked_for() -> None:
+    whole = 18_616_639_488
+    use = DeviceUse("vm", 0, "CPU", "Ready", whole, whole * 5 // 100, 50)
+    assert top._device(use)[2] == "887.7Mi 5%"
+
+
 def test_the_screen_of_top_cuts_no_title() -> None:
     use = DeviceUse("gpu-1", 0, "NVIDIA H200 " * 3, "Ready (Answers)", 2**37, 2**36, 500, 2**35, 0, 2**30)
     for room in (40, 80, 200):

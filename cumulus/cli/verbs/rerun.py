@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -12,7 +14,7 @@ from cumulus.errors import UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kinds import gpujob
-from cumulus.resources.registry import BY_NAME
+from cumulus.resources.registry import BY_NAME, find_kind
 
 
 def rerun(
@@ -56,6 +58,7 @@ def rerun(
       cumulus rerun train -e SEED=7 -d
       cumulus rerun train --from-checkpoint --set spec.gpu.duration=4h
     """  # fmt: skip
+    _check_name_alone(words or ())
     key = targets.job_key(words, namespace, "only jobs can be run again, not")
     patch = set_fields.patch_of(gpujob.KIND, settings or ())
     if other := sorted(patch.keys() - {"spec"}):
@@ -72,6 +75,18 @@ def rerun(
     print(f"{gpujob.KIND.qualified}/{key.name} is run {number}", flush=True)
     terminal.note(f"The log of the run before: cumulus logs {key.name} --run {number - 1}")
     return None if detach else attached.attach(key, made["metadata"]["uid"])
+
+
+def _check_name_alone(words: Sequence[str]) -> None:
+    """Raises UsageError where a command follows, as it does with `run`."""
+    with suppress(UsageError):
+        if len(words) == 1 or (len(words) == 2 and find_kind(words[0])):
+            return
+    if words:
+        raise UsageError(
+            "only a job's name is taken",
+            hint="what it runs is changed by --set spec.args='--lr 0.1', or --set spec.command=…",
+        )
 
 
 def _agreed(job: Document) -> bool:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _OF = ("nodes", "jobs", "users")
 _LEAST = 0.2
+_LESS_BYTES = 1024
+"""So many fewer than a whole per cent are that per cent still."""
 Rows = list[list[str]]
 
 
@@ -141,7 +143,10 @@ def _device(use: DeviceUse) -> list[str]:
     def share(size: int | None) -> str:
         if size is None:
             return NOTHING
-        return f"{format_bytes(size)} {size * 100 // use.memory_bytes}%" if use.memory_bytes else format_bytes(size)
+        if not use.memory_bytes:
+            return format_bytes(size)
+        # Leases are whole bytes: one of 5% may have a byte less than that.
+        return f"{format_bytes(size)} {(size + _LESS_BYTES) * 100 // use.memory_bytes}%"
 
     return [
         use.node, f"{use.index} {use.name}".strip(), share(use.leased_bytes), share(use.used_bytes),
