@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cumulus.chronos.contract import Proof
-from cumulus.chronos.contract.variables import CUDA_COUNTER
-from cumulus.chronos.database import Database
-from cumulus.chronos.parking import rows
 from tests.browser.conftest import Opens
 from tests.browser.test_pages import timeline_of
-from tests.chronos.parking_node import counted
-from tests.commands import CHRONOS_CLI
-from tests.e2e.conftest import Machine, manifest, serving
+from tests.e2e.conftest import Machine
 from tests.enforce.conftest import counter, libraries
-from tests.standin_cuda import StandInCuda
-from tests.standin_nvml import GIB, StandInNvml
+from tests.parkable_job import parkable_job
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -28,33 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["counter", "libraries"]
 
-GPU = "GPU-11111111-2222-3333-4444-555555555555"
-
 
 @pytest.fixture
 def machine(tmp_path: Path, counter: Path) -> Iterator[Machine]:
     """A node that parks; the job `notebook` runs there and holds a GiB of the GPU."""
-    nvml = StandInNvml(tmp_path / "nvml", {GPU: 80 * GIB})
-    cuda = StandInCuda(nvml.directory)
-    made = Machine(tmp_path / "m")
-    made.env |= {"LD_LIBRARY_PATH": str(nvml.directory), "CHRONOS_MPS": "off", CUDA_COUNTER: str(counter)}
-    made.env["PATH"] = f"{nvml.directory}:{made.env['PATH']}"
-    with serving(made):
-        home = tmp_path / "m" / "chronos"
-        subprocess.run([CHRONOS_CLI, "policy", "--parking-memory", "4Gi"], env=made.env, check=True)
-        with Database(home).write() as tx:
-            rows.record_proofs(tx, [Proof("Stand-in", "580.1", "cuda", True, "of a test", "2030-01-01T00:00:00Z")])
-        job = manifest("notebook", "echo pid $$; exec sleep 600", memory="50%", duration="30m")
-        job["spec"]["gpu"]["sharing"] = "Parkable"
-        made.apply(job)
-        pid = int(
-            eventually(lambda: made.run("logs", "notebook").stdout.partition("pid ")[2].split(), what="it runs")[0]
-        )
-        [lease] = made.leases()
-        nvml.hold(GPU, {pid: GIB})
-        cuda.uses(pid)
-        counted(home, lease["partitionId"], {pid: 0})
-        yield made
+    with parkable_job(tmp_path, counter) as job:
+        yield job.machine
 
 
 def spans(page: Page) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.parking import check, memory, mover
 from cumulus.chronos.parking.driver import CheckpointState
 from cumulus.chronos.parking.evidence import frameworks_of
+from cumulus.chronos.parking.parker import RETURNS
 from cumulus.chronos.partitioner import Partition, Partitioner
 from cumulus.chronos.user_ledger import LedgerCaller, UserLedger
 from cumulus.clock import SystemClock
@@ -554,12 +555,45 @@ def test_books_of_the_driver_that_lag_behind_kill_no_parked_program(node: Parkin
     _, [pid] = node.lease()
     node.park()
     parker = node.parker()
-    for _ in range(3):
+    for _ in range(RETURNS + 1):
         (node.nvml.directory / f"parked.{pid}").unlink(missing_ok=True)
         parker.step()
     parker.close()
     assert not processes.is_gone(pid)
     assert (node.cuda.state(pid), node.find().parked_bytes) == (CHECKPOINTED, GIB)
+    assert not any("had come to the GPU" in line for line in node.said)
+
+
+def test_a_helper_that_dies_while_a_newcomer_is_looked_at_kills_nobody(node: ParkingNode) -> None:
+    _, [pid] = node.lease()
+    node.park()
+    node.cuda.script(f"kill state {pid} caller before")
+    (node.nvml.directory / f"parked.{pid}").unlink(missing_ok=True)
+    node.step()
+    node.cuda.script()
+    assert not processes.is_gone(pid)
+    assert node.unpark().state is LeaseState.ACTIVE
+
+
+def test_the_returns_of_one_lease_are_forgotten_with_its_parking_while_another_stays(node: ParkingNode) -> None:
+    """As where two take turns: one of them is always parked."""
+    _, [pid] = node.lease("a")
+    node.lease("b")
+    node.park("b")
+    parker = node.parker()
+    for _ in range(RETURNS + 1):
+        node.ledger.park("a", 3600)
+        parker.step()
+        assert node.find("a").state is LeaseState.PARKED
+        (node.nvml.directory / f"state.{pid}").unlink()
+        (node.nvml.directory / f"parked.{pid}").unlink()
+        parker.step()
+        assert node.cuda.state(pid) is CHECKPOINTED
+        node.ledger.unpark("a", 60)
+        parker.step()
+        assert node.find("a").state is LeaseState.ACTIVE
+    parker.close()
+    assert not processes.is_gone(pid)
 
 
 def test_a_program_of_which_nobody_sees_what_it_has_loaded_is_not_parked() -> None:
@@ -637,6 +671,19 @@ def test_frozen_it_stands_still_until_it_is_back(node: ParkingNode, cgroups: Non
     node.park(freeze=True)
     node.ledger.release("a")
     eventually(lambda: node.monitor() or node.find().state is LeaseState.ENDED)
+
+
+def test_where_one_of_those_that_stand_still_is_gone_the_others_are_let_go_on(node: ParkingNode, cgroups: None) -> None:
+    """Who waits for it would never notice, and a container whose program is gone would never end."""
+    _, [killed, other] = node.lease("a", GIB, GIB)
+    assert node.park(freeze=True).state is LeaseState.PARKED
+    place = str(cgroup.directory_of(other))
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: processes.is_gone(killed))
+    node.held.pop(killed)
+    node.step()
+    eventually(lambda: not cgroup.is_frozen(place))
+    assert (node.find().state, node.find().parked_bytes) == (LeaseState.PARKED, GIB)
 
 
 def test_a_containers_processes_are_parked_and_frozen_as_others_are(node: ParkingNode, cgroups: None) -> None:

@@ -24,6 +24,7 @@ from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.store.base import Key, Write
 from cumulus.store.client import StoreClient
 from cumulus.testing.backend import Script
+from cumulus.testing.faults import When
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.exact import ExactWatch
 from tests.controllers.objects import a_job, a_partition
@@ -488,6 +489,28 @@ def test_a_lease_is_renewed_while_nobody_waits() -> None:
     daemon = Daemon(world)
     drive(world, daemon, until=lambda: world.partition("share").status.phase is PartitionPhase.EXPIRED)
     assert 249 <= world.clock.monotonic() - start <= 252
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_renewal_whose_answer_was_lost_is_asked_for_again_only_where_it_was_not_made(when: When) -> None:
+    """`before`: it never reached the node. In both cases the lease lasts as long as if nothing had been lost."""
+    world = World()
+    world.apply(a_partition(memory="1.0", duration="100s", renewal=Renewal(policy="WhileIdle", maximum="250s")))
+    world.leases["node-1"].faults.fail("renew", NodeUnreachable("the answer was lost"), when=when, times=3)
+    start = world.clock.monotonic()
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: world.partition("share").status.phase is PartitionPhase.EXPIRED)
+    assert 249 <= world.clock.monotonic() - start <= 252
+
+
+def test_a_lease_whose_renewals_never_arrive_ends_on_its_node_when_it_said() -> None:
+    world = World()
+    world.apply(a_partition(memory="1.0", duration="100s", renewal=Renewal(policy="WhileIdle", maximum="250s")))
+    world.leases["node-1"].faults.fail("renew", NodeUnreachable("the node does not answer"), times=10**6)
+    start = world.clock.monotonic()
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: world.partition("share").status.phase is PartitionPhase.EXPIRED)
+    assert 99 <= world.clock.monotonic() - start <= 131
 
 
 def test_a_lease_is_not_renewed_while_somebody_waits() -> None:

@@ -63,11 +63,12 @@ class Bed:
         sharing: Sharing = Sharing.CONCURRENT,
     ) -> Workload:  # fmt: skip
         """`share` 0 is no lease."""
-        leases = (self.lease(job, share, seconds, sharing),) if share else ()
+        # As each job has one: a node starts one of a name once in its life, an attempt that was removed never starts
+        # again, and the monitor of an earlier test's ledger ends what comes late to a lease of an id that it had.
+        uid = f"{job}-{uuid.uuid4().hex[:8]}"
+        leases = (self.lease(uid, share, seconds, sharing),) if share else ()
         work = Workload(
-            # A node starts one of a name once in its life.
-            name=f"default.{job}.{uuid.uuid4().hex[:8]}-a1-r0", namespace="default", job=job,
-            job_uid=f"uid-{job}", attempt=1, replica=0,
+            name=f"default.{uid}-a1-r0", namespace="default", job=job, job_uid=uid, attempt=1, replica=0,
             replicas=1, node=self.node, command=command, leases=leases, grace=1.0, image=engines.IMAGE,
             env=env, submitter="root", submitter_admin=True,
         )  # fmt: skip
@@ -85,7 +86,11 @@ class Bed:
         )  # fmt: skip
 
     def finish(self, work: Workload) -> WorkloadState:
-        until(lambda: self.state(work).finished, 60)
+        try:
+            until(lambda: self.state(work).finished, 60)
+        except AssertionError as error:
+            log = (self.ledger.home / "monitor.log").read_text()
+            raise AssertionError(f"{self.state(work)}: {self.log(work)}\n{log}") from error
         return self.state(work)
 
     def state(self, work: Workload) -> WorkloadState:
@@ -214,11 +219,14 @@ def test_a_container_is_parked_while_it_computes_and_comes_back(
     until(lambda: not bed.ledger.list(), 30)
     before = memory_used(gpu)
     work = bed.start("parked", 0.1, *JOB, "spin", "20", sharing=Sharing.PARKABLE)
-    until(lambda: memory_used(gpu) > before or bed.state(work).finished, 60)
-    assert moved(bed, lambda: bed.ledger.park("parked", 600.0, freeze=freeze)) is LeaseState.PARKED
+    # Not before: a program that is just beginning is not known to the counting library yet, and refused.
+    until(lambda: bool(bed.answers(work)) or bed.state(work).finished, 60)
+    assert memory_used(gpu) > before, bed.log(work)
+    (lease,) = bed.ledger.list()
+    assert moved(bed, lambda: bed.ledger.park(lease.id, 600.0, freeze=freeze)) is LeaseState.PARKED
     measured(f"a container was parked, freeze {freeze}, bytes of the GPU beside before", memory_used(gpu) - before)
     assert memory_used(gpu) <= before + DRIVERS_OWN
-    assert moved(bed, lambda: bed.ledger.unpark("parked", 600.0)) is LeaseState.ACTIVE
+    assert moved(bed, lambda: bed.ledger.unpark(lease.id, 600.0)) is LeaseState.ACTIVE
     assert bed.finish(work) is WorkloadState.SUCCEEDED, bed.log(work)
     assert bed.answers(work)[-1]["blocks_per_second"] > 0
 

@@ -296,8 +296,10 @@ def test_after_random_kills_the_drivers_books_and_ours_agree(alone: Node, measur
         with suppress(AssertionError):
             while program.line(1.0):
                 pass
-    clock.sleep(1.2)
-    assert all(program.alive() for program in programs), "each looks anew at what it holds"
+    # The first asks for 4 KiB, for which the driver takes a block of 2 MiB; the look before the second finds the rest.
+    for _ in range(2):
+        clock.sleep(1.2)
+        assert all(program.alive() for program in programs), "each looks anew at what it holds"
     driver = nvml.read_utilization()[alone.gpu.id].processes
     counted = account.used("part", alone.home)
     pids = [program.process.pid for program in programs]
@@ -306,5 +308,5 @@ def test_after_random_kills_the_drivers_books_and_ours_agree(alone: Node, measur
         [(driver[p].memory_bytes / MIB, counted[p] / MIB) for p in pids],
     )
     assert set(counted) == set(pids)
-    assert all(abs(driver[pid].memory_bytes - counted[pid]) < 3 * MIB for pid in pids)
+    assert all(abs(driver[pid].memory_bytes - counted[pid]) < MIB for pid in pids)
     assert sum(counted.values()) <= int(lease["CHRONOS_MEMORY_BYTES"])

@@ -136,30 +136,41 @@ class Mover:
 
     def take_in(
         self, id: str, newcomers: Collection[ProcessIdentity], stubborn: Collection[ProcessIdentity] = ()
-    ) -> None:
+    ) -> set[ProcessIdentity]:
         """Of a PARKED lease: what has come to the GPU since is moved too, or killed, the `stubborn` at once. It has no
-        share to use."""
+        share to use. Returns who had come: not those that the driver has in main memory, whatever its books say. Raises
+        DriverSilent where it does not tell how far one is."""
+        came: set[ProcessIdentity] = set()
         for who in sorted(newcomers):
             known = self._known(id)
             if known is None or known.row.step is not ParkingStep.PARKED:
-                return
+                break
+            try:
+                state = self._client.state(who)
+            except DriverRefused as error:
+                self._keep_out(id, who, error)
+                continue
+            if state is None or state is CheckpointState.CHECKPOINTED:
+                continue  # It is gone, or the driver's books lag behind.
+            came.add(who)
             try:
                 if who in stubborn:
                     raise _Refused(ParkingReason.PROCESSES_CHANGED, "it came back again and again")
-                self._take_in(known, who)
+                self._take_in(known, who, state)
                 self._say(f"process {who.pid} of the parked lease {id} had come to the GPU: it was parked too")
             except _Stopped:
-                return
+                break
             except (_Refused, DriverRefused, DriverSilent) as error:
-                self._say(f"process {who.pid} of the parked lease {id} had come to the GPU: it is killed ({error})")
-                with suppress(PermissionError):
-                    send(who, signal.SIGKILL)
+                self._keep_out(id, who, error)
+        return came
 
-    def _take_in(self, known: _Known, who: ProcessIdentity) -> None:
+    def _keep_out(self, id: str, who: ProcessIdentity, why: Exception) -> None:
+        self._say(f"process {who.pid} of the parked lease {id} had come to the GPU: it is killed ({why})")
+        with suppress(PermissionError):
+            send(who, signal.SIGKILL)
+
+    def _take_in(self, known: _Known, who: ProcessIdentity, state: CheckpointState) -> None:
         id = known.lease.id
-        state = self._client.state(who)
-        if state is CheckpointState.CHECKPOINTED:
-            return  # The driver's books lag behind.
         with self._database.read() as db:
             others = sum(each.bytes for each in rows.processes(db, id) if each.process != who)
         size = self._investigator.held(known.device.id).processes.get(who.pid, 0)
@@ -171,12 +182,16 @@ class Mover:
         self._client.checkpoint(who, size)
 
     def count(self, id: str) -> None:
-        """Of a PARKED lease: main memory of processes that are gone is given back."""
+        """Of a PARKED lease: main memory of processes that are gone is given back. Where one is gone the others are let
+        go on, if they stand still: who waits for it notices, and a container whose program is gone ends."""
         with self._database.read() as db:
             row, known = rows.find(db, id), rows.processes(db, id)
         gone = [each.process for each in known if not is_alive(each.process)]
         size = sum(each.bytes for each in known if each.process not in gone)
         if row is not None and row.step is ParkingStep.PARKED and (gone or size != row.bytes):
+            if gone:
+                for directory in row.frozen:
+                    cgroup.thaw(directory)
             with self._database.write(durable=False) as tx:
                 rows.forget_processes(tx, id, gone)
                 rows.put_aside(tx, id, size)

@@ -34,7 +34,7 @@ LOOK_SECONDS = 0.25
 
 _IDLE_SECONDS = 1.0
 """The same where there is no GPU."""
-_RETURNS = 3
+RETURNS = 3
 """A process that comes to the GPU of a parked lease more often than that is killed."""
 _AT_ONCE = 4
 """Leases that are moved at the same time."""
@@ -73,8 +73,8 @@ class Parker:
         self._not_before: dict[str, float] = {}
         self._seen: set[str] = set()
         """Parked leases whose processes were asked how far they are: those of an earlier monitor may be anywhere."""
-        self._returns: Counter[ProcessIdentity] = Counter()
-        """How often a process of a parked lease was found on the GPU: a program may restore itself."""
+        self._returns: dict[str, Counter[ProcessIdentity]] = {}
+        """By parked lease: how often each of its processes was found on the GPU. A program may restore itself."""
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -111,8 +111,7 @@ class Parker:
         self._version = version
         self._parked = [lease for lease in live if lease.id in parked]
         self._seen &= parked
-        if not parked:
-            self._returns.clear()
+        self._returns = {id: self._returns.get(id, Counter()) for id in parked}
         self._owners.learn(processes)
 
     def _look_after(self) -> None:
@@ -136,9 +135,9 @@ class Parker:
 
     def _taking_in(self, came: set[int]) -> Callable[[Mover, str], bool]:
         def take_in(mover: Mover, id: str) -> bool:
-            found = living(came)
-            self._returns.update(found)
-            mover.take_in(id, found | mover.not_parked(id), [who for who in found if self._returns[who] > _RETURNS])
+            returns = self._returns.get(id, Counter())
+            stubborn = [who for who, times in returns.items() if times >= RETURNS]
+            returns.update(mover.take_in(id, living(came) | mover.not_parked(id), stubborn))
             mover.count(id)
             self._seen.add(id)
             return True
