@@ -168,6 +168,9 @@ class Promise(Model):
     start_by: Time = Field(description="It gets its share by then at the latest.")
     node: str = Field(description="The node where a share is kept for it. It may start elsewhere.")
     device: int = Field(description="The index of the device there.")
+    within_quota: bool = Field(
+        False, description="It comes out of its queue's quota: it is not moved for the quota of another queue."
+    )
 
 
 class GPUPartitionStatus(Model):

@@ -73,6 +73,8 @@ class Promised:
     start_by: datetime
     node: str
     device: int
+    sure: bool = False
+    """It comes out of its queue's quota, so that it is not moved for another's."""
 
 
 class Yields(NamedTuple):
@@ -194,7 +196,9 @@ def claim_of(partition: GPUPartition) -> Claim:
 
 def _promised(partition: GPUPartition) -> Promised | None:
     given = partition.status.promise
-    return None if given is None else Promised(datetime.fromisoformat(given.start_by), given.node, given.device)
+    if given is None:
+        return None
+    return Promised(datetime.fromisoformat(given.start_by), given.node, given.device, given.within_quota)
 
 
 def _yields(partition: GPUPartition) -> Yields | None:

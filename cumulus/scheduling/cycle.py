@@ -322,7 +322,6 @@ class Cycle:
             found = self._reclaim.find(gang, otherwise, self._booked, self.promises.kept)
         if found is None or not self.promises.take_back(gang, found.start, found.seats, self._taken()):
             return None
-        self._lenders.take(gang, [seat.share for seat in found.seats])
         self.victims += found.victims
         return self._reservation(gang, found.start, found.seats)
 
@@ -361,7 +360,8 @@ class Cycle:
 
     def _keep(self, gang: Gang) -> BackfillReservation | None:
         """What is kept for a gang that was promised a start and cannot have it yet."""
-        kept = self.promises.keep(gang, self._earliest(gang, microseconds(gang.seconds) + TURNOVER))
+        moves = gang if self._lenders is None else self._lenders.covered(gang)
+        kept = self.promises.keep(gang, self._earliest(moves, microseconds(gang.seconds) + TURNOVER))
         return None if kept is None else self._reservation(gang, kept.start, kept.seats)
 
     def _reservation(self, gang: Gang, start: int, seats: Sequence[Seat]) -> BackfillReservation:

@@ -87,7 +87,20 @@ class Lenders(Protocol):
         ...
 
     def sure(self, gang: str) -> bool:
-        """Whether what is promised to the gang of that name is not moved for another."""
+        """Whether the promise of the gang of that name is within its queue's quota: it is not moved for another."""
+        ...
+
+    def covered(self, gang: Gang) -> Gang:
+        """The gang; where it is sure, kept to devices that its queue's quota is about."""
+        ...
+
+    def promise(self, gang: Gang, shares: Sequence[Taken], start_by: datetime) -> bool:
+        """The gang is promised these by then. Whether that is within its queue's quota. It stays so until the gang
+        starts, whatever its queue holds meanwhile."""
+        ...
+
+    def withdraw(self, gang: Gang) -> None:
+        """Nothing is promised to the gang any more."""
         ...
 
     def lenders(self, gang: Gang, places: Collection[Place]) -> Sequence[Lender]:
@@ -96,7 +109,7 @@ class Lenders(Protocol):
         ...
 
     def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
-        """The gang got these shares, or was promised what was taken back for it."""
+        """The gang got these shares now."""
         ...
 
     def ask(self, lender: Lender) -> None:

@@ -56,12 +56,15 @@ class GivenSeat(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PromiseChange:
-    """A promise that was given, moved, or withdrawn (`start_by` None). `cause`: why it is later than it was."""
+    """A promise that was given, moved, found to be within its queue's quota, or withdrawn (`start_by` None)."""
 
     gang: Gang
     start_by: datetime | None
     seats: tuple[GivenSeat, ...] = ()
     cause: Reason | None = None
+    """Why it is later than it was."""
+    sure: bool = False
+    """Whether it is within its queue's quota."""
 
 
 class Promises:
@@ -117,7 +120,7 @@ class Promises:
         for promised, name, gang in sorted(waiting, key=lambda found: (not self._is_sure(found[1]), *found[:2])):
             admitted = self.admitted[name] = self._gate.admit(gang)
             if isinstance(admitted, Reason):
-                self._moved[name] = PromiseChange(gang, None, cause=admitted)
+                self._withdraw(gang, admitted)
                 continue
             self._given += 1
             gang = admitted
@@ -129,6 +132,10 @@ class Promises:
             with self._windows.lifted(gang):
                 if not self._keep_in_time(gang, promised, seats):
                     broken.append((promised, gang, self._who_took(seats, promised, taken)))
+                elif (sure := self._is_sure(name) or self._promise(gang, seats, promised)) != gang.sure:
+                    # Its queue gave back enough meanwhile, or has no such quota any more. Only now, when all that is
+                    # sure is put back.
+                    self._moved[name] = PromiseChange(gang, promised, _places(gang, seats), sure=sure)
         for promised, gang, cause in broken:
             with self._windows.lifted(gang):
                 self._reseat(gang, promised, cause, earliest)
@@ -136,6 +143,21 @@ class Promises:
     def _is_sure(self, gang: str) -> bool:
         """Whether it goes before promises of those who would borrow."""
         return self._lenders is not None and self._lenders.sure(gang)
+
+    def _promise(self, gang: Gang, seats: Sequence[Seat], start_by: datetime) -> bool:
+        """Whether that is within its queue's quota, which counts it from then on."""
+        return self._lenders is not None and self._lenders.promise(gang, [seat.share for seat in seats], start_by)
+
+    def _tell(self, gang: Gang, start: int, seats: Sequence[Seat], cause: Reason | None = None) -> None:
+        """Write down that it starts then, and there."""
+        start_by = self._start_by(start)
+        sure = self._promise(gang, seats, start_by)
+        self._moved[gang.name] = PromiseChange(gang, start_by, _places(gang, seats), cause, sure)
+
+    def _withdraw(self, gang: Gang, cause: Reason) -> None:
+        if self._lenders is not None:
+            self._lenders.withdraw(gang)
+        self._moved[gang.name] = PromiseChange(gang, None, cause=cause)
 
     def lift(self, gang: Gang) -> None:
         """What is kept for the gang is free, until `keep` or `kept_word`."""
@@ -165,17 +187,14 @@ class Promises:
             # until then nobody behind it has that.
             return self._keep_from(gang, *found)
         new = self._keep_from(gang, *found)
-        start_by = self._start_by(found[0])
-        self._moved[gang.name] = PromiseChange(
-            gang, start_by, _places(gang, found[1]), self._still_late(gang, start_by)
-        )
+        self._tell(gang, *found, self._still_late(gang, found[0]))
         self.unsettled = True
         return new
 
-    def _still_late(self, gang: Gang, start_by: datetime) -> Reason | None:
+    def _still_late(self, gang: Gang, start: int) -> Reason | None:
         """Why the gang starts later than it was promised, where this cycle has moved it before and it still does."""
-        before = self._moved.get(gang.name)
-        return before.cause if before is not None and gang.promised is not None and start_by > gang.promised else None
+        before, late = self._moved.get(gang.name), gang.promised is not None and self._start_by(start) > gang.promised
+        return before.cause if before is not None and late else None
 
     def give(self, gang: Gang, start: int, seats: Sequence[Seat], taken: Sequence[tuple[str, Place]]) -> None:
         """Promise a gang the start that has just been reserved for it, where nothing speaks against it."""
@@ -186,7 +205,7 @@ class Promises:
         self._given += 1
         self._gate.take(gang, [seat.share for seat in seats])
         self._kept[gang.name] = _kept(gang, start, list(seats))
-        self._moved[gang.name] = PromiseChange(gang, self._start_by(start), _places(gang, seats))
+        self._tell(gang, start, seats)
 
     def take_back(self, gang: Gang, start: int, seats: list[Seat], taken: Sequence[tuple[str, Place]]) -> bool:
         """Promise a gang what comes back for it, whatever is promised there to those who would borrow it: the next
@@ -200,8 +219,7 @@ class Promises:
         kept = self._kept[gang.name] = _kept(gang, start, seats)
         for slot, memory, compute in seats:
             self._availability.reserve(slot, start, kept.end - start, memory, compute, gang.name)
-        start_by = self._start_by(start)
-        self._moved[gang.name] = PromiseChange(gang, start_by, _places(gang, seats), self._still_late(gang, start_by))
+        self._tell(gang, start, seats, self._still_late(gang, start))
         self.unsettled = True
         return True
 
@@ -246,14 +264,12 @@ class Promises:
     def _reseat(self, gang: Gang, promised: datetime, cause: Reason, earliest: Earliest) -> None:
         found = earliest(gang, microseconds(gang.seconds) + TURNOVER)
         if found is None:
-            self._moved[gang.name] = PromiseChange(gang, None, cause=cause)
+            self._withdraw(gang, cause)
             return
         start, seats = found
         self._keep_from(gang, start, seats)
-        start_by = self._start_by(start)
         # Where it is earlier it is told too: later its new seats may be others'.
-        late = start_by > promised
-        self._moved[gang.name] = PromiseChange(gang, start_by, _places(gang, seats), cause if late else None)
+        self._tell(gang, start, seats, cause if self._start_by(start) > promised else None)
 
     def _keep_from(self, gang: Gang, start: int, seats: list[Seat]) -> Kept:
         kept = _kept(gang, start, seats)
@@ -302,15 +318,16 @@ class Promises:
         why = "whose queue takes back what it is sure of" if self._is_sure(first) else "which goes before it"
         return Reason(SchedulingReason.RESERVED, f"its seats are kept{by}, {why}")
 
-    def _has_the_time(self, promised: datetime) -> Callable[[str], tuple[bool, bool, bool, str]]:
+    def _has_the_time(self, promised: datetime) -> Callable[[str], tuple[bool, bool, bool, float, str]]:
         """Orders those for whom something is kept there: who most likely has taken the time that was promised."""
         moment = (promised - self._snapshot.now) // MICROSECOND
+        since = {gang.name: gang.since.timestamp() for gang in self._snapshot.pending if gang.promised is not None}
 
-        def order(name: str) -> tuple[bool, bool, bool, str]:
+        def order(name: str) -> tuple[bool, bool, bool, float, str]:
             kept = self._kept.get(name)
             over = kept is not None and kept.end <= moment
-            # Who was promised a start before, as it was, is the least to blame.
-            return over, not self._is_sure(name), kept is not None, name
+            # Who was promised a start before, as it was, is the least to blame: of two, who came first.
+            return over, not self._is_sure(name), kept is not None, -since.get(name, 0.0), name
 
         return order
 

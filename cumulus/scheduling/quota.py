@@ -1,9 +1,15 @@
 """Whose shares may be taken back for a queue that is sure of them.
 
-A gang is *within quota* where its queue, or the nearest above that has a quota, holds so little that the gang still
-fits into it. What may be taken back for it are the shares of jobs that borrow: every queue with a quota that they count
-for, and that the gang does not, holds at least its quota without them. A job yields where it saves its work first, or
-said that it may be killed; after its queue's `minRuntime`; not where it is urgent.
+A quota has one book, over time: at each moment from now on it counts what the queue holds and does not give back for
+sure before, and what its jobs were promised within the quota by then. A gang is *within quota* from a moment on where
+its queue's quota, or that of the nearest above that has one, is enough for it too at each moment from then on.
+
+What is promised within quota is written down as such. So it counts until the gang starts, whatever its queue holds
+meanwhile: a job of the queue that starts before, beside the promise, is the one that borrows.
+
+What may be taken back for a gang that is within quota now are the shares of jobs that borrow: every queue with a quota
+that they count for, and that the gang does not, holds at least its quota without them. A job yields where it saves its
+work first, or said that it may be killed; after its queue's `minRuntime`; not where it is urgent.
 
 There are no loops. A share that is taken back goes from a queue that keeps its quota without it to one that then holds
 no more than its own: what is held within quotas grows with each, and cannot grow for ever. And a job that yielded has
@@ -12,13 +18,16 @@ nothing taken back for it after that.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from glob import escape
+from itertools import accumulate
 
+from cumulus.resources.device import Device
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.queue import MIN_RUNTIME
 from cumulus.resources.queue_names import DEFAULT_QUEUE
@@ -45,65 +54,58 @@ class _Lent:
         self._standings = book.standings(snapshot)
         self._snapshot = snapshot
         self._models = {(d.name, d.memory_bytes) for node in snapshot.nodes for d in node.devices}
-        self._taken: dict[str, Counter[str]] = {}
-        """What queues with a quota get in this cycle, or were promised within it, by names of devices."""
+        self._quotas: dict[str, _Quota] = {}
+        self._ends = _Ends(book.tree, snapshot)
         self._sure: set[str] = set()
-        self._then: set[str] = set()
-        """Gangs that are within quota when they are to start: their queue will have given back enough, and has not yet.
-        Nothing is taken back for them sooner."""
-        self._later: dict[str, list[tuple[Counter[str], Counter[str]]]] = {}
-        """By time, when each of these is to start: what its queue will have given back, and what they get by then."""
         self._asked: set[str] = set()
         """Jobs that were asked in this cycle."""
-        devices = {(n.name, d.index): d for n in snapshot.nodes for d in n.devices}
-        waiting = [(gang.promised, gang.name, gang) for gang in snapshot.pending if gang.promised is not None]
-        waiting = [found for found in waiting if self._owner(found[2]) is not None]
-        ends = _Ends(self._tree, snapshot) if waiting else None
-        for promised, _, gang in sorted(waiting, key=lambda found: found[:2]):
-            owner = self._owner(gang)
+        waiting = [(gang, promised) for gang in snapshot.pending if (promised := gang.promised) and gang.sure]
+        devices = {(n.name, d.index): d for n in snapshot.nodes for d in n.devices} if waiting else {}
+        for gang, promised in waiting:
+            self._sure.add(gang.name)
             places = [(m.promise.node, m.promise.device) for m in gang.members if m.promise is not None]
-            if owner is None or ends is None or not all(place in devices for place in places):
-                continue
-            found = [devices[place] for place in places]
-            names = {device.name for device in found}
-            shares = [
-                (device, *fit.share_of(member.demand, device.memory_bytes))
-                for device, member in zip(found, gang.members, strict=True)
-            ]
-            if names <= self._names(gang):
-                self.take(gang, shares)
-            elif names <= self._names(gang, back := Counter(ends.by(owner.name, promised))):
-                self._sure.add(gang.name)
-                self._then.add(gang.name)
-                later = self._later.setdefault(owner.name, [])
-                later.append((back, _counted(shares) + (later[-1][1] if later else Counter())))
+            # What was promised on a device that is gone counts nothing until it is promised elsewhere.
+            self.promise(gang, _shares(gang, [devices.get(at) for at in places]), promised)
 
     def within(self, gang: Gang) -> Gang | None:
-        if gang.yielded or gang.name in self._then or self._owner(gang) is None:
+        quota = self._quota(gang)
+        if gang.yielded or quota is None:
             return None
-        names = self._names(gang)
-        without = {escape(name) for name, _ in self._models if name not in names}
-        if not names:
-            return None
-        if not without:
+        return self._kept_to(gang, self._names(gang, lambda cap: quota.left(cap, self._snapshot.now, gang.name)))
+
+    def covered(self, gang: Gang) -> Gang:
+        quota = self._quota(gang)
+        if quota is None or gang.name not in self._sure:
             return gang
-        members = tuple(
-            replace(m, demand=replace(m.demand, filter=replace(
-                m.demand.filter, without=(*m.demand.filter.without, *sorted(without))
-            )))
-            for m in gang.members
-        )  # fmt: skip
-        return replace(gang, members=members)
+        return self._kept_to(gang, self._names(gang, lambda cap: cap.thousandths)) or gang
 
     def sure(self, gang: str) -> bool:
         return gang in self._sure
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
-        owner = self._owner(gang)
-        if owner is None or gang.name in self._sure:
-            return
+    def promise(self, gang: Gang, shares: Sequence[Taken], start_by: datetime) -> bool:
+        quota = self._quota(gang)
+        names = {device.name for device, _, _ in shares}
+
+        def left(cap: Cap) -> int:
+            # It stands, also where others of its queue have started meanwhile, or the quota was made smaller.
+            return cap.thousandths if quota is None or gang.name in self._sure else quota.left(cap, start_by)
+
+        if quota is None or not names <= self._names(gang, left):
+            self.withdraw(gang)
+            return False
         self._sure.add(gang.name)
-        self._taken.setdefault(owner.name, Counter()).update(_counted(shares))
+        quota.promised[gang.name] = start_by, _counted(shares)
+        return True
+
+    def withdraw(self, gang: Gang) -> None:
+        self._sure.discard(gang.name)
+        if (quota := self._quota(gang)) is not None:
+            quota.promised.pop(gang.name, None)
+
+    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+        if (quota := self._quota(gang)) is not None:
+            quota.promised.pop(gang.name, None)
+            quota.given.update(_counted(shares))
 
     def ask(self, lender: Lender) -> None:
         self._asked.add(lender.job)
@@ -111,14 +113,14 @@ class _Lent:
             self._returning.setdefault(rules.name, Counter()).update(_by_name(lender.holds))
 
     def lenders(self, gang: Gang, places: Collection[Place]) -> Sequence[Lender]:
-        owner = self._owner(gang)
-        assert owner is not None
+        quota = self._quota(gang)
+        assert quota is not None
         spared = {rules.name for rules in self._tree.path(gang.queue or DEFAULT_QUEUE)}
         given: dict[str, Counter[str]] = {}
         found = []
         for lender in self._that_may_yield:
             path = self._tree.path(lender.holds[0].queue)
-            if lender.job in self._asked or any(rules.name == owner.name for rules in path):
+            if lender.job in self._asked or any(rules.name == quota.name for rules in path):
                 continue
             if not any((hold.node, hold.device) in places for hold in lender.holds):
                 continue
@@ -129,31 +131,37 @@ class _Lent:
                     given.setdefault(rules.name, Counter()).update(_by_name(lender.holds))
         return found
 
-    def _owner(self, gang: Gang) -> Rules | None:
-        """The queue whose quota it would come out of."""
-        return self._tree.owner(gang.queue or DEFAULT_QUEUE)
+    def _quota(self, gang: Gang) -> _Quota | None:
+        """That of which it would come out; None where no queue on its path has one."""
+        owner = self._tree.owner(gang.queue or DEFAULT_QUEUE)
+        if owner is None:
+            return None
+        found = self._quotas.get(owner.name)
+        if found is None:
+            found = self._quotas[owner.name] = _Quota(owner, self._standings.queue(owner.name).held, self._ends)
+        return found
 
-    def _names(self, gang: Gang, back: Counter[str] | None = None) -> set[str]:
-        """The devices, by name, of which its queue is sure of so much more as the gang needs. `back`: what the queue
-        holds and will have given back by then."""
-        owner = self._owner(gang)
-        assert owner is not None
-        return {name for name, memory in self._models if any(self._left(owner, gang, name, memory, back))}
+    def _names(self, gang: Gang, left: Callable[[Cap], int]) -> set[str]:
+        """The devices, by name, of which so much is left of its queue's quota as the gang needs."""
+        owner = self._tree.owner(gang.queue or DEFAULT_QUEUE)
+        caps = [] if owner is None else [(cap.glob, left(cap)) for cap in owner.quota]
+        return {
+            name for name, memory in self._models
+            if any(matches(name, glob) and _needed(gang, memory) <= amount for glob, amount in caps)
+        }  # fmt: skip
 
-    def _left(self, owner: Rules, gang: Gang, name: str, memory: int, back: Counter[str] | None) -> Iterator[bool]:
-        held, taken = self._standings.queue(owner.name).held, self._taken.get(owner.name, Counter())
-        needed = sum(share_of(*fit.share_of(member.demand, memory), memory) for member in gang.members)
-        later = self._later.get(owner.name, [])
-        for cap in owner.quota:
-            if not matches(name, cap.glob):
-                continue
-            free = cap.thousandths - cap.of(held) - cap.of(taken)
-            if back is not None:
-                yield needed <= free + cap.of(back) - (cap.of(later[-1][1]) if later else 0)
-            else:
-                # Nor may it make borrowers of those that were promised what the queue will have again.
-                then = (free + cap.of(given) - cap.of(gets) for given, gets in later)
-                yield gang.name in self._sure or needed <= min((free, *then))
+    def _kept_to(self, gang: Gang, names: Collection[str]) -> Gang | None:
+        """The gang, kept to devices of these names; None where there are none."""
+        without = sorted({escape(name) for name, _ in self._models if name not in names})
+        if not names or not without:
+            return gang if names else None
+        members = tuple(
+            replace(m, demand=replace(m.demand, filter=replace(
+                m.demand.filter, without=(*m.demand.filter.without, *without)
+            )))
+            for m in gang.members
+        )  # fmt: skip
+        return replace(gang, members=members)
 
     @cached_property
     def _that_may_yield(self) -> Sequence[Lender]:
@@ -199,36 +207,83 @@ class _Lent:
         return found
 
 
+class _Quota:
+    """The book of one."""
+
+    def __init__(self, owner: Rules, held: Mapping[str, int], ends: _Ends) -> None:
+        self.name = owner.name
+        self.given: Counter[str] = Counter()
+        """What its jobs got in this cycle, by names of devices."""
+        self.promised: dict[str, tuple[datetime, Counter[str]]] = {}
+        """What is promised within it, by gang: from when on, and what."""
+        self._held = held
+        self._ends = ends
+
+    def left(self, cap: Cap, start: datetime, besides: str = "") -> int:
+        """The least that is left of it at any moment from then on. `besides`: a gang that is not counted."""
+        promised = [(at, cap.of(shares)) for name, (at, shares) in self.promised.items() if name != besides]
+        # Between these moments leases end, and that is all.
+        moments = {start, *(at for at, _ in promised if at > start)}
+        most = max(
+            sum(amount for at, amount in promised if at <= moment) - self._ends.by(self.name, cap, moment)
+            for moment in moments
+        )
+        return cap.thousandths - cap.of(self._held) - cap.of(self.given) - most
+
+
 class _Ends:
-    """What queues with a quota hold and give back for sure, by time. A job that waits for its promise is within quota
-    where it is so then: a short one of its queue, which is over before, makes no borrower of it."""
+    """What queues with a quota hold and give back for sure, by time."""
 
     def __init__(self, tree: Tree, snapshot: Snapshot) -> None:
-        self._ends: dict[str, list[tuple[datetime, str, int]]] = {}
-        self._back: dict[str, Counter[str]] = {}
+        self._tree = tree
+        self._snapshot = snapshot
+        self._back: dict[tuple[str, Cap], tuple[list[datetime], list[int]]] = {}
+
+    def by(self, queue: str, cap: Cap, moment: datetime) -> int:
+        """What of it the queue has given back by then."""
+        if moment <= self._snapshot.now:
+            return 0
+        known = self._back.get((queue, cap))
+        if known is None:
+            ends = [end for end in self._of_queue.get(queue, ()) if matches(end[1], cap.glob)]
+            known = self._back[queue, cap] = [at for at, _, _ in ends], list(accumulate(share for _, _, share in ends))
+        count = bisect_right(known[0], moment)
+        return known[1][count - 1] if count else 0
+
+    @cached_property
+    def _of_queue(self) -> dict[str, list[tuple[datetime, str, int]]]:
+        """Ends in the order of time, with the device's name and the share."""
+        found: dict[str, list[tuple[datetime, str, int]]] = {}
         owners: dict[str, list[str]] = {}
-        for hold in snapshot.holds:
+        for hold in self._snapshot.holds:
             if hold.queue and hold.share and hold.returns_by.certain:
                 if hold.queue not in owners:
-                    owners[hold.queue] = [rules.name for rules in tree.path(hold.queue) if rules.quota]
+                    owners[hold.queue] = [rules.name for rules in self._tree.path(hold.queue) if rules.quota]
                 for name in owners[hold.queue]:
-                    self._ends.setdefault(name, []).append((hold.returns_at, hold.device_name, hold.share))
-        for found in self._ends.values():
-            found.sort(reverse=True)
+                    found.setdefault(name, []).append((hold.returns_at, hold.device_name, hold.share))
+        for ends in found.values():
+            ends.sort()
+        return found
 
-    def by(self, queue: str, moment: datetime) -> Counter[str]:
-        """What it has given back by then, by names of devices. To be asked in the order of time."""
-        back, ends = self._back.setdefault(queue, Counter()), self._ends.get(queue, [])
-        while ends and ends[-1][0] <= moment:
-            _, name, share = ends.pop()
-            back[name] += share
-        return back
+
+def _needed(gang: Gang, memory: int) -> int:
+    """What the gang counts on devices of so much memory."""
+    return sum(share_of(*fit.share_of(member.demand, memory), memory) for member in gang.members)
 
 
 def _min_runtime(path: Sequence[Rules]) -> float:
     """Seconds for which a job of that queue keeps what it borrows: those of the nearest queue that says so."""
     said = (rules.min_runtime for rules in reversed(path) if rules.min_runtime is not None)
     return next(said, parse_duration(MIN_RUNTIME))
+
+
+def _shares(gang: Gang, devices: Sequence[Device | None]) -> list[Taken]:
+    """What the gang takes of these, where they are there."""
+    return [
+        (device, *fit.share_of(member.demand, device.memory_bytes))
+        for device, member in zip(devices, gang.members, strict=True)
+        if device is not None
+    ]
 
 
 def _counted(shares: Sequence[Taken]) -> Counter[str]:

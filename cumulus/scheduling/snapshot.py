@@ -158,6 +158,11 @@ class Gang:
     """After how many seconds it is expected to give its shares back, in a forecast. It starts only where it could have
     them for as long as its lease all the same."""
 
+    @property
+    def sure(self) -> bool:
+        """Whether its promise was given within its queue's quota."""
+        return self.promised is not None and all(m.promise is not None and m.promise.sure for m in self.members)
+
 
 @dataclass(frozen=True, slots=True)
 class IncompleteGang:

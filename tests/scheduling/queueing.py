@@ -22,6 +22,7 @@ from cumulus.scheduling.claim import Demand, Filter, Promised, Returning, Yields
 from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.fair import with_queues
 from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.promises import PromiseChange
 from cumulus.scheduling.queues import Book, QueueAccounts, Tree
 from cumulus.scheduling.reclaim import Victim, spared
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
@@ -144,7 +145,7 @@ class Cluster:
         for key in spared(snapshot):
             self._spare(key)
         for moved in done.moved:
-            self._promise(moved.gang.name, moved.start_by, {s.partition: (s.node, s.device) for s in moved.seats})
+            self._promise(moved)
         return bool(done.bindings or done.moved or done.victims)
 
     def _ask(self, victim: Victim) -> None:
@@ -194,8 +195,10 @@ class Cluster:
         job.bounds.append(self.time)
         heapq.heappush(self._ends, (self.time + job.seconds * job.uses, next(self._numbers), name))
 
-    def _promise(self, name: str, start_by: datetime | None, seats: dict[Key, tuple[str, int]]) -> None:
+    def _promise(self, moved: PromiseChange) -> None:
+        name, start_by = moved.gang.name, moved.start_by
         gang = self.waiting[name]
+        seats = {seat.partition: (seat.node, seat.device, moved.sure) for seat in moved.seats}
         if gang.promised is not None and (start_by is None or start_by > gang.promised):
             self.late.append(name)
         members = tuple(
@@ -203,7 +206,7 @@ class Cluster:
             for m in gang.members
         )
         self.waiting[name] = replace(gang, members=members, promised=start_by)
-        if start_by is not None:
+        if start_by is not None and start_by != gang.promised:
             self.jobs[name].promises.append((self.time, start_by))
 
     def _end(self, name: str) -> None:

@@ -377,6 +377,7 @@ def test_a_queue_that_was_idle_for_six_days_has_the_seventh_and_catches_up() -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_ten_thousand_arrivals_are_never_late_and_seldom_wait_less_than_half_of_what_they_were_told() -> None:
     cluster = Cluster([a_queue("default")], nodes=4, devices=4)
     cluster.submit(*_random_jobs(random.Random(11), 10_000, uses=1.0, every=190.0))

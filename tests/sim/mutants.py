@@ -313,7 +313,7 @@ MUTANTS = (
     ),
     Mutant(
         "moved-in-silence-within-a-quota", "why a promise moved is forgotten where others move for that one",
-        promises.Promises.take_back, "self._still_late(gang, start_by)", "None", kind="shared",
+        promises.Promises.take_back, "self._still_late(gang, start)", "None", kind="shared",
     ),
     Mutant(
         "held-in-silence", "what reservations hold is written after others got what they held before",

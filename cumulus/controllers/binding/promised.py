@@ -23,7 +23,9 @@ def by_partition(moved: Iterable[PromiseChange]) -> Mapping[Key, Promise | None]
             seat = seats.get(member.partition)
             promise = None
             if seat is not None and one.start_by is not None:
-                promise = Promise(start_by=timestamp(one.start_by), node=seat.node, device=seat.device)
+                promise = Promise(
+                    start_by=timestamp(one.start_by), node=seat.node, device=seat.device, within_quota=one.sure
+                )
             found[member.partition] = promise
     return found
 
