@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cumulus.answers.queue import Line, Waiting
 from cumulus.answers.usage import DeviceUse, UsageNow
 from cumulus.cli import others_words
 from cumulus.cli.main import VERBS
-from cumulus.cli.verbs import top
+from cumulus.cli.verbs import queue, top
+from cumulus.clock import FakeClock, timestamp
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.documents import active, failed, job, node, partition, running
@@ -105,6 +110,36 @@ def test_who_could_start_now_starts_now(store: SqliteStore, run: Run, still: Non
     done = run("queue")
     row = done.out.splitlines()[1].split()
     assert (done.code, row[:2], row[-2:]) == (0, ["1", "default/waits"], ["~", "now"]), done
+
+
+def test_why_some_cannot_start_is_said_once_below_the_line(store: SqliteStore, run: Run, still: None) -> None:
+    store.create(node("gpu-1"))
+    for name, wanted in (("a", {"memory": "900Gi"}), ("b", {"memory": "900Gi"}), ("fits", {})):
+        store.create(partition(name, **wanted))
+    done = run("queue")
+    _, *rows, said = (" ".join(line.split()) for line in done.out.splitlines())
+    assert [row.endswith(" cannot start (1)") for row in rows] == [True, True, False], done
+    assert said == "(1) no ready node could hold it even with nothing else there"
+
+
+def test_a_narrow_terminal_has_room_for_who_waits_and_both_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime(2030, 1, 31, 13, tzinfo=UTC)
+    soon, late = timestamp(now + timedelta(minutes=22)), timestamp(now + timedelta(minutes=104))
+    one = Waiting(1, "vision", "default/v1", "alice", "50%", 3600, soon, late, promised=True, reason="")
+    monkeypatch.setattr(queue, "SystemClock", lambda: FakeClock(now))
+    monkeypatch.setattr(
+        queue.context, "client", lambda: nullcontext(SimpleNamespace(line=lambda name: Line((one,), 0, ())))
+    )
+    monkeypatch.setattr(queue.safe_output, "width", lambda stream: 80)
+    queue.queue()
+    heading, row = (line.split("  ") for line in capsys.readouterr().out.splitlines()[-2:])
+    cells = [cell.strip() for cell in row if cell.strip()]
+    assert cells[:2] == ["1", "default/v1"]
+    assert cells[-2:] == ["in 22m", "2030-01-31T14:44:00Z, in 1h44m"]
+    assert "USER" in " ".join(heading)
+    assert "alice" in cells
 
 
 def test_top(store: SqliteStore, run: Run, still: None) -> None:

@@ -9,10 +9,12 @@ import typer
 
 from cumulus.cli import context, options
 from cumulus.clock import SystemClock, parse_timestamp, to_the_second
+from cumulus.lib import safe_output
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.quantity import format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from cumulus.answers.queue import Waiting
@@ -24,7 +26,8 @@ def queue(name: Name = "", no_headers: options.NoHeaders = False) -> None:
     """Show who waits for a share, in their order, and when each starts; and who holds shares until when.
 
     EXPECTED is when a job starts if leases end as early as those of the same user and name did before. AT THE LATEST is
-    a promise; with a ~ it is when it starts if every lease runs to its end.
+    a promise; with a ~ it is when it starts if every lease runs to its end. Why a job cannot start is said below,
+    under its number.
 
     \b
     Examples:
@@ -35,7 +38,15 @@ def queue(name: Name = "", no_headers: options.NoHeaders = False) -> None:
     with context.client() as client:
         found = client.line(name)
     if found.waiting:
-        Table(_WAITING, sys.stdout, heading=not no_headers).write([_waiting(w, now) for w in found.waiting])
+        reasons = {
+            why: number for number, why in enumerate(dict.fromkeys(w.reason for w in found.waiting if w.reason), 1)
+        }
+        room = safe_output.width(sys.stdout)
+        soon = room is not None and room < _ROOMY
+        rows = [_waiting(w, now, reasons, soon=soon) for w in found.waiting]
+        Table(_WAITING, sys.stdout, heading=not no_headers).write(rows)
+        for reason, number in reasons.items():
+            safe_output.paragraph(sys.stdout, f"({number}) {reason}")
     else:
         print("Nobody waits.")
     if found.more:
@@ -46,10 +57,13 @@ def queue(name: Name = "", no_headers: options.NoHeaders = False) -> None:
         Table(_HOLDING, sys.stdout, heading=not no_headers).write(held)
 
 
+_ROOMY = 120
+"""On a terminal of fewer columns, what is only expected is told by how long that is from now: then there is room for
+who waits, and for what."""
 _WAITING = (
     Heading("PLACE", "whole"), Heading("JOB", "whole"), Heading("QUEUE", yields=3), Heading("USER", yields=1),
     Heading("SHARE", yields=2), Heading("FOR", "whole", 2), Heading("EXPECTED", "whole"),
-    Heading("AT THE LATEST", "wrap"),
+    Heading("AT THE LATEST", "whole"),
 )  # fmt: skip
 _HOLDING = (
     Heading("HOLDS", "whole"), Heading("QUEUE", yields=3), Heading("USER", yields=1), Heading("WHERE", yields=2),
@@ -57,15 +71,16 @@ _HOLDING = (
 )  # fmt: skip
 
 
-def _waiting(one: Waiting, now: datetime) -> list[str]:
-    lasts = format_duration(one.seconds)
+def _waiting(one: Waiting, now: datetime, reasons: Mapping[str, int], *, soon: bool) -> list[str]:
+    """`soon`: expected is said by how long that is from now alone."""
     expected = "" if one.reason else _in(one.expected, now)
-    return [str(one.place), one.name, one.queue, one.user, one.share, lasts, expected, _latest(one, now)]
+    if soon:
+        expected = expected.rpartition(", ")[2]
+    latest = f"cannot start ({reasons[one.reason]})" if one.reason else _latest(one, now)
+    return [str(one.place), one.name, one.queue, one.user, one.share, format_duration(one.seconds), expected, latest]
 
 
 def _latest(waiting: Waiting, now: datetime) -> str:
-    if waiting.reason:
-        return waiting.reason
     found = _in(waiting.latest, now)
     return found if waiting.promised or not found else f"~ {found}"
 
