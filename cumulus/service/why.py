@@ -68,7 +68,8 @@ class Explanations:
     def why(self, identity: Identity, key: Key) -> Why:
         """For a job or partition in whatever state. Raises NotFound; InvalidObject where it is damaged."""
         if not BY_NAME[key.kind].waits:
-            raise UsageError(f"only jobs and partitions wait, not a {key.kind}")
+            jobs = "ask for a job; `cumulus describe` lists those of an array or a cron job"
+            raise UsageError(f"only jobs and partitions wait, not a {key.kind}", hint=jobs)
         document = self._objects.get(identity, key)
         asked = self._asked(identity, document)
         return Why(tuple(asked.answer()), _over(document), tuple(asked.damaged))

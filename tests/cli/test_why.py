@@ -209,3 +209,10 @@ def test_who_waits_learns_what_is_parked_and_what_would_have_to_be(store: Sqlite
     said = why(store, "train")
     assert "a parked program of the devices it waits for is in main memory (40Gi)" in said
     assert "would start now if these could be parked: default/holder (cumulus park JOB)" in said
+
+
+def test_an_array_does_not_wait_and_its_jobs_are_named_elsewhere(run: Run) -> None:
+    done = run("why", "array/sweep")
+    assert done.code == 2
+    assert "only jobs and partitions wait, not a GPUJobArray" in done.err
+    assert "`cumulus describe` lists those of an array or a cron job" in done.err
