@@ -33,7 +33,7 @@ from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.upload import Journal, Upload
 from tests.backends.process.test_checkpoints import SAVE
 from tests.backends.process_bed import NODE, ProcessBed
-from tests.nodes.conftest import Worker, client_key, known_hosts, worker
+from tests.nodes.conftest import PATIENT, Worker, client_key, known_hosts, worker
 from tests.uploader.saves import contents, loaded, save
 from tests.waiting import PATIENCE, eventually
 
@@ -100,7 +100,7 @@ def two(
     # The tests of the Swarm make the directory of a user's programs on a node of their own.
     monkeypatch.setattr(ShellEngine, "make_place", lambda self, uid: None)
     known_hosts.add(worker.address, fetch(worker.address, 5))
-    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path, waits=PATIENT)
     yield Two(bed, worker, connection, tmp_path)
     connection.close()
 

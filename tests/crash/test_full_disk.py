@@ -51,7 +51,7 @@ def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) ->
     wait = f"while [ ! -e {gate} ]; do sleep 0.1; done"
     daemon = small.start(CUMULUS, "serve", log="../serve.log")
     acknowledged = []
-    for name, script, seconds in (("long", wait, "10m"), ("late", "sleep 100", "6s"), ("short", "true", "10m")):
+    for name, script, seconds in (("long", wait, "10m"), ("late", "sleep 1000", "6s"), ("short", "true", "10m")):
         small.ok(CUMULUS, "apply", "-f", "-", input=job(small, name, script, seconds))
         acknowledged.append(name)
     assert poll(lambda: {"long", "late"} <= {r.job for r in read_records(small.records)}, PATIENCE)

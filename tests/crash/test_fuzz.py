@@ -194,7 +194,7 @@ def test_any_arguments_of_chronos_cli(
         assert code == 0 or said.err.strip()
 
 
-BYSTANDER = 'sleep 100 & "$@" && kill -0 $!; code=$?; kill -9 $!; exit $code'
+BYSTANDER = 'sleep 1000 & "$@" && kill -0 $!; code=$?; kill -9 $!; exit $code'
 """Run a command beside a process that has nothing to do with it, in session 0 of their pid namespace: it must live."""
 
 

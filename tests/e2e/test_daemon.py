@@ -124,26 +124,34 @@ def test_a_standby_takes_over_from_a_leader_that_was_stopped_or_killed(machine: 
     def token() -> int:
         return int(machine.get("lease", "cumulus-controller")["spec"]["token"])
 
+    def stop_the_first() -> None:
+        while True:
+            first.send_signal(signal.SIGSTOP)
+            eventually(lambda: locks.is_stopped(first.pid), what="stopped")
+            if first.pid not in locks.holders(store / "cumulus.db-shm", store / "writers"):
+                return
+            # In the midst of a write, which nobody but SQLite can break off: others wait with a bound, and name it.
+            first.send_signal(signal.SIGCONT)
+
+    store = machine.directory / "cumulus" / "store"
     first = machine.serve()
     machine.ready()
     began = token()
+    # Before there is a standby, which would take over before a slow machine has asked.
+    stop_the_first()
+    try:
+        checked = machine.run("doctor")
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert checked.returncode == 1
+    assert f"process {first.pid} (cumulus), which is stopped" in checked.stdout
+    assert f"kill -CONT {first.pid}" in checked.stdout
     second = machine.serve()
     log = tmp_path / "starts"
     machine.apply(manifest("one", record(log, "sleep 1")))
     eventually(lambda: starts(log), what="running")
-    store = machine.directory / "cumulus" / "store"
-    while True:
-        first.send_signal(signal.SIGSTOP)
-        eventually(lambda: locks.is_stopped(first.pid), what="stopped")
-        if first.pid not in locks.holders(store / "cumulus.db-shm", store / "writers"):
-            break
-        # In the midst of a write, which nobody but SQLite can break off: others wait with a bound, and name it.
-        first.send_signal(signal.SIGCONT)
+    stop_the_first()
     try:
-        checked = machine.run("doctor")
-        assert checked.returncode == 1
-        assert f"process {first.pid} (cumulus), which is stopped" in checked.stdout
-        assert f"kill -CONT {first.pid}" in checked.stdout
         machine.apply(manifest("two", record(log, "true")))
         for name in ("one", "two"):
             machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=150s")

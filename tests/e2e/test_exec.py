@@ -38,7 +38,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 def ran(machine: Machine, *words: str, given: str | bytes = "", **more: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [CUMULUS, *words], env=machine.env | more, input=given if isinstance(given, bytes) else given.encode(),
-        capture_output=True, timeout=90, check=False,
+        capture_output=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_copies(machine: Machine, tmp_path: Path) -> None:
         ("tree/data", "train:"), ("train:data", "two"),
     ):  # fmt: skip
         done = subprocess.run(
-            [CUMULUS, "cp", *words], env=machine.env, cwd=tmp_path, capture_output=True, text=True, timeout=90
+            [CUMULUS, "cp", *words], env=machine.env, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), words
     for path in ("back/below/data", "one", "tree/data", "two"):

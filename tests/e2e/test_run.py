@@ -118,7 +118,7 @@ def test_output_directory_environment_and_exit_code(machine: Machine, tmp_path: 
     (tmp_path / "job.env").write_text("A=file\nB=file\n")
     words = [CUMULUS, "run", *SMALL, "--env-file", "job.env", "-e", "A=option", "./show.sh", "--for=true"]
     env = {**machine.env, "VIRTUAL_ENV": "/venv", "EDITOR": "vi"}
-    done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, told(done.stderr)) == (7, [])
     assert done.stdout == f"{tmp_path}\n/venv option file none --for=true\nproblem\n"
 

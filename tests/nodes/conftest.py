@@ -30,6 +30,9 @@ __all__ = ["home", "run"]
 ROOT = Path(__file__).resolve().parents[2]
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") or ""
 
+PATIENT = Waits(connect=60, turn=60)
+"""What is a slow answer to a daemon, which asks again, is a busy machine to a test."""
+
 pytestmark = pytest.mark.ssh
 
 
@@ -139,10 +142,8 @@ def one_by_one(command: str) -> str:
     return f'old() {{ [ "$1" != serve ] || exit 2; {command} "$@"; }}; old'
 
 
-def connect(worker: Worker, known_hosts: KnownHosts, command: str = "", waits: Waits | None = None) -> RemoteLeases:
-    connection = NodeConnection(
-        "gpu-1", worker.address, known_hosts, key_path=worker.key_path, waits=waits or Waits()
-    )  # fmt: skip
+def connect(worker: Worker, known_hosts: KnownHosts, command: str = "", waits: Waits = PATIENT) -> RemoteLeases:
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path, waits=waits)
     return RemoteLeases(connection, command or worker.command)
 
 

@@ -26,14 +26,14 @@ from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
 from cumulus.nodes.session import Ended, LeaseServerSession
 from cumulus.nodes.sockets import open_socket
-from tests.nodes.conftest import Worker, connect
+from tests.nodes.conftest import PATIENT, Worker, connect
 from tests.nodes.test_leases import request
 from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.ssh
 
 
-SOON = Waits(reconnect=Backoff(0.05, 0.2))
+SOON = replace(PATIENT, reconnect=Backoff(0.05, 0.2))
 """Nobody waits long between attempts."""
 
 

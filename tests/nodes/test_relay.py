@@ -12,7 +12,7 @@ from cumulus.errors import NodeUnreachable
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.relay import relay
-from tests.nodes.conftest import Worker
+from tests.nodes.conftest import PATIENT, Worker
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.ssh
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ssh
 def made(worker: Worker, known_hosts: KnownHosts, *, known: bool = True) -> NodeConnection:
     if known:
         known_hosts.add(worker.address, fetch(worker.address, 5))
-    return NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path)
+    return NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path, waits=PATIENT)
 
 
 def all_of(connection: socket.socket) -> bytes:

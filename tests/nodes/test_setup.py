@@ -33,7 +33,7 @@ def set_up(*words: str, code: int = 0, **variables: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=PATIENCE,
         env=environment,
     )
     assert done.returncode == code, done.stderr

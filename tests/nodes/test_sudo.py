@@ -24,6 +24,7 @@ from cumulus.nodes.leases import RemoteLeases
 from tests.chronos.conftest import end_monitor
 from tests.nodes.conftest import ROOT, Worker
 from tests.nodes.test_leases import request
+from tests.waiting import PATIENCE
 
 # With the system's daemon: a monitor of /var/lib/chronos keeps others of that name away, in whatever file system.
 pytestmark = [pytest.mark.ssh, pytest.mark.xdist_group("system-daemon")]
@@ -57,7 +58,7 @@ class Machine(Worker):
     def as_root(self, *words: str) -> str:
         assert self.process is not None
         done = subprocess.run(
-            ["nsenter", "-t", str(self.process.pid), "-m", *words], capture_output=True, text=True, timeout=90,
+            ["nsenter", "-t", str(self.process.pid), "-m", *words], capture_output=True, text=True, timeout=PATIENCE,
             env={**os.environ, "PYTHON": sys.executable, "CHRONOS_MONITOR_IDLE": "600"}, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

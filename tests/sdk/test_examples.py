@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 from tests import pages
 from tests.sdk.bed import Bed
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("sdk-examples")]
 
@@ -53,7 +53,7 @@ def test_the_notebook(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = read((EXAMPLES / "notebook.ipynb").read_text(), as_version=4)
     for name, value in bed.env.items():
         monkeypatch.setenv(name, value)
-    NotebookClient(notebook, timeout=90, resources={"metadata": {"path": str(bed.project)}}).execute()
+    NotebookClient(notebook, timeout=int(PATIENCE), resources={"metadata": {"path": str(bed.project)}}).execute()
     outputs = [
         "".join(output.get("text") or output["data"]["text/plain"] for output in cell.outputs)
         for cell in notebook.cells if cell.cell_type == "code"
@@ -67,19 +67,19 @@ def test_interrupting_a_kernel_cancels_the_call(bed: Bed) -> None:
     kernel = manager.client()
     kernel.start_channels()
     try:
-        kernel.wait_for_ready(timeout=60)
+        kernel.wait_for_ready(timeout=PATIENCE)
         kernel.execute(
             "from cumulus.sdk import CumulusClient\n"
             "def sleeping():\n    import time\n    print('begun', flush=True)\n    time.sleep(600)\n"
             "CumulusClient().run(sleeping)\n"
         )
         while True:
-            message = kernel.get_iopub_msg(timeout=60)
+            message = kernel.get_iopub_msg(timeout=PATIENCE)
             if message["msg_type"] == "stream":
                 break
         manager.interrupt_kernel()
         while message["msg_type"] != "error":
-            message = kernel.get_iopub_msg(timeout=60)
+            message = kernel.get_iopub_msg(timeout=PATIENCE)
         assert message["content"]["ename"] == "KeyboardInterrupt"
         eventually(lambda: not [job for job in bed.items("gpujobs") if "sleeping" in job["metadata"]["name"]])
     finally:

@@ -219,7 +219,7 @@ def test_what_a_job_puts_beside_its_run_keeps_it_from_nothing(bed: ProcessBed) -
 @pytest.mark.parametrize("make", ["mkfifo", "ln -s /dev/zero", "echo x >", "echo {} >"])
 def test_a_job_that_replaces_a_record_of_its_run_stops_no_backend(bed: ProcessBed, make: str) -> None:
     """A pipe that nobody writes to would be waited for, and no other job looked after."""
-    work = bed.work("sh", "-c", f"{make} ../exit.json; : > ready; exec sleep 100")
+    work = bed.work("sh", "-c", f"{make} ../exit.json; : > ready; exec sleep 1000")
     bed.backend.start(work)
     bed.until(lambda: (bed.run_directory(work) / "work" / "ready").exists())
     assert bed.seen(work).state is WorkloadState.RUNNING

@@ -85,7 +85,7 @@ class TestCommand:
         assert int(session) != os.getsid(0)
 
     def test_background_processes_end_with_the_command(self, bed: ProcessBed) -> None:
-        work, end = bed.run("sh", "-c", "setsid sh -c 'setsid sleep 100 & sleep 100' & echo started")
+        work, end = bed.run("sh", "-c", "setsid sh -c 'setsid sleep 1000 & sleep 1000' & echo started")
         assert end.state is WorkloadState.SUCCEEDED
         assert job_processes(bed.run_directory(work)) == []
 
@@ -435,7 +435,7 @@ class TestLimits:
 class TestStop:
     def test_ends_what_forked_twice_and_ignores_the_signal(self, bed: ProcessBed) -> None:
         script = (
-            "trap '' TERM; setsid sh -c 'setsid sh -c \"sleep 100; true\" & sleep 100' & : > ready; wait; sleep 100"
+            "trap '' TERM; setsid sh -c 'setsid sh -c \"sleep 1000; true\" & sleep 1000' & : > ready; wait; sleep 1000"
         )
         bed.backend.start(work := bed.work("sh", "-c", script))
         bed.running(work)
@@ -492,7 +492,7 @@ class TestStop:
     def test_what_the_command_left_has_the_grace_too(self, bed: ProcessBed) -> None:
         """A shell ends at once and does not wait for the program that saves its work."""
         saver = "trap 'sleep 0.4; echo saved; exit' TERM; : > ready; while :; do sleep 0.02; done"
-        bed.backend.start(work := bed.work("sh", "-c", f'sh -c "{saver}" & sleep 100'))
+        bed.backend.start(work := bed.work("sh", "-c", f'sh -c "{saver}" & sleep 1000'))
         bed.running(work)
         bed.backend.stop(work.name, 20)
         end = bed.finish(work)

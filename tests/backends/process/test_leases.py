@@ -226,7 +226,7 @@ class TestStart:
         lease = node.ledger.grant(LeaseRequest("lease-1", 0, 1 << 20, 250, 60.0, grace=0.3, start_within=600.0))
         assert lease.expires_in > 600
         known = dataclasses.replace(reference(lease), seconds=60.0)
-        script = ": > ready; echo $CHRONOS_EXPIRES_AT $CHRONOS_LEASE_SECONDS; exec sleep 100"
+        script = ": > ready; echo $CHRONOS_EXPIRES_AT $CHRONOS_LEASE_SECONDS; exec sleep 1000"
         node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(known,)))
         node.bed.running(work)
         begun = node.ledger.get("lease-1")
@@ -316,7 +316,7 @@ class TestExpiry:
         assert (unseen.exit_code, unseen.checkpoint_at) == (75, None)
 
     def test_kills_what_does_not_heed_it_and_the_supervisor_tells(self, node: Node) -> None:
-        script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
+        script = "trap '' TERM; setsid sh -c 'sleep 1000 & sleep 1000' & : > ready; sleep 1000; sleep 1000"
         lease = node.lease(grace=0.2)
         node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(lease,), checkpoint_path="saved"))
         node.bed.running(work)
@@ -329,7 +329,7 @@ class TestExpiry:
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
 
     def test_the_share_stays_taken_while_a_process_is_left(self, node: Node) -> None:
-        script = "trap '' TERM; : > ready; sleep 100; sleep 100"
+        script = "trap '' TERM; : > ready; sleep 1000; sleep 1000"
         node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(node.lease(grace=30.0),)))
         node.bed.running(work)
         node.ledger.release("lease-1")
@@ -341,7 +341,7 @@ class TestExpiry:
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
 
     def test_release_ends_the_job(self, node: Node) -> None:
-        node.bed.backend.start(work := node.bed.work("sh", "-c", ": > ready; exec sleep 100", leases=(node.lease(),)))
+        node.bed.backend.start(work := node.bed.work("sh", "-c", ": > ready; exec sleep 1000", leases=(node.lease(),)))
         node.bed.running(work)
         node.ledger.release("lease-1")
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
@@ -364,7 +364,7 @@ class TestExpiry:
     @pytest.mark.parametrize("over", ["expired", "released"])
     def test_without_its_supervisor_too(self, node: Node, over: str) -> None:
         """The daemon is not there, the supervisor was killed: the lease ends what is left, and that is told later."""
-        script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
+        script = "trap '' TERM; setsid sh -c 'sleep 1000 & sleep 1000' & : > ready; sleep 1000; sleep 1000"
         lease = node.lease(grace=0.1)
         node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(lease,)))
         node.bed.running(work)

@@ -325,7 +325,7 @@ class TestLost:
         assert [pid for pid in found if Path(f"/proc/{pid}/cwd").exists()] == []
 
     def test_what_a_killed_supervisor_left_is_ended(self, bed: ProcessBed) -> None:
-        script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
+        script = "trap '' TERM; setsid sh -c 'sleep 1000 & sleep 1000' & : > ready; sleep 1000; sleep 1000"
         bed.backend.start(work := bed.work("sh", "-c", script, grace=0.3))
         bed.running(work)
         os.kill(bed.supervisor(work), signal.SIGKILL)
@@ -336,7 +336,7 @@ class TestLost:
 
     def test_it_is_seen_without_looking(self, bed: ProcessBed) -> None:
         heard: list[float] = []
-        bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 100", grace=0.0))
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 1000", grace=0.0))
         bed.running(work)
         bed.backend.subscribe(lambda *_: heard.append(time.monotonic()))
         heard.clear()
@@ -344,7 +344,7 @@ class TestLost:
         bed.until(lambda: heard and (bed.run_directory(work) / layout.EXIT).exists())
 
     def test_one_of_an_earlier_boot_is_told_as_such(self, bed: ProcessBed, ran: Path) -> None:
-        bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 100"))
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 1000"))
         bed.running(work)
         (bed.run_directory(work) / layout.STARTED).write_text(
             '{"started_at": "2026-01-01T00:00:00.000000Z", "boot_id": "x", "session": 1}'

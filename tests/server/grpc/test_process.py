@@ -88,7 +88,7 @@ def submit(stub: rpc.OrchestratorStub, key: str, **metadata: str) -> str:
     }  # fmt: skip
     request = pb.SubmitRequest(idempotency_key=key, object=json.dumps(document).encode())
     shown = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
-    made = stub.Submit(request, metadata=shown, timeout=60, wait_for_ready=True)
+    made = stub.Submit(request, metadata=shown, timeout=PATIENCE, wait_for_ready=True)
     return str(json.loads(made.object)["metadata"]["uid"])
 
 
@@ -128,7 +128,7 @@ def test_over_tls_by_the_apis_authority(beside: Beside) -> None:
             stub = rpc.OrchestratorStub(channel)  # type: ignore[no-untyped-call]
             if refused:
                 with pytest.raises(grpc.RpcError) as raised:
-                    stub.List(pb.ListRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=20)
+                    stub.List(pb.ListRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=PATIENCE)
                 assert code_of(raised.value) is grpc.StatusCode.UNAVAILABLE
                 continue
             assert submit(stub, "a", authorization=f"Bearer {token}") == submit(stub, "a", cumulus_ticket=ticket.ticket)

@@ -22,6 +22,7 @@ from cumulus.resources.key import Key
 from cumulus.rpc import orchestrator_pb2 as pb
 from tests.documents import ago
 from tests.server.grpc.conftest import ANN, Served, opened
+from tests.waiting import PATIENCE
 
 PAYLOAD, RESULT = b"a pickle of a call", b"a pickle of its value"
 TRAIN = pb.JobRef(namespace="team", name="train")
@@ -103,7 +104,7 @@ def replayed(served: Served, exchanges: Sequence[Exchange]) -> Iterator[Exchange
             path = f"/cumulus.v1.Orchestrator/{each.method}"
             streams = each.method in ("PutBlob", "Call")
             call = (channel.stream_stream if streams else channel.unary_stream)(path)
-            for response in call(iter(each.requests) if streams else each.requests[0], timeout=30):
+            for response in call(iter(each.requests) if streams else each.requests[0], timeout=PATIENCE):
                 responses.append(response)
         except grpc.RpcError as ended:
             failed: Any = ended
