@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -15,21 +16,24 @@ from cumulus.resources.reasons import SchedulingReason
 if TYPE_CHECKING:
     from cumulus.sdk.call import Call
 
-FIRST_SECONDS, SECONDS = 3.0, 10.0
+LOOKS = (1.0, 2.0)
+"""Seconds to the first two looks: what no node can run is told at the first, another wait at the second."""
+SECONDS = 10.0
+"""From there on."""
 
 
 def tell(call: Call[Any], over: threading.Event) -> None:
     """Write to stderr why the call has not begun, after a while and when the reason changes; until it has, or until
     `over`."""
     said = ""
-    pause = FIRST_SECONDS
-    while not over.wait(pause):
-        pause = SECONDS
+    for number in itertools.count():
+        if over.wait(LOOKS[number] if number < len(LOOKS) else SECONDS):
+            return
         try:
             job = call.job
         except CumulusError:
             return
-        why = _why(job)
+        why = _why(job, hopeless_alone=number == 0)
         if why is None:
             return
         if why and why != said and sys.stderr is not None:
@@ -37,8 +41,8 @@ def tell(call: Call[Any], over: threading.Event) -> None:
         said = why
 
 
-def _why(job: Document) -> str | None:
-    """None once it has begun; "" where nobody knows yet."""
+def _why(job: Document, *, hopeless_alone: bool) -> str | None:
+    """None once it has begun; "" where nobody knows yet, and with `hopeless_alone` for what may well begin soon."""
     status = job.get("status") or {}
     if status.get("phase") not in (None, "Pending"):
         return None
@@ -46,6 +50,8 @@ def _why(job: Document) -> str | None:
         if condition.get("type") == JobCondition.SCHEDULED and condition.get("status") == "False":
             why = one_line(str(condition.get("message") or condition.get("reason") or ""))
             if condition.get("reason") == SchedulingReason.NO_NODE_FITS:
+                if SchedulingReason.RUNTIME_MISSING in why and (job.get("spec") or {}).get("image"):
+                    return f"no node can run its image, for want of Docker's Swarm ({why})"
                 return f"no node could ever hold it ({why})"
-            return why
+            return "" if hopeless_alone else why
     return ""

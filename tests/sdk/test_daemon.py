@@ -287,16 +287,21 @@ def test_blobs_that_were_collected_are_sent_again(bed: Bed) -> None:
     assert out == "2\n4\n"
 
 
-def test_who_waits_learns_why(bed: Bed) -> None:
-    program = bed.start(
-        "waits.py", "from cumulus.sdk import CumulusClient\nCumulusClient().run(len, 'x', gpu_memory='900Ti')\n"
-    )
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("gpu_memory='900Ti'", "no node could ever hold it (TooLarge: "),
+        ("image='python:3.11'", "no node can run its image, for want of Docker's Swarm (RuntimeMissing: "),
+    ],
+)
+def test_who_waits_learns_why(bed: Bed, option: str, said: str) -> None:
+    program = bed.start("waits.py", f"from cumulus.sdk import CumulusClient\nCumulusClient().run(len, 'x', {option})\n")
     assert program.stderr is not None
     line = program.stderr.readline()
     program.send_signal(signal.SIGINT)
     program.communicate(timeout=PATIENCE)
     assert line.startswith("len-")
-    assert " waits: no node could ever hold it (TooLarge: " in line
+    assert f" waits: {said}" in line
     assert "(more: cumulus why len-" in line
 
 
