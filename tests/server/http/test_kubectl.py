@@ -240,3 +240,19 @@ def test_from_client_side_apply_to_server_side(kubectl: Kubectl, store: MemorySt
     # Back again: its note is what server-side apply kept for it, in other words.
     for said in ("configured", "unchanged"):
         assert kubectl("apply", "-f", "-", given=manifest("train", priority=2)) == f"gpujob.cumulus.dev/train {said}\n"
+
+
+def test_what_is_no_longer_applied_is_pruned_by_its_label(kubectl: Kubectl) -> None:
+    prune = ("apply", "-f", "-", "--prune", "-l", "set=a", "--prune-allowlist=cumulus.dev/v1alpha1/GPUJob")
+    one, two = (manifest(name).replace('"name":', '"labels": {"set": "a"}, "name":', 1) for name in ("one", "two"))
+    assert kubectl(*prune, given=f"{one}\n{two}").split() == [
+        "gpujob.cumulus.dev/one", "created", "gpujob.cumulus.dev/two", "created",
+    ]  # fmt: skip
+    assert kubectl(*prune, given=two).split() == [
+        "gpujob.cumulus.dev/two", "unchanged", "gpujob.cumulus.dev/one", "pruned",
+    ]  # fmt: skip
+
+
+def test_nobody_asks_as_another(kubectl: Kubectl) -> None:
+    said = kubectl.fails("get", "gj", "--as", "viewer")
+    assert said.startswith("Error from server (Forbidden): nobody can ask as another user"), said
