@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cumulus.clock import parse_timestamp
 from cumulus.resources.condition_types import NodeCondition, PartitionCondition
+from cumulus.resources.device import FULL_COMPUTE, counted_share
 from cumulus.resources.documents import condition, lookup, owners
 from cumulus.resources.key import Document
 from cumulus.resources.kinds.gpupartition import ENDED
@@ -245,11 +246,11 @@ def _made_there(node: str, devices: Any) -> Iterator[LeaseFact]:
     for device in devices:
         for each in device.get("foreignLeases") or ():
             memory, compute = int(each.get("memoryBytes") or 0), int(each.get("compute") or 0)
-            of_memory = -(-memory * 1000 // max(1, int(device.get("memoryBytes") or 0)))
+            counted = counted_share(memory, compute, int(device.get("memoryBytes") or 0))
             yield LeaseFact(
                 uid=f"{node}/{each['partitionId']}", namespace="", job="", user=str(each.get("user") or ""), queue="",
                 node=node, device=int(device["index"]), device_name=str(device.get("name") or ""), memory_bytes=memory,
-                share=min(1000, max(compute, of_memory)), compute=compute,
+                share=min(FULL_COMPUTE, counted), compute=compute,
                 enforcement=str(device.get("enforcement") or ""), attempt=0, replica=0, start=0, started=None,
                 expires=milliseconds(each.get("expiresAt")), end=None, phase="Active", granted=True,
             )  # fmt: skip

@@ -11,6 +11,7 @@ from cumulus.history import schema
 from cumulus.history.facts import WHOLE, DeviceFact, LeaseFact, NodeFact, PromiseFact, ReservationFact
 from cumulus.history.lanes import Piece, pack, place, unpack
 from cumulus.history.series import Sample, Series
+from cumulus.resources.device import FULL_COMPUTE, counted_share
 
 NODE = -1
 """In the place of a device's number: the whole node."""
@@ -129,7 +130,8 @@ class HistoryWriter:
         if found is not None:
             return None
         device, described = self._device_of(fact)
-        height = described.height(fact.memory_bytes) if described.memory_bytes else self._share(fact) * WHOLE // 1000
+        of_share = self._share(fact) * WHOLE // FULL_COMPUTE
+        height = described.height(fact.memory_bytes) if described.memory_bytes else of_share
         # What waits in main memory takes nothing of the lane.
         pieces = [Piece(0, 0)] if fact.parked else place(max(1, height), self._taken(device, fact))
         promised = self.connection.execute("SELECT latest FROM promises WHERE gang = ?", (gang,)).fetchone()
@@ -296,7 +298,7 @@ class HistoryWriter:
             return fact.share
         known = self._devices.get((fact.node, fact.device))
         memory = known[1].memory_bytes if known is not None else 0
-        return min(1000, max(1, fact.compute, -(-fact.memory_bytes * 1000 // memory) if memory else 0))
+        return min(FULL_COMPUTE, max(1, counted_share(fact.memory_bytes, fact.compute, memory)))
 
     # Reservations.
 

@@ -94,3 +94,10 @@ def amounts_of(memory_bytes: int, share: Share, compute: int | None = None) -> t
         # As it was written: 0.1 is 10 % of compute, whatever a tenth of the memory rounds to.
         return memory, max(1, int(share.fraction * FULL_COMPUTE))
     return memory, max(1, min(FULL_COMPUTE, memory * FULL_COMPUTE // max(1, memory_bytes)))
+
+
+def counted_share(memory_bytes: int, compute: int, device_memory: int) -> int:
+    """What an amount of a device counts, in thousandths of it: the larger of its parts of memory and compute.
+    Quotas, users and reports count this."""
+    of_memory = -(-memory_bytes * FULL_COMPUTE // device_memory) if device_memory > 0 else 0
+    return max(of_memory, compute)

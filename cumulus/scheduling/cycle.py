@@ -45,6 +45,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from cumulus.resources.device import counted_share
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.reasons import SchedulingReason
@@ -59,7 +60,6 @@ from cumulus.scheduling.reclaim import Booked, CycleReclaim, Victim
 from cumulus.scheduling.snapshot import Gang, Member, Snapshot
 from cumulus.scheduling.starts import NotBefore, earliest
 from cumulus.scheduling.timeline import microseconds
-from cumulus.scheduling.usage import share_of
 from cumulus.scheduling.windows import Windows
 
 RESERVATION_DEPTH = 8
@@ -396,5 +396,5 @@ def _binding(gang: Gang, member: Member, seat: Seat) -> Binding:
         partition=member.partition, uid=member.uid, gang=gang.name, node=seat.slot.node, device=device.index,
         device_name=device.name, memory_bytes=seat.memory, compute=seat.compute,
         enforcement=device.enforcement_of(seat.memory, seat.compute),
-        queue=gang.queue, share=share_of(seat.memory, seat.compute, device.memory_bytes),
+        queue=gang.queue, share=counted_share(seat.memory, seat.compute, device.memory_bytes),
     )  # fmt: skip

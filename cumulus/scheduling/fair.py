@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import NamedTuple
 
-from cumulus.resources.device import FULL_COMPUTE
+from cumulus.resources.device import FULL_COMPUTE, counted_share
 from cumulus.resources.placement import Placement
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.reasons import SchedulingReason
@@ -23,7 +23,6 @@ from cumulus.scheduling.policy import AdmitAll, Both, CycleGate, Policies, Taken
 from cumulus.scheduling.queues import Book, Cap, Rules, Standing, matches, placement_of
 from cumulus.scheduling.quota import TakeBackQuota
 from cumulus.scheduling.snapshot import Gang, Snapshot
-from cumulus.scheduling.usage import share_of
 
 PROMISES = 64
 """Jobs that hold a promise at once, at most: each is looked at first in every cycle."""
@@ -89,7 +88,7 @@ class FairOrder:
             demand = gang.members[0].demand
             share = shares.get(id(demand))
             if share is None:
-                thousandths = share_of(*fit.share_of(demand, largest), largest)
+                thousandths = counted_share(*fit.share_of(demand, largest), largest)
                 share = shares[id(demand)] = thousandths / FULL_COMPUTE / whole
             # A user's next job stands as if this one had its lease: two users with many jobs take turns.
             group.used += share * len(gang.members) * gang.seconds
@@ -115,7 +114,7 @@ class FairOrder:
             for member in gang.members:
                 demand = member.demand
                 if id(demand) not in shares:
-                    shares[id(demand)] = share_of(*fit.share_of(demand, largest), largest)
+                    shares[id(demand)] = counted_share(*fit.share_of(demand, largest), largest)
                 share += shares[id(demand)]
             if share <= left[rules.name]:
                 left[rules.name] -= share
@@ -247,7 +246,7 @@ class _Limits:
             return
         for limit in self._limits(place):
             for device, memory, compute in shares:
-                limit.standing.held[device.name] += share_of(memory, compute, device.memory_bytes)
+                limit.standing.held[device.name] += counted_share(memory, compute, device.memory_bytes)
             if gang.job:
                 limit.standing.jobs.add(gang.job)
 
@@ -293,7 +292,7 @@ class _Limits:
         return max(
             (
                 sum(
-                    share_of(*fit.share_of(member.demand, memory), memory)
+                    counted_share(*fit.share_of(member.demand, memory), memory)
                     for member in gang.members
                     if not member.demand.filter.name or matches(name, member.demand.filter.name)
                 )

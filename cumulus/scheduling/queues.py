@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from cumulus.resources.device import FULL_COMPUTE, Device
+from cumulus.resources.device import FULL_COMPUTE, Device, counted_share
 from cumulus.resources.placement import Placement
 from cumulus.resources.quantity import format_duration, parse_duration
 from cumulus.resources.queue import DAYS, Amount, Opening, Queue, QueueSpec, clock_minutes
@@ -291,7 +291,7 @@ class Standings:
                 device = devices.get((hold.node, hold.device))
                 if device is None:
                     continue
-                share, name = usage.share_of(hold.memory_bytes, hold.compute, device.memory_bytes), device.name
+                share, name = counted_share(hold.memory_bytes, hold.compute, device.memory_bytes), device.name
             key = (hold.queue, hold.user, name)
             group = groups.get(key)
             if group is None:

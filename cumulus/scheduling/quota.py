@@ -27,7 +27,7 @@ from functools import cached_property
 from glob import escape
 from itertools import accumulate
 
-from cumulus.resources.device import Device
+from cumulus.resources.device import Device, counted_share
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.queue import MIN_RUNTIME
 from cumulus.resources.queue_names import DEFAULT_QUEUE
@@ -35,7 +35,6 @@ from cumulus.scheduling import fit
 from cumulus.scheduling.policy import Lender, Lenders, Place, Taken
 from cumulus.scheduling.queues import Book, Cap, Rules, Tree, matches
 from cumulus.scheduling.snapshot import Gang, Hold, ReturnsBy, Snapshot
-from cumulus.scheduling.usage import share_of
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,7 @@ class _Ends:
 
 def _needed(gang: Gang, memory: int) -> int:
     """What the gang counts on devices of so much memory."""
-    return sum(share_of(*fit.share_of(member.demand, memory), memory) for member in gang.members)
+    return sum(counted_share(*fit.share_of(member.demand, memory), memory) for member in gang.members)
 
 
 def _min_runtime(path: Sequence[Rules]) -> float:
@@ -289,7 +288,7 @@ def _shares(gang: Gang, devices: Sequence[Device | None]) -> list[Taken]:
 def _counted(shares: Sequence[Taken]) -> Counter[str]:
     found: Counter[str] = Counter()
     for device, memory, compute in shares:
-        found[device.name] += share_of(memory, compute, device.memory_bytes)
+        found[device.name] += counted_share(memory, compute, device.memory_bytes)
     return found
 
 

@@ -20,12 +20,6 @@ _LATEST = 0.25
 """How much the last lease of a name counts in how early its leases end."""
 
 
-def share_of(memory_bytes: int, compute: int, device_memory: int) -> int:
-    """What a share counts, in thousandths of its device."""
-    of_memory = -(-memory_bytes * FULL_COMPUTE // device_memory) if device_memory > 0 else 0
-    return max(of_memory, compute)
-
-
 _RANDOM = re.compile(rf"-(?:[{NAME_LETTERS}]{{5}}|[0-9a-f]{{10}})$")
 
 

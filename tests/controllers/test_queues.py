@@ -9,6 +9,7 @@ import pytest
 from cumulus.backends.base import Workload
 from cumulus.chronos.contract import Lease
 from cumulus.clock import parse_timestamp, timestamp
+from cumulus.resources.device import counted_share
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.job_phase import JobPhase
@@ -18,7 +19,6 @@ from cumulus.resources.queue import Queue, QueueSpec
 from cumulus.resources.queue_usage import QueueUsage
 from cumulus.resources.reservation import Reservation, ReservationSpec
 from cumulus.resources.submitter import QUEUE, SUBMITTER
-from cumulus.scheduling.usage import share_of
 from cumulus.testing.backend import Script
 from cumulus.testing.faults import Faults
 from tests.controllers.driver import Daemon, World, drive, settle
@@ -58,7 +58,7 @@ def truly(world: World) -> int:
 
 def _held(lease: Lease, capacity: int) -> int:
     seconds = (parse_timestamp(lease.ended_at) - parse_timestamp(lease.granted_at)).total_seconds()
-    return share_of(lease.memory_bytes, lease.compute, capacity) * round(seconds * 1_000_000) // 1000
+    return counted_share(lease.memory_bytes, lease.compute, capacity) * round(seconds * 1_000_000) // 1000
 
 
 def a_world() -> World:

@@ -213,7 +213,7 @@ AUDIT = """
 import json
 from pathlib import Path
 from cumulus.chronos.ledger import Ledger
-from cumulus.scheduling.usage import share_of
+from cumulus.resources.device import counted_share
 from tests.crash import account
 from tests.crash.world import World
 from tests.waiting import eventually
@@ -226,7 +226,7 @@ leases, wrong = account.read_audit(world)
 held = {
     lease.id: (
         lease.user,
-        share_of(lease.memory, round(lease.compute * 10), device.memory_bytes),
+        counted_share(lease.memory, round(lease.compute * 10), device.memory_bytes),
         round((lease.ended - lease.granted).total_seconds() * 1_000_000),
     )
     for lease in leases.values()

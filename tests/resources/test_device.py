@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from cumulus.resources.device import FULL_COMPUTE, Device, Slice, slice_of
+from cumulus.resources.device import FULL_COMPUTE, Device, Slice, counted_share, slice_of
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.node import DeviceStatus
 from cumulus.resources.quantity import Share
@@ -40,3 +40,18 @@ def test_a_device_that_will_not_be_resized_comes_back_so() -> None:
 )
 def test_what_a_share_takes_of_a_device(share: Share, compute: int | None, taken: Slice) -> None:
     assert slice_of(80, share, compute) == taken
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "compute", "device_memory", "counted"),
+    [
+        (20, 500, 80, 500),
+        (40, 250, 80, 500),
+        (1, 0, 3, 334),
+        (80, FULL_COMPUTE, 80, FULL_COMPUTE),
+        # A device of unknown size: its compute is all that is known.
+        (20, 125, 0, 125),
+    ],
+)
+def test_the_larger_part_of_a_device_counts(memory_bytes: int, compute: int, device_memory: int, counted: int) -> None:
+    assert counted_share(memory_bytes, compute, device_memory) == counted

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
 
-from cumulus.resources.device import Device
+from cumulus.resources.device import Device, counted_share
 from cumulus.resources.key import Key
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.quantity import Share
@@ -26,7 +26,7 @@ from cumulus.scheduling.promises import PromiseChange
 from cumulus.scheduling.queues import Book, QueueAccounts, Tree
 from cumulus.scheduling.reclaim import Victim, spared
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
-from cumulus.scheduling.usage import PastLease, share_of, with_ended
+from cumulus.scheduling.usage import PastLease, with_ended
 from cumulus.scheduling.windows import next_change, plan, with_windows
 from tests.scheduling.build import GI, NOW
 
@@ -231,7 +231,7 @@ class Cluster:
             usage = self.usages.get(place) or QueueUsage(
                 metadata=ObjectMeta(name=usage_name(*place)), spec=QueueUsageSpec(queue=place[0], user=place[1])
             )
-            share = share_of(hold.memory_bytes, hold.compute, 80 * GI)
+            share = counted_share(hold.memory_bytes, hold.compute, 80 * GI)
             assert hold.since is not None
             lease = PastLease(share, (self.now - hold.since).total_seconds(), job.seconds, "job")
             half_life = self.tree.rules(place[0]).half_life
