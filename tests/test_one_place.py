@@ -134,7 +134,7 @@ def _alias(node: ast.stmt) -> str:
     """The name that a module gives to a type; "" for any other statement."""
     match node:
         case ast.Assign(targets=[ast.Name(id=name)], value=value) if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
-            return "" if "typer." in ast.unparse(value) else name
+            return "" if re.search(r"\b(typer\.|TypeVar\()", ast.unparse(value)) else name
     return ""
 
 

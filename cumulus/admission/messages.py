@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cumulus.admission.problems import Path
+from cumulus.admission.problems import FieldPath
 from cumulus.admission.written import Written, at
 from cumulus.lib.suggest import nearest
 from cumulus.resources.fields import FieldError
@@ -15,7 +15,9 @@ from cumulus.resources.meta import SERVER_FIELDS
 from cumulus.resources.schema import SchemaField
 
 
-def message_for(detail: Mapping[str, Any], written: Written, path: Path, root: SchemaField) -> tuple[str, Path]:
+def message_for(
+    detail: Mapping[str, Any], written: Written, path: FieldPath, root: SchemaField
+) -> tuple[str, FieldPath]:
     """The message for one pydantic error of the document `written`, and the rest of the path where a rule knows it."""
     kind: str = detail["type"]
     context: Mapping[str, Any] = detail.get("ctx") or {}
@@ -40,7 +42,7 @@ def message_for(detail: Mapping[str, Any], written: Written, path: Path, root: S
     return _wrong_type(kind, value, _field_at(root, path)) or str(detail["msg"]), ()
 
 
-def meant_field(path: Path, root: SchemaField) -> str | None:
+def meant_field(path: FieldPath, root: SchemaField) -> str | None:
     """The sibling that was meant where the field at `path` is unknown, or None."""
     parent = _field_at(root, path[:-1])
     return next(iter(nearest(str(path[-1]), parent.fields)), None) if parent is not None else None
@@ -58,7 +60,7 @@ def no_namespace(kind: Kind) -> str:
     return f"a {kind.name} belongs to no namespace; remove it"
 
 
-def unknown_field(path: Path, root: SchemaField) -> str:
+def unknown_field(path: FieldPath, root: SchemaField) -> str:
     """What is wrong with a field that there is not, and what was probably meant."""
     name = str(path[-1])
     parent = _field_at(root, path[:-1])
@@ -79,7 +81,7 @@ def joined(words: Sequence[str], last: str) -> str:
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
-def _elsewhere(name: str, parent: Path, root: SchemaField) -> str | None:
+def _elsewhere(name: str, parent: FieldPath, root: SchemaField) -> str | None:
     """A field of that name further out or further in, or what Kubernetes' name for it is called here."""
     here = ".".join(str(step) for step in parent if isinstance(step, str))
     found = []
@@ -96,7 +98,7 @@ def _within(path: str, outer: str) -> bool:
     return outer == "" or path == outer or path.startswith(outer + ".")
 
 
-def _broken_rule(error: ValueError, value: Written | None, field: SchemaField | None) -> tuple[str, Path]:
+def _broken_rule(error: ValueError, value: Written | None, field: SchemaField | None) -> tuple[str, FieldPath]:
     if isinstance(error, FieldError):
         return str(error), error.at
     if field is not None and field.examples and value is not None and isinstance(value.value, list | dict | bool):
@@ -164,7 +166,7 @@ def _shown(value: Written | None) -> str:
     return repr(text) if isinstance(value.value, str) else text
 
 
-def _field_at(root: SchemaField, path: Path) -> SchemaField | None:
+def _field_at(root: SchemaField, path: FieldPath) -> SchemaField | None:
     field = root
     for step in path:
         if isinstance(step, int):

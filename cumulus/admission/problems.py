@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cumulus.errors import InvalidObject
 from cumulus.resources.key import Key
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 """Where in an object a value is: ("spec", "env", 2, "name"); () is the object itself."""
 
 
@@ -16,7 +16,7 @@ Path = tuple[str | int, ...]
 class FieldProblem:
     """One thing that is wrong with the value at `path`, or with its name where `of_name`."""
 
-    path: Path
+    path: FieldPath
     message: str
     of_name: bool = False
 
@@ -39,7 +39,7 @@ class Rejected(InvalidObject):
         super().__init__(f"{about}: {first}{others}", field=path_text(first.path) or None)
 
 
-def path_text(path: Path) -> str:
+def path_text(path: FieldPath) -> str:
     """spec.env[2].name; keys of labels and the like in brackets: metadata.labels[app.example.com/name]."""
     text = ""
     for index, given in enumerate(path):

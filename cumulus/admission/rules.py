@@ -10,14 +10,14 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from cumulus.admission.problems import Path
+from cumulus.admission.problems import FieldPath
 from cumulus.resources.fields import FieldError
 
-Wrong = Mapping[Path, bool]
+Wrong = Mapping[FieldPath, bool]
 """Paths of fields that are wrong (True), and of those that hold one (False)."""
 
 
-def broken_rules(model: type[BaseModel], value: object, wrong: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def broken_rules(model: type[BaseModel], value: object, wrong: Iterable[FieldPath]) -> Iterator[tuple[FieldPath, str]]:
     """Every rule that `value` breaks, with the path it speaks of. `wrong` holds the paths of fields known to be wrong:
     to a rule they are given, but of no known value."""
     wrong = list(wrong)
@@ -25,7 +25,7 @@ def broken_rules(model: type[BaseModel], value: object, wrong: Iterable[Path]) -
     return _broken(model, value, holders | dict.fromkeys(wrong, True), ())
 
 
-def _broken(model: type[BaseModel], value: object, wrong: Wrong, path: Path) -> Iterator[tuple[Path, str]]:
+def _broken(model: type[BaseModel], value: object, wrong: Wrong, path: FieldPath) -> Iterator[tuple[FieldPath, str]]:
     if not isinstance(value, Mapping):
         return
     partial = _Partial(model, value, wrong, path)
@@ -81,7 +81,7 @@ class _Given:
 class _Partial:
     """Stands for a model: gives the fields that are right as they were written, and defaults."""
 
-    def __init__(self, model: type[BaseModel], value: Mapping[str, Any], wrong: Wrong, path: Path) -> None:
+    def __init__(self, model: type[BaseModel], value: Mapping[str, Any], wrong: Wrong, path: FieldPath) -> None:
         self._model, self._value, self._wrong, self._path = model, value, wrong, path
 
     def __getattr__(self, name: str) -> Any:

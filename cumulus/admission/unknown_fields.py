@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cumulus.admission.messages import unknown_field
-from cumulus.admission.problems import FieldProblem, Path, path_text
+from cumulus.admission.problems import FieldPath, FieldProblem, path_text
 from cumulus.errors import UsageError
 from cumulus.resources import schema
 from cumulus.resources.key import Document
@@ -49,7 +49,7 @@ def without_unknown(kind: Kind, document: Document, tell: OnUnknown, *, stored: 
     return cleaned
 
 
-def _unknown(value: Any, field: schema.SchemaField, path: Path) -> Iterator[Path]:
+def _unknown(value: Any, field: schema.SchemaField, path: FieldPath) -> Iterator[FieldPath]:
     """Those of an object, or of each element where the field has several."""
     if not field.fields:
         return
@@ -66,7 +66,7 @@ def _unknown(value: Any, field: schema.SchemaField, path: Path) -> Iterator[Path
                 yield from _unknown(below, known, (*path, name))
 
 
-def _without(value: Any, gone: set[Path], path: Path) -> Any:
+def _without(value: Any, gone: set[FieldPath], path: FieldPath) -> Any:
     if isinstance(value, list):
         return [_without(below, gone, (*path, index)) for index, below in enumerate(value)]
     if isinstance(value, dict):

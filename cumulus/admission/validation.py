@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cumulus.admission import rules
 from cumulus.admission.messages import meant_field, message_for
-from cumulus.admission.problems import FieldProblem, Path, Rejected
+from cumulus.admission.problems import FieldPath, FieldProblem, Rejected
 from cumulus.admission.written import Json, Written, broken_paths, is_broken
 from cumulus.resources import schema
 from cumulus.resources.key import Document
@@ -77,7 +77,7 @@ def _problems(error: ValidationError, document: Document, written: Written, kind
     # A field that was given under a misspelt name is not also missing.
     misspelt = {(*path[:-1], meant) for path in unknown if (meant := meant_field(path, shape)) is not None}
     for detail in details:
-        loc: Path = tuple(detail["loc"])
+        loc: FieldPath = tuple(detail["loc"])
         is_key = loc[-1:] == ("[key]",)
         path = loc[:-1] if is_key else loc
         if is_broken(written, path) or (detail["type"] == "missing" and path in misspelt):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cumulus.admission.problems import Path
+from cumulus.admission.problems import FieldPath
 
 
 class Written(Protocol):
@@ -43,7 +43,7 @@ class Json:
         return cls(value, json.dumps(value, default=str), True)
 
 
-def at(root: Written, path: Path) -> Written | None:
+def at(root: Written, path: FieldPath) -> Written | None:
     """The value at `path`, None where there is none."""
     found: Written | None = root
     for step in path:
@@ -51,7 +51,7 @@ def at(root: Written, path: Path) -> Written | None:
     return found
 
 
-def is_broken(root: Written, path: Path) -> bool:
+def is_broken(root: Written, path: FieldPath) -> bool:
     """Whether a problem with the value at `path`, or with one around it, was told already."""
     found: Written | None = root
     for step in path:
@@ -61,7 +61,7 @@ def is_broken(root: Written, path: Path) -> bool:
     return found is not None and found.broken
 
 
-def broken_paths(root: Written, path: Path = ()) -> Iterator[Path]:
+def broken_paths(root: Written, path: FieldPath = ()) -> Iterator[FieldPath]:
     if root.broken:
         yield path
     if isinstance(root.value, dict):

@@ -8,7 +8,7 @@ from itertools import chain
 
 from cumulus.apply import ownership
 from cumulus.apply.ownership import FieldOwner
-from cumulus.apply.plan import Result, plan
+from cumulus.apply.plan import ApplyResult, plan
 from cumulus.apply.server_side import Applier
 from cumulus.clock import Clock, SystemClock, short_timestamp
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, NotFound, UsageError
@@ -54,7 +54,7 @@ def apply(
     force_conflicts: bool = False,
     recreate: Callable[[Document, Document], Sequence[Write]] | None = None,
     clock: Clock | None = None,
-) -> list[Result]:
+) -> list[ApplyResult]:
     """Make it so, and tell what happened to each object, in the manifests' order, pruned ones last.
 
     One transaction; with `dry_run` nothing is written. `admit` gives the writes as they are to be. `field_manager`
@@ -96,16 +96,16 @@ def _made(answers: Sequence[Document], anew: Sequence[Sequence[Write]]) -> Itera
         start += len(writes)
 
 
-def _written(result: Result, document: Document) -> Result:
+def _written(result: ApplyResult, document: Document) -> ApplyResult:
     return result if result.action == "pruned" else replace(result, after=document)
 
 
-def _planned(store: Store, manifests: Sequence[Manifest], prune: PruneScope | None, by: Applier) -> list[Result]:
-    results: list[Result] = []
+def _planned(store: Store, manifests: Sequence[Manifest], prune: PruneScope | None, by: Applier) -> list[ApplyResult]:
+    results: list[ApplyResult] = []
     problems: list[Problem] = []
     for manifest in manifests:
         planned = plan(manifest, _read(store, manifest.key), by)
-        if isinstance(planned, Result):
+        if isinstance(planned, ApplyResult):
             results.append(planned)
         else:
             problems += planned
@@ -116,7 +116,7 @@ def _planned(store: Store, manifests: Sequence[Manifest], prune: PruneScope | No
     return results
 
 
-def _pruned(store: Store, kept: set[Key], prune: PruneScope, manager: str) -> list[Result]:
+def _pruned(store: Store, kept: set[Key], prune: PruneScope, manager: str) -> list[ApplyResult]:
     if not prune.selector.strip():
         raise UsageError("pruning needs a label selector", hint="say which objects are yours: --prune -l app=NAME")
     namespaces = sorted({key.namespace for key in kept if key.namespace}) or [DEFAULT_NAMESPACE]
@@ -132,14 +132,14 @@ def _pruned(store: Store, kept: set[Key], prune: PruneScope, manager: str) -> li
     return pruned
 
 
-def _applied_before(store: Store, selector: str, namespaces: Sequence[str], manager: str) -> Iterator[Result]:
+def _applied_before(store: Store, selector: str, namespaces: Sequence[str], manager: str) -> Iterator[ApplyResult]:
     for kind in registry.KINDS:
         if not (kind.user_made and kind.namespaced):
             continue
         for namespace in namespaces:
             for document in store.list(Query(kind.name, namespace=namespace, labels=selector)).items:
                 if _is_ours(document, manager):
-                    yield Result("pruned", kind, key_of(document), document, None)
+                    yield ApplyResult("pruned", kind, key_of(document), document, None)
 
 
 def _is_ours(document: Document, manager: str) -> bool:

@@ -18,10 +18,10 @@ from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.key import Document
 from cumulus.resources.values import KEYED_LISTS, SET_LISTS, is_name
 
-Path = tuple[str, ...]
-FieldSet = frozenset[Path]
+_Path = tuple[str, ...]
+FieldSet = frozenset[_Path]
 
-_Nodes = dict[Path, Any]
+_Nodes = dict[_Path, Any]
 """Each value of an object by its path, and _ITEM for each item of a list that has fields of its own."""
 
 _ITEM = object()
@@ -37,11 +37,11 @@ _GONE = object()
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
-def _steps(names: Iterable[str]) -> Path:
+def _steps(names: Iterable[str]) -> _Path:
     return tuple(f"f:{name}" for name in names)
 
 
-_KEYS: Mapping[Path, str] = {_steps(path): key for path, key in KEYED_LISTS.items()}
+_KEYS: Mapping[_Path, str] = {_steps(path): key for path, key in KEYED_LISTS.items()}
 _SETS = frozenset(map(_steps, SET_LISTS))
 
 
@@ -76,12 +76,12 @@ def decode(fields: Any) -> FieldSet:
     return _known_set(text) if text else _decoded(fields)
 
 
-def text(path: Path) -> str:
+def text(path: _Path) -> str:
     """A path as Kubernetes tells it: .spec.env[name="A"].value"""
     return "".join(_step_text(step) for step in path)
 
 
-def plain(path: Path) -> tuple[str, ...]:
+def plain(path: _Path) -> tuple[str, ...]:
     """A path as admission has it, up to the first item of a list."""
     names = []
     for step in path:
@@ -124,8 +124,8 @@ def encoded_fields(document: Mapping[str, Any]) -> tuple[FieldSet, Document]:
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
     """Of what users write of an object. It costs what differs, not what there is."""
-    changed: set[Path] = set()
-    removed: set[Path] = set()
+    changed: set[_Path] = set()
+    removed: set[_Path] = set()
     _compare(users_part(old), users_part(new), (), changed, removed)
     return Difference(frozenset(changed), frozenset(removed))
 
@@ -136,7 +136,7 @@ def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> FieldSet:
     return frozenset(path for path, value in after.items() if path in before and _equal(before[path], value))
 
 
-def merge(live: Any, config: Any, path: Path = ()) -> Any:
+def merge(live: Any, config: Any, path: _Path = ()) -> Any:
     """`live` with the values of `config`. Maps are merged by key at any depth, lists whose items have names by item:
     those of `config` in its order, then the others. Every other list is replaced. Nothing given is changed."""
     if isinstance(config, Mapping):
@@ -171,7 +171,7 @@ class _Pruning(NamedTuple):
     """Whatever has a field of `gone` in it, or is one."""
     holding: FieldSet
 
-    def of(self, value: Any, path: Path) -> Any:
+    def of(self, value: Any, path: _Path) -> Any:
         if path not in self.on_the_way:
             return value
         if path and path[-1][0] in "kv" and path in self.gone:
@@ -193,13 +193,13 @@ class _Pruning(NamedTuple):
         return _GONE if path in self.gone else value
 
 
-def _nodes(value: Any, path: Path) -> _Nodes:
+def _nodes(value: Any, path: _Path) -> _Nodes:
     found: _Nodes = {}
     _walk(value, path, found)
     return found
 
 
-def _walk(value: Any, path: Path, found: _Nodes) -> None:
+def _walk(value: Any, path: _Path, found: _Nodes) -> None:
     if isinstance(value, dict) and (value or path in ((), _METADATA)):
         if path and path[-1].startswith("k:"):
             found[path] = _ITEM
@@ -213,7 +213,7 @@ def _walk(value: Any, path: Path, found: _Nodes) -> None:
         found[path] = value
 
 
-def _compare(old: Any, new: Any, path: Path, changed: set[Path], removed: set[Path]) -> None:
+def _compare(old: Any, new: Any, path: _Path, changed: set[_Path], removed: set[_Path]) -> None:
     """The value at `path` in both objects; None where there is none."""
     if old == new:
         return
@@ -236,16 +236,16 @@ def _prefixes(fields: FieldSet) -> FieldSet:
     return frozenset(path[:length] for path in fields for length in range(len(path) + 1))
 
 
-def _has_items(path: Path) -> bool:
+def _has_items(path: _Path) -> bool:
     return path in _KEYS or path in _SETS
 
 
-def _items(path: Path, value: Iterable[Any]) -> dict[str, Any]:
+def _items(path: _Path, value: Iterable[Any]) -> dict[str, Any]:
     """Each item that has a name, by its step."""
     return {step: item for item in value if (step := _item_step(path, item)) is not None}
 
 
-def _item_step(path: Path, item: Any) -> str | None:
+def _item_step(path: _Path, item: Any) -> str | None:
     """None for what is no item: it has no name."""
     if path in _SETS:
         return f"v:{_json(item)}" if isinstance(item, str) else None
@@ -268,7 +268,7 @@ def _without_leaf_marks(tree: Document) -> Document:
 
 
 def _decoded(fields: Any) -> FieldSet:
-    found: set[Path] = set()
+    found: set[_Path] = set()
     _decode(fields, (), found)
     return frozenset(found)
 
@@ -297,7 +297,7 @@ def _known_encoding(text: bytes) -> Document:
     return encode(_known_fields(text))
 
 
-def _decode(tree: Any, path: Path, found: set[Path]) -> None:
+def _decode(tree: Any, path: _Path, found: set[_Path]) -> None:
     if not isinstance(tree, Mapping):
         raise ValueError(f"{text(path) or 'fieldsV1'} must be a map")
     if len(path) > MAX_DEPTH:

@@ -18,17 +18,17 @@ from cumulus.resources.kind import Kind
 from cumulus.store.base import Write
 from cumulus.store.codec import check_room
 
-Action = Literal["created", "configured", "unchanged", "pruned", "recreated"]
+_Action = Literal["created", "configured", "unchanged", "pruned", "recreated"]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ApplyResult:
     """What happened, or would happen, to one object. `str` is the line that `apply` prints.
 
     `before` is the object as stored (None: there was none), `after` as it is to be, or is (None: pruned).
     """
 
-    action: Action
+    action: _Action
     kind: Kind
     key: Key
     before: Document | None
@@ -51,7 +51,7 @@ class Result:
         return None
 
 
-def plan(manifest: Manifest, live: Document | None, by: Applier) -> Result | list[Problem]:
+def plan(manifest: Manifest, live: Document | None, by: Applier) -> ApplyResult | list[Problem]:
     """What applying `manifest` does where `live` is stored, or all that forbids it. Raises InvalidObject where what
     is stored is damaged."""
     if live is None:
@@ -65,20 +65,20 @@ def plan(manifest: Manifest, live: Document | None, by: Applier) -> Result | lis
         return _does_not_fit(manifest, rejected)
     if immutable := change.immutable(manifest.kind):
         made = _creation(manifest, by) if by.recreate else sorted(manifest.placed(immutable))
-        return replace(made, action="recreated", before=live) if isinstance(made, Result) else made
+        return replace(made, action="recreated", before=live) if isinstance(made, ApplyResult) else made
     if manifest.printed and not change.difference:
         # An object as `get -o yaml` printed it asks for no change, so defaults and others' fields do not become the
         # user's.
-        return Result("unchanged", manifest.kind, manifest.key, live, live)
+        return ApplyResult("unchanged", manifest.kind, manifest.key, live, live)
     try:
         after = server_side.owned(change, manifest.document, by)
     except ApplyConflict as error:
         return [_conflict(manifest, conflict) for conflict in error.conflicts]
     if after is live:
-        return Result("unchanged", manifest.kind, manifest.key, live, live)
+        return ApplyResult("unchanged", manifest.kind, manifest.key, live, live)
     if (large := _too_large(manifest, after)) is not None:
         return [large]
-    return Result("configured", manifest.kind, manifest.key, live, after)
+    return ApplyResult("configured", manifest.kind, manifest.key, live, after)
 
 
 def immutable(manifest: Manifest, live: Document, manager: str) -> bool:
@@ -90,13 +90,13 @@ def immutable(manifest: Manifest, live: Document, manager: str) -> bool:
     return bool(change.immutable(manifest.kind))
 
 
-def _creation(manifest: Manifest, by: Applier) -> Result | list[Problem]:
+def _creation(manifest: Manifest, by: Applier) -> ApplyResult | list[Problem]:
     if refused := refusals(manifest.kind, manifest.resource):
         return manifest.placed(refused)
     document = server_side.created(manifest.resource.to_json(), manifest.document, by)
     if (large := _too_large(manifest, document)) is not None:
         return [large]
-    return Result("created", manifest.kind, manifest.key, None, document)
+    return ApplyResult("created", manifest.kind, manifest.key, None, document)
 
 
 def _too_large(manifest: Manifest, document: Document) -> Problem | None:

@@ -10,7 +10,7 @@ from typing import Union
 from .beside import Beside
 from .layout import OPEN_NEW, File
 
-Data = Union[bytes, bytearray, memoryview]
+_Data = Union[bytes, bytearray, memoryview]
 
 _SMALL = 2**16
 """Smaller writes are collected."""
@@ -39,7 +39,7 @@ class DigestingFile:
         self._hashing = Beside[memoryview](self._digest.update)
         self._syncing = Beside[bool](lambda _: os.fdatasync(self._descriptor))
 
-    def write(self, data: Data) -> int:
+    def write(self, data: _Data) -> int:
         """Append. The memory of an object, as of an array, must stay as it is until `close`; a bytearray need not."""
         view = memoryview(data).cast("B") if not isinstance(data, bytes) else data
         size = len(view)
@@ -79,7 +79,7 @@ class DigestingFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _put(self, data: Data) -> None:
+    def _put(self, data: _Data) -> None:
         view = memoryview(data)
         kept = _is_kept(data)
         for start in range(0, len(view), _CHUNK):
@@ -107,7 +107,7 @@ class DigestingFile:
         self._hashing.do(part)
 
 
-def _is_kept(data: Data) -> bool:
+def _is_kept(data: _Data) -> bool:
     """Whether the data stays as it is until its digest is taken: as long as a reference is held, and the program waits
     for its save. Other memory is that of a writer in C, which goes on."""
     owner = data.obj if isinstance(data, memoryview) else data

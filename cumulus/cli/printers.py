@@ -18,7 +18,7 @@ from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind
 
 if TYPE_CHECKING:
-    from cumulus.resources.jsonpath import Path, Template
+    from cumulus.resources.jsonpath import JsonPath, Template
 
 FORMS = ("wide", "json", "yaml", "name", "custom-columns=…", "jsonpath=…")
 
@@ -127,9 +127,9 @@ class CustomColumns:
 
     def __init__(self, spec: str, out: TextIO, kinds: Sequence[Kind], *, heading: bool) -> None:
         """Raises UsageError, also for a field that none of `kinds` has."""
-        from cumulus.resources.jsonpath import Path
+        from cumulus.resources.jsonpath import JsonPath
 
-        self._paths: list[Path] = []
+        self._paths: list[JsonPath] = []
         titles: list[str] = []
         for part in split_columns(spec):
             title, colon, path = part.partition(":")
@@ -139,7 +139,7 @@ class CustomColumns:
                     hint="write custom-columns=TITLE:.path,TITLE:.path, as in NAME:.metadata.name",
                 )
             titles.append(title)
-            self._paths.append(Path(path))
+            self._paths.append(JsonPath(path))
             self._paths[-1].check(kinds)
         self._table = Table(titles, out, heading=heading)
 
@@ -147,7 +147,7 @@ class CustomColumns:
         if documents:
             self._table.write([[self._cell(path, d) for path in self._paths] for d in documents])
 
-    def _cell(self, path: Path, document: Document) -> str:
+    def _cell(self, path: JsonPath, document: Document) -> str:
         return ",".join(path.texts(document)) or NOTHING
 
 
@@ -170,7 +170,7 @@ def without_managed_fields(document: Document) -> Document:
     return {**document, "metadata": metadata}
 
 
-class Documents:
+class DocumentPrinter:
     """json, yaml or jsonpath: one document for everything, so it is written at the end, by `finish`.
 
     A watch (`stream`) writes each object as it comes instead.
@@ -231,11 +231,11 @@ def printer(
     if form == "name":
         return Names(out)
     if form in ("json", "yaml"):
-        return Documents(form, out, stream=stream, managed_fields=managed_fields)
+        return DocumentPrinter(form, out, stream=stream, managed_fields=managed_fields)
     if name == "custom-columns" and equals:
         return CustomColumns(rest, out, kinds, heading=heading)
     if name == "jsonpath" and equals:
         from cumulus.resources.jsonpath import Template
 
-        return Documents("jsonpath", out, template=Template(rest), stream=stream)
+        return DocumentPrinter("jsonpath", out, template=Template(rest), stream=stream)
     raise UsageError(f"there is no output format {form!r}", hint=f"the formats are {', '.join(FORMS)}")

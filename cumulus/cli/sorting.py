@@ -10,21 +10,21 @@ from cumulus.resources.kind import Kind
 from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration, parse_fraction
 
 if TYPE_CHECKING:
-    from cumulus.resources.jsonpath import Path
+    from cumulus.resources.jsonpath import JsonPath
 
 
-def parse_order(path: str, kinds: Sequence[Kind]) -> Path | None:
+def parse_order(path: str, kinds: Sequence[Kind]) -> JsonPath | None:
     """The field to sort by. Raises UsageError, also where none of `kinds` has it."""
     if not path:
         return None
-    from cumulus.resources.jsonpath import Path
+    from cumulus.resources.jsonpath import JsonPath
 
-    order = Path(path)
+    order = JsonPath(path)
     order.check(kinds)
     return order
 
 
-def in_order(kind: Kind, documents: list[Document], order: Path | None) -> list[Document]:
+def in_order(kind: Kind, documents: list[Document], order: JsonPath | None) -> list[Document]:
     """Sorted by a field where asked, else as the kind says."""
     if order is not None:
         keys = ranks([order.find(document) for document in documents])

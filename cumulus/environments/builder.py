@@ -24,7 +24,7 @@ if __name__ == "__main__":
 from cumulus.environments import interpreters
 from cumulus.environments.cache import DOWNLOADS, EnvironmentCache
 from cumulus.environments.causes import cause_of, without_accounts
-from cumulus.environments.document import Document
+from cumulus.environments.document import EnvironmentDocument
 from cumulus.errors import CumulusError, EnvironmentFailed
 from cumulus.lib.delete_tree import delete_tree
 from cumulus.lib.printable import one_line
@@ -36,7 +36,7 @@ _QUIET = 30.0
 
 
 def build(
-    document: Document, cache: EnvironmentCache, *, hint: str, patience: float, say: Callable[[str], None]
+    document: EnvironmentDocument, cache: EnvironmentCache, *, hint: str, patience: float, say: Callable[[str], None]
 ) -> str:
     """The interpreter of the environment, built where it is not there yet. Raises `EnvironmentFailed`, OSError."""
     base = interpreters.find(document.python, os.environ.get("PATH", ""), hint)
@@ -120,7 +120,7 @@ class _Teller:
             self._say(text[:_LINE])
 
 
-def _fill(building: str, document: Document, python: str, cache: EnvironmentCache, teller: _Teller) -> str:
+def _fill(building: str, document: EnvironmentDocument, python: str, cache: EnvironmentCache, teller: _Teller) -> str:
     """Make an environment in the directory. Returns the name of the program that did it.
 
     Nothing that was installed is run, so that a package is never this user: an environment's own Python would run its
@@ -202,7 +202,7 @@ def _main() -> int:
             if not request["home"]:
                 os.environ["UV_CACHE_DIR"] = os.environ["PIP_CACHE_DIR"] = os.path.join(cache.root, DOWNLOADS)
                 os.environ["UV_LINK_MODE"] = "copy"
-            document = Document.of(request["document"])
+            document = EnvironmentDocument.of(request["document"])
             python = build(document, cache, hint=request["hint"], patience=request["patience"], say=say)
             answer = {"python": python}
     except CumulusError as error:

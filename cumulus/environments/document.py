@@ -28,7 +28,7 @@ _HASHED = re.compile(
 
 
 @dataclass(frozen=True)
-class Document:
+class EnvironmentDocument:
     """An environment: `python` is major.minor, `requirements` the text of a requirements file."""
 
     python: str
@@ -49,7 +49,7 @@ class Document:
             )
 
     @staticmethod
-    def parse(content: bytes | str) -> Document:
+    def parse(content: bytes | str) -> EnvironmentDocument:
         """The document in this JSON. Raises `InvalidEnvironment`."""
         if len(content) > MAX_BYTES:
             raise InvalidEnvironment(f"the environment document is larger than {MAX_BYTES >> 20} MiB")
@@ -57,10 +57,10 @@ class Document:
             found = json.loads(content)
         except (ValueError, RecursionError):
             raise InvalidEnvironment("the environment document is not JSON") from None
-        return Document.of(found)
+        return EnvironmentDocument.of(found)
 
     @staticmethod
-    def of(found: Any) -> Document:
+    def of(found: Any) -> EnvironmentDocument:
         """The document in what JSON was read to. Raises `InvalidEnvironment`."""
         if not isinstance(found, Mapping):
             raise InvalidEnvironment("the environment document is not an object")
@@ -75,7 +75,7 @@ class Document:
                 raise InvalidEnvironment(f"{name}: it must be a string")
         if not isinstance(hashed, bool):
             raise InvalidEnvironment("hashed: it must be true or false")
-        return Document(str(python), str(requirements), hashed)
+        return EnvironmentDocument(str(python), str(requirements), hashed)
 
     def fields(self) -> dict[str, Any]:
         """What `of` reads."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cumulus.environments.document import Document
+from cumulus.environments.document import EnvironmentDocument
 from cumulus.errors import EnvironmentFailed
 from cumulus.lib.unix_user import UnixUser
 
@@ -30,7 +30,7 @@ _TOLD = re.compile(
 
 
 def ensure(
-    document: Document,
+    document: EnvironmentDocument,
     cache: str,
     user: UnixUser | None = None,
     *,

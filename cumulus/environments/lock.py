@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus.environments.causes import cause_of
-from cumulus.environments.document import Document, logical_lines, not_hashed
+from cumulus.environments.document import EnvironmentDocument, logical_lines, not_hashed
 from cumulus.errors import InvalidEnvironment
 from cumulus.lib import files
 from cumulus.lib.printable import one_line
@@ -40,7 +40,7 @@ _CAUSE = re.compile(r"^\s*(?:cause|Caused by): (.*)$", re.MULTILINE)
 
 def document_of(
     requirements: Sequence[str] | str | os.PathLike[str], python: str = "", *, cache: str | os.PathLike[str] = ""
-) -> Document:
+) -> EnvironmentDocument:
     """The document for a list of requirements, or for a file: requirements.txt, pyproject.toml or uv.lock.
 
     `python` is the major.minor that the call runs with: this process' own by default. What was resolved is kept in
@@ -65,8 +65,8 @@ def document_of(
     return _resolved(_expanded(file, 0), file.parent, python, uv, cache)
 
 
-def _document(text: str, python: str) -> Document:
-    return Document(python, text, hashed=bool(logical_lines(text)) and not_hashed(text) is None)
+def _document(text: str, python: str) -> EnvironmentDocument:
+    return EnvironmentDocument(python, text, hashed=bool(logical_lines(text)) and not_hashed(text) is None)
 
 
 def _text_of(requirements: Sequence[str]) -> str:
@@ -93,7 +93,9 @@ def _expanded(file: Path, depth: int) -> str:
     return "".join(lines)
 
 
-def _resolved(text: str, directory: Path, python: str, uv: str | None, cache: str | os.PathLike[str]) -> Document:
+def _resolved(
+    text: str, directory: Path, python: str, uv: str | None, cache: str | os.PathLike[str]
+) -> EnvironmentDocument:
     lines = logical_lines(text)
     for line in lines:
         if _HERE.match(line):

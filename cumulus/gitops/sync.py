@@ -16,7 +16,7 @@ import orjson
 
 from cumulus.apply import ownership
 from cumulus.apply.ownership import FieldOwner
-from cumulus.apply.plan import Result, immutable, plan
+from cumulus.apply.plan import ApplyResult, immutable, plan
 from cumulus.apply.server_side import Applier
 from cumulus.clock import short_timestamp
 from cumulus.errors import NotFound
@@ -43,7 +43,7 @@ from cumulus.store.base import Store, Write
 _TOLD = 100
 """Objects that a pending sync names."""
 
-Stored = Callable[[Key], Document | None]
+_Stored = Callable[[Key], Document | None]
 Claimed = Callable[[str, str, Key], bool]
 """Whether the Source of that namespace and name has the object in its inventory, and still wants it."""
 
@@ -118,7 +118,7 @@ def is_ours(document: Document, manager: str) -> bool:
 
 
 def make_plan(
-    source: Source, desired: Desired, facts: RevisionFacts, stored: Stored, *, now: datetime,
+    source: Source, desired: Desired, facts: RevisionFacts, stored: _Stored, *, now: datetime,
     claimed: Claimed = lambda namespace, name, key: False, released: Callable[[str], bool] = lambda uid: True,
     deleter: Callable[[InventoryItem], str] = lambda item: "", settled: frozenset[Key] = frozenset(),
 ) -> SyncPlan:  # fmt: skip
@@ -136,7 +136,7 @@ def make_plan(
 
 class _Planner:
     def __init__(
-        self, source: Source, facts: RevisionFacts, stored: Stored, now: datetime, claimed: Claimed,
+        self, source: Source, facts: RevisionFacts, stored: _Stored, now: datetime, claimed: Claimed,
         released: Callable[[str], bool], deleter: Callable[[InventoryItem], str],
     ) -> None:  # fmt: skip
         self.source, self.facts, self.stored, self.now = source, facts, stored, now
@@ -287,7 +287,7 @@ class _Planner:
             self._step("change", key, result)
         self.kept.append(_item(key, live["metadata"]["uid"], hash))
 
-    def _step(self, action: Literal["create", "change"], key: Key, result: Result, why: str = "") -> None:
+    def _step(self, action: Literal["create", "change"], key: Key, result: ApplyResult, why: str = "") -> None:
         write = result.write()
         assert write is not None
         self.steps.append(SyncStep(action, key, write, why))
@@ -406,7 +406,7 @@ def is_a_sources(owner: FieldOwner) -> bool:
     return _source_of(owner.manager, owner.operation) is not None
 
 
-def _whose(result: Result, manager: str) -> str:
+def _whose(result: ApplyResult, manager: str) -> str:
     """Which fields are not as the source says, and who changed them: the person, where that is known."""
     assert result.before is not None
     assert result.after is not None

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from cumulus.health import control_plane, node, tools
-from cumulus.health.finding import Check, Finding, examine
+from cumulus.health.finding import Finding, HealthCheck, examine
 
 __all__ = ["Check", "Finding", "checks", "examine"]
 
 
-def checks(home: Path) -> Mapping[str, Check]:
+def checks(home: Path) -> Mapping[str, HealthCheck]:
     """All of them, by name, for a state directory on this machine."""
     return {
         "state": partial(control_plane.state, home),

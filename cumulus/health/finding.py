@@ -23,15 +23,15 @@ class Finding:
     fix: str = ""
 
 
-Check = Callable[[], Iterator[Finding]]
+HealthCheck = Callable[[], Iterator[Finding]]
 
 
-def examine(checks: Mapping[str, Check], clock: Clock, seconds: float) -> Iterator[Finding]:
+def examine(checks: Mapping[str, HealthCheck], clock: Clock, seconds: float) -> Iterator[Finding]:
     """What each check found, by its name, in their order. One that has not answered after so many seconds is left
     behind: its thread ends with the process."""
     found: dict[str, list[Finding]] = {}
 
-    def run(name: str, check: Check) -> None:
+    def run(name: str, check: HealthCheck) -> None:
         found[name] = guarded(name, check)
 
     threads = {
@@ -46,7 +46,7 @@ def examine(checks: Mapping[str, Check], clock: Clock, seconds: float) -> Iterat
         yield from found.get(name, [late])
 
 
-def guarded(name: str, check: Check) -> list[Finding]:
+def guarded(name: str, check: HealthCheck) -> list[Finding]:
     """What a check found; an error of ours is a finding too."""
     try:
         return list(check())

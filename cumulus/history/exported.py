@@ -10,7 +10,7 @@ from cumulus.clock import timestamp
 from cumulus.history import facts
 from cumulus.history.schema import ENFORCEMENTS, PHASES
 from cumulus.history.timeline import Sees
-from cumulus.history.totals import LASTED, OVERLAP, Time, hours
+from cumulus.history.totals import LASTED, OVERLAP, TimeRange, hours
 
 BATCH = 1000
 """Rows that are read at once."""
@@ -26,7 +26,7 @@ WHERE l.id > :after AND (+l.ended > :since OR +l.ended IS NULL) AND l.start < :u
 """
 
 
-def rows(db: sqlite3.Connection, time: Time, after: int, sees: Sees) -> tuple[list[LeaseRow], int | None]:
+def rows(db: sqlite3.Connection, time: TimeRange, after: int, sees: Sees) -> tuple[list[LeaseRow], int | None]:
     """The next leases of the time after the one with that id, of which the viewer may see the namespace; and the id
     after which to ask again, None where there are no more."""
     found, last, count = [], after, 0

@@ -11,7 +11,7 @@ from cumulus.history.facts import WHOLE, DeviceFact, LeaseFact, NodeFact, Promis
 from cumulus.history.lanes import Piece, place
 from cumulus.history.series import NOTHING, Sample
 
-Place = tuple[str, int]
+_Place = tuple[str, int]
 """Node and index."""
 Sees = Callable[[str], bool]
 """Whether the viewer may read what is in the namespace; "" for what is in none."""
@@ -62,7 +62,7 @@ class Lanes:
     def __init__(self, window: TimeWindow, nodes: Iterable[NodeFact], tell: Tell) -> None:
         self._window = window
         self._tell = tell
-        self._lanes: dict[Place, _LaneMade] = {}
+        self._lanes: dict[_Place, _LaneMade] = {}
         for node in nodes:
             for device in node.devices:
                 healthy = node.ready and device.number not in node.faults
@@ -91,14 +91,14 @@ class Lanes:
 
     def add_states(self, states: Iterable[tuple[str, int, SpanKind, int, int | None]]) -> None:
         """Drains and failures: node, index (-1: all of its devices), kind, from, to (None: it goes on)."""
-        by_node: defaultdict[str, list[Place]] = defaultdict(list)
+        by_node: defaultdict[str, list[_Place]] = defaultdict(list)
         for where in self._lanes:
             by_node[where[0]].append(where)
         for node, index, kind, start, end in states:
             for where in by_node[node] if index < 0 else [(node, index)]:
                 self._add_state(where, kind, start, end)
 
-    def _add_state(self, where: Place, kind: SpanKind, start: int, end: int | None) -> None:
+    def _add_state(self, where: _Place, kind: SpanKind, start: int, end: int | None) -> None:
         lane = self._lanes.get(where)
         span = self._span(kind, start, self._window.end if end is None else end, Piece(0, WHOLE))
         if lane is not None and span is not None:
@@ -106,7 +106,7 @@ class Lanes:
 
     def add_held(self, leases: Sequence[LeaseFact], known: Mapping[str, Known]) -> None:
         """What is held now, and until when at the latest."""
-        by_lane: defaultdict[Place, list[LeaseFact]] = defaultdict(list)
+        by_lane: defaultdict[_Place, list[LeaseFact]] = defaultdict(list)
         for lease in leases:
             by_lane[lease.node, lease.device].append(lease)
         for where, some in by_lane.items():

@@ -40,7 +40,7 @@ _PROMISE_GROUPS: Mapping[By, str] = {"user": "p.owner", "queue": "p.queue", "nod
 """A promise is no node's: it may be kept on another one."""
 
 
-class Time(NamedTuple):
+class TimeRange(NamedTuple):
     """Milliseconds since 1970; `now` is at most `until`, or leases that run count up to it."""
 
     since: int
@@ -84,7 +84,7 @@ class Total:
         )  # fmt: skip
 
 
-def totals(db: sqlite3.Connection, time: Time, by: By, sees: Sees) -> tuple[Mapping[str, Total], Total]:
+def totals(db: sqlite3.Connection, time: TimeRange, by: By, sees: Sees) -> tuple[Mapping[str, Total], Total]:
     """Of what the viewer may see: by name, and in all. What is of no user or queue has the name ""."""
     found: defaultdict[str, Total] = defaultdict(Total)
     whole = Total()
@@ -101,7 +101,7 @@ def totals(db: sqlite3.Connection, time: Time, by: By, sees: Sees) -> tuple[Mapp
     return found, whole
 
 
-def _outcomes(db: sqlite3.Connection, time: Time, by: By) -> Iterator[tuple[str, str, PromiseOutcome]]:
+def _outcomes(db: sqlite3.Connection, time: TimeRange, by: By) -> Iterator[tuple[str, str, PromiseOutcome]]:
     """Of promises whose outcome became known in the time. One whose job gave up before its time was neither kept nor
     broken."""
     rows = db.execute(_PROMISES.format(group=_PROMISE_GROUPS[by]), time._asdict())
@@ -115,7 +115,7 @@ def _outcomes(db: sqlite3.Connection, time: Time, by: By) -> Iterator[tuple[str,
 
 
 def held(
-    db: sqlite3.Connection, time: Time, step: int, points: int, by: By, sees: Sees
+    db: sqlite3.Connection, time: TimeRange, step: int, points: int, by: By, sees: Sees
 ) -> Mapping[str, Sequence[float]]:
     """How many devices were held in each of so many steps of the time, on average, by name."""
     rows = db.execute(

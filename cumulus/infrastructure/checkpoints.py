@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 
 _CHUNK = 256 * 2**10
-Ask = Callable[..., Output]
+_Ask = Callable[..., Output]
 """A verb and its words -> what the program for files says, until the block ends. Raises BackendError."""
 
 
 class NodeCheckpoints:
     """See `service.infrastructure.CheckpointReader`. What it reads, another process reads as the job's user."""
 
-    def __init__(self, path: str, ask: Ask) -> None:
+    def __init__(self, path: str, ask: _Ask) -> None:
         self.path = path
         self._ask = ask
 

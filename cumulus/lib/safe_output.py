@@ -21,7 +21,7 @@ from cumulus.lib import printable
 GREEN, YELLOW, RED, DIM, BOLD = "32", "33", "31", "2", "1"
 _NARROWEST = 20
 """Columns that a paragraph has at least, on the narrowest terminal."""
-Part = str | tuple[str, str]
+StyledPart = str | tuple[str, str]
 """Text of a line, or text and its colour."""
 
 
@@ -83,7 +83,7 @@ def raw(stream: TextIO) -> TextIO:
     return stream.raw if isinstance(stream, Gate) else stream
 
 
-def line(out: TextIO, *parts: Part) -> None:
+def line(out: TextIO, *parts: StyledPart) -> None:
     """Write one line; parts get their colours where `out` takes them."""
     coloured = colours(out)
     texts = []

@@ -120,7 +120,7 @@ class Table:
 
     def _line(self, cells: Sequence[tuple[str, str]], widths: Sequence[int], gap: str) -> None:
         last = max((i for i, (text, _) in enumerate(cells) if text), default=-1)
-        parts: list[safe_output.Part] = [self._indent]
+        parts: list[safe_output.StyledPart] = [self._indent]
         for (text, colour), width in zip(cells[: last + 1], widths, strict=False):
             parts += [(text, colour), " " * (width - printable.cells(text)) + gap]
         # Nothing stands behind the last cell.

@@ -42,7 +42,7 @@ R = TypeVar("R", bound=Reconciler)
 Push = Callable[[Request], None]
 """Has the controller look at a key. Any thread may call it."""
 
-Source = Callable[[C, Push], None]
+WakeSource = Callable[[C, Push], None]
 """Pushes keys for as long as the term lasts, from what is no object of the store. Called once, when the term begins."""
 
 
@@ -76,7 +76,7 @@ class Controller(Generic[C, R]):
     resync: Callable[[C], Iterable[Request]] = lambda context: ()
     """More keys to look at then: the only key of a controller that has one."""
     watches: tuple[WatchedKind[R], ...] = ()
-    sources: tuple[Source[C], ...] = ()
+    sources: tuple[WakeSource[C], ...] = ()
     indexes: tuple[Index, ...] = ()
     """What it asks the cache by."""
     workers: int = 1

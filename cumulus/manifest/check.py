@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cumulus.admission.empty_fields import without_empty
 from cumulus.admission.messages import joined, no_namespace, suggestion
-from cumulus.admission.problems import FieldProblem, Path, Rejected, path_text
+from cumulus.admission.problems import FieldPath, FieldProblem, Rejected, path_text
 from cumulus.admission.validation import validated
 from cumulus.lib.suggest import nearest
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
@@ -32,7 +32,7 @@ class Manifest:
     kind: Kind
     file: str
     node: YamlNode
-    prefix: Path = ()
+    prefix: FieldPath = ()
     """Where in its document it was found: ("items", 3) within a List."""
     printed: bool = False
     """It carries what only the server gives an object, as what `get -o yaml` prints does."""
@@ -41,7 +41,7 @@ class Manifest:
     def key(self) -> Key:
         return self.resource.key
 
-    def problem(self, path: Path, message: str) -> Problem:
+    def problem(self, path: FieldPath, message: str) -> Problem:
         """A problem with the value at `path`, placed at it or at the nearest thing around it that exists."""
         return Problem(position(self.file, self.node, path), path_text(self.prefix + path), message, path)
 
@@ -71,7 +71,7 @@ def from_documents(documents: Sequence[Document]) -> list[Manifest]:
 
 
 def check(
-    node: YamlNode, file: str, namespace: str | None, prefix: Path = (), *, default: str = DEFAULT_NAMESPACE
+    node: YamlNode, file: str, namespace: str | None, prefix: FieldPath = (), *, default: str = DEFAULT_NAMESPACE
 ) -> Iterator[Manifest | Problem]:
     """The objects in one document (several if it is a List), each checked, or what is wrong with them.
 
@@ -89,7 +89,7 @@ def check(
     yield from _check_object(node, file, namespace, default, prefix)
 
 
-def position(file: str, node: YamlNode, path: Path, *, key: bool = False) -> Position:
+def position(file: str, node: YamlNode, path: FieldPath, *, key: bool = False) -> Position:
     """Where the value at `path` is (or its key), or the nearest thing around it that exists."""
     found = Position(file, node.line, node.column)
     for index, step in enumerate(path):
@@ -109,7 +109,7 @@ def position(file: str, node: YamlNode, path: Path, *, key: bool = False) -> Pos
 
 
 def _check_list(
-    node: YamlNode, file: str, namespace: str | None, default: str, prefix: Path
+    node: YamlNode, file: str, namespace: str | None, default: str, prefix: FieldPath
 ) -> Iterator[Manifest | Problem]:
     assert isinstance(node.value, dict)
     if _text_at(node, "apiVersion") not in ("v1", API_VERSION):
@@ -128,7 +128,7 @@ def _check_list(
 
 
 def _check_object(
-    node: YamlNode, file: str, namespace: str | None, default: str, prefix: Path
+    node: YamlNode, file: str, namespace: str | None, default: str, prefix: FieldPath
 ) -> Iterator[Manifest | Problem]:
     assert isinstance(node.value, dict)
     problems: list[Problem] = []
@@ -151,7 +151,7 @@ def _check_object(
     yield Manifest(resource, written, kind, file, node, prefix, printed)
 
 
-def _kind_of(node: YamlNode, file: str, prefix: Path, problems: list[Problem]) -> Kind | None:
+def _kind_of(node: YamlNode, file: str, prefix: FieldPath, problems: list[Problem]) -> Kind | None:
     """The kind meant, a likely one where it is misspelt, so that the rest can be checked too."""
     assert isinstance(node.value, dict)
     found: Kind | None = None
@@ -196,7 +196,7 @@ def _as_written(node: YamlNode, kind: Kind) -> tuple[Document, bool]:
 
 
 def _set_namespace(
-    document: Document, node: YamlNode, kind: Kind, file: str, wanted: str | None, default: str, prefix: Path
+    document: Document, node: YamlNode, kind: Kind, file: str, wanted: str | None, default: str, prefix: FieldPath
 ) -> list[Problem]:
     """Puts the namespace into `document` where it was left out (an empty one is none), or says why it is wrong."""
     metadata = document.get("metadata")
@@ -232,7 +232,9 @@ def _unknown_kind(node: YamlNode) -> tuple[str, Kind | None]:
     return f"there is no kind {node.text[:60]!r}; did you mean {meant.name}?", meant
 
 
-def _problem(file: str, node: YamlNode, path: Path, prefix: Path, message: str, *, key: bool = False) -> Problem:
+def _problem(
+    file: str, node: YamlNode, path: FieldPath, prefix: FieldPath, message: str, *, key: bool = False
+) -> Problem:
     return Problem(position(file, node, path, key=key), path_text(prefix + path), message, path)
 
 

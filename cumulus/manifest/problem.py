@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field as field_
 
-from cumulus.admission.problems import Path
+from cumulus.admission.problems import FieldPath
 from cumulus.errors import CumulusError
 
 
@@ -37,7 +37,7 @@ class Problem:
     position: Position
     field: str
     message: str
-    path: Path = field_(default=(), compare=False)
+    path: FieldPath = field_(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.position}: {self.field}: {self.message}" if self.field else f"{self.position}: {self.message}"

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from cumulus.admission.problems import Path, path_text
+from cumulus.admission.problems import FieldPath, path_text
 from cumulus.manifest.problem import Position, Problem
 
 MAX_DEPTH = 64
@@ -28,7 +28,7 @@ MAX_ALIASED = 10_000
 
 _SHOWN_DEPTH = 8
 
-Scalar = str | int | float | bool | None
+_Scalar = str | int | float | bool | None
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class YamlNode:
     """One value. `text` is a scalar as written; `plain` tells that it had no quotes; `broken` that a problem with
     it was reported already."""
 
-    value: Scalar | list[YamlNode] | dict[str, YamlNode]
+    value: _Scalar | list[YamlNode] | dict[str, YamlNode]
     line: int
     column: int
     text: str = ""
@@ -93,7 +93,7 @@ def parse(text: str, file: str) -> tuple[list[YamlNode], list[Problem]]:
     return documents, problems
 
 
-def resolve(text: str) -> Scalar:
+def resolve(text: str) -> _Scalar:
     """What an unquoted scalar means. Raises ValueError with the reason for a number beyond JSON's range."""
     if text in _WORDS:
         return _WORDS[text]
@@ -280,7 +280,7 @@ class _Builder:
         raise _LimitError(self._problem(node, message))
 
     def _problem(self, node: YamlNode, message: str) -> Problem:
-        path: Path = ()
+        path: FieldPath = ()
         for opened in self.stack[:_SHOWN_DEPTH]:
             if isinstance(opened.node.value, list):
                 path += (len(opened.node.value),)
@@ -326,16 +326,16 @@ def _loader() -> Any:
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _words() -> Iterator[tuple[str, Scalar]]:
+def _words() -> Iterator[tuple[str, _Scalar]]:
     yield "", None
     yield "~", None
-    values: tuple[tuple[str, Scalar], ...] = (("null", None), ("true", True), ("false", False))
+    values: tuple[tuple[str, _Scalar], ...] = (("null", None), ("true", True), ("false", False))
     for word, value in values:
         yield from ((form, value) for form in (word, word.capitalize(), word.upper()))
 
 
 _LOADER = _loader()
-_WORDS: dict[str, Scalar] = dict(_words())
+_WORDS: dict[str, _Scalar] = dict(_words())
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]{1,4})?")

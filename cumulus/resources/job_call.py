@@ -25,15 +25,15 @@ def _check_python(value: str) -> str:
     return value
 
 
-Digest = Annotated[str, on_write(_check_digest)]
+_Digest = Annotated[str, on_write(_check_digest)]
 """The sha256 of a blob, in hex."""
 
 
 class Call(Model):
     """A call of a Python function, as `cumulus.sdk` makes it. Its parts are blobs of the user who submits the job."""
 
-    payload: Digest = Field(description="sha256 of the blob with the function and its arguments, pickled.")
-    arguments: list[Digest] = Field(
+    payload: _Digest = Field(description="sha256 of the blob with the function and its arguments, pickled.")
+    arguments: list[_Digest] = Field(
         default_factory=list,
         max_length=envelope.MOST_ARGUMENTS,
         description="sha256 of the blobs with the arguments that are too large for the payload, each pickled.",
@@ -41,8 +41,8 @@ class Call(Model):
     python: Annotated[str, on_write(_check_python)] = Field(
         description="The version of Python, major.minor, that pickled it and that must run it: 3.11."
     )
-    archive: Digest | None = Field(None, description="sha256 of the blob with the local source, a zip for sys.path.")
-    environment: Digest | None = Field(
+    archive: _Digest | None = Field(None, description="sha256 of the blob with the local source, a zip for sys.path.")
+    environment: _Digest | None = Field(
         None, description="sha256 of the blob that says which packages the function needs; only without an image."
     )
     interpreter: AbsolutePath | None = Field(

@@ -17,7 +17,7 @@ from cumulus.resources.jsonpath_syntax import (
     FieldStep,
     FilterStep,
     Operand,
-    Part,
+    PathPart,
     Pick,
     Range,
     Root,
@@ -50,7 +50,7 @@ class Template:
         return "".join(out)
 
 
-class Path:
+class JsonPath:
     """One path, as custom columns, `--sort-by` and `wait` take it: `{.a.b}`, `.a.b` or `a.b`."""
 
     def __init__(self, text: str) -> None:
@@ -129,7 +129,7 @@ class _Budget:
         return text
 
 
-def _render(parts: tuple[Part, ...], current: Any, root: Any, out: list[str], budget: _Budget) -> None:
+def _render(parts: tuple[PathPart, ...], current: Any, root: Any, out: list[str], budget: _Budget) -> None:
     for part in parts:
         budget.spend(1)
         if isinstance(part, str):

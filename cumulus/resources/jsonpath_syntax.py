@@ -16,7 +16,7 @@ OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
 @dataclass(frozen=True, slots=True)
 class Range:
     steps: tuple[Step, ...]
-    body: tuple[Part, ...]
+    body: tuple[PathPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class Operand:
 
 
 Step = Root | FieldStep | Every | Descend | Pick | SliceStep | FilterStep
-Part = str | tuple[Step, ...] | Range
+PathPart = str | tuple[Step, ...] | Range
 
 
-def parse_template(text: str) -> tuple[Part, ...]:
+def parse_template(text: str) -> tuple[PathPart, ...]:
     """Raises UsageError."""
     return _TemplateParser(text).parse()
 
@@ -170,9 +170,9 @@ class _Scanner:
 
 
 class _TemplateParser(_Scanner):
-    def parse(self) -> tuple[Part, ...]:
+    def parse(self) -> tuple[PathPart, ...]:
         """Ranges are kept on a stack of their own, so that no nesting can exhaust Python's."""
-        frames: list[list[Part]] = [[]]
+        frames: list[list[PathPart]] = [[]]
         ranges: list[tuple[Step, ...]] = []
         while self.rest():
             text = self.match(_TEXT)

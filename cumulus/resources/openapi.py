@@ -13,7 +13,7 @@ from cumulus.resources.key import GROUP, VERSION
 from cumulus.resources.kind import Kind
 from cumulus.resources.values import KEYED_LISTS, SET_LISTS
 
-Schema = dict[str, Any]
+OpenApiSchema = dict[str, Any]
 
 META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 OURS = ".".join([*reversed(GROUP.split(".")), VERSION])
@@ -38,7 +38,7 @@ _KEPT = (
 )  # fmt: skip
 
 
-def ref(name: str) -> Schema:
+def ref(name: str) -> OpenApiSchema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -47,11 +47,11 @@ def definition_name(model: str) -> str:
     return f"{META if model in _OF_META else OURS}.{model}"
 
 
-def definitions(kind: Kind) -> dict[str, Schema]:
+def definitions(kind: Kind) -> dict[str, OpenApiSchema]:
     """The schemas of the kind, of a list of it, and of all that they refer to, by name."""
     root = kind.model().model_json_schema(by_alias=True)
     defs = root.pop("$defs", {})
-    found: dict[str, Schema] = {}
+    found: dict[str, OpenApiSchema] = {}
     writer = _Writer(defs, found)
     gvk = {"group": GROUP, "version": VERSION, "kind": kind.name}
     found[definition_name(kind.name)] = {**writer.object(root, ()), GVK: [gvk]}
@@ -59,7 +59,7 @@ def definitions(kind: Kind) -> dict[str, Schema]:
     return found
 
 
-def list_schema(name: str, item: str, gvk: Mapping[str, str]) -> Schema:
+def list_schema(name: str, item: str, gvk: Mapping[str, str]) -> OpenApiSchema:
     """Of a list of the kind `name`, whose own definition is `item`."""
     return {
         "type": "object",
@@ -78,13 +78,13 @@ def list_schema(name: str, item: str, gvk: Mapping[str, str]) -> Schema:
 class _Writer:
     """`defs`: pydantic's definitions. Those that are referred to are added to `found`."""
 
-    def __init__(self, defs: Mapping[str, Schema], found: dict[str, Schema]) -> None:
+    def __init__(self, defs: Mapping[str, OpenApiSchema], found: dict[str, OpenApiSchema]) -> None:
         self._defs = defs
         self._found = found
 
-    def object(self, node: Mapping[str, Any], path: tuple[str, ...]) -> Schema:
+    def object(self, node: Mapping[str, Any], path: tuple[str, ...]) -> OpenApiSchema:
         """A model, at `path` of its kind."""
-        written: Schema = {"type": "object", **_description(node)}
+        written: OpenApiSchema = {"type": "object", **_description(node)}
         fields = node.get("properties", {})
         written["properties"] = {name: self._value(below, (*path, name)) for name, below in fields.items()}
         if node["title"] == "ObjectMeta":
@@ -94,10 +94,10 @@ class _Writer:
             written["required"] = list(node["required"])
         return written
 
-    def _value(self, node: Mapping[str, Any], path: tuple[str, ...]) -> Schema:
+    def _value(self, node: Mapping[str, Any], path: tuple[str, ...]) -> OpenApiSchema:
         inner = self._resolved(node)
         # Pydantic leaves out the words of a field that are those of its model.
-        said: Schema = _description(node) or _description(inner)
+        said: OpenApiSchema = _description(node) or _description(inner)
         if node.get("default") not in (None, "", [], {}):
             said["default"] = node["default"]
         if target := self._target(inner, path):
@@ -105,7 +105,7 @@ class _Writer:
             return {"allOf": [ref(target)], **({"default": {}} if "properties" in inner else {}), **said}
         return {**self._plain(inner, path), **said}
 
-    def _plain(self, node: Mapping[str, Any], path: tuple[str, ...]) -> Schema:
+    def _plain(self, node: Mapping[str, Any], path: tuple[str, ...]) -> OpenApiSchema:
         if node.get("type") == "array":
             items = self._resolved(node["items"])
             return {"type": "array", "items": self._element(items, path), **_merging(path)}
@@ -126,7 +126,7 @@ class _Writer:
             written["format"] = "double"
         return written
 
-    def _element(self, node: Mapping[str, Any], path: tuple[str, ...]) -> Schema:
+    def _element(self, node: Mapping[str, Any], path: tuple[str, ...]) -> OpenApiSchema:
         if target := self._target(node, path):
             return {"allOf": [ref(target)], **({"default": {}} if "properties" in node else {})}
         return self._plain(node, path)
@@ -155,23 +155,23 @@ class _Writer:
         return node
 
 
-def _description(node: Mapping[str, Any]) -> Schema:
+def _description(node: Mapping[str, Any]) -> OpenApiSchema:
     return {"description": " ".join(node["description"].split())} if node.get("description") else {}
 
 
-def _merging(path: tuple[str, ...]) -> Schema:
+def _merging(path: tuple[str, ...]) -> OpenApiSchema:
     """How server-side apply merges the list at this path."""
     if path in KEYED_LISTS:
         return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [KEYED_LISTS[path]]}
     return {"x-kubernetes-list-type": "set" if path in SET_LISTS else "atomic"}
 
 
-def meta_definitions() -> dict[str, Schema]:
+def meta_definitions() -> dict[str, OpenApiSchema]:
     """What all requests and answers share, in Kubernetes' names."""
     return {f"{META}.{name}": schema for name, schema in _meta()}
 
 
-def _meta() -> Iterator[tuple[str, Schema]]:
+def _meta() -> Iterator[tuple[str, OpenApiSchema]]:
     text, number = {"type": "string"}, {"type": "integer", "format": "int64"}
     yield (
         "ListMeta",
@@ -248,5 +248,5 @@ def _meta() -> Iterator[tuple[str, Schema]]:
     yield "Patch", {"description": "A patch, in the form that its media type says."}
 
 
-def _object(description: str, properties: Mapping[str, Schema]) -> Schema:
+def _object(description: str, properties: Mapping[str, OpenApiSchema]) -> OpenApiSchema:
     return {"type": "object", "description": description, "properties": dict(properties)}

@@ -37,7 +37,7 @@ class Seat(NamedTuple):
 
     @property
     def share(self) -> tuple[Device, int, int]:
-        """What it takes, as policies count it: see `policy.Taken`."""
+        """What it takes, as policies count it: see `policy.TakenShare`."""
         return self.slot.device, self.memory, self.compute
 
 

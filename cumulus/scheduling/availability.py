@@ -17,7 +17,7 @@ from cumulus.resources.device import FULL_COMPUTE, Device
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.snapshot import Snapshot
-from cumulus.scheduling.timeline import MICROSECOND, FreeTimeline, Taken
+from cumulus.scheduling.timeline import MICROSECOND, FreeTimeline, ReturningShare
 
 
 class Slot:
@@ -25,7 +25,7 @@ class Slot:
 
     __slots__ = ("_taken", "_timeline", "compute", "device", "memory", "node", "order", "reserved")
 
-    def __init__(self, order: int, node: str, device: Device, taken: list[Taken]) -> None:
+    def __init__(self, order: int, node: str, device: Device, taken: list[ReturningShare]) -> None:
         self.order = order
         self.node = node
         self.device = device
@@ -99,7 +99,7 @@ class Availability:
     def __init__(self, snapshot: Snapshot, *, empty: bool = False) -> None:
         """With `empty`, that of all nodes, ready or not, with nothing taken."""
         self._nodes = {node.name: node for node in snapshot.nodes if empty or fit.unavailable(node) is None}
-        taken: dict[tuple[str, int], list[Taken]] = {}
+        taken: dict[tuple[str, int], list[ReturningShare]] = {}
         for hold in () if empty else snapshot.holds:
             share = ((hold.returns_at - snapshot.now) // MICROSECOND, hold.memory_bytes, hold.compute)
             taken.setdefault((hold.node, hold.device), []).append(share)

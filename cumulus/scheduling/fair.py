@@ -19,7 +19,7 @@ from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import AdmitAll, Both, CycleGate, Policies, Taken
+from cumulus.scheduling.policy import AdmitAll, Both, CycleGate, Policies, TakenShare
 from cumulus.scheduling.queues import Book, Cap, Rules, Standing, matches, placement_of
 from cumulus.scheduling.quota import TakeBackQuota
 from cumulus.scheduling.snapshot import Gang, Snapshot
@@ -240,7 +240,7 @@ class _Limits:
             return least if isinstance(least, Reason) else full
         return self._narrow(gang, exhausted) if exhausted else gang
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+    def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         place = (gang.queue, gang.user)
         if place in self._free:
             return

@@ -17,9 +17,9 @@ from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 
-Taken = tuple[Device, int, int]
+TakenShare = tuple[Device, int, int]
 """A share that was given in a cycle: its device, bytes, thousandths of compute."""
-Place = tuple[str, int]
+DevicePlace = tuple[str, int]
 """A node's name and the index of a device there."""
 
 
@@ -40,7 +40,7 @@ class CycleGate(Protocol):
         without a reservation."""
         ...
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+    def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         """The gang got these shares, or was promised them."""
         ...
 
@@ -61,7 +61,7 @@ class HeldWindow(NamedTuple):
     queues: frozenset[str]
     start: datetime
     end: datetime
-    places: tuple[Place, ...]
+    places: tuple[DevicePlace, ...]
 
     def admits(self, queue: str, user: str) -> bool:
         """Whether it is held for that user of that queue."""
@@ -94,7 +94,7 @@ class Lenders(Protocol):
         """The gang; where it is sure, kept to devices that its queue's quota is about."""
         ...
 
-    def promise(self, gang: Gang, shares: Sequence[Taken], start_by: datetime) -> bool:
+    def promise(self, gang: Gang, shares: Sequence[TakenShare], start_by: datetime) -> bool:
         """The gang is promised these by then. Whether that is within its queue's quota. It stays so until the gang
         starts, whatever its queue holds meanwhile."""
         ...
@@ -103,12 +103,12 @@ class Lenders(Protocol):
         """Nothing is promised to the gang any more."""
         ...
 
-    def lenders(self, gang: Gang, places: Collection[Place]) -> Sequence[Lender]:
+    def lenders(self, gang: Gang, places: Collection[DevicePlace]) -> Sequence[Lender]:
         """Who may be asked for a gang that `within` returned, those first whom it costs least. All of them may be asked
         at once."""
         ...
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+    def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         """The gang got these shares now."""
         ...
 
@@ -142,7 +142,7 @@ class AdmitAll:
     def admit(self, gang: Gang) -> Gang | Reason:
         return gang
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+    def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         pass
 
 
@@ -167,7 +167,7 @@ class _JobGate:
         what = f"{self._most} job{'s run' if self._most > 1 else ' runs'}"
         return Reason(SchedulingReason.TOO_MANY_JOBS, f"{what}, as many as MAX_CONCURRENT_JOBS allows")
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+    def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         if gang.job:
             self._jobs.add(gang.job)
 
@@ -194,7 +194,7 @@ class _BothGates:
         found = self._first.admit(gang)
         return found if isinstance(found, Reason) else self._second.admit(found)
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+    def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         self._first.take(gang, shares)
         self._second.take(gang, shares)
 

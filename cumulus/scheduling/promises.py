@@ -24,7 +24,7 @@ from cumulus.scheduling.assign import Seat
 from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import CycleGate, Lenders, Place
+from cumulus.scheduling.policy import CycleGate, DevicePlace, Lenders
 from cumulus.scheduling.snapshot import Gang, Hold, Node, ReturnsBy, Snapshot
 from cumulus.scheduling.timeline import MICROSECOND, microseconds
 from cumulus.scheduling.windows import Windows
@@ -91,7 +91,7 @@ class Promises:
         self._moved: dict[str, PromiseChange] = {}
         self._given = 0
         self._is_back = False
-        self._uncertain: set[Place] | None = None
+        self._uncertain: set[DevicePlace] | None = None
         self._seen = 0
 
     @property
@@ -109,7 +109,7 @@ class Promises:
         """What is to be written."""
         return tuple(self._moved.values())
 
-    def put_back(self, taken: Sequence[tuple[str, Place]], earliest: Earliest) -> None:
+    def put_back(self, taken: Sequence[tuple[str, DevicePlace]], earliest: Earliest) -> None:
         """Keep all that was promised, once a cycle. `taken`: by whom what was bound in this cycle before, and where."""
         if self._is_back:
             return
@@ -196,7 +196,7 @@ class Promises:
         before, late = self._moved.get(gang.name), gang.promised is not None and self._start_by(start) > gang.promised
         return before.cause if before is not None and late else None
 
-    def give(self, gang: Gang, start: int, seats: Sequence[Seat], taken: Sequence[tuple[str, Place]]) -> None:
+    def give(self, gang: Gang, start: int, seats: Sequence[Seat], taken: Sequence[tuple[str, DevicePlace]]) -> None:
         """Promise a gang the start that has just been reserved for it, where nothing speaks against it."""
         if self._given >= self._most or uniform_shape(gang) is None or any(m.demand.ports for m in gang.members):
             return
@@ -207,7 +207,7 @@ class Promises:
         self._kept[gang.name] = _kept(gang, start, list(seats))
         self._tell(gang, start, seats)
 
-    def take_back(self, gang: Gang, start: int, seats: list[Seat], taken: Sequence[tuple[str, Place]]) -> bool:
+    def take_back(self, gang: Gang, start: int, seats: list[Seat], taken: Sequence[tuple[str, DevicePlace]]) -> bool:
         """Promise a gang what comes back for it, whatever is promised there to those who would borrow it: the next
         cycle moves them. Whether that was possible."""
         if not self._certain(seats, taken):
@@ -223,7 +223,7 @@ class Promises:
         self.unsettled = True
         return True
 
-    def _certain(self, seats: Sequence[Seat], taken: Sequence[tuple[str, Place]]) -> bool:
+    def _certain(self, seats: Sequence[Seat], taken: Sequence[tuple[str, DevicePlace]]) -> bool:
         """Whether it is known when everything on these devices ends."""
         if self._uncertain is None:
             self._uncertain = {(h.node, h.device) for h in self._snapshot.holds if not h.returns_by.certain}
@@ -291,7 +291,7 @@ class Promises:
         self._kept[gang.name] = kept
         return True
 
-    def _who_took(self, seats: Sequence[Seat], promised: datetime, taken: Sequence[tuple[str, Place]]) -> Reason:
+    def _who_took(self, seats: Sequence[Seat], promised: datetime, taken: Sequence[tuple[str, DevicePlace]]) -> Reason:
         """Who has the seats at the time for which they were promised."""
         places = {seat.slot.place for seat in seats}
         for name, place in taken:
@@ -332,7 +332,7 @@ class Promises:
         return order
 
 
-def _too_full(seats: Sequence[Seat], holds: Sequence[Hold]) -> set[Place]:
+def _too_full(seats: Sequence[Seat], holds: Sequence[Hold]) -> set[DevicePlace]:
     """Where the seats do not fit beside these."""
     left = {seat.slot.place: (seat.slot.device.memory_bytes, FULL_COMPUTE) for seat in seats}
     shares = [(seat.slot.place, seat.memory, seat.compute) for seat in seats]

@@ -32,7 +32,7 @@ from cumulus.resources.quantity import parse_duration
 from cumulus.resources.queue import MIN_RUNTIME
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.scheduling import fit
-from cumulus.scheduling.policy import Lender, Lenders, Place, Taken
+from cumulus.scheduling.policy import DevicePlace, Lender, Lenders, TakenShare
 from cumulus.scheduling.queues import Book, Cap, Rules, Tree, matches
 from cumulus.scheduling.snapshot import Gang, Hold, ReturnsBy, Snapshot
 
@@ -81,7 +81,7 @@ class _Lent:
     def sure(self, gang: str) -> bool:
         return gang in self._sure
 
-    def promise(self, gang: Gang, shares: Sequence[Taken], start_by: datetime) -> bool:
+    def promise(self, gang: Gang, shares: Sequence[TakenShare], start_by: datetime) -> bool:
         quota = self._quota(gang)
         names = {device.name for device, _, _ in shares}
 
@@ -101,7 +101,7 @@ class _Lent:
         if (quota := self._quota(gang)) is not None:
             quota.promised.pop(gang.name, None)
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+    def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         if (quota := self._quota(gang)) is not None:
             quota.promised.pop(gang.name, None)
             quota.given.update(_counted(shares))
@@ -111,7 +111,7 @@ class _Lent:
         for rules in self._tree.path(lender.holds[0].queue):
             self._returning.setdefault(rules.name, Counter()).update(_by_name(lender.holds))
 
-    def lenders(self, gang: Gang, places: Collection[Place]) -> Sequence[Lender]:
+    def lenders(self, gang: Gang, places: Collection[DevicePlace]) -> Sequence[Lender]:
         quota = self._quota(gang)
         assert quota is not None
         spared = {rules.name for rules in self._tree.path(gang.queue or DEFAULT_QUEUE)}
@@ -276,7 +276,7 @@ def _min_runtime(path: Sequence[Rules]) -> float:
     return next(said, parse_duration(MIN_RUNTIME))
 
 
-def _shares(gang: Gang, devices: Sequence[Device | None]) -> list[Taken]:
+def _shares(gang: Gang, devices: Sequence[Device | None]) -> list[TakenShare]:
     """What the gang takes of these, where they are there."""
     return [
         (device, *fit.share_of(member.demand, device.memory_bytes))
@@ -285,7 +285,7 @@ def _shares(gang: Gang, devices: Sequence[Device | None]) -> list[Taken]:
     ]
 
 
-def _counted(shares: Sequence[Taken]) -> Counter[str]:
+def _counted(shares: Sequence[TakenShare]) -> Counter[str]:
     found: Counter[str] = Counter()
     for device, memory, compute in shares:
         found[device.name] += counted_share(memory, compute, device.memory_bytes)

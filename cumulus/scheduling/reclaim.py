@@ -13,7 +13,7 @@ from cumulus.resources.key import Key
 from cumulus.scheduling.assign import Seat, assign
 from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.equivalence import uniform_shape
-from cumulus.scheduling.policy import Lender, Lenders, Place
+from cumulus.scheduling.policy import DevicePlace, Lender, Lenders
 from cumulus.scheduling.promises import LEAST_STEP, TURNOVER, Kept
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 from cumulus.scheduling.starts import earliest
@@ -27,7 +27,7 @@ MOST = 16
 class Booked(NamedTuple):
     """A share that was bound in this cycle."""
 
-    place: Place
+    place: DevicePlace
     length: int
     memory: int
     compute: int

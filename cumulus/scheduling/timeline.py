@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from datetime import timedelta
 
-Taken = tuple[int, int, int]
+ReturningShare = tuple[int, int, int]
 """When a share that is held from now on returns, its bytes, its thousandths of compute."""
 
 
@@ -27,7 +27,7 @@ class FreeTimeline:
 
     __slots__ = ("compute", "memory", "times")
 
-    def __init__(self, memory: int, compute: int, taken: Iterable[Taken]) -> None:
+    def __init__(self, memory: int, compute: int, taken: Iterable[ReturningShare]) -> None:
         """`memory` and `compute` are the whole device's."""
         ends: dict[int, tuple[int, int]] = {}
         for end, bytes_, millis in taken:

@@ -13,7 +13,7 @@ from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reservation import Reservation, ReservationStatus, ReservedDevice
 from cumulus.resources.schedule import following, latest
 from cumulus.scheduling.availability import Availability
-from cumulus.scheduling.policy import HeldWindow, Place, Policies
+from cumulus.scheduling.policy import DevicePlace, HeldWindow, Policies
 from cumulus.scheduling.queues import Tree
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 from cumulus.scheduling.timeline import MICROSECOND
@@ -97,7 +97,7 @@ def _order(reservation: Reservation) -> tuple[object, ...]:
 
 
 def _windows(
-    reservation: Reservation, tree: Tree, times: Iterable[tuple[datetime, datetime]], places: tuple[Place, ...]
+    reservation: Reservation, tree: Tree, times: Iterable[tuple[datetime, datetime]], places: tuple[DevicePlace, ...]
 ) -> tuple[HeldWindow, ...]:
     named = reservation.spec.for_.queues
     queues = frozenset({*named} | {n for n in tree.names for r in tree.path(n) if r.name in named})
@@ -131,7 +131,9 @@ def _times(reservation: Reservation, now: datetime) -> list[tuple[datetime, date
     return found
 
 
-def _places(reservation: Reservation, snapshot: Snapshot, others: set[Place], start: datetime) -> tuple[Place, ...]:
+def _places(
+    reservation: Reservation, snapshot: Snapshot, others: set[DevicePlace], start: datetime
+) -> tuple[DevicePlace, ...]:
     spec = reservation.spec
     matching = [
         (node.name, device.index)
@@ -141,13 +143,13 @@ def _places(reservation: Reservation, snapshot: Snapshot, others: set[Place], st
     if spec.devices is None:
         return tuple(matching)
     before = {(each.node, each.device) for each in reservation.status.devices}
-    until: dict[Place, datetime] = {}
+    until: dict[DevicePlace, datetime] = {}
     for hold in snapshot.holds:
         place = (hold.node, hold.device)
         until[place] = max(hold.returns_at, until.get(place, hold.returns_at))
     usable = {node.name for node in snapshot.nodes if node.ready and not node.cordoned}
 
-    def cost(place: Place) -> tuple[object, ...]:
+    def cost(place: DevicePlace) -> tuple[object, ...]:
         busy = until.get(place, start)
         return (place[0] not in usable, place not in before, max(busy, start), place)
 
@@ -161,7 +163,7 @@ class Windows:
         self._availability = availability
         self._now = now
         self._windows = windows
-        self._pieces: dict[int, list[tuple[Place, int, int, int, int]]] = {}
+        self._pieces: dict[int, list[tuple[DevicePlace, int, int, int, int]]] = {}
         self._mine: dict[tuple[str, str], tuple[int, ...]] = {}
         for index in range(len(windows)):
             self._keep(index)

@@ -13,7 +13,7 @@ from cumulus.errors import CumulusError
 from cumulus.sdk import errors
 from cumulus.sdk.errors import CallError, RemoteError, Untrusted, note_of
 
-Bytes = bytes | bytearray | memoryview
+_Bytes = bytes | bytearray | memoryview
 
 _WITHOUT_RESULT: dict[str, type[CallError]] = {
     outcomes.LEASE_EXPIRED: errors.LeaseExpired,
@@ -25,7 +25,7 @@ _WITHOUT_RESULT: dict[str, type[CallError]] = {
 }
 
 
-def value(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: str) -> Any:
+def value(found: Outcome, result: _Bytes, *, key: bytes, payload: str, call: str) -> Any:
     """What the function returned. Raises what it raised, and a CallError where it did neither.
 
     `key`, `payload`: what the call was made with. Raises Untrusted where they don't fit the outcome."""
@@ -35,7 +35,7 @@ def value(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: str)
     raise exception(found, result, key=key, payload=payload, call=call)
 
 
-def exception(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: str) -> BaseException:
+def exception(found: Outcome, result: _Bytes, *, key: bytes, payload: str, call: str) -> BaseException:
     """What it raised, or what became of it. Raises Untrusted."""
     raised = None
     if found.result:
@@ -66,7 +66,7 @@ def exception(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: 
     return other
 
 
-def rebuilt(signed: Bytes, what: str) -> Any:
+def rebuilt(signed: _Bytes, what: str) -> Any:
     """The value of a pickle whose signature was checked. Raises CumulusError where it can't be rebuilt, for want of its
     class perhaps. `what`: for the message."""
     try:
@@ -78,7 +78,7 @@ def rebuilt(signed: Bytes, what: str) -> Any:
         ) from error
 
 
-def rebuilt_exception(signed: Bytes, traceback: str, place: str) -> BaseException | None:
+def rebuilt_exception(signed: _Bytes, traceback: str, place: str) -> BaseException | None:
     """The same of an exception, with a note that tells where it was raised; None where it can't be rebuilt."""
     try:
         made = pickle.loads(signed)
@@ -93,7 +93,7 @@ def rebuilt_exception(signed: Bytes, traceback: str, place: str) -> BaseExceptio
     return made
 
 
-def _check_signature(found: Outcome, result: Bytes, key: bytes, payload: str, call: str) -> None:
+def _check_signature(found: Outcome, result: _Bytes, key: bytes, payload: str, call: str) -> None:
     if not outcomes.verify(key, payload, found):
         raise Untrusted(
             f"the result of {call} is not unpickled: its signature is not that of the call",

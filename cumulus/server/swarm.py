@@ -24,11 +24,11 @@ from cumulus.store.base import Store
 from cumulus.store.client import StoreClient
 from cumulus.store.leadership import store_id
 
-Agents = Callable[[], Mapping[str, NodeAgent]]
+_Agents = Callable[[], Mapping[str, NodeAgent]]
 
 
 def backend(
-    settings: DaemonSettings, store: Store, agents: Agents, blobs: BlobStore, process: ProcessBackend, node: str
+    settings: DaemonSettings, store: Store, agents: _Agents, blobs: BlobStore, process: ProcessBackend, node: str
 ) -> SwarmBackend | None:  # fmt: skip
     """None where Docker's context, which the settings name, is the default one. `agents`: of the nodes that this daemon
     looks after; `process`: what runs on this machine, `node`."""
@@ -48,7 +48,7 @@ def backend(
 class _Nodes:
     """What the backend asks of a node by its name."""
 
-    def __init__(self, settings: DaemonSettings, store: Store, agents: Agents) -> None:
+    def __init__(self, settings: DaemonSettings, store: Store, agents: _Agents) -> None:
         self._settings = settings
         self._client = StoreClient(store)
         self._agents = agents

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _RESOURCE = "pods/exec"
 """Who may run a program beside the job may read what that could read."""
 
-Read = Callable[[Document, int, Callable[[str], Document | None]], "Iterator[ChangePiece]"]
+_Read = Callable[[Document, int, Callable[[str], Document | None]], "Iterator[ChangePiece]"]
 
 
 class Carried:
-    def __init__(self, access: Access, store: Store, objects: Objects, read: Read) -> None:
+    def __init__(self, access: Access, store: Store, objects: Objects, read: _Read) -> None:
         self._access = access
         self._store = store
         self._objects = objects

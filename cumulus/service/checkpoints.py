@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 _RESOURCE = "gpujobs/checkpoints"
 
-Nodes = Callable[[str], Document | None]
+_Nodes = Callable[[str], Document | None]
 """GPUNodes by name."""
-Reader = Callable[[Document, Nodes], "CheckpointReader"]
-Beyond = Callable[[Document, str], "CheckpointReader"]
+_Reader = Callable[[Document, _Nodes], "CheckpointReader"]
+_Beyond = Callable[[Document, str], "CheckpointReader"]
 
 
 class Checkpoints:
     """Each method raises NotFound, Forbidden, and UsageError for a job that keeps none, or none that can be read from
     here."""
 
-    def __init__(self, access: Access, objects: Objects, reader: Reader, store: Store, beyond: Beyond) -> None:
+    def __init__(self, access: Access, objects: Objects, reader: _Reader, store: Store, beyond: _Beyond) -> None:
         self._access = access
         self._objects = objects
         self._read = reader

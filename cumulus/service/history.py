@@ -83,7 +83,7 @@ class History:
         group = _by(by)
         first, last = timestamp(facts.to_datetime(since)), timestamp(facts.to_datetime(until))
         with reading(self._file) as db:
-            time = totals.Time(since, until, now)
+            time = totals.TimeRange(since, until, now)
             found, whole = ({}, totals.Total()) if db is None else totals.totals(db, time, group, self._sees(identity))
         rows = [total.row(group, name, first, last) for name, total in found.items()]
         rows.sort(key=lambda row: (-row["heldGpuHours"], row["name"]))
@@ -99,7 +99,7 @@ class History:
         if not 0 <= after < 1 << 62:
             raise UsageError("after must be what the last answer called next")
         with reading(self._file) as db:
-            time = totals.Time(since, until, now)
+            time = totals.TimeRange(since, until, now)
             rows, last = ([], None) if db is None else exported.rows(db, time, after, self._sees(identity))
         return LeaseRows(whole=self._redaction.sees(identity, ""), rows=rows, next=last)
 
@@ -111,7 +111,7 @@ class History:
         _check_time(start, end)
         if not 1 <= points <= MOST_POINTS:
             raise UsageError(f"points must be from 1 to {MOST_POINTS}")
-        group, sees, time = _by(by), self._sees(identity), totals.Time(start, end, self._now())
+        group, sees, time = _by(by), self._sees(identity), totals.TimeRange(start, end, self._now())
         step = -(-(end - start) // points)
         with reading(self._file) as db:
             found = {} if db is None else totals.held(db, time, step, points, group, sees)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 10
 """How often a change is made anew when another writer was faster."""
 
-Change = Callable[[Document], Document]
+_Change = Callable[[Document], Document]
 """The changed object; the given one itself where there is nothing to change."""
 
 
@@ -350,7 +350,7 @@ class Objects:
         return self._set_metadata(identity, key, "annotations", changes, overwrite)
 
     def edit(
-        self, identity: Identity, key: Key, change: Change, *, field_manager: str = CUMULUS
+        self, identity: Identity, key: Key, change: _Change, *, field_manager: str = CUMULUS
     ) -> tuple[Document, bool]:
         """Read, change, write; again when another writer was faster. The object, and whether it changed. `change` gives
         an object that may be stored as it is. Raises NotFound, Conflict, and what `change` raises."""
@@ -365,7 +365,7 @@ class Objects:
         return self._edit(identity, key, owned)
 
     def _edit(
-        self, identity: Identity, key: Key, change: Change, *,
+        self, identity: Identity, key: Key, change: _Change, *,
         attempts: int = ATTEMPTS, dry_run: bool = False, verb: Literal["update", "status"] = "update",
     ) -> tuple[Document, bool]:  # fmt: skip
         """As `edit`, for changes that say the owners too, or need not."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
-from cumulus.resources.jsonpath import Path
+from cumulus.resources.jsonpath import JsonPath
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import BY_NAME
@@ -54,7 +54,7 @@ class HasCondition:
 class HasValue:
     """`jsonpath={.status.phase}=Running`; without a value it is enough that there is one."""
 
-    path: Path
+    path: JsonPath
     value: str | None
 
     def __str__(self) -> str:
@@ -144,9 +144,9 @@ def _value(text: str) -> HasValue:
         path, rest = text[: brace + 1], text[brace + 1 :]
         if rest and not rest.startswith("="):
             raise UsageError(f"{rest!r} after the path is not understood", hint="write jsonpath='{.path}'=VALUE")
-        return HasValue(Path(path), rest[1:] if rest else None)
+        return HasValue(JsonPath(path), rest[1:] if rest else None)
     path, equals, value = text.partition("=")
-    return HasValue(Path(path), value if equals else None)
+    return HasValue(JsonPath(path), value if equals else None)
 
 
 def _over(document: Document | None) -> str:

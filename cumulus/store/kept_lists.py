@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from cumulus.resources.packed import PackedRun
 from cumulus.store import tables
-from cumulus.store.listing import Listing, Place
+from cumulus.store.listing import Listing, ListPosition
 
 RUN = 256
 """Objects in a run, as it is read first. It may grow to twice as many."""
@@ -28,13 +28,13 @@ _SPARSE = 4
 """How many times as many runs as need be there may be, and so many beside that."""
 
 
-_Object = tuple[Place, int, bytes]
+_Object = tuple[ListPosition, int, bytes]
 
 
 class _Placed(NamedTuple):
     """A run, and where its objects belong."""
 
-    places: Sequence[Place]
+    places: Sequence[ListPosition]
     revisions: Sequence[int]
     run: PackedRun
 
@@ -105,13 +105,13 @@ class KeptLists:
         return [_run(some) for some in iter(lambda: list(islice(rest, self._length)), [])]
 
     def _changed(
-        self, placed: Sequence[_Placed], changes: Mapping[Place, tuple[int, bytes] | None]
+        self, placed: Sequence[_Placed], changes: Mapping[ListPosition, tuple[int, bytes] | None]
     ) -> Sequence[_Placed]:
         """The runs with these objects as they are now (None: gone)."""
         if not changes or not placed:
             return placed or self._in_runs((place, *now) for place, now in sorted(changes.items()) if now is not None)
         starts = [each.places[0] for each in placed]
-        of_runs: dict[int, dict[Place, tuple[int, bytes] | None]] = {}
+        of_runs: dict[int, dict[ListPosition, tuple[int, bytes] | None]] = {}
         for place, change in changes.items():
             of_runs.setdefault(max(0, bisect_right(starts, place) - 1), {})[place] = change
         found: list[_Placed] = []
@@ -119,7 +119,7 @@ class KeptLists:
             if at not in of_runs:
                 found.append(each)
                 continue
-            now: dict[Place, tuple[int, bytes] | None] = {
+            now: dict[ListPosition, tuple[int, bytes] | None] = {
                 place: (revision, item) for place, revision, item in each.objects()
             }
             now |= of_runs[at]

@@ -24,11 +24,11 @@ from cumulus.store.codec import decode
 from cumulus.store.rules import owner_uids
 
 T = TypeVar("T")
-Place = tuple[str, str]
+ListPosition = tuple[str, str]
 """(namespace, name): the order of a list."""
-START: Place = ("", "")
+START: ListPosition = ("", "")
 
-Candidate = tuple[Place, bytes]
+Candidate = tuple[ListPosition, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Listing:
     kind: str
     namespace: str | None
     owner_uid: str | None
-    after: Place
+    after: ListPosition
     revision: int | None
     limit: int | None
     labels: selectors.LabelSelector
@@ -81,7 +81,9 @@ def check_revision(revision: int, *, compacted: int, newest: int) -> None:
         raise Expired(f"revision {revision} is not in this store; its newest is {newest}", hint="list again")
 
 
-def overlaid(current: Iterable[Candidate], then: Mapping[Place, bytes | None], listing: Listing) -> Iterator[Candidate]:
+def overlaid(
+    current: Iterable[Candidate], then: Mapping[ListPosition, bytes | None], listing: Listing
+) -> Iterator[Candidate]:
     """Today's candidates with those that changed since the listing's revision put back as they were `then`
     (None: not there then)."""
     kept = (candidate for candidate in current if candidate[0] not in then)
@@ -108,7 +110,7 @@ def packed_page(listing: Listing, revision: int, candidates: Iterable[Candidate]
 
 
 def _first(
-    listing: Listing, revision: int, candidates: Iterable[tuple[Place, T]], matches: Callable[[T], bool] | None
+    listing: Listing, revision: int, candidates: Iterable[tuple[ListPosition, T]], matches: Callable[[T], bool] | None
 ) -> tuple[list[T], str]:
     """The first `limit` of them that match (None: all do), and what the next page begins with."""
     items: list[T] = []
@@ -123,11 +125,11 @@ def _first(
     return items, ""
 
 
-def _token(revision: int, last: Place) -> str:
+def _token(revision: int, last: ListPosition) -> str:
     return base64.urlsafe_b64encode(orjson.dumps([revision, *last])).decode()
 
 
-def _read_token(token: str) -> tuple[int, Place]:
+def _read_token(token: str) -> tuple[int, ListPosition]:
     try:
         revision, namespace, name = orjson.loads(base64.urlsafe_b64decode(token))
     except (ValueError, TypeError) as error:

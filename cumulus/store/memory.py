@@ -141,9 +141,9 @@ class MemoryStore(SingleWrites):
         ]
         return sorted(candidate for candidate in found if candidate[0] > wanted.after)
 
-    def _then(self, kind: str, revision: int) -> dict[listing.Place, bytes | None]:
+    def _then(self, kind: str, revision: int) -> dict[listing.ListPosition, bytes | None]:
         """Objects of the kind that changed after `revision`, as they were at it."""
-        then: dict[listing.Place, bytes | None] = {}
+        then: dict[listing.ListPosition, bytes | None] = {}
         for later in range(revision + 1, self._revision + 1):
             row = self._log[later]
             place = (row.key.namespace, row.key.name)

@@ -29,8 +29,8 @@ from cumulus.store.sqlite_errors import DiskFull
 from cumulus.store.watch import Hub, LogSlice
 
 T = TypeVar("T")
-Jobs = list[Job]
-Rows = list[LogRow]
+_Jobs = list[Job]
+_Rows = list[LogRow]
 
 KEPT_BYTES = 24 * 2**20
 """Of lists as they were read last: some 20,000 jobs."""
@@ -144,7 +144,7 @@ class SqliteStore(SingleWrites):
         self._connections.close()
         self._signal.close()
 
-    def _commit(self, jobs: Jobs) -> None:
+    def _commit(self, jobs: _Jobs) -> None:
         """Commit a batch. When the disk is full each job gets its own try, so that a large one takes no other
         with it."""
         try:
@@ -158,7 +158,7 @@ class SqliteStore(SingleWrites):
                 except StoreUnavailable as error:
                     job.error = error
 
-    def _commit_together(self, jobs: Jobs) -> None:
+    def _commit_together(self, jobs: _Jobs) -> None:
         now = self._clock.now()
         with self._connections.writing() as connection:
             rows = self._plan(connection, jobs, timestamp(now))
@@ -168,7 +168,7 @@ class SqliteStore(SingleWrites):
             self._signal.send()
             self._hub.offer(rows)
 
-    def _plan(self, connection: sqlite3.Connection, jobs: Jobs, now: str) -> Rows:
+    def _plan(self, connection: sqlite3.Connection, jobs: _Jobs, now: str) -> _Rows:
         """The rows of all jobs; each sees those before it. A job that breaks a rule gets its error and adds none."""
         seen: dict[Key, Document | None] = {}
         keys = [key for job in jobs for key in rules.keys(job.writes)]
@@ -180,7 +180,7 @@ class SqliteStore(SingleWrites):
                 seen[key] = tables.stored(connection, key)
             return seen[key]
 
-        rows: Rows = []
+        rows: _Rows = []
         revision = tables.bounds(connection)[1]
         for job in jobs:
             job.error = None

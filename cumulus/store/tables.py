@@ -8,7 +8,7 @@ from functools import cache
 
 from cumulus.resources.key import Document, Key
 from cumulus.store.codec import DELETED, LogRow, checksum, damaged, decode
-from cumulus.store.listing import Candidate, Listing, Place
+from cumulus.store.listing import Candidate, Listing, ListPosition
 
 _BOUNDS = """
 SELECT (SELECT value FROM meta WHERE name = 'compacted'), (SELECT max(revision) FROM log)
@@ -121,7 +121,7 @@ def candidates(connection: sqlite3.Connection, wanted: Listing) -> Iterator[Cand
         yield _place(namespace, name), _intact(*row)
 
 
-def placed(connection: sqlite3.Connection, wanted: Listing) -> Iterator[tuple[Place, int, bytes]]:
+def placed(connection: sqlite3.Connection, wanted: Listing) -> Iterator[tuple[ListPosition, int, bytes]]:
     """As `candidates`, each with its revision."""
     query, values = _current_of(wanted, "c.namespace, c.name, " + _OF_LOG, _WITH_LOG)
     found = connection.execute(query, values) if _is_text(values) else ()
@@ -129,12 +129,14 @@ def placed(connection: sqlite3.Connection, wanted: Listing) -> Iterator[tuple[Pl
         yield _place(namespace, name), revision, _intact(revision, type, previous, document, check)
 
 
-def changes(connection: sqlite3.Connection, wanted: Listing, since: int) -> dict[Place, tuple[int, bytes] | None]:
+def changes(
+    connection: sqlite3.Connection, wanted: Listing, since: int
+) -> dict[ListPosition, tuple[int, bytes] | None]:
     """What a listing of all objects, from its start, has now where it changed after a revision that was not compacted:
     the object with its revision, None where it is gone."""
     if not _is_text([wanted.kind, wanted.namespace or ""]):
         return {}
-    latest: dict[Place, tuple[int, int]] = {}
+    latest: dict[ListPosition, tuple[int, int]] = {}
     for namespace, name, revision, type in connection.execute(_LATEST, (since, wanted.kind)):
         if wanted.namespace in (None, namespace):
             latest[_place(namespace, name)] = revision, type
@@ -162,9 +164,9 @@ def _current_of(wanted: Listing, columns: str, join: str = "") -> tuple[str, lis
     return query, values
 
 
-def changed_since(connection: sqlite3.Connection, kind: str, revision: int) -> dict[Place, bytes | None]:
+def changed_since(connection: sqlite3.Connection, kind: str, revision: int) -> dict[ListPosition, bytes | None]:
     """The objects of the kind that changed after `revision`, as they were at it (None: not there)."""
-    before: dict[Place, int] = {}
+    before: dict[ListPosition, int] = {}
     for namespace, name, previous in connection.execute(_CHANGED, (revision, kind)):
         before.setdefault(_place(namespace, name), previous)
     return {
@@ -262,7 +264,7 @@ def _is_text(parts: Iterable[str]) -> bool:
     return True
 
 
-def _place(namespace: str, name: str) -> Place:
+def _place(namespace: str, name: str) -> ListPosition:
     """Columns of a damaged file can hold values of any type."""
     if not (isinstance(namespace, str) and isinstance(name, str)):
         raise damaged("a name is not text")

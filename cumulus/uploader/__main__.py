@@ -49,7 +49,7 @@ from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import RunFollower
 from cumulus.uploader.owner import owner_of, user_of_process
-from cumulus.uploader.place import Name, Place, parse
+from cumulus.uploader.place import CheckpointName, Place, parse
 from cumulus.uploader.restore import fetch_file, restore, verify
 from cumulus.uploader.status import UploadStatus
 
@@ -244,10 +244,10 @@ def _restore(config: Config, place: Place, arguments: Sequence[str], stop: threa
     with _one_at_a_time(place, arguments[0]):
         refused: list[str] = []
         here = layout.newest(arguments[0], refused=lambda damaged: refused.append(str(damaged)))
-        known = None if here is None else Name(here.manifest.token, here.step)
+        known = None if here is None else CheckpointName(here.manifest.token, here.step)
 
         def needed(manifest: FilesManifest) -> bool:
-            return known is None or Name(manifest.token, manifest.step) > known
+            return known is None or CheckpointName(manifest.token, manifest.step) > known
 
         _fetch(place, arguments[0], refused, None if here is None else here.step, needed)
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cumulus.checkpoint.layout import MANIFEST, Damaged, FilesManifest
 from cumulus.errors import ObjectChanged
-from cumulus.uploader.place import LATEST, STEPS, Name, Place, StoredFile
+from cumulus.uploader.place import LATEST, STEPS, CheckpointName, Place, StoredFile
 
 STALE_SECONDS = 86400.0
 """What was begun so long ago and never committed is deleted."""
@@ -18,13 +18,13 @@ STALE_SECONDS = 86400.0
 class Superseded(Exception):
     """A later attempt, with a greater fencing token, has saved here: what this one saves is of no use any more."""
 
-    def __init__(self, token: int, newer: Name) -> None:
+    def __init__(self, token: int, newer: CheckpointName) -> None:
         super().__init__(f"a later attempt (token {newer.token}, this one: {token}) has saved step {newer.step}")
 
 
 @dataclass(frozen=True)
 class Committed:
-    name: Name
+    name: CheckpointName
     size: int
     """Of its files, in bytes, as the place lists them."""
     age: float
@@ -42,7 +42,7 @@ def committed(place: Place) -> list[Committed]:
     return sorted(found, key=lambda one: one.name, reverse=True)
 
 
-def manifest_of(place: Place, name: Name) -> FilesManifest:
+def manifest_of(place: Place, name: CheckpointName) -> FilesManifest:
     """Raises Damaged."""
     found = place.read(name.manifest)
     if found is None:
@@ -53,7 +53,7 @@ def manifest_of(place: Place, name: Name) -> FilesManifest:
     return manifest
 
 
-def latest(place: Place) -> tuple[Name | None, str]:
+def latest(place: Place) -> tuple[CheckpointName | None, str]:
     """What `latest` names, None where it is missing or damaged, and its version, "" where it is missing."""
     found = place.read(LATEST)
     if found is None:
@@ -63,7 +63,7 @@ def latest(place: Place) -> tuple[Name | None, str]:
         step, token = document["step"], document["token"]
         if type(step) is not int or type(token) is not int:
             raise ValueError
-        return Name(token, step), found[1]
+        return CheckpointName(token, step), found[1]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, found[1]
 
@@ -75,7 +75,7 @@ def check_token(place: Place, token: int) -> None:
         raise Superseded(token, newest)
 
 
-def move_latest(place: Place, name: Name, manifest: bytes) -> None:
+def move_latest(place: Place, name: CheckpointName, manifest: bytes) -> None:
     """Make `latest` name that commit, unless it names a newer one. Raises Superseded."""
     document = {"format": 1, "step": name.step, "token": name.token, "manifest": hashlib.sha256(manifest).hexdigest()}
     while True:
@@ -90,7 +90,7 @@ def move_latest(place: Place, name: Name, manifest: bytes) -> None:
             continue
 
 
-def prune(place: Place, keep: int, newest: Name) -> list[Name]:
+def prune(place: Place, keep: int, newest: CheckpointName) -> list[CheckpointName]:
     """Delete all committed checkpoints but the `keep` newest, and what was begun long ago and never committed. The
     `newest`, which was just committed or verified, stays."""
     gone = []
@@ -111,10 +111,10 @@ def prune(place: Place, keep: int, newest: Name) -> list[Name]:
     return gone
 
 
-def _by_name(place: Place) -> Mapping[Name, dict[str, StoredFile]]:
-    by_name: dict[Name, dict[str, StoredFile]] = {}
+def _by_name(place: Place) -> Mapping[CheckpointName, dict[str, StoredFile]]:
+    by_name: dict[CheckpointName, dict[str, StoredFile]] = {}
     for file in place.list(STEPS):
-        name = Name.of(file.key)
+        name = CheckpointName.of(file.key)
         if name is not None:
             by_name.setdefault(name, {})[file.key] = file
     return by_name

@@ -25,7 +25,7 @@ from cumulus.lib.backoff import Backoff
 from cumulus.lib.printable import one_line
 from cumulus.uploader import snapshot, status
 from cumulus.uploader.catalog import Superseded
-from cumulus.uploader.place import Name, Place
+from cumulus.uploader.place import CheckpointName, Place
 from cumulus.uploader.status import DIRECTORY, UploadStatus
 from cumulus.uploader.upload import Journal, Upload, UploadIncomplete
 
@@ -53,9 +53,9 @@ class RunFollower:
         self._status = UploadStatus(uri=place.uri)
         self._mutex = threading.Lock()
         self._told = 0.0
-        self._done: Name | None = None
+        self._done: CheckpointName | None = None
         """The newest that is committed, or needs no copy."""
-        self._refused: set[Name] = set()
+        self._refused: set[CheckpointName] = set()
         """Those that are damaged on the disk."""
         self._failures = 0
 
@@ -119,7 +119,7 @@ class RunFollower:
             if before is not None and before.uri == self._place.uri:
                 self._status = replace(before, uploading=None, sent=0, error="", error_at="")
                 if before.step is not None:
-                    self._done = Name(before.token, before.step)
+                    self._done = CheckpointName(before.token, before.step)
 
     def _next(self) -> int | None:
         """The step to copy: one that is held already, else the newest that is not there yet."""
@@ -138,7 +138,7 @@ class RunFollower:
 
     def _is_new(self, path: str, step: int) -> bool:
         try:
-            name = Name(layout.read_manifest(path, step).token, step)
+            name = CheckpointName(layout.read_manifest(path, step).token, step)
         except Damaged as damaged:
             if damaged.problem != "is missing":
                 self._fail(str(damaged))
@@ -155,7 +155,7 @@ class RunFollower:
         try:
             held = snapshot.held_step(self._held) == step
             source = self._held if held else snapshot.hold(self._path, step, self._held)
-            name = Name(layout.read_manifest(source, step).token, step)
+            name = CheckpointName(layout.read_manifest(source, step).token, step)
             upload = Upload(self._place, Journal(os.path.join(self._directory, "notes.json")), self._sent)
             manifest = upload.run(source, step, self._keep)
         except Superseded as error:
@@ -192,7 +192,7 @@ class RunFollower:
         self._failures += 1
         return False
 
-    def _succeed(self, name: Name, manifest: FilesManifest) -> None:
+    def _succeed(self, name: CheckpointName, manifest: FilesManifest) -> None:
         self._failures = 0
         self._done = name
         with self._mutex:

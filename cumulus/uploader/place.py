@@ -24,7 +24,7 @@ class Unfaithful(BlobError):
     """A file is not what its manifest says: it changed, or was damaged."""
 
 
-class Name(NamedTuple):
+class CheckpointName(NamedTuple):
     """What a checkpoint is called in a place. The newer of two is the greater one."""
 
     token: int
@@ -39,7 +39,7 @@ class Name(NamedTuple):
         return self.prefix + MANIFEST
 
     @classmethod
-    def of(cls, key: str) -> Name | None:
+    def of(cls, key: str) -> CheckpointName | None:
         """Of the checkpoint to which the object or file belongs."""
         parts = key.split("/")
         match = _NAME.fullmatch(parts[1]) if len(parts) > 2 and parts[0] == STEPS[:-1] else None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import Damaged, File, FilesManifest
 from cumulus.uploader import catalog, files
-from cumulus.uploader.place import Name, Place, Unfaithful
+from cumulus.uploader.place import CheckpointName, Place, Unfaithful
 from cumulus.uploader.upload import SMALL
 
 _THREADS = 4
@@ -40,7 +40,7 @@ def restore(
     return None
 
 
-def verify(place: Place, name: Name, scratch: str = "") -> FilesManifest:
+def verify(place: Place, name: CheckpointName, scratch: str = "") -> FilesManifest:
     """Read every byte of a committed checkpoint, a file at a time into the directory `scratch`. Raises Damaged with the
     name of the file that is not whole."""
     manifest = catalog.manifest_of(place, name)
@@ -50,7 +50,7 @@ def verify(place: Place, name: Name, scratch: str = "") -> FilesManifest:
     return manifest
 
 
-def _fetch(place: Place, name: Name, manifest: FilesManifest, path: str) -> None:
+def _fetch(place: Place, name: CheckpointName, manifest: FilesManifest, path: str) -> None:
     os.makedirs(path, 0o700, exist_ok=True)
     made = os.path.join(path, layout.temporary_name(name.step))
     os.mkdir(made, 0o700)
@@ -78,7 +78,7 @@ def _fetch(place: Place, name: Name, manifest: FilesManifest, path: str) -> None
         raise
 
 
-def fetch_file(place: Place, name: Name, file: File, descriptor: int) -> None:
+def fetch_file(place: Place, name: CheckpointName, file: File, descriptor: int) -> None:
     try:
         place.fetch(name.prefix + file.path, file, descriptor)
     except Unfaithful as error:

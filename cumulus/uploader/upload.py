@@ -13,7 +13,7 @@ from cumulus.checkpoint.layout import MANIFEST, Checkpoint, Damaged, File, Files
 from cumulus.errors import ObjectChanged
 from cumulus.lib.files import write_durably
 from cumulus.uploader import catalog
-from cumulus.uploader.place import Name, Place, Unfaithful
+from cumulus.uploader.place import CheckpointName, Place, Unfaithful
 
 SMALL = 8 * 2**20
 """Files up to this size are sent several at a time; larger ones have parts for that."""
@@ -61,7 +61,7 @@ class Upload:
         missing, BlobStoreUnavailable, OSError.
         """
         manifest = layout.read_manifest(path, step)
-        name = Name(manifest.token, step)
+        name = CheckpointName(manifest.token, step)
         catalog.check_token(self._place, name.token)
         content = manifest.encode()
         there = self._place.read(name.manifest)
@@ -77,7 +77,7 @@ class Upload:
         catalog.prune(self._place, keep, name)
         return manifest
 
-    def _send_files(self, checkpoint: Checkpoint, name: Name) -> None:
+    def _send_files(self, checkpoint: Checkpoint, name: CheckpointName) -> None:
         files = checkpoint.manifest.files
         sizes = {found.key: found.size for found in self._place.list(name.prefix)}
         absent: list[str] = []

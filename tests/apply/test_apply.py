@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cumulus.apply.apply import PruneRefused, PruneScope, apply
-from cumulus.apply.plan import Result
+from cumulus.apply.plan import ApplyResult
 from cumulus.cli import diff as cli_diff
 from cumulus.client.base import Applied
 from cumulus.clock import FakeClock
@@ -36,7 +36,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def diff(results: Iterable[Result]) -> str:
+def diff(results: Iterable[ApplyResult]) -> str:
     return cli_diff.diff(Applied(result.action, result.key, result.before, result.after) for result in results)
 
 

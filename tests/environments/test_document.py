@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from cumulus.environments.document import MAX_BYTES, Document, logical_lines, not_hashed
+from cumulus.environments.document import MAX_BYTES, EnvironmentDocument, logical_lines, not_hashed
 from cumulus.errors import InvalidEnvironment
 
 HASH = "--hash=sha256:" + "0a" * 32
 
 
 def test_the_same_document_is_the_same_bytes() -> None:
-    document = Document("3.11", f"six==1.17.0 {HASH}\n", hashed=True)
-    assert Document.parse(document.to_json()) == document
-    assert Document.parse(document.to_json()).to_json() == document.to_json()
+    document = EnvironmentDocument("3.11", f"six==1.17.0 {HASH}\n", hashed=True)
+    assert EnvironmentDocument.parse(document.to_json()) == document
+    assert EnvironmentDocument.parse(document.to_json()).to_json() == document.to_json()
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_a_version_with_hashes_is_hashed(requirement: str) -> None:
 def test_what_may_name_a_place_or_run_a_build_is_not_hashed(requirement: str) -> None:
     assert not_hashed(requirement) is not None
     with pytest.raises(InvalidEnvironment, match="hashed"):
-        Document("3.11", requirement, hashed=True)
+        EnvironmentDocument("3.11", requirement, hashed=True)
 
 
 def test_what_was_checked_is_what_is_installed() -> None:
     text = f"# a\nsix==1.17.0 \\\n    {HASH}  # b \\\n  # via c\n"
-    assert Document("3.11", text, hashed=True).to_install() == f"six==1.17.0 {HASH}\n"
-    assert Document("3.11", text).to_install() == text
+    assert EnvironmentDocument("3.11", text, hashed=True).to_install() == f"six==1.17.0 {HASH}\n"
+    assert EnvironmentDocument("3.11", text).to_install() == text
 
 
 @pytest.mark.parametrize(
@@ -69,15 +69,18 @@ def test_what_was_checked_is_what_is_installed() -> None:
 )  # fmt: skip
 def test_what_is_malformed_is_said_in_one_line(content: bytes, says: str) -> None:
     with pytest.raises(InvalidEnvironment) as caught:
-        Document.parse(content)
+        EnvironmentDocument.parse(content)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_key_follows_what_is_installed() -> None:
-    key = Document("3.11", "six\n").key("linux")
-    assert Document("3.11", "# other words\n\nsix   # for x\n").key("linux") == key
-    assert len({key, Document("3.11", "attrs\n").key("linux"), Document("3.11", "six\n").key("mac")}) == 3
+    key = EnvironmentDocument("3.11", "six\n").key("linux")
+    assert EnvironmentDocument("3.11", "# other words\n\nsix   # for x\n").key("linux") == key
+    assert (
+        len({key, EnvironmentDocument("3.11", "attrs\n").key("linux"), EnvironmentDocument("3.11", "six\n").key("mac")})
+        == 3
+    )
 
 
 def test_an_address_may_have_a_fragment() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from cumulus.environments import ensure as module
 from cumulus.environments.cache import EnvironmentCache
-from cumulus.environments.document import Document
+from cumulus.environments.document import EnvironmentDocument
 from cumulus.environments.ensure import ensure
 from cumulus.errors import EnvironmentFailed
 from cumulus.lib.unix_user import UnixUser
@@ -52,7 +52,7 @@ def make(index: Index, tmp_path: Path) -> Callable[..., str]:
             **index.variables, "PATH": f"{tools}:/usr/bin:/bin", "UV_CACHE_DIR": str(tmp_path / "uv"),
             "UV_HTTP_RETRIES": "0",
         }  # fmt: skip
-        document = Document(python, requirements, hashed)
+        document = EnvironmentDocument(python, requirements, hashed)
         options.setdefault("environment", variables)
         return ensure(document, str(tmp_path / "cache"), **options)  # type: ignore[arg-type]
 
@@ -212,7 +212,7 @@ class TestUsers:
         self, pair: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
     ) -> None:
         user, service = pair
-        python = _for(user, Document(_python(), index.locked("answer"), True), cache, index)
+        python = _for(user, EnvironmentDocument(_python(), index.locked("answer"), True), cache, index)
         assert python.startswith(f"{cache}/")
         assert user.sh('"$1" -c "import answer; print(answer.value)"', python).stdout == "42\n"
         environment = Path(python).parents[1]
@@ -222,7 +222,7 @@ class TestUsers:
         assert user.sh('touch "$1/x"', str(cache)).returncode != 0
         # Their builder deletes it in the end, with the next one that it builds.
         os.utime(cache / f"{environment.name}.lock", (0, 0))
-        other = _for(user, Document(_python(), "# none", True), cache, index)
+        other = _for(user, EnvironmentDocument(_python(), "# none", True), cache, index)
         assert [path.name for path in cache.iterdir() if path.is_dir()] == [Path(other).parents[1].name]
 
     def test_what_needs_a_build_is_built_as_the_user_and_is_theirs(
@@ -233,7 +233,7 @@ class TestUsers:
             user.sh("mkdir -p ~/.local/bin")
             shutil.copy(UV, user.home / ".local/bin/uv")
         said: list[str] = []
-        python = _for(user, Document(_python(), index.locked("built"), True), cache, index, said)
+        python = _for(user, EnvironmentDocument(_python(), index.locked("built"), True), cache, index, said)
         assert python.startswith(f"{user.home}/.cache/cumulus/environments/")
         assert (user.home / "built-by").read_text() == str(user.uid)
         assert (user.home / "built-by").stat().st_uid == user.uid
@@ -248,7 +248,7 @@ class TestUsers:
         cache.mkdir(mode=0o700)
         user.sh('mkdir -p ~/.cache/cumulus && ln -s "$1" ~/.cache/cumulus/environments', str(cache))
         with pytest.raises(EnvironmentFailed, match=r"Permission denied|File exists"):
-            _for(user, Document(_python(), ""), cache, index)
+            _for(user, EnvironmentDocument(_python(), ""), cache, index)
         assert os.listdir(cache) == []
 
     def test_no_account_of_the_daemons_reaches_a_users_build(self) -> None:
@@ -264,6 +264,8 @@ def _python() -> str:
     pytest.skip("there is no Python in /usr/bin")
 
 
-def _for(user: unix_users.User, document: Document, cache: Path, index: Index, said: list[str] | None = None) -> str:
+def _for(
+    user: unix_users.User, document: EnvironmentDocument, cache: Path, index: Index, said: list[str] | None = None
+) -> str:
     say = (lambda line: None) if said is None else said.append
     return ensure(document, str(cache), UnixUser.find(user.uid), say=say, environment=index.variables)

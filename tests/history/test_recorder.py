@@ -47,7 +47,7 @@ def _recorder(directory: Path, clock: FakeClock | None = None, retention: float 
 def _hours(directory: Path, since: int, until: int, by: Any) -> dict[str, float]:
     with reading(directory / "history" / "h.db") as db:
         assert db is not None
-        found, _ = totals.totals(db, totals.Time(BEGIN + since, BEGIN + until, BEGIN + ALL), by, lambda _: True)
+        found, _ = totals.totals(db, totals.TimeRange(BEGIN + since, BEGIN + until, BEGIN + ALL), by, lambda _: True)
         return {name: total.held / 1000 / 3_600_000 for name, total in found.items()}
 
 
@@ -58,7 +58,7 @@ def _exported(directory: Path, since: int, until: int, of: str) -> Mapping[str, 
     with reading(directory / "history" / "h.db") as db:
         assert db is not None
         while after is not None:
-            time = totals.Time(BEGIN + since, BEGIN + until, BEGIN + ALL)
+            time = totals.TimeRange(BEGIN + since, BEGIN + until, BEGIN + ALL)
             rows, after = exported.rows(db, time, after, lambda _: True)
             for row in rows:
                 found[cast("dict[str, str]", row)[of]] += row["heldGpuHours"]
@@ -264,7 +264,7 @@ class TestUse:
         with reading(tmp_path / "history" / "h.db") as db:
             assert db is not None
             (found,) = of_job.series(db, "lab", "train")
-            total = totals.totals(db, totals.Time(BEGIN, BEGIN + ALL, BEGIN + ALL), "user", lambda _: True)[1]
+            total = totals.totals(db, totals.TimeRange(BEGIN, BEGIN + ALL, BEGIN + ALL), "user", lambda _: True)[1]
         assert (found["used"], found["busy"]) == ([1.2] * 59, [0.25] * 59)
         row = total.row("user", "", "", "")
         assert (row["heldGpuHours"], row["usedGpuHours"], row["idleGpuHours"]) == (0.5, 0.125, 0.375)
@@ -281,7 +281,9 @@ class TestUse:
         now = to_milliseconds(clock.now())
         with reading(tmp_path / "history" / "h.db") as db:
             assert db is not None
-            row = totals.totals(db, totals.Time(BEGIN, now, now), "user", lambda _: True)[1].row("user", "", "", "")
+            row = totals.totals(db, totals.TimeRange(BEGIN, now, now), "user", lambda _: True)[1].row(
+                "user", "", "", ""
+            )
         assert row["usedGpuHours"] == row["idleGpuHours"] == 0
         assert row["unknownGpuHours"] == row["heldGpuHours"] > 0
 
@@ -293,7 +295,7 @@ class TestPromises:
     def _outcome(self, directory: Path) -> tuple[int, int, float | None, float | None]:
         with reading(directory / "history" / "h.db") as db:
             assert db is not None
-            whole = totals.totals(db, totals.Time(BEGIN - 1, BEGIN + ALL, BEGIN + ALL), "queue", lambda _: True)[1]
+            whole = totals.totals(db, totals.TimeRange(BEGIN - 1, BEGIN + ALL, BEGIN + ALL), "queue", lambda _: True)[1]
         row = whole.row("queue", "", "", "")
         return (
             row["promises"], row["promisesKept"], row["medianPromisedWaitSeconds"], row["medianActualWaitSeconds"]

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cumulus.errors import UsageError
-from cumulus.resources.jsonpath import Path, Template
+from cumulus.resources.jsonpath import JsonPath, Template
 
 DOCUMENT = {
     "kind": "List",
@@ -102,12 +102,12 @@ def test_errors_name_the_problem(template: str, problem: str) -> None:
 
 @pytest.mark.parametrize("text", ["{.metadata.name}", ".metadata.name", "metadata.name", " {.metadata.name} "])
 def test_a_path_may_be_written_as_kubectl_takes_it(text: str) -> None:
-    assert Path(text).find(DOCUMENT["items"][0]) == ["a"]
+    assert JsonPath(text).find(DOCUMENT["items"][0]) == ["a"]
 
 
 def test_a_path_takes_no_text_after_it() -> None:
     with pytest.raises(UsageError, match="unexpected"):
-        Path("{.a} b {.c}")
+        JsonPath("{.a} b {.c}")
 
 
 def test_nested_ranges_end_in_bounded_time() -> None:
@@ -134,9 +134,9 @@ def test_cross_products_end_in_bounded_time(template: str, problem: str) -> None
 
 def test_what_a_column_shows_is_bounded_too() -> None:
     document = {"a": [["x" * 1000]] * 40_000}
-    assert len(Path(".a[0:100]").texts(document)) == 100
+    assert len(JsonPath(".a[0:100]").texts(document)) == 100
     with pytest.raises(UsageError, match="writes more than"):
-        Path(".a[*]").texts(document)
+        JsonPath(".a[*]").texts(document)
 
 
 def test_an_object_that_is_as_large_as_they_come_is_shown() -> None:
@@ -158,6 +158,6 @@ _parts = st.sampled_from(
 @given(st.lists(_parts, max_size=30).map("".join) | st.text(max_size=40), _json)
 @example("{..a..b..a}", {"a": {"a": {"b": {}}}})
 def test_whatever_is_written_gives_text_or_a_usage_error(text: str, document: Any) -> None:
-    for compile_and_use in (lambda: Template(text).render(document), lambda: Path(text).find(document)):
+    for compile_and_use in (lambda: Template(text).render(document), lambda: JsonPath(text).find(document)):
         with contextlib.suppress(UsageError):
             compile_and_use()

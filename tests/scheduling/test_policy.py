@@ -11,7 +11,7 @@ from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling.cycle import Cycle, place
 from cumulus.scheduling.explain import GangState, explain
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import DEFAULT, CycleGate, Policies, Taken, policies_of
+from cumulus.scheduling.policy import DEFAULT, CycleGate, Policies, TakenShare, policies_of
 from cumulus.scheduling.snapshot import Gang, Snapshot, build
 from tests.scheduling.build import NOW, held, node, pending
 
@@ -34,7 +34,7 @@ class Closed:
     def admit(self, gang: Gang) -> Gang | Reason:
         return Reason("OverQuota", "the quota is used up") if gang.name == self.name else gang
 
-    def take(self, gang: Gang, shares: Sequence[Taken]) -> None:
+    def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         pass
 
 

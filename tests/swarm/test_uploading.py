@@ -15,7 +15,7 @@ from cumulus.errors import BackendRefused
 from cumulus.infrastructure.checkpoints import on_node
 from cumulus.uploader import catalog
 from cumulus.uploader.directory_place import DirectoryPlace
-from cumulus.uploader.place import Name
+from cumulus.uploader.place import CheckpointName
 from tests.swarm.bed import SwarmBed
 from tests.swarm.control import Control, job
 from tests.uploader.saves import loaded, save
@@ -55,7 +55,7 @@ class Jobs:
         assert end.state is WorkloadState.SUCCEEDED, end
         return self.bed.log(work).decode()
 
-    def steps(self) -> list[Name]:
+    def steps(self) -> list[CheckpointName]:
         return [one.name for one in catalog.committed(DirectoryPlace(str(self.shared)))]
 
 
@@ -75,7 +75,7 @@ def test_what_a_container_saves_is_copied_and_fetched_on_the_next_node(jobs: Job
     jobs.bed.backend.start(first := jobs.work(f"{SAVE}; while [ ! -e /data/go ]; do sleep 0.1; done"))
     # While it runs, and the node tells how far it is.
     jobs.bed.running(first)
-    eventually(lambda: jobs.steps() == [Name(1, 5)])
+    eventually(lambda: jobs.steps() == [CheckpointName(1, 5)])
     jobs.bed.lab.nodes["worker1"].inside("touch", f"{jobs.place}/go")
     found = jobs.bed.finish(first).checkpoint
     assert found is not None
@@ -108,7 +108,7 @@ def test_a_node_that_cannot_copy_them_says_so_before_the_start(jobs: Jobs) -> No
 def test_a_place_of_another_job_is_refused(jobs: Jobs) -> None:
     jobs.saved(3, 1)
     jobs.run(jobs.work(SAVE))
-    eventually(lambda: jobs.steps() == [Name(1, 3)])
+    eventually(lambda: jobs.steps() == [CheckpointName(1, 3)])
     with pytest.raises(BackendRefused, match="has checkpoints of another job already, the last of step 3"):
         jobs.bed.backend.start(jobs.work("true", job="other"))
 
@@ -161,7 +161,7 @@ def test_the_whole_way_through_the_daemon(control: Control, tmp_path: Path) -> N
     found = control.get("job", "whole")["status"]["checkpoint"]
     assert (found["step"], found["uri"]) == (5, f"file://{tmp_path}/shared")
     shared = DirectoryPlace(str(tmp_path / "shared"))
-    eventually(lambda: [one.name for one in catalog.committed(shared)] == [Name(1, 5)])
+    eventually(lambda: [one.name for one in catalog.committed(shared)] == [CheckpointName(1, 5)])
     listed = control.ok("checkpoints", "whole")
     assert listed.splitlines()[1].split()[0] == "5"
     control.ok("checkpoints", "fetch", "whole", "--to", str(tmp_path / "got"))

@@ -21,7 +21,7 @@ from cumulus.clock import FakeClock
 from cumulus.uploader import catalog, status
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import RunFollower
-from cumulus.uploader.place import Name, Place
+from cumulus.uploader.place import CheckpointName, Place
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
 from cumulus.uploader.upload import Journal
@@ -123,7 +123,7 @@ def test_a_zombie_says_so_and_ends(tmp_path: Path) -> None:
     with running(place, tmp_path / "a") as zombie:
         assert zombie.end() is True
     assert "a later attempt (token 2, this one: 1) has saved step 5" in zombie.status.error
-    assert catalog.latest(place)[0] == Name(2, 5)
+    assert catalog.latest(place)[0] == CheckpointName(2, 5)
 
 
 class Counting(S3Client):
@@ -223,7 +223,7 @@ def test_a_clock_that_is_days_off_deletes_nothing_that_others_still_send(seaweed
     other.begin("checkpoints/team/uid/steps/000000000009-1/rank-1/y")
     place = S3Place(S3Client(bucket, patience=10, clock=clock), "checkpoints/team/uid")
     assert all(abs(found.age) < 120 for found in place.list(""))
-    catalog.prune(place, 1, Name(1, 1))
+    catalog.prune(place, 1, CheckpointName(1, 1))
     assert [found.key for found in place.list("")] == ["steps/000000000009-1/rank-1/x"]
     assert len([*other.uploads("checkpoints/team/uid/")]) == 1
 
@@ -231,17 +231,17 @@ def test_a_clock_that_is_days_off_deletes_nothing_that_others_still_send(seaweed
 def test_neither_does_it_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = DirectoryPlace(str(tmp_path / "shared"))
     place.put("latest", b"{}")
-    sent = tmp_path / "shared" / Name(1, 9).prefix / "rank-1"
+    sent = tmp_path / "shared" / CheckpointName(1, 9).prefix / "rank-1"
     sent.parent.mkdir(parents=True)
     sent.write_bytes(b"x")
     (tmp_path / "shared" / ".partial" / "half").write_bytes(b"x")
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 50 * 3600)
-    catalog.prune(place, 1, Name(1, 1))
+    catalog.prune(place, 1, CheckpointName(1, 1))
     assert sent.exists()
     assert (tmp_path / "shared" / ".partial" / "half").exists()
     monkeypatch.setattr(DirectoryPlace, "_now", lambda self: real() + 50 * 3600)
-    catalog.prune(place, 1, Name(1, 1))
+    catalog.prune(place, 1, CheckpointName(1, 1))
     assert not sent.exists()
     assert not (tmp_path / "shared" / ".partial" / "half").exists()
 

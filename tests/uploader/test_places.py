@@ -12,7 +12,7 @@ from cumulus.checkpoint.layout import Damaged
 from cumulus.errors import ObjectChanged, UsageError
 from cumulus.uploader import catalog
 from cumulus.uploader.catalog import Superseded
-from cumulus.uploader.place import Name, Place, parse
+from cumulus.uploader.place import CheckpointName, Place, parse
 from cumulus.uploader.restore import restore, verify
 from cumulus.uploader.upload import Journal, Upload, UploadIncomplete
 from tests.uploader.saves import contents, loaded, save
@@ -34,13 +34,13 @@ def test_a_round_trip(place: Place, tmp_path: Path, upload: Callable[..., None])
     upload(tmp_path / "a", 1)
     upload(tmp_path / "a", 2)
     upload(tmp_path / "a", 2)
-    assert [one.name for one in catalog.committed(place)] == [Name(1, 2), Name(1, 1)]
+    assert [one.name for one in catalog.committed(place)] == [CheckpointName(1, 2), CheckpointName(1, 1)]
     assert catalog.committed(place)[0].size == sum(map(len, contents(2).values()))
-    assert catalog.latest(place)[0] == Name(1, 2)
+    assert catalog.latest(place)[0] == CheckpointName(1, 2)
     found = restore(place, str(tmp_path / "b"))
     assert found is not None
     assert loaded(tmp_path / "b", 2) == contents(2)
-    assert verify(place, Name(1, 1), str(tmp_path)).step == 1
+    assert verify(place, CheckpointName(1, 1), str(tmp_path)).step == 1
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["step-000000000002"]
     assert (tmp_path / "b" / "step-000000000002").stat().st_mode & 0o777 == 0o700
 
@@ -82,7 +82,7 @@ def test_one_byte_flipped_is_refused_by_name_and_the_previous_one_is_used(
     assert [str(damaged) for damaged in refused] == [f"checkpoint of step 2: {file}: does not match its sha256"]
     assert not [path for path in (tmp_path / "b").iterdir() if path.name.startswith(".tmp")]
     with pytest.raises(Damaged, match=file):
-        verify(place, Name(1, 2))
+        verify(place, CheckpointName(1, 2))
 
 
 @pytest.mark.parametrize("where", [2, 30, -2, -80])
@@ -144,8 +144,8 @@ def test_pruning_keeps_the_newest(place: Place, tmp_path: Path, upload: Callable
     # A later attempt went on from an earlier step.
     save(tmp_path / "a", 3, {"x": b"again"}, token=2)
     upload(tmp_path / "a", 3, 1)
-    assert [one.name for one in catalog.committed(place)] == [Name(2, 3)]
-    assert catalog.latest(place)[0] == Name(2, 3)
+    assert [one.name for one in catalog.committed(place)] == [CheckpointName(2, 3)]
+    assert catalog.latest(place)[0] == CheckpointName(2, 3)
     assert {found.key for found in place.list("steps/")} == {
         f"steps/000000000003-2/{x}" for x in ("x", "manifest.json")
     }
@@ -157,11 +157,11 @@ def test_a_zombie_loses(place: Place, tmp_path: Path, upload: Callable[..., None
     upload(tmp_path / "b", 50)
     with pytest.raises(Superseded, match=r"a later attempt \(token 2, this one: 1\) has saved step 50"):
         upload(tmp_path / "a", 100)
-    assert catalog.latest(place)[0] == Name(2, 50)
+    assert catalog.latest(place)[0] == CheckpointName(2, 50)
     # Nor where it was stopped between its look at the token and its commit.
-    place.put(Name(1, 100).manifest, save(tmp_path / "a", 100, {}, token=1).encode())
+    place.put(CheckpointName(1, 100).manifest, save(tmp_path / "a", 100, {}, token=1).encode())
     with pytest.raises(Superseded):
-        catalog.move_latest(place, Name(1, 100), b"")
+        catalog.move_latest(place, CheckpointName(1, 100), b"")
     found = restore(place, str(tmp_path / "c"))
     assert found is not None
     assert found.step == 50
@@ -169,7 +169,7 @@ def test_a_zombie_loses(place: Place, tmp_path: Path, upload: Callable[..., None
 
 def test_two_that_race_for_latest(place: Place) -> None:
     """Whatever they do, it never goes back to an older token."""
-    seen: list[Name] = []
+    seen: list[CheckpointName] = []
     lost: list[Superseded] = []
     stop = threading.Event()
 
@@ -182,7 +182,7 @@ def test_two_that_race_for_latest(place: Place) -> None:
     def race(token: int) -> None:
         try:
             for step in range(10):
-                catalog.move_latest(place, Name(token, step * (3 - token)), b"manifest")
+                catalog.move_latest(place, CheckpointName(token, step * (3 - token)), b"manifest")
         except Superseded as error:
             lost.append(error)
 
@@ -196,14 +196,14 @@ def test_two_that_race_for_latest(place: Place) -> None:
     stop.set()
     watcher.join()
     assert seen == sorted(seen)
-    assert catalog.latest(place)[0] == Name(2, 9)
+    assert catalog.latest(place)[0] == CheckpointName(2, 9)
 
 
 def test_a_commit_is_never_written_over(place: Place, tmp_path: Path, upload: Callable[..., None]) -> None:
     save(tmp_path / "a", 1, {"x": b"1"})
     upload(tmp_path / "a", 1)
     with pytest.raises(ObjectChanged):
-        place.put(Name(1, 1).manifest, b"other")
+        place.put(CheckpointName(1, 1).manifest, b"other")
     save(tmp_path / "a", 1, {"x": b"2"})
     with pytest.raises(Damaged, match=r"is not what .* has of this step and token 1"):
         upload(tmp_path / "a", 1)

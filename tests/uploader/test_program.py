@@ -31,7 +31,7 @@ from cumulus.uploader import catalog, files, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.owner import owner_of, user_of_process
-from cumulus.uploader.place import Name
+from cumulus.uploader.place import CheckpointName
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
 from cumulus.uploader.upload import Journal, Upload
@@ -132,7 +132,7 @@ from cumulus.nodes import distribution
 from cumulus.uploader import __main__ as program
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.owner import owner_of, user_of_process
-from cumulus.uploader.place import Name
+from cumulus.uploader.place import CheckpointName
 from cumulus.uploader.s3_place import S3Place
 from cumulus.uploader.upload import Journal, Upload
 from cumulus.blob.s3 import transfer
@@ -360,7 +360,7 @@ class TestBeyond:
         assert [(one.step, one.size, one.attempt) for one in beyond.list()] == [
             (step, sum(map(len, contents(step).values())), 1) for step in (3, 2, 1)
         ]
-        damaged = tmp_path / "shared" / Name(1, 3).prefix / "model.bin"
+        damaged = tmp_path / "shared" / CheckpointName(1, 3).prefix / "model.bin"
         damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
         assert [bool(one.problem) for one in beyond.verify(None)] == [True, False, False]
         # The newest that is whole, and one by its step.

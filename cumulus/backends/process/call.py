@@ -78,13 +78,13 @@ def _as(user: UnixUser, action: Callable[[], str]) -> str:
 def _environment(
     spec: dict[str, Any], user: UnixUser | None, say: Callable[[str], None], check: Callable[[], None]
 ) -> str:
-    from cumulus.environments.document import Document
+    from cumulus.environments.document import EnvironmentDocument
     from cumulus.environments.ensure import ensure
 
     wanted = spec["call"]
     try:
         with open(os.path.join(layout.CALL, ENVIRONMENT), "rb") as file:
-            document = Document.parse(file.read())
+            document = EnvironmentDocument.parse(file.read())
         return ensure(document, wanted["environments"], user, say=say, check=check, hint=wanted["interpreter"])
     except CumulusError as error:
         raise StartFailed(f"its environment: {error}{f'; {error.hint}' if error.hint else ''}") from None

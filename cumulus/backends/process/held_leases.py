@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cumulus.chronos.contract import EndReason
     from cumulus.chronos.local import Ledger
 
-Answer = TypeVar("Answer")
+AnswerT = TypeVar("AnswerT")
 
 
 def preload() -> None:
@@ -44,7 +44,7 @@ def open_ledger(home: str | None) -> Ledger:
     return Ledger(Path(home) if home else None, start_monitor=False)
 
 
-def _at_once(ask: Callable[[], Answer]) -> Answer:
+def _at_once(ask: Callable[[], AnswerT]) -> AnswerT:
     return ask()
 
 

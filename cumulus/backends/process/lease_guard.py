@@ -28,7 +28,7 @@ from cumulus.resources.reasons import AttemptReason
 if TYPE_CHECKING:
     from cumulus.backends.process.ledger_server import LedgerClient, Question
 
-Answer = TypeVar("Answer")
+AnswerT = TypeVar("AnswerT")
 
 _MONITOR_TELLS = 1.0
 _ASK_AGAIN = 0.05
@@ -193,7 +193,7 @@ class LeaseGuard:
             return End(None, reason, f"not started: {what}"), LeaseHold()
         return None, hold
 
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+    def _patiently(self, ask: Callable[[], AnswerT]) -> AnswerT:
         from cumulus.errors import LedgerUnavailable
 
         deadline = time.monotonic() + self._ledger_patience

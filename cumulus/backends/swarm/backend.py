@@ -42,8 +42,8 @@ from cumulus.backends.swarm.owner import Ownership
 from cumulus.backends.swarm.prefetching import PrefetchGivenUp, Prefetching
 from cumulus.backends.swarm.reach import OpensChannels, ServiceReach
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, START, STOP, Record, Records
-from cumulus.backends.swarm.services import Prepare, Services
-from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
+from cumulus.backends.swarm.services import PrepareLease, Services
+from cumulus.backends.swarm.task_reconciler import AskLeaseEnd, Engines, TaskReconciler, Timeouts
 from cumulus.backends.swarm.uploading import NodeUploading, newest_files, noted, whose
 from cumulus.backends.swarm.watch import SwarmWatcher
 from cumulus.chronos.contract.container import FILES
@@ -79,8 +79,8 @@ class SwarmBackend:
         store_id: Callable[[], str],
         instance: str = "",
         node_engine: Engines = lambda node: None,
-        prepare: Prepare = lambda node, lease: {},
-        lease_end: LeaseEnd = lambda node, lease: ("", ""),
+        prepare: PrepareLease = lambda node, lease: {},
+        lease_end: AskLeaseEnd = lambda node, lease: ("", ""),
         clock: Clock | None = None,
         retention: LogRetention = DEFAULT_RETENTION,
         mounts: Sequence[str] = (),

@@ -30,7 +30,7 @@ from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.backoff import Backoff
 
-Json = dict[str, Any]
+_Json = dict[str, Any]
 
 SECONDS = 15.0
 """For a call to answer."""
@@ -85,25 +85,25 @@ class Engine:
 
     # Services
 
-    def create_service(self, spec: Json, auth_header: str = "") -> str:
+    def create_service(self, spec: _Json, auth_header: str = "") -> str:
         """The new service's id. Raises `NameTaken` where its name is taken."""
         headers = {"X-Registry-Auth": auth_header} if auth_header else None
         return str(self._call("POST", "/services/create", body=spec, headers=headers)["ID"])
 
-    def service(self, id_or_name: str) -> Json | None:
+    def service(self, id_or_name: str) -> _Json | None:
         return self._found("/services/{0}", id_or_name)
 
-    def services(self, labels: Sequence[str]) -> Sequence[Json]:
+    def services(self, labels: Sequence[str]) -> Sequence[_Json]:
         return self._list("/services", {"label": list(labels)})
 
-    def tasks(self, filters: Mapping[str, Sequence[str]]) -> Sequence[Json]:
+    def tasks(self, filters: Mapping[str, Sequence[str]]) -> Sequence[_Json]:
         """None where the service in `filters` is gone."""
         try:
             return self._list("/tasks", filters)
         except NoSuch:
             return []
 
-    def update_service(self, id: str, change: Callable[[Json], Json | None]) -> bool:
+    def update_service(self, id: str, change: Callable[[_Json], _Json | None]) -> bool:
         """Apply `change` to the service's spec until no other update comes between (moby#39891, #30794): it is given
         the spec anew each time and returns the new one, None where nothing is left to do. False: no such service."""
         try:
@@ -121,7 +121,7 @@ class Engine:
         """Its id; `data` is base64. Raises `NameTaken`."""
         return str(self._call("POST", "/secrets/create", body={"Name": name, "Data": data, "Labels": labels})["ID"])
 
-    def secrets(self, labels: Sequence[str]) -> Sequence[Json]:
+    def secrets(self, labels: Sequence[str]) -> Sequence[_Json]:
         return self._list("/secrets", {"label": list(labels)})
 
     def remove_secret(self, id: str) -> None:
@@ -134,7 +134,7 @@ class Engine:
         body = {"Name": name, "CheckDuplicate": True, "Driver": "overlay", "Labels": labels}
         return str(self._call("POST", "/networks/create", body=body)["Id"])
 
-    def networks(self, labels: Sequence[str]) -> Sequence[Json]:
+    def networks(self, labels: Sequence[str]) -> Sequence[_Json]:
         return self._list("/networks", {"label": list(labels), "scope": ["swarm"]})
 
     def remove_network(self, id: str) -> None:
@@ -143,14 +143,14 @@ class Engine:
 
     # Configs
 
-    def configs(self, labels: Sequence[str]) -> Sequence[Json]:
+    def configs(self, labels: Sequence[str]) -> Sequence[_Json]:
         return self._list("/configs", {"label": list(labels)})
 
     def remove_config(self, id: str) -> None:
         """Raises `BackendError` where a service uses it."""
         self._gone("/configs/{0}", id)
 
-    def config(self, name: str) -> Json | None:
+    def config(self, name: str) -> _Json | None:
         return self._found("/configs/{0}", name)
 
     def create_config(self, name: str, text: str, labels: Mapping[str, str]) -> str:
@@ -176,10 +176,10 @@ class Engine:
 
     # Nodes and the cluster
 
-    def nodes(self) -> Sequence[Json]:
+    def nodes(self) -> Sequence[_Json]:
         return self._list("/nodes", {})
 
-    def update_node(self, id: str, change: Callable[[Json], Json | None]) -> None:
+    def update_node(self, id: str, change: Callable[[_Json], _Json | None]) -> None:
         """As `update_service`. Raises `NoSuch` where there is no such node."""
         self._update("node", id, change)
 
@@ -187,25 +187,25 @@ class Engine:
         """Also one that is up: it is told nothing."""
         self._gone("/nodes/{0}?force=1", id)
 
-    def info(self) -> Json:
+    def info(self) -> _Json:
         return dict(self._call("GET", "/info"))
 
-    def swarm(self) -> Json:
+    def swarm(self) -> _Json:
         """The cluster; raises `BackendError` where this engine is no manager of one."""
         return dict(self._call("GET", "/swarm"))
 
-    def swarm_init(self, spec: Json) -> None:
+    def swarm_init(self, spec: _Json) -> None:
         self._call("POST", "/swarm/init", body=spec)
 
-    def swarm_update(self, spec: Json, version: int) -> None:
+    def swarm_update(self, spec: _Json, version: int) -> None:
         self._call("POST", "/swarm/update", body=spec, params={"version": version})
 
     # Containers of one node
 
-    def container(self, id: str) -> Json | None:
+    def container(self, id: str) -> _Json | None:
         return self._found("/containers/{0}/json", id)
 
-    def containers(self, labels: Sequence[str]) -> Sequence[Json]:
+    def containers(self, labels: Sequence[str]) -> Sequence[_Json]:
         return self._list("/containers/json", {"label": list(labels)}, all=1)
 
     def kill(self, id: str) -> None:
@@ -228,7 +228,7 @@ class Engine:
         """The same, of a container."""
         return self._log("/containers/{0}/logs", id, since)
 
-    def events(self, since: str, kinds: Sequence[str]) -> Iterator[Json]:
+    def events(self, since: str, kinds: Sequence[str]) -> Iterator[_Json]:
         """Events as they come, from `since` on; ends when the engine is silent for long."""
         parameters = {"since": since, "filters": json.dumps({"type": list(kinds)})}
         response = self._request(
@@ -245,7 +245,7 @@ class Engine:
 
     # Images
 
-    def image(self, name: str) -> Json | None:
+    def image(self, name: str) -> _Json | None:
         return self._found("/images/{0}/json", name)
 
     def save_image(self, name: str) -> Iterator[bytes]:
@@ -291,7 +291,7 @@ class Engine:
         for client in clients.values():
             client.close()
 
-    def _update(self, kind: str, id: str, change: Callable[[Json], Json | None]) -> None:
+    def _update(self, kind: str, id: str, change: Callable[[_Json], _Json | None]) -> None:
         for attempt in range(UPDATE_TRIES):
             found = self._call("GET", f"/{kind}s/{{0}}", id)
             spec = change(json.loads(json.dumps(found["Spec"])))
@@ -311,11 +311,11 @@ class Engine:
         parameters = {"stdout": 1, "stderr": 1, "timestamps": 1, "since": f"{since:.9f}" if since else "0"}
         return bytes(self._request("GET", path, id, params=parameters).content)
 
-    def _list(self, path: str, filters: Mapping[str, Sequence[str]], **more: Any) -> Sequence[Json]:
-        found: list[Json] = self._call("GET", path, params={"filters": json.dumps(filters), **more})
+    def _list(self, path: str, filters: Mapping[str, Sequence[str]], **more: Any) -> Sequence[_Json]:
+        found: list[_Json] = self._call("GET", path, params={"filters": json.dumps(filters), **more})
         return found or []
 
-    def _found(self, path: str, *words: str) -> Json | None:
+    def _found(self, path: str, *words: str) -> _Json | None:
         try:
             return dict(self._call("GET", path, *words))
         except NoSuch:
@@ -327,7 +327,7 @@ class Engine:
         except NoSuch:
             return
 
-    def _call(self, method: str, path: str, *words: str, body: Json | None = None, **more: Any) -> Any:
+    def _call(self, method: str, path: str, *words: str, body: _Json | None = None, **more: Any) -> Any:
         response = self._request(method, path, *words, json=body, **more)
         return response.json() if response.content else {}
 

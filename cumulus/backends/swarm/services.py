@@ -24,7 +24,7 @@ from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError, NodeUnreachable
 from cumulus.secrets import JobSecrets, SecretUnavailable
 
-Prepare = Callable[[str, LeaseRef], Mapping[str, str]]
+PrepareLease = Callable[[str, LeaseRef], Mapping[str, str]]
 """Node and lease -> the variables by which the node's Chronos holds a job to it. Raises `ChronosError`."""
 
 
@@ -32,7 +32,7 @@ class Services:
     """`instance` names this control plane, or raises `BackendError`. Services with another instance are left alone."""
 
     def __init__(
-        self, engine: Engine, members: Members, secrets: JobSecrets, instance: Callable[[], str], prepare: Prepare,
+        self, engine: Engine, members: Members, secrets: JobSecrets, instance: Callable[[], str], prepare: PrepareLease,
         clock: Clock, retention: LogRetention, mounts: tuple[str, ...], node_env: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._engine = engine

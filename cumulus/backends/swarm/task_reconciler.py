@@ -44,11 +44,11 @@ AFTER_SAVE = 2.0
 CLOCKS = 1.0
 """Seconds by which the clocks of two machines may differ when a run's end is compared with its lease's."""
 
-LeaseEnd = Callable[[str, str], tuple[str, str]]
+AskLeaseEnd = Callable[[str, str], tuple[str, str]]
 """Node and lease id -> "expired", "released" or "" while it lives, and the end of its time. Raises `ChronosError`."""
 Engines = Callable[[str], NodeEngine | None]
 """A node's own engine, where it can be reached without the manager."""
-Report = Callable[[Record, EventReason, str], None]
+_Report = Callable[[Record, EventReason, str], None]
 """Told what others did to a run: reason and message of the event."""
 
 
@@ -71,8 +71,8 @@ class TaskReconciler:
     """Callers hold the record's mutex."""
 
     def __init__(
-        self, engine: Engine, members: Members, services: Services, node_engine: Engines, lease_end: LeaseEnd,
-        clock: Clock, report: Report, timeouts: Timeouts, uploading: NodeUploading,
+        self, engine: Engine, members: Members, services: Services, node_engine: Engines, lease_end: AskLeaseEnd,
+        clock: Clock, report: _Report, timeouts: Timeouts, uploading: NodeUploading,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._uploading = uploading

@@ -46,7 +46,7 @@ _INCONCLUSIVE = (ParkingReason.NO_MEMORY, ParkingReason.MEMORY_LIMIT, ParkingRea
 UNSURE: Mapping[str, str] = {"jax": "not every program of it does: some ended while they were parked"}
 """Frameworks of which one program that comes back proves nothing, and why."""
 
-Prepare = Callable[[Lease, Device, Path], Mapping[str, str]]
+_Prepare = Callable[[Lease, Device, Path], Mapping[str, str]]
 
 
 class Inconclusive(ChronosError):
@@ -64,7 +64,7 @@ class SelfTest:
         python: str = sys.executable,
         program: Path = Path(test_program.__file__),
         memory_bytes: int = MEMORY_BYTES,
-        prepare: Prepare = enforce.environment,
+        prepare: _Prepare = enforce.environment,
     ) -> None:
         """`prepare`: what holds a program to its lease."""
         self._ledger = ledger

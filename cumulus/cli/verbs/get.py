@@ -11,7 +11,7 @@ import typer
 from cumulus.cli import context, options, sorting, targets, terminal
 from cumulus.cli.context import Freshness
 from cumulus.cli.left_out import LeftOut
-from cumulus.cli.printers import Documents, Printer, Tables, printer
+from cumulus.cli.printers import DocumentPrinter, Printer, Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
 from cumulus.errors import Expired, NotFound, UsageError
@@ -24,7 +24,7 @@ from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
-    from cumulus.resources.jsonpath import Path
+    from cumulus.resources.jsonpath import JsonPath
 
 LOOK_SECONDS = 30.0
 """How often a watch in which nothing happens looks whether anybody is there to make something happen."""
@@ -132,7 +132,7 @@ def _raw(path: str, words: Sequence[str] | None) -> int:
 
 
 def show(
-    client: Client, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None, *,
+    client: Client, found: Sequence[Target], selection: Selection, view: Printer, order: JsonPath | None, *,
     ignore: bool = False,
 ) -> int:  # fmt: skip
     """Write what is there; the exit code. `ignore`: what is not there is no failure."""
@@ -150,7 +150,7 @@ def show(
         shown += len(documents)
         view.batch(kind, documents)
     single = len(found) == 1 and found[0].name is not None
-    if isinstance(view, Documents):
+    if isinstance(view, DocumentPrinter):
         if code == 0 or shown:
             view.finish(single=single)
     elif not shown and code == 0 and not ignore:

@@ -26,7 +26,7 @@ _OF = ("nodes", "jobs", "users")
 _LEAST = 0.2
 _LESS_BYTES = 1024
 """So many fewer than a whole per cent are that per cent still."""
-Rows = list[list[str]]
+_Rows = list[list[str]]
 
 
 class _UserUse(NamedTuple):
@@ -117,7 +117,7 @@ def _picture(what: str, found: UsageNow, room: int) -> Text:
     return Text.assemble((title, "italic"), "\n", (heading, "bold"), "\n", below, no_wrap=True, overflow="ellipsis")
 
 
-def _table(what: str, found: UsageNow) -> tuple[Sequence[Heading | str], Rows]:
+def _table(what: str, found: UsageNow) -> tuple[Sequence[Heading | str], _Rows]:
     if what == "nodes":
         headings: list[Heading | str] = [
             "NODE", Heading("DEVICE", yields=3), Heading("LEASED", "whole"), Heading("USED", "whole"),

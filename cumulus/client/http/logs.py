@@ -10,13 +10,13 @@ from cumulus.client.http.connection import ClientConnection, Cut
 from cumulus.lib.returned import Returned
 from cumulus.resources.key import Document
 
-Pieces = Generator[LogPiece, None, Document | None]
+_Pieces = Generator[LogPiece, None, Document | None]
 """It returns the job as it was at the end, where the server says so."""
-Open = Callable[..., Pieces]
+Open = Callable[..., _Pieces]
 """Opens the stream of a log; takes `attempt`, `tail`, `skip` and `onwards` of `service.logs`."""
 
 
-def followed(connection: ClientConnection, open: Open, attempt: int, tail: int | None) -> Pieces:
+def followed(connection: ClientConnection, open: Open, attempt: int, tail: int | None) -> _Pieces:
     """The pieces of a log, each once. What is wrong before the first is raised here.
 
     With `tail` the place within the log is not known: after a restart it goes on with what is written from then on.
@@ -24,7 +24,7 @@ def followed(connection: ClientConnection, open: Open, attempt: int, tail: int |
     return _pieces(connection, open, open(attempt=attempt, tail=tail), attempt, tail)
 
 
-def _pieces(connection: ClientConnection, open: Open, pieces: Pieces, asked: int, tail: int | None) -> Pieces:
+def _pieces(connection: ClientConnection, open: Open, pieces: _Pieces, asked: int, tail: int | None) -> _Pieces:
     number, received = asked, 0
     told: set[LogPiece] = set()
     while True:

@@ -25,7 +25,7 @@ MOST_USERS = 128
 _MOST_LOOKED_AT = 1000
 """Waiting partitions."""
 
-Ask = Callable[[str, Sequence[tuple[str, int]]], ProgramsAnswer | None]
+_Ask = Callable[[str, Sequence[tuple[str, int]]], ProgramsAnswer | None]
 """Asks the node of that name about users: names and numbers. None: nobody can be asked now, so what was said holds."""
 
 
@@ -63,7 +63,7 @@ def nodes_to_ask(change: Change, cache: Cache) -> Iterable[Request]:
 class HostJobsOfNodes:
     """`shared`: directories that are the same on all nodes."""
 
-    def __init__(self, reader: Reader, ask: Ask, clock: Clock, shared: tuple[str, ...] = ()) -> None:
+    def __init__(self, reader: Reader, ask: _Ask, clock: Clock, shared: tuple[str, ...] = ()) -> None:
         self._reader = reader
         self._ask = ask
         self._clock = clock

@@ -18,11 +18,11 @@ _HINT = "send a token as `authorization: Bearer …`, or a ticket of the HTTP AP
 _log = structlog.get_logger("cumulus.grpc")
 T = TypeVar("T")
 
-Authenticate = Callable[[Iterable[tuple[str, str | bytes]], str], Awaitable[Identity]]
+AuthenticateRpc = Callable[[Iterable[tuple[str, str | bytes]], str], Awaitable[Identity]]
 """Who asks, by the metadata of the call and the address that it comes from. Raises Unauthenticated, TooManyRequests."""
 
 
-def by_credentials(api: Api) -> Authenticate:
+def by_credentials(api: Api) -> AuthenticateRpc:
     """Raises TooManyRequests where the same address showed too much that is not valid: see `Failures`."""
     failures = Failures(_log, "call")
 

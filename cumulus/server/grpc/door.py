@@ -17,7 +17,7 @@ from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.rpc import pieces
 from cumulus.server.api import Api
-from cumulus.server.grpc.credentials import Authenticate
+from cumulus.server.grpc.credentials import AuthenticateRpc
 from cumulus.server.grpc.errors import TRAILER, code_of, details_of, message_of
 from cumulus.server.grpc.metering import Metering
 from cumulus.service.identity import Identity
@@ -29,33 +29,33 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("cumulus.grpc")
 STALLED_SECONDS = 300.0
 """How long a client may leave an answer unread."""
-Request = TypeVar("Request", bound=Message)
+RequestT = TypeVar("RequestT", bound=Message)
 Sent = TypeVar("Sent")
 Asked = TypeVar("Asked")
 """What comes as bytes, one message or a stream of them, and what it is once it is parsed."""
-Unary = Callable[[Identity, Request], Awaitable[Message]]
-Streaming = Callable[[Identity, Request], AsyncGenerator[Message]]
-Uploading = Callable[[Identity, AsyncIterator[Request | bytes]], Awaitable[Message]]
+Unary = Callable[[Identity, RequestT], Awaitable[Message]]
+Streaming = Callable[[Identity, RequestT], AsyncGenerator[Message]]
+_Uploading = Callable[[Identity, AsyncIterator[RequestT | bytes]], Awaitable[Message]]
 """Messages that are a piece of content alone come as its bytes."""
-Conversing = Callable[[Identity, AsyncIterator[Request]], AsyncGenerator[Message]]
+Conversing = Callable[[Identity, AsyncIterator[RequestT]], AsyncGenerator[Message]]
 
 
-class _Parser(NamedTuple, Generic[Request]):
+class _Parser(NamedTuple, Generic[RequestT]):
     """The type of an RPC's requests. They are parsed here, so that what is no message is the client's error."""
 
-    type: type[Request]
+    type: type[RequestT]
 
-    def one(self, data: bytes) -> Request:
+    def one(self, data: bytes) -> RequestT:
         try:
             return self.type.FromString(data)
         except DecodeError:
             raise UsageError(f"the request is no {self.type.DESCRIPTOR.name}") from None
 
-    async def each(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Request]:
+    async def each(self, stream: AsyncIterator[bytes]) -> AsyncIterator[RequestT]:
         async for data in stream:
             yield self.one(data)
 
-    async def pieces(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Request | bytes]:
+    async def pieces(self, stream: AsyncIterator[bytes]) -> AsyncIterator[RequestT | bytes]:
         async for data in stream:
             piece = pieces.read(data)
             yield self.one(data) if piece is None else piece
@@ -65,21 +65,21 @@ class Door:
     """Makes handlers of functions that take who asks, and the request or requests. `changes`: the log has a line for
     each call."""
 
-    def __init__(self, api: Api, authenticate: Authenticate, metering: Metering) -> None:
+    def __init__(self, api: Api, authenticate: AuthenticateRpc, metering: Metering) -> None:
         self._api = api
         self._metering = metering
         self._authenticate = authenticate
 
-    def unary(self, name: str, type: type[Request], call: Unary[Request], *, changes: bool = False) -> Handler:
+    def unary(self, name: str, type: type[RequestT], call: Unary[RequestT], *, changes: bool = False) -> Handler:
         return grpc.unary_unary_rpc_method_handler(self._one(name, _Parser(type).one, call, changes=changes))
 
-    def streaming(self, name: str, type: type[Request], call: Streaming[Request]) -> Handler:
+    def streaming(self, name: str, type: type[RequestT], call: Streaming[RequestT]) -> Handler:
         return grpc.unary_stream_rpc_method_handler(self._each(name, _Parser(type).one, call, changes=False))
 
-    def uploading(self, name: str, type: type[Request], call: Uploading[Request]) -> Handler:
+    def uploading(self, name: str, type: type[RequestT], call: _Uploading[RequestT]) -> Handler:
         return grpc.stream_unary_rpc_method_handler(self._one(name, _Parser(type).pieces, call, changes=True))
 
-    def conversing(self, name: str, type: type[Request], call: Conversing[Request]) -> Handler:
+    def conversing(self, name: str, type: type[RequestT], call: Conversing[RequestT]) -> Handler:
         return grpc.stream_stream_rpc_method_handler(self._each(name, _Parser(type).each, call, changes=True))
 
     def _one(

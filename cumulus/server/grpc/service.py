@@ -15,7 +15,7 @@ from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
 from cumulus.server.grpc.attendance import AttendanceBook
 from cumulus.server.grpc.blobs import BlobCalls
-from cumulus.server.grpc.credentials import Authenticate
+from cumulus.server.grpc.credentials import AuthenticateRpc
 from cumulus.server.grpc.door import Door
 from cumulus.server.grpc.jobs import JobCalls
 from cumulus.server.grpc.logs import LogCalls
@@ -71,7 +71,7 @@ def handlers(api: Api, door: Door, attendance: AttendanceBook) -> Mapping[str, H
 
 
 def make_server(
-    api: Api, attendance: AttendanceBook, authenticate: Authenticate, metering: Metering
+    api: Api, attendance: AttendanceBook, authenticate: AuthenticateRpc, metering: Metering
 ) -> grpc.aio.Server:
     """A server without a port. Several may share what is given. To be made in the event loop that runs it."""
     door = Door(api, authenticate, metering)

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from cumulus.errors import CumulusError
 from cumulus.server.http import health, metrics, native
 from cumulus.server.http.access_log import AccessLog
-from cumulus.server.http.authentication import Authenticate, Authentication
+from cumulus.server.http.authentication import AuthenticateRequest, Authentication
 from cumulus.server.http.hooks import Hooks
 from cumulus.server.http.kubernetes import core, discovery, objects, openapi, reviews
 from cumulus.server.http.kubernetes.requests import subject_of
@@ -46,7 +46,7 @@ _log = structlog.get_logger("cumulus.api")
 _REASONS = {404: "NotFound", 405: "MethodNotAllowed", 406: "NotAcceptable"}
 
 
-def make_app(api: Api, authenticate: Authenticate) -> Starlette:
+def make_app(api: Api, authenticate: AuthenticateRequest) -> Starlette:
     """The ASGI application. It closes nothing: the caller owns the `Api`."""
     middleware = [
         Middleware(Hooks, api=api),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cumulus.service.identity import Identity
 
-Authenticate = Callable[["Scope"], Awaitable["Identity"]]
+AuthenticateRequest = Callable[["Scope"], Awaitable["Identity"]]
 """The identity behind a request. Raises Unauthenticated."""
 _AS_ANOTHER = b"impersonate-"
 _SAME_FOR_ALL = re.compile(r"/version|/api(/v1)?|/apis(/[^/]+){0,2}|/openapi/.+")
@@ -27,7 +27,7 @@ _SAME_FOR_ALL = re.compile(r"/version|/api(/v1)?|/apis(/[^/]+){0,2}|/openapi/.+"
 class Authentication:
     """Puts the identity into the request's scope, or answers 401."""
 
-    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+    def __init__(self, app: ASGIApp, authenticate: AuthenticateRequest) -> None:
         self._app = app
         self._authenticate = authenticate
 

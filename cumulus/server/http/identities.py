@@ -17,14 +17,14 @@ from cumulus.service.identity import Identity
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-    from cumulus.server.http.authentication import Authenticate
+    from cumulus.server.http.authentication import AuthenticateRequest
     from cumulus.service.accounts import Accounts
 
 _log = structlog.get_logger("cumulus.api")
 _CHALLENGE = "show a token: Authorization: Bearer …; or a client certificate"
 
 
-def by_peer(accounts: Accounts, api: Api) -> Authenticate:
+def by_peer(accounts: Accounts, api: Api) -> AuthenticateRequest:
     """Who asks over a Unix socket: the kernel says it. Raises Unauthenticated for every other connection."""
 
     async def authenticate(scope: Scope) -> Identity:
@@ -37,7 +37,7 @@ def by_peer(accounts: Accounts, api: Api) -> Authenticate:
     return authenticate
 
 
-def by_credentials(api: Api) -> Authenticate:
+def by_credentials(api: Api) -> AuthenticateRequest:
     """Who asks over TLS: a token says it, else a client's certificate. Raises Unauthenticated; TooManyRequests where
     the same address showed too much that is not valid: see `Failures`."""
     failures = Failures(_log, "request")

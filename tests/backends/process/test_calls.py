@@ -18,7 +18,7 @@ from cumulus.backends.base import EnvVar, Workload, WorkloadState
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.calls.outcome import RETURNED, Outcome
 from cumulus.calls.session import SessionEnded
-from cumulus.environments.document import Document
+from cumulus.environments.document import EnvironmentDocument
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.runner.build import archive
 from tests.backends.process_bed import NODE, ProcessBed, returned
@@ -110,7 +110,7 @@ def test_an_environment_is_built_before_the_call_and_told_in_its_log(bed: Proces
     def where() -> str:
         return sys.prefix
 
-    document = Document(HERE, "").to_json()
+    document = EnvironmentDocument(HERE, "").to_json()
     bed.backend.start(work := bed.calling(where, environment=document))
     assert bed.finish(work).message == ""
     assert value(bed, work).startswith(str(bed.root / "environments"))
@@ -122,7 +122,7 @@ def test_an_environment_is_built_before_the_call_and_told_in_its_log(bed: Proces
 
 
 def test_an_environment_that_cannot_be_built_is_told(bed: ProcessBed) -> None:
-    bed.backend.start(work := bed.calling(returned, environment=Document("3.99", "").to_json()))
+    bed.backend.start(work := bed.calling(returned, environment=EnvironmentDocument("3.99", "").to_json()))
     end = bed.finish(work)
     assert (end.reason, end.message.split(";")[0]) == (
         "StartError",
@@ -134,7 +134,7 @@ def test_a_build_ends_when_its_job_is_stopped(bed: ProcessBed, tmp_path: Path) -
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n: > {tmp_path}/asked\nexec sleep 600\n")
     python.chmod(0o755)
-    document = Document(HERE, "").to_json()
+    document = EnvironmentDocument(HERE, "").to_json()
     bed.backend.start(work := bed.calling(returned, environment=document, interpreter=str(python)))
     bed.until((tmp_path / "asked").exists)
     bed.backend.stop(work.name, 60)

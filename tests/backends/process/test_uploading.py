@@ -20,7 +20,7 @@ from cumulus.resources.reasons import AttemptReason
 from cumulus.uploader import catalog, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
-from cumulus.uploader.place import Name, Unfaithful
+from cumulus.uploader.place import CheckpointName, Unfaithful
 from cumulus.uploader.s3_place import S3Place
 from tests.backends.process.test_checkpoints import SAVE
 from tests.backends.process_bed import ProcessBed
@@ -45,7 +45,7 @@ def shared(bed: ProcessBed) -> DirectoryPlace:
     return DirectoryPlace(str(bed.directory / "shared"))
 
 
-def steps(bed: ProcessBed) -> list[Name]:
+def steps(bed: ProcessBed) -> list[CheckpointName]:
     return [one.name for one in catalog.committed(shared(bed))]
 
 
@@ -53,26 +53,26 @@ def test_what_a_run_saves_is_copied_also_after_its_end(bed: ProcessBed) -> None:
     script = "save(1)\nready()\nwhile not os.path.exists('go'): time.sleep(0.01)\nsave(2)\n"
     bed.backend.start(run := work(bed, script))
     bed.running(run)
-    eventually(lambda: steps(bed) == [Name(1, 1)])
+    eventually(lambda: steps(bed) == [CheckpointName(1, 1)])
     (bed.run_directory(run) / "work" / "go").touch()
     assert bed.finish(run).state is WorkloadState.SUCCEEDED
-    eventually(lambda: steps(bed) == [Name(1, 2), Name(1, 1)])
+    eventually(lambda: steps(bed) == [CheckpointName(1, 2), CheckpointName(1, 1)])
     eventually(lambda: getattr(status.read(str(local(bed, run))), "step", None) == 2)
 
 
 def test_it_goes_on_where_the_supervisor_was_killed(bed: ProcessBed) -> None:
     bed.backend.start(run := work(bed, "save(1)\nready()\ntime.sleep(60)\n"))
     bed.running(run)
-    eventually(lambda: steps(bed) == [Name(1, 1)])
+    eventually(lambda: steps(bed) == [CheckpointName(1, 1)])
     os.kill(bed.supervisor(run), signal.SIGKILL)
     bed.finish(run)
-    assert steps(bed) == [Name(1, 1)]
+    assert steps(bed) == [CheckpointName(1, 1)]
 
 
 def test_the_next_attempt_on_another_node_begins_with_it(bed: ProcessBed, tmp_path: Path) -> None:
     bed.backend.start(first := work(bed, "save(5)\n"))
     bed.finish(first)
-    eventually(lambda: steps(bed) == [Name(1, 5)])
+    eventually(lambda: steps(bed) == [CheckpointName(1, 5)])
     other = ProcessBed(tmp_path / "other")
     try:
         script = "print(sorted(name for name in os.listdir(PATH) if name[0] != '.'), flush=True)\nsave(6)\n"
@@ -82,7 +82,7 @@ def test_the_next_attempt_on_another_node_begins_with_it(bed: ProcessBed, tmp_pa
         said = b"".join(other.backend.logs(run.job_uid, 2, 0)).decode()
         assert "fetched the checkpoint of step 5 from file://" in said
         assert "['step-000000000005']" in said
-        eventually(lambda: steps(bed) == [Name(2, 6), Name(1, 5)])
+        eventually(lambda: steps(bed) == [CheckpointName(2, 6), CheckpointName(1, 5)])
     finally:
         other.close()
 
@@ -97,7 +97,7 @@ def test_a_job_that_goes_on_from_anothers_beyond_this_node(bed: ProcessBed) -> N
     assert bed.finish(new).state is WorkloadState.SUCCEEDED
     assert layout.verify(str(local(bed, new)), 7).manifest.token == 0
     # What this job saves is newer, though the other's token was greater.
-    eventually(lambda: steps(bed)[:1] == [Name(1, 8)])
+    eventually(lambda: steps(bed)[:1] == [CheckpointName(1, 8)])
 
 
 def test_a_program_that_saves_a_file_of_that_name(bed: ProcessBed) -> None:
@@ -153,7 +153,7 @@ def test_a_place_that_has_anothers_checkpoints_is_refused(bed: ProcessBed) -> No
     """Tokens are of one job: the later job would be taken for a zombie of the first."""
     bed.backend.start(first := work(bed, "save(5)\n"))
     bed.finish(first)
-    eventually(lambda: steps(bed) == [Name(1, 5)])
+    eventually(lambda: steps(bed) == [CheckpointName(1, 5)])
     bed.backend.start(second := work(bed, "save(1)\n", job="second"))
     found = bed.finish(second)
     assert found.reason == AttemptReason.START_ERROR
@@ -175,7 +175,7 @@ def test_the_daemons_keys_and_a_secrets(bed: ProcessBed, seaweedfs: Server, monk
     bed.backend.start(run := work(bed, script, uri=uri))
     assert bed.finish(run).state is WorkloadState.SUCCEEDED
     place = S3Place(S3Client(bucket), "checkpoints/default/uid-job")
-    eventually(lambda: [one.name for one in catalog.committed(place)] == [Name(1, 3)])
+    eventually(lambda: [one.name for one in catalog.committed(place)] == [CheckpointName(1, 3)])
     other = f"s3://{bucket.name}/checkpoints/other/uid"
     for number, wrong in enumerate((other, uri, f"s3://{bucket.name}/checkpoints/default", f"{uri}-x")):
         bed.backend.start(run := work(bed, script, uri=wrong, job=f"other-{number}"))
@@ -203,7 +203,7 @@ def test_the_daemons_keys_and_a_secrets(bed: ProcessBed, seaweedfs: Server, monk
     bed.backend.start(run := work(bed, script, uri=other, job="right", asked=asked))
     assert bed.finish(run).state is WorkloadState.SUCCEEDED
     place = S3Place(S3Client(bucket), "checkpoints/other/uid")
-    eventually(lambda: [one.name for one in catalog.committed(place)] == [Name(1, 3)])
+    eventually(lambda: [one.name for one in catalog.committed(place)] == [CheckpointName(1, 3)])
     for file in bed.root.rglob("*"):
         assert not file.is_file() or KEYS.secret_key.encode() not in file.read_bytes(), file
 
@@ -221,7 +221,7 @@ def test_an_uploader_that_was_killed_is_replaced_when_the_daemon_looks(bed: Proc
     (bed.directory / "shared").unlink()
     bed.reopen()
     bed.backend.list()
-    eventually(lambda: steps(bed) == [Name(1, 1)])
+    eventually(lambda: steps(bed) == [CheckpointName(1, 1)])
     eventually(lambda: note.read_bytes() == b"copied\n")
     eventually(lambda: not locks.holders(note))
     bed.reopen()

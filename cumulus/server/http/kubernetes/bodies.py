@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from cumulus.admission.problems import FieldProblem, Path
+from cumulus.admission.problems import FieldPath, FieldProblem
 from cumulus.admission.unknown_fields import MAX_TOLD
 from cumulus.errors import NotSupported, TooLarge, UsageError
 from cumulus.lib.printable import one_line
@@ -81,7 +81,7 @@ class _Pairs(list[tuple[str, Any]]):
     """An object of JSON, with every pair that was written."""
 
 
-def _repeated(value: Any, path: Path) -> Iterator[Path]:
+def _repeated(value: Any, path: FieldPath) -> Iterator[FieldPath]:
     if isinstance(value, _Pairs):
         seen: set[str] = set()
         for name, below in value:

@@ -19,7 +19,7 @@ from cumulus.resources.key import GROUP
 from cumulus.resources.openapi import (
     GVK,
     META,
-    Schema,
+    OpenApiSchema,
     definition_name,
     definitions,
     list_schema,
@@ -95,7 +95,7 @@ def _document(group: str, version: str, resources: Sequence[ApiResource]) -> dic
     }
 
 
-def _schemas(group: str, version: str, resource: ApiResource) -> dict[str, Schema]:
+def _schemas(group: str, version: str, resource: ApiResource) -> dict[str, OpenApiSchema]:
     """Of a kind of ours all its fields. Of Kubernetes' own that it is an object: its documentation is Kubernetes'."""
     kind = BY_NAME.get(resource.kind)
     if group == GROUP and kind is not None:
@@ -173,15 +173,15 @@ class _Paths:
                 body=(WRITTEN, ref(f"{META}.DeleteOptions")), needs_body=False,
             )  # fmt: skip
 
-    def _lists(self, of: str) -> Schema:
+    def _lists(self, of: str) -> OpenApiSchema:
         return self._operation("list", f"list{self._id}{of}", (*_SELECTING, *_WATCHING), self._list)
 
     def _operation(
-        self, action: str, id: str, parameters: Sequence[Schema], answer: Schema, *,
-        codes: Sequence[int] = (200,), body: tuple[Iterable[str], Schema] | None = None, needs_body: bool = True,
-    ) -> Schema:  # fmt: skip
+        self, action: str, id: str, parameters: Sequence[OpenApiSchema], answer: OpenApiSchema, *,
+        codes: Sequence[int] = (200,), body: tuple[Iterable[str], OpenApiSchema] | None = None, needs_body: bool = True,
+    ) -> OpenApiSchema:  # fmt: skip
         content = {type: {"schema": answer} for type in WRITTEN}
-        made: Schema = {
+        made: OpenApiSchema = {
             "tags": [self._tag], "description": f"{_ACTIONS[action]} {self._resource.kind}", "operationId": id,
             "parameters": list(parameters),
             "responses": {
@@ -216,12 +216,12 @@ def _camel(group: str, *, upper: bool = False) -> str:
     return joined if upper else joined[:1].lower() + joined[1:]
 
 
-def _path(name: str, description: str) -> Schema:
+def _path(name: str, description: str) -> OpenApiSchema:
     return {"name": name, "in": "path", "required": True, "description": description,
             "schema": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "maxLength": 253}}  # fmt: skip
 
 
-def _query(name: str, description: str, type: str = "string", **more: Any) -> Schema:
+def _query(name: str, description: str, type: str = "string", **more: Any) -> OpenApiSchema:
     return {"name": name, "in": "query", "description": description, "schema": {"type": type, **more}}
 
 

@@ -24,9 +24,9 @@ from cumulus.resources.key import Document
 from cumulus.resources.kind import Column
 from cumulus.resources.packed import PackedRun
 
-Key = tuple[object, Hashable]
+RowKey = tuple[object, Hashable]
 """What is shown, and the object."""
-Clock = tuple[bool, int]
+RowTimes = tuple[bool, int]
 """Whether a cell says how long ago a moment was, or how long it is until then; and that moment, in microseconds since
 1970."""
 
@@ -38,7 +38,7 @@ class RowPieces(NamedTuple):
     """Pieces of JSON, and between each two of them a cell that goes by the clock."""
 
     pieces: tuple[bytes, ...]
-    clocks: tuple[Clock, ...]
+    clocks: tuple[RowTimes, ...]
     childless: tuple[str, str | None] | None
     """The object's uid and namespace, where its cells say that nothing belongs to it."""
 
@@ -53,7 +53,7 @@ class RunRows:
     def __init__(self, rows: Sequence[RowPieces | None]) -> None:
         """None: a row that is made anew each time."""
         self._parts: list[bytes] = []
-        self._due: list[tuple[int, int, Clock]] = []
+        self._due: list[tuple[int, int, RowTimes]] = []
         """For each cell that goes by the clock the moment from which on it says something else, and its part."""
         self._anew: list[tuple[int, int]] = []
         """The part of such a row, and which of the run it is."""
@@ -95,7 +95,7 @@ class KeptRows(NamedTuple):
     """Of earlier answers."""
 
     rows: SizedCache[Any, Any]
-    """`RowPieces` by `Key`."""
+    """`RowPieces` by `RowKey`."""
     runs: WeakKeyDictionary[Any, dict[Any, Any]]
     """`RunRows` by what is shown, of each run that there still is; None where a run was seen once."""
 
@@ -163,7 +163,7 @@ class RowMaker:
         document: Document = orjson.loads(item)
         cells = _Noting(self._now, self._owned_by)
         row: list[Any] = []
-        clocks: list[Clock] = []
+        clocks: list[RowTimes] = []
         for column in self._columns:
             clock = _clock(column, document)
             row.append(orjson.Fragment(b"\0") if clock else cells.cell(column, document))
@@ -200,7 +200,7 @@ class _Noting(Cells):
         return noted
 
 
-def _clock(column: Column, document: Document) -> Clock | None:
+def _clock(column: Column, document: Document) -> RowTimes | None:
     """None for a cell that does not go by the clock, and where there is no moment."""
     if column.cell is not None or column.form not in ("age", "until"):
         return None
@@ -218,7 +218,7 @@ def _identity(uid: str, namespace: str | None) -> Document:
     return {"metadata": {"uid": uid, "namespace": namespace}}
 
 
-def _told(clock: Clock, now: int) -> tuple[bytes, int]:
+def _told(clock: RowTimes, now: int) -> tuple[bytes, int]:
     """What such a cell says, and the first moment from which on it says something else."""
     is_age, at = clock
     seconds = (now - at if is_age else at - now) // 1_000_000

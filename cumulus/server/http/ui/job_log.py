@@ -25,7 +25,7 @@ from cumulus.server.http.ui.pages import SESSION, api_of, of_the_page, page
 from cumulus.server.http.ui.reading import job_key
 from cumulus.server.http.ui.sign_in import secret_of
 from cumulus.server.http.ui.templating import job_url
-from cumulus.server.http.ui.terminal_text import Line, TerminalText
+from cumulus.server.http.ui.terminal_text import StyledLine, TerminalText
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -50,7 +50,7 @@ class Panel:
     url: str
     file: str
     page: str
-    lines: Sequence[Line] = ()
+    lines: Sequence[StyledLine] = ()
     note: str = ""
     attempts: Sequence[int] = ()
     replicas: int = 1
@@ -82,7 +82,7 @@ def panel(visit: Visit, job: Document, *, lines: bool = False) -> Panel:
     namespace, name = asked.key.namespace, asked.key.name
     chosen = urlencode({"attempt": asked.attempt, "replica": asked.replica})
     page = job_url(namespace, name, "log")
-    shown: Sequence[Line] = ()
+    shown: Sequence[StyledLine] = ()
     note, on, q = "", "", visit.query.get("q", "").strip() if lines else ""
     if lines:
         read = partial(visit.service.logs.read, visit.identity, asked.key, replica=asked.replica)
@@ -226,7 +226,7 @@ def _bytes(pieces: Iterator[LogPiece]) -> Iterator[bytes]:
             yield piece.data
 
 
-def _end(pieces: Iterator[LogPiece]) -> list[Line]:
+def _end(pieces: Iterator[LogPiece]) -> list[StyledLine]:
     text = TerminalText()
     shown = text.feed(_end_of(_bytes(pieces)))
     if last := text.partial(end=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cumulus.answers.logs import LogBytes, LogPiece
 from cumulus.server.http.ui import terminal_text
-from cumulus.server.http.ui.terminal_text import Line
+from cumulus.server.http.ui.terminal_text import StyledLine
 
 MOST_LINES = 500
 """That one answer has."""
@@ -25,7 +25,7 @@ _CONTROL = re.compile(rb"[\x1b\r\b]")
 class FoundLines:
     """`on`: attempt and position to search on from; None where the log is over."""
 
-    lines: list[Line] = field(default_factory=list)
+    lines: list[StyledLine] = field(default_factory=list)
     dropped: int = 0
     """Bytes in the middle of the log that were not kept."""
     on: tuple[int, int] | None = None

@@ -92,7 +92,7 @@ class Visit:
 
 
 View = Callable[[Visit], Response]
-Endpoint = Callable[["Request"], "Awaitable[Response]"]
+_Endpoint = Callable[["Request"], "Awaitable[Response]"]
 
 
 def api_of(request: Request) -> Api:
@@ -100,7 +100,7 @@ def api_of(request: Request) -> Api:
     return found
 
 
-def page(view: View) -> Endpoint:
+def page(view: View) -> _Endpoint:
     """The endpoint of a view, which runs in a thread."""
 
     async def show(request: Request) -> Response:
@@ -116,7 +116,7 @@ def _shown(view: View, visit: Visit) -> Response:
     return view(visit)
 
 
-def action(view: View) -> Endpoint:
+def action(view: View) -> _Endpoint:
     """The endpoint of a view that changes something. Raises Forbidden for a form that is not of the session's pages."""
 
     async def act(request: Request) -> Response:
@@ -176,7 +176,7 @@ def _seconds(error: CumulusError) -> int:
     return max(1, round(error.seconds)) if isinstance(error, TooManyRequests) else 0
 
 
-def of_the_page(endpoint: Endpoint) -> Endpoint:
+def of_the_page(endpoint: _Endpoint) -> _Endpoint:
     """The metrics name what was asked for by the module of its handler: all of the page are one."""
     endpoint.__module__ = __package__ or __name__
     return endpoint

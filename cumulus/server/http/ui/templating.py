@@ -16,7 +16,7 @@ from cumulus.lib import printable
 from cumulus.resources.quantity import format_bytes, format_duration
 from cumulus.server.http.ui import static_files
 
-Form = Literal["ago", "in", "at"]
+_Form = Literal["ago", "in", "at"]
 """How a script words a time: as the time since, the time left, or as a moment."""
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)")
 
@@ -53,7 +53,7 @@ def node_url(name: str) -> str:
     return f"/ui/nodes/{quote(name, safe='')}"
 
 
-def time(text: str | None, form: Form = "ago") -> Markup:
+def time(text: str | None, form: _Form = "ago") -> Markup:
     """A moment of an object, in UTC where no script words it. What is no time is shown as it is."""
     if not text:
         return Markup()

@@ -15,7 +15,7 @@ from cumulus.lib import printable
 
 LONGEST = 8000
 """Characters of a line that are shown."""
-Line = Sequence[tuple[str, str]]
+StyledLine = Sequence[tuple[str, str]]
 """Pieces of text, each with the names of its classes: fg0 to fg15, bg0 to bg15, bold, dim, italic, under."""
 
 # Colours; any other control sequence; strings that end with a bell or ST; other escapes; an escape that was cut off.
@@ -37,11 +37,11 @@ class TerminalText:
         self._before = _Style()
         """The style at the beginning of that line."""
 
-    def feed(self, data: bytes) -> list[Line]:
+    def feed(self, data: bytes) -> list[StyledLine]:
         """The lines that end in it."""
         whole = self._rest + self._decoder.decode(data)
         *lines, self._rest = whole.split("\n")
-        shown: list[Line] = []
+        shown: list[StyledLine] = []
         for line in lines:
             made, self._before = _line(line.removesuffix("\r"), self._before)
             shown.append(made)
@@ -50,7 +50,7 @@ class TerminalText:
             self._rest = self._rest[-2 * LONGEST :]
         return shown
 
-    def partial(self, *, end: bool = False) -> Line:
+    def partial(self, *, end: bool = False) -> StyledLine:
         """The last line, as far as it was written. `end`: nothing comes after it."""
         visible = self._rest
         if not end and (cut := _CUT.search(visible)) and len(cut.group()) < _LONGEST_ESCAPE:
@@ -58,7 +58,7 @@ class TerminalText:
         return _line(visible.removesuffix("\r"), self._before)[0] if visible else []
 
 
-def alone(data: bytes) -> Line:
+def alone(data: bytes) -> StyledLine:
     """One line by itself, in none of the colours that lines before it hand on."""
     text = data.removesuffix(b"\n").removesuffix(b"\r").decode(errors="replace")
     return _line(text, _Style())[0]
@@ -115,7 +115,7 @@ def _palette(number: int) -> str:
     return str(number) if number < 16 else ""
 
 
-def _line(text: str, before: _Style) -> tuple[Line, _Style]:
+def _line(text: str, before: _Style) -> tuple[StyledLine, _Style]:
     """One line, which began in the style `before`, and the style after it. What comes after a carriage return takes the
     place of what was there."""
     cells: list[tuple[str, str]] = []
@@ -159,7 +159,7 @@ def _moves(text: str) -> list[str]:
     return [piece for piece in re.split("([\r\b])", text) if piece]
 
 
-def _joined(cells: Sequence[tuple[str, str]]) -> Line:
+def _joined(cells: Sequence[tuple[str, str]]) -> StyledLine:
     made: list[tuple[str, str]] = []
     for classes, char in cells:
         if made and made[-1][0] == classes:

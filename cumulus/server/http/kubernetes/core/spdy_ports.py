@@ -24,12 +24,12 @@ _MOST = 512
 _WAITING = 16
 """Pieces that wait for one connection before all of them wait."""
 
-Connect = Callable[[int], Awaitable[socket.socket]]
+_Connect = Callable[[int], Awaitable[socket.socket]]
 """Makes a connection to a port, which does not block. Raises CumulusError."""
 
 
 class SpdyPorts:
-    def __init__(self, websocket: ServerWebSocket, connect: Connect) -> None:
+    def __init__(self, websocket: ServerWebSocket, connect: _Connect) -> None:
         self._websocket = websocket
         self._connect = connect
         self._session = spdy.SpdySession()
