@@ -154,7 +154,7 @@ def _map(of: Any) -> Callable[[object, str], Any]:
 
 
 def _fields(wanted: Any) -> Callable[[object, str], Any]:
-    """Of a dataclass or named tuple."""
+    """Decodes a dataclass or named tuple."""
     hints = typing.get_type_hints(wanted)
     if is_dataclass(wanted):
         needed = {each.name for each in fields(wanted) if each.default is MISSING and each.default_factory is MISSING}

@@ -13,7 +13,7 @@ _MOST = 2**63
 
 
 class CheckpointUnseen(Exception):
-    """The place does not answer, or may not be read."""
+    """The place of the checkpoints does not answer, or may not be read."""
 
 
 class SealedCheckpoint(NamedTuple):
@@ -27,7 +27,7 @@ class SealedCheckpoint(NamedTuple):
     seconds: float
     """How long the save took."""
     path: str
-    """Its directory."""
+    """The directory of the checkpoint."""
     uploaded: int = -1
     """The newest step that is whole beyond the node; -1: none, or nobody copies them."""
     upload_error: str = ""

@@ -121,7 +121,7 @@ class CgroupTracker:
             del self._kept[pid]
             self._seen.discard(pid)
         elif cgroup.is_inside(pid, directory):
-            # It was forked while this looked, or is about to be gone.
+            # It was forked during this look, or is about to end.
             return
         elif process not in self._put_back and cgroup.enter(directory, pid):
             self._put_back.add(process)
@@ -133,7 +133,7 @@ class CgroupTracker:
 
 
 def _is_child(proc: Proc, of: dict[int, _Kept]) -> bool:
-    """Whether its parent is one of those, and not another process that has that pid now."""
+    """Whether its parent is one of these processes, and not a later one with the same pid."""
     known = of.get(proc.parent)
     return known is not None and processes.is_alive(ProcessIdentity(proc.parent, known.start))
 

@@ -82,7 +82,7 @@ class UserLedger(Ledger):
         return super().unpark(id, seconds, token=token)
 
     def attach(self, id: str, pid: int, token: int, *, role: str = "root") -> None:
-        """Also after it: the number may have become another's meanwhile."""
+        """Also checked after the change: by then the pid may be another process's."""
         self.check_own(id)
         self._check_process(pid)
         super().attach(id, pid, token, role=role)

@@ -24,7 +24,7 @@ from cumulus.service.addresses import NO_GRPC, grpc_address
 
 
 def state(home: Path) -> Iterator[Finding]:
-    """The state directory: there or to be made, writable, private."""
+    """Checks the state directory: it exists or can be made, is writable, and is private."""
     there = next(p for p in (home, *home.parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         fix = "set CUMULUS_HOME to a directory that you may write, or chown this one"
@@ -45,7 +45,7 @@ def state(home: Path) -> Iterator[Finding]:
 
 
 def store(home: Path) -> Iterator[Finding]:
-    """The store: opens, reads every object, and takes a write."""
+    """Checks the store: it opens, every object can be read, and a write succeeds."""
     directory = paths.store_dir(home)
     if not directory.exists():
         daemon_lock.refuse_unread(home)
@@ -81,7 +81,7 @@ def store(home: Path) -> Iterator[Finding]:
 
 
 def daemon(home: Path) -> Iterator[Finding]:
-    """Whether a daemon runs here, and which leads."""
+    """Checks whether a daemon runs here, and which one leads."""
     pid = daemon_lock.daemon_pid(home)
     if pid is None:
         yield Finding("WARN", "daemon", "no daemon runs on this state directory", "run: cumulus serve")
@@ -102,7 +102,7 @@ def daemon(home: Path) -> Iterator[Finding]:
 
 
 def grpc(home: Path) -> Iterator[Finding]:
-    """The gRPC server beside a daemon that runs."""
+    """Checks the gRPC server of a running daemon."""
     if daemon_lock.daemon_pid(home) is None:
         yield Finding("OK", "grpc", "runs with the daemon")
     elif grpc_address.read(home) == NO_GRPC:

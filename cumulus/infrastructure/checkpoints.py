@@ -127,7 +127,7 @@ class CheckpointsBeyond:
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[str]:
-        """Room for files that are read, as the user who reads them."""
+        """A temporary directory for the files that are read; it belongs to the user who reads them."""
         with tempfile.TemporaryDirectory(prefix="cumulus-checkpoint-") as directory:
             user = self._config.user
             if user is not None and os.geteuid() == 0:
@@ -196,7 +196,7 @@ def _not_here(job: Document) -> NotFound:
 
 
 def on_node(path: str, programs: CheckpointPrograms, user: UnixUser | None) -> NodeCheckpoints:
-    """Those in a directory of another node."""
+    """The checkpoints in a directory of another node."""
     return NodeCheckpoints(path, partial(read_there, programs, user))
 
 

@@ -11,9 +11,9 @@ from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 
 INDEX, COUNT, VALUE = "CUMULUS_ARRAY_INDEX", "CUMULUS_ARRAY_COUNT", "CUMULUS_ARRAY_VALUE"
-"""What each job finds of its index, of how many there are, and its value of a list."""
+"""The variables that tell each job its index, how many indexes there are, and its value of the list."""
 MATRIX = "CUMULUS_MATRIX_"
-"""What the variables of a matrix begin with; the name in capitals follows."""
+"""How the variables of a matrix begin; the name follows in capitals."""
 
 _PLACE = re.compile(r"(\$?)\$\((CUMULUS_(?:ARRAY|MATRIX)_[A-Za-z0-9_]+)\)")
 """$(NAME), and $$(NAME) for that text itself, as Kubernetes has them."""
@@ -37,7 +37,7 @@ def at(values: Sequence[str], matrix: Mapping[str, Sequence[str]], index: int) -
 
 
 def variable(name: str) -> str:
-    """What a job finds the value of that name in."""
+    """The variable that holds the value of that name in a job."""
     return MATRIX + name.upper() if name else VALUE
 
 
@@ -47,13 +47,13 @@ def words(found: Mapping[str, str]) -> str:
 
 
 def of_array(array: Document, index: int) -> str:
-    """The same words of an array's document; "" where it has indexes alone, or its spec is damaged."""
+    """The same words for an array's document; "" if it has only indexes, or its spec is damaged."""
     values, matrix = lookup(array, "spec.values") or (), lookup(array, "spec.matrix") or {}
     return words(at(values, matrix, index)) if 0 <= index < number(values, matrix) else ""
 
 
 def of_job(job: Document) -> str:
-    """The same words of a job that an array made, by its environment; "" of any other."""
+    """The same words for a job that an array made, read from its environment; "" for any other job."""
     found: dict[str, str] = {}
     for each in lookup(job, "spec.env") or ():
         name = each["name"]
@@ -63,12 +63,12 @@ def of_job(job: Document) -> str:
 
 
 def places(text: str) -> Iterator[str]:
-    """The variables that stand in the text to be filled in."""
+    """The variables that the text refers to."""
     return (found[2] for found in _PLACE.finditer(text) if not found[1])
 
 
 def filled(text: str, variables: Mapping[str, str]) -> str:
-    """With the value of each variable that stands there as $(NAME); what is none of them stays."""
+    """The text with each $(NAME) replaced by its value; a name that is no variable stays as it is."""
 
     def one(found: re.Match[str]) -> str:
         if found[2] not in variables:

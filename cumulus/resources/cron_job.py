@@ -24,7 +24,7 @@ from cumulus.resources.schedule import check_schedule
 from cumulus.resources.submitter import DaemonRules, Submitter
 
 LONGEST_NAME = 52
-"""What is left of a job's name beside the minute."""
+"""How long the name of a GPUCronJob may be: the minute is added for each job's name."""
 
 
 class ConcurrencyPolicy(StrEnum):

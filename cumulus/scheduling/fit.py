@@ -29,7 +29,7 @@ class Reason(NamedTuple):
 
 
 def utc(moment: datetime) -> str:
-    """As people are told it: 2030-01-31T12:00:00Z."""
+    """The time as messages show it: 2030-01-31T12:00:00Z."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 

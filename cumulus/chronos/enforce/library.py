@@ -19,11 +19,11 @@ class Library:
     what: str
     file: str
     symbol: str
-    """A function that it has and others have not."""
+    """A function that only this library has."""
     variable: str
-    """Names a built one."""
+    """The variable that names a built library."""
     separators: str = ":"
-    """Of the list in which programs are told its path: there is no way to quote them."""
+    """Characters that separate the paths in the variable for programs: no path may have them, since none can be quoted."""
 
     @property
     def remedy(self) -> str:

@@ -31,13 +31,13 @@ _LONGEST_ERROR = 4096
 
 
 def unreadable(source: Source, now: str, reason: str, message: str) -> SourceStatus:
-    """The repository or directory cannot be read: what was synced stays."""
+    """The status when the repository or directory cannot be read: what was synced stays."""
     conditions = condition_set(source.status.conditions, now, SourceCondition.READY, False, reason, message)
     return source.status.model_copy(update={"conditions": conditions})
 
 
 def read(source: Source, now: str, seen: Revision) -> SourceStatus:
-    """It can be read, and is at this revision."""
+    """The status when it can be read and is at this revision."""
     status = source.status
     conditions = condition_set(status.conditions, now, SourceCondition.READY, True, SourceReason.FETCHED)
     same = status.observed is not None and status.observed.tree == seen.tree
@@ -45,7 +45,7 @@ def read(source: Source, now: str, seen: Revision) -> SourceStatus:
 
 
 def failed(source: Source, now: str, seen: Revision, reason: SourceReason, problems: Sequence[Problem]) -> SourceStatus:
-    """Nothing of the revision can be applied."""
+    """The status when nothing of the revision can be applied."""
     first = problems[0].position
     lines = [str(problem) for problem in problems[:_TOLD_PROBLEMS]]
     if len(problems) > _TOLD_PROBLEMS:
@@ -93,7 +93,7 @@ def planned(
 
 
 def with_uids(status: SourceStatus, uids: dict[Key, str]) -> SourceStatus:
-    """With the uids of what was just made."""
+    """The status with the uids of the objects that were just created."""
     items = tuple(
         item.model_copy(update={"uid": uids[item_key(item)]}) if not item.uid and item_key(item) in uids else item
         for item in status.inventory

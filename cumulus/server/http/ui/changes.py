@@ -1,7 +1,8 @@
 """Tells browsers what changed: one stream for all pages of a browser, of names alone. A page that shows what changed
 is asked for again by our script; what did not change is answered by 304.
 
-Of what a user may not see, the kind is told, which says when shares change hands: everybody may know that.
+Where a user may not see an object, the browser is told its kind. That shows when shares change hands, which everybody
+may know.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from cumulus.service.identity import Identity
 
 GATHER_SECONDS = 0.1
-"""How long what changes is gathered before it is told."""
+"""How long changes are gathered before browsers are told."""
 QUIET_SECONDS = 15.0
 """So often the browser hears that we are there and how late it is, and whether it is still signed in is looked at."""
 MOST_KEYS = 100

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PageTable:
-    """With a title of its own. `name`: what tells it from others of the page."""
+    """A section with a title of its own. `name` tells it from the other sections of the page."""
 
     title: str
     headings: Sequence[str]
@@ -46,7 +46,7 @@ class _Around:
 
 
 def sections(described: Description, now: datetime) -> Iterator[PageTable | FieldList]:
-    """Up to where it is damaged."""
+    """The sections before the first damaged one."""
     document = described.document
     kind = BY_NAME[document["kind"]]
     try:

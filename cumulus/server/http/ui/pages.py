@@ -34,7 +34,7 @@ SESSION = "cumulus.session"
 """Where in a request's scope the session is."""
 _FORM_BYTES = 64 * 2**10
 _LARGE_BYTES = 4096
-"""Data from so many bytes on are worth the time of compressing them."""
+"""Answers of at least so many bytes are compressed."""
 _TITLES = {
     400: "That did not work", 401: "You are not signed in", 403: "You may not do this", 404: "There is no such thing",
     409: "It has changed", 429: "Too many requests", 503: "The server cannot answer now",
@@ -51,11 +51,11 @@ class Visit:
     query: Mapping[str, str]
     form: Mapping[str, str] = field(default_factory=dict)
     url: str = ""
-    """With what is asked for."""
+    """The path with the query."""
     known: str = ""
     """What of it the browser has: the tags."""
     partial: bool = False
-    """Whether our script asks, which takes the content alone."""
+    """Whether our script asks. It takes the content without the frame of the page."""
     takes_gzip: bool = False
     revision: int = 0
     """All that the page shows is at least as new. Of a whole page alone: its script knows it then."""
@@ -144,7 +144,7 @@ def visit_of(request: Request, form: Mapping[str, str] = {}) -> Visit:
 
 
 def url_of(scope: Scope) -> str:
-    """What was asked for, as a link has it."""
+    """The path and query of the request, as a link has them."""
     query = scope["query_string"].decode("latin-1")
     return quote(scope["path"]) + (f"?{query}" if query else "")
 
@@ -160,7 +160,7 @@ def see_other(url: str) -> Response:
 
 
 def error_page(error: CumulusError, *, signed_in: bool = False) -> Response:
-    """It says what is wrong to who may see nothing else, too."""
+    """The page of an error. It is also shown to people who may see nothing else."""
     code = next(code for kind, code, _ in CODES if isinstance(error, kind))
     return plain_page(code, str(error), error.hint or "", signed_in=signed_in, seconds=_seconds(error))
 
