@@ -23,7 +23,7 @@ class Library:
     variable: str
     """The variable that names a built library."""
     separators: str = ":"
-    """Characters that separate the paths in the variable for programs: no path may have them, since none can be quoted."""
+    """Characters that separate the paths in the variable for programs. None can be quoted, so no path may have them."""
 
     @property
     def remedy(self) -> str:
