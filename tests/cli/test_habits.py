@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -203,3 +204,11 @@ def test_a_port_of_a_job_that_has_ended_is_not_waited_for(store: SqliteStore, ru
     done = run("port-forward", "train", "0:80")
     assert (done.code, done.out) == (1, "")
     assert done.err == ("error: gpujob/train has ended: nothing listens there; run it again: cumulus rerun train\n")
+
+
+def test_a_port_that_is_taken_is_told_in_the_systems_words(store: SqliteStore, run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("port-forward", "train", f"{port}:80")
+    said = f"error: port {port} of 127.0.0.1 can't be used: Address already in use; LOCAL:PORT names another\n"
+    assert (done.code, done.err) == (1, said)

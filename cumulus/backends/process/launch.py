@@ -10,6 +10,7 @@ import errno
 import importlib
 import os
 import signal
+import stat
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -121,7 +122,7 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
             os.makedirs(shared, mode=0o755, exist_ok=True)
         if spec.get("hostfile"):
             _write(*spec["hostfile"])
-        if not os.path.isdir(directory):
+        if not _is_directory(directory):
             raise StartFailed(f"working directory {directory} is not a directory on this node")
         if after := _after(spec):
             # Loaded by the few jobs that go on from another's work.
@@ -135,6 +136,14 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
             raise
         raise StartFailed(f"working directory {directory}: {error.strerror}: {error.filename}") from None
     return directory
+
+
+def _is_directory(path: str) -> bool:
+    """Raises OSError where that cannot be told, as below a directory which the user may not enter."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _write(path: str, text: str) -> None:

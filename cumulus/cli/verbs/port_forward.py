@@ -133,7 +133,9 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server((LOOPBACK, port))
     except OSError as error:
         raise CumulusError(
-            f"port {port} of {LOOPBACK} can't be used: {error.strerror}", hint="LOCAL:PORT names another"
+            # Python adds the address to the system's words.
+            f"port {port} of {LOOPBACK} can't be used: {os.strerror(error.errno or 0)}",
+            hint="LOCAL:PORT names another",
         ) from None
 
 

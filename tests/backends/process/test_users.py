@@ -148,6 +148,13 @@ class TestWho:
         with pytest.raises(BackendRefused, match="is no Unix user"):
             bed.backend.start(bed.work("true", submitter="token-user"))
 
+    def test_a_directory_that_the_user_may_not_enter_is_told_as_that(
+        self, bed: ProcessBed, users: tuple[User, User]
+    ) -> None:
+        theirs = users[1].home
+        _, seen = bed.run("true", working_dir=f"{theirs}/project", **of(users[0]))
+        assert seen.message == f"working directory {theirs}/project: Permission denied: {theirs}/project"
+
     def test_roots_own_jobs_stay_as_they_are(self, bed: ProcessBed) -> None:
         for name, uid in (("root", 0), ("", None)):
             work, _ = bed.run("sh", "-c", "id -u; pwd", job=f"of-{name or 'nobody'}", submitter=name, submitter_uid=uid)
