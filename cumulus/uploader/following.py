@@ -151,6 +151,7 @@ class RunFollower:
         """Copy the step; whether there may be more to do at once."""
         with self._mutex:
             self._status = replace(self._status, uploading=step, sent=0)
+        self._tell()
         name = None
         try:
             held = snapshot.held_step(self._held) == step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,7 +14,9 @@ from cumulus.uploader import catalog, files
 from cumulus.uploader.place import CheckpointName, Place, Unfaithful
 from cumulus.uploader.upload import SMALL
 
-_THREADS = 4
+_SMALL_AT_ONCE = 4
+_LARGE_AT_ONCE = 2
+"""Each has threads for its parts. One processor takes the digest of one file: that is slower than what comes."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -66,16 +68,24 @@ def _fetch(place: Place, name: CheckpointName, manifest: FilesManifest, path: st
             finally:
                 os.close(descriptor)
 
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as pool:
-            for future in [pool.submit(fetch, file) for file in manifest.files if file.size <= SMALL]:
-                future.result()
-        for file in manifest.files:
-            if file.size > SMALL:
-                fetch(file)
+        _all(fetch, [file for file in manifest.files if file.size <= SMALL], _SMALL_AT_ONCE)
+        _all(fetch, [file for file in manifest.files if file.size > SMALL], _LARGE_AT_ONCE)
         files.commit(made, path, manifest)
     except BaseException:
         layout.remove_tree(made)
         raise
+
+
+def _all(fetch: Callable[[File], None], some: Sequence[File], at_once: int) -> None:
+    """After one that fails no other is begun."""
+    with ThreadPoolExecutor(at_once, thread_name_prefix="fetch") as pool:
+        futures = [pool.submit(fetch, file) for file in some]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def fetch_file(place: Place, name: CheckpointName, file: File, descriptor: int) -> None:

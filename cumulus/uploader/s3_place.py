@@ -12,6 +12,7 @@ from cumulus.blob.s3.client import Part, S3Client
 from cumulus.blob.s3.problems import Missing
 from cumulus.blob.s3.transfer import PART, fetch, part_size, send_file
 from cumulus.checkpoint.layout import File
+from cumulus.errors import ObjectChanged
 from cumulus.uploader.place import Notes, StoredFile, Unfaithful
 
 _SHA256 = "sha256"
@@ -59,6 +60,8 @@ class S3Place:
             fetch(self._client, self._prefix + key, file.size, descriptor, digest, etag=found.etag, part=self._part)
         except Missing:
             raise Unfaithful(f"{file.path} is missing") from None
+        except ObjectChanged:
+            raise Unfaithful(f"{file.path} changed while it was read") from None
         if digest.hexdigest() != file.sha256:
             raise Unfaithful(f"{file.path} does not match its sha256")
 

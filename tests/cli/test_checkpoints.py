@@ -116,6 +116,18 @@ def test_what_does_not_come_whole_leaves_nothing(tmp_path: Path, pieces: list[Ch
     assert not (tmp_path / "new").exists() or list((tmp_path / "new").iterdir()) == []
 
 
+def test_a_disk_that_is_too_small_is_told_before_anything_comes(small_disk: Path) -> None:
+    def large() -> Iterator[CheckpointPiece]:
+        file = layout.File("weights", 2**30, hashlib.sha256().hexdigest())
+        yield CheckpointManifest(7, layout.FilesManifest(7, "2030-01-01T00:00:00Z", 1.0, 1, 1, 1, (file,)).encode())
+        raise AssertionError("it was asked for more")
+
+    target = small_disk / "new"
+    with pytest.raises(CumulusError, match=rf"the checkpoint has 1Gi, and the disk of {target} has room for \d"):
+        receive(large(), target)
+    assert list(target.iterdir()) == []
+
+
 def test_what_is_not_known_is_not_shown_as_nothing(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a damaged one nothing is known. Why the copy does not get on has a line of its own."""
     found = JobCheckpoints(

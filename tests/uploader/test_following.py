@@ -17,11 +17,12 @@ from cumulus.blob.s3.bucket import Bucket, Keys
 from cumulus.blob.s3.client import Part, S3Client
 from cumulus.blob.s3.transfer import LEAST_PART
 from cumulus.checkpoint import layout
+from cumulus.checkpoint.layout import File
 from cumulus.clock import FakeClock
 from cumulus.uploader import catalog, status
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import RunFollower
-from cumulus.uploader.place import CheckpointName, Place
+from cumulus.uploader.place import CheckpointName, Notes, Place
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
 from cumulus.uploader.upload import Journal
@@ -85,6 +86,31 @@ def test_what_is_saved_meanwhile_and_what_is_left_at_the_end(place: Place, tmp_p
     # Another one finds nothing to do.
     with running(place, tmp_path / "a") as run:
         assert run.end() is True
+
+
+class Slow(DirectoryPlace):
+    """Takes no file until it may `go` on."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.go = threading.Event()
+
+    def send(self, key: str, file: File, descriptor: int, notes: Notes, sent: Callable[[int], None]) -> None:
+        self.go.wait()
+        super().send(key, file, descriptor, notes, sent)
+
+
+def test_what_is_on_its_way_is_told_before_any_of_it_has_arrived(tmp_path: Path) -> None:
+    place = Slow(str(tmp_path / "shared"))
+    save(tmp_path / "a", 1)
+    with running(place, tmp_path / "a") as run:
+        try:
+            eventually(lambda: run.status.uploading == 1)
+            assert run.status.step is None
+        finally:
+            place.go.set()
+        assert run.end() is True
+    assert (run.status.step, run.status.uploading) == (1, None)
 
 
 def test_nothing_was_ever_saved(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.blob.s3.client import Object, S3Client
 from cumulus.checkpoint.layout import Damaged
 from cumulus.errors import ObjectChanged, UsageError
 from cumulus.uploader import catalog
 from cumulus.uploader.catalog import Superseded
 from cumulus.uploader.place import CheckpointName, Place, parse
 from cumulus.uploader.restore import restore, verify
+from cumulus.uploader.s3_place import S3Place
 from cumulus.uploader.upload import Journal, Upload, UploadIncomplete
+from tests.s3 import Server
 from tests.uploader.saves import contents, loaded, save
 
 
@@ -111,6 +114,51 @@ def test_a_file_that_is_missing_or_longer(place: Place, tmp_path: Path, upload: 
     assert found is not None
     assert found.step == 1
     assert [damaged.problem for damaged in refused] == ["is missing", "has 2 bytes instead of 1"]
+
+
+def test_large_files_come_several_at_a_time_and_one_of_them_is_damaged(
+    place: Place, tmp_path: Path, upload: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cumulus.uploader.restore.SMALL", 0)
+    kept = {name: name.encode() * 1000 for name in "abcdef"}
+    for step in (1, 2):
+        save(tmp_path / "a", step, kept)
+        upload(tmp_path / "a", step)
+    flip(place, f"{CheckpointName(1, 2).prefix}c", 500)
+    refused: list[Damaged] = []
+    found = restore(place, str(tmp_path / "b"), refused=refused.append)
+    assert found is not None
+    assert found.step == 1
+    assert loaded(tmp_path / "b", 1) == kept
+    assert [(damaged.step, damaged.file) for damaged in refused] == [(2, "c")]
+
+
+@pytest.mark.xdist_group("s3")
+def test_what_is_replaced_while_it_is_read_is_refused_by_name(seaweedfs: Server, tmp_path: Path) -> None:
+    """By somebody else with keys to the bucket. The previous one is used."""
+    client = Swapping(seaweedfs.bucket(), patience=10)
+    place = S3Place(client, "checkpoints/team/uid")
+    for step in (1, 2):
+        save(tmp_path / "a", step, {"x": b"%d" % step})
+        Upload(place, Journal(str(tmp_path / "notes.json"))).run(str(tmp_path / "a"), step, 10)
+    client.swaps = f"checkpoints/team/uid/{CheckpointName(1, 2).prefix}x"
+    refused: list[Damaged] = []
+    found = restore(place, str(tmp_path / "b"), refused=refused.append)
+    assert found is not None
+    assert found.step == 1
+    assert [(damaged.file, damaged.problem) for damaged in refused] == [("x", "changed while it was read")]
+
+
+class Swapping(S3Client):
+    """After somebody has looked at the object `swaps`, another is there."""
+
+    swaps = ""
+
+    def head(self, key: str) -> Object | None:
+        found = super().head(key)
+        if key == self.swaps:
+            self.put(key, b"!")
+        return found
 
 
 def flip(place: Place, key: str, where: int) -> None:

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 if __name__ == "__main__":
@@ -36,6 +37,9 @@ NOTE = 3
 """The descriptor at which an uploader finds where to note that it has copied all."""
 _OWN = ("PATH", "HOME", "LD_LIBRARY_PATH")
 _LOOK = 0.2
+_LINGER = 3000.0
+"""Seconds after the run for which an uploader tries: then the daemon starts another, with the keys of then. They may
+have been renewed."""
 _CHECK = 10.0
 """Seconds that a place has to answer where nothing is to be fetched: the lease runs meanwhile."""
 
@@ -54,7 +58,7 @@ class Uploading:
         """Start the uploader, unless another replica of this node does. Raises OSError, StartFailed."""
         if self._spec["replica"] != 0:
             return
-        config = self._config(Beyond.own)
+        config = self.follower()
         readable, self._input = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
@@ -84,6 +88,10 @@ class Uploading:
             say(f"cumulus: {refused}")
         if answer.get("restored"):
             say(f"cumulus: fetched the checkpoint of step {answer['step']} from {config.uri}")
+
+    def follower(self) -> Config:
+        """Of an uploader that is started now. Raises StartFailed."""
+        return replace(self._config(Beyond.own), linger=_LINGER)
 
     def _config(self, of: Callable[[Beyond], Config]) -> Config:
         spec, asked = self._spec, self._asked

@@ -175,6 +175,14 @@ def receive(pieces: Iterator[CheckpointPiece], target: Path) -> Path:
         raise UsageError(f"{final} is there already", hint="name another directory with --to")
     made = target / layout.temporary_name(head.step)
     made.mkdir(mode=0o700, parents=True)
+    room = shutil.disk_usage(made).free
+    if manifest.size > room:
+        made.rmdir()
+        raise CumulusError(
+            f"the checkpoint has {format_bytes(manifest.size)}, and the disk of {target} has room for "
+            f"{format_bytes(room)}",
+            hint="name a directory on another disk with --to",
+        )
     unverified = made
     try:
         expected = {file.path: file.size for file in manifest.files}

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import Checkpointing, Workload, WorkloadState
+from cumulus.backends.process.uploading import Uploading
+from cumulus.blob.s3.bucket import Keys
 from cumulus.blob.s3.client import S3Client
 from cumulus.checkpoint import layout
 from cumulus.lib import locks
@@ -227,6 +229,20 @@ def test_an_uploader_that_was_killed_is_replaced_when_the_daemon_looks(bed: Proc
     bed.reopen()
     bed.backend.list()
     assert locks.holders(note) == []
+
+
+def test_an_uploader_that_follows_another_has_the_keys_of_then(bed: ProcessBed) -> None:
+    """They were renewed while the run went on. The one before gives up in time for that."""
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        bed.secrets.set("keys", key, "old")
+    bed.backend.start(run := work(bed, "save(1)\n", asked={"credentials": "keys"}))
+    assert bed.finish(run).state is WorkloadState.SUCCEEDED
+    uploading = Uploading(json.loads((bed.run_directory(run) / "spec.json").read_text()), {})
+    assert uploading.follower().keys == Keys("old", "old")
+    bed.secrets.set("keys", "AWS_SECRET_ACCESS_KEY", "new")
+    renewed = uploading.follower()
+    assert renewed.keys == Keys("old", "new")
+    assert renewed.linger < 3600
 
 
 @pytest.mark.users
