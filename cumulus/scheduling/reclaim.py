@@ -174,12 +174,33 @@ class CycleReclaim:
 
 
 def spared(snapshot: Snapshot) -> Iterator[Key]:
-    """Partitions that were to be taken back for a gang which waits no longer, and that were not asked for yet."""
-    waiting: set[str] | None = None
+    """Partitions that were to be taken back for a gang which waits no longer, and that were not asked for yet. Not
+    those on which another gang counts that was promised its start within its quota since."""
+    left = []
     for hold in snapshot.holds:
         if hold.returning is None or hold.partition is None or hold.returning.at <= snapshot.now:
             continue
-        if waiting is None:
-            waiting = {gang.name for gang in snapshot.pending}
-        if hold.returning.gang not in waiting:
+        left.append(hold)
+    if not left:
+        return
+    waiting = {gang.name for gang in snapshot.pending}
+    counted = _counted_on(snapshot)
+    # A job yields with all that it has, or with nothing.
+    needed = {
+        hold.job for hold in left
+        if any(by < (hold.kept_until or hold.returns_at) for by in counted.get((hold.node, hold.device), ()))
+    }  # fmt: skip
+    for hold in left:
+        if hold.returning and hold.partition and hold.returning.gang not in waiting and hold.job not in needed:
             yield hold.partition
+
+
+def _counted_on(snapshot: Snapshot) -> dict[Place, list[datetime]]:
+    """By when devices are promised within quotas."""
+    found: dict[Place, list[datetime]] = {}
+    for gang in snapshot.pending:
+        if gang.sure:
+            for promise in (member.promise for member in gang.members):
+                if promise is not None:
+                    found.setdefault((promise.node, promise.device), []).append(promise.start_by)
+    return found

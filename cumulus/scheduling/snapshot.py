@@ -99,6 +99,8 @@ class Hold:
     """How its job yields where others need the share; None where it does not."""
     returning: Returning | None = None
     """For whom it is taken back, where that was decided."""
+    kept_until: datetime | None = None
+    """When it is free again at the latest if it is not taken back after all."""
 
     @property
     def name(self) -> str:
@@ -289,7 +291,9 @@ def _node(node: GPUNode) -> Node:
 
 def _hold(claim: Claim, now: datetime) -> Hold:
     end = claim.expires_at or now + timedelta(seconds=claim.duration)
+    kept_until = None
     if claim.returning is not None:
+        kept_until = end + timedelta(seconds=claim.grace)
         end = min(end, claim.returning.at)
     end += timedelta(seconds=claim.grace)
     return Hold(
@@ -297,7 +301,7 @@ def _hold(claim: Claim, now: datetime) -> Hold:
         returns_at=_expected(end, now), partition=claim.partition, lease=claim.lease, job=claim.job, user=claim.user,
         returns_by=_returns_by(claim.lease, end, now), ports=claim.demand.ports, queue=claim.queue,
         since=claim.held_since, share=claim.share, device_name=claim.device_name, yields=claim.yields,
-        returning=claim.returning,
+        returning=claim.returning, kept_until=kept_until,
     )  # fmt: skip
 
 

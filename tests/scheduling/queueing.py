@@ -153,7 +153,10 @@ class Cluster:
         held = self.holds[name]
         back = victim.at + timedelta(seconds=self.jobs[name].grace)
         self.holds[name] = [
-            replace(h, returning=said, returns_at=back) if h.partition == victim.hold.partition else h for h in held
+            replace(h, returning=said, returns_at=back, kept_until=h.returns_at)
+            if h.partition == victim.hold.partition
+            else h
+            for h in held
         ]
         if self.holds[name][-1].partition == victim.hold.partition:
             # It takes most of its grace to save.
@@ -164,7 +167,9 @@ class Cluster:
         for name, held in self.holds.items():
             job = self.jobs[name]
             ends = NOW + timedelta(seconds=(job.bound or 0) + job.seconds)
-            self.holds[name] = [replace(h, returning=None, returns_at=ends) if h.partition == key else h for h in held]
+            self.holds[name] = [
+                replace(h, returning=None, returns_at=ends, kept_until=None) if h.partition == key else h for h in held
+            ]
 
     def _arrive(self, job: Job) -> None:
         demand = self._demands.setdefault(job.memory, Demand(Filter(), job.memory, None))

@@ -291,6 +291,22 @@ def test_who_is_not_needed_any_more_keeps_its_share() -> None:
     assert cluster.jobs["r0"].bounds == [0.0]
 
 
+def test_who_yields_for_one_that_goes_away_yields_all_the_same_where_another_was_promised_that_within_its_quota() -> (
+    None
+):
+    cluster = borrowing(nodes=1, minRuntime="20m")
+    half = Share(size=40 * GI)
+    cluster.submit(Job("s", "alice", "sure", half, arrives=200.0), Job("t", "alice", "sure", half, arrives=210.0))
+    cluster.run(300.0)
+    assert cluster.waiting["t"].sure
+    del cluster.waiting["s"]
+    cluster.settle()
+    assert cluster.holds["r0"][0].returning is not None
+    cluster.run()
+    assert cluster.late == []
+    assert cluster.jobs["t"].bound == 20 * MINUTE + 0.9 * GRACE
+
+
 def test_an_urgent_job_keeps_what_it_borrowed() -> None:
     bands = [{"name": "normal", "from": 0}, {"name": "urgent", "from": 100, "urgent": True}]
     cluster = Cluster([sure(), a_queue("rest", bands=bands, minRuntime="0s")])
