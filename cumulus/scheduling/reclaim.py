@@ -195,9 +195,9 @@ def spared(snapshot: Snapshot) -> Iterator[Key]:
             yield hold.partition
 
 
-def _counted_on(snapshot: Snapshot) -> dict[Place, list[datetime]]:
+def _counted_on(snapshot: Snapshot) -> dict[DevicePlace, list[datetime]]:
     """By when devices are promised within quotas."""
-    found: dict[Place, list[datetime]] = {}
+    found: dict[DevicePlace, list[datetime]] = {}
     for gang in snapshot.pending:
         if gang.sure:
             for promise in (member.promise for member in gang.members):
