@@ -13,7 +13,7 @@ from cumulus.cli import confirm, terminal
 from cumulus.client import contexts
 from cumulus.client.connect import connect
 from cumulus.client.contexts import Context
-from cumulus.client.endpoint import Endpoint, given_token, parse_server
+from cumulus.client.endpoint import Endpoint, checked_token, given_token, parse_server
 from cumulus.errors import CumulusError, Unauthenticated, UsageError
 
 
@@ -107,8 +107,8 @@ def _token() -> str:
         token = getpass("Token: ", sys.stderr)
     elif not token:
         token = sys.stdin.readline()
-    token = token.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
+    token = checked_token(token, "that")
+    if not token:
         raise UsageError("that is no token", hint="cumulus token create, on the server's machine, makes one")
     return token
 
