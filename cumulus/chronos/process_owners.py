@@ -1,6 +1,6 @@
 """Whose a process is that holds a GPU: the leases that it runs in, told by what it cannot change about itself first.
 
-These tell: the cgroup of a lease; the container that `chronos-runtime` gave a slot; processes of leases that it
+These tell: the cgroup of a lease; the container that `chronos-runtime` gave a start slot; processes of leases that it
 descends from; sessions that leases made. Where they tell nothing, the environment that it was started with does. That
 is a program's own word, so that it counts only where it blames nobody else: for processes of the same user as the
 lease's, and where none of those is known, of the user that the lease was made for, of Chronos' own, and of containers.
