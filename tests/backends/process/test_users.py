@@ -242,13 +242,13 @@ class TestAttacks:
         shut = bed.directory / "shut"
         (shut / "in").mkdir(parents=True, mode=0o700)
         shut.chmod(0o700)
-        for job, more in (
-            ("directory", {"working_dir": str(shut / "in")}),
-            ("mount", {"mounts": (WorkloadMount(str(shut / "in"), "data"),)}),
+        for job, said, more in (
+            ("directory", "Permission denied", {"working_dir": str(shut / "in")}),
+            ("mount", "is not on this node", {"mounts": (WorkloadMount(str(shut / "in"), "data"),)}),
         ):
             _, seen = bed.run("ls", job=job, **of(users[0], **more))
             assert (seen.state, seen.reason) == (WorkloadState.FAILED, "StartError")
-            assert "is not" in seen.message
+            assert said in seen.message
 
     def test_a_checkpoint_is_looked_at_as_the_user(self, bed: ProcessBed, users: tuple[User, User]) -> None:
         shut = bed.directory / "shut"
