@@ -123,6 +123,8 @@ class Kind:
     """Of a kind that does not run itself: where people find its logs, with `{name}` for that of the object."""
     waits: bool = False
     """Whether it may wait in the queue for a share, so that `why` explains it."""
+    job_template: bool = False
+    """Whether its controller makes jobs of its `spec.jobTemplate`, so that this must be one that a queue takes."""
     related: Related | None = None
     sections: Callable[[Document, Surroundings], Iterator[Section]] | None = None
     """What `describe` shows of it besides metadata, conditions and events. None: its spec."""

@@ -80,6 +80,35 @@ def test_the_rules_of_the_queue_hold_also_later(service: Service) -> None:
         service.objects.set_annotations(bob, Key("GPUJob", "team", "j"), {QUEUE: "vision"}, overwrite=True)
 
 
+@pytest.mark.parametrize("kind", ["GPUJobArray", "GPUCronJob"])
+def test_what_makes_jobs_is_told_at_once_what_no_queue_would_take(service: Service, kind: str) -> None:
+    """Else it is accepted, and none of its jobs is ever made."""
+
+    def make(name: str, **spec: Any) -> dict[str, Any]:
+        own = {"indexes": "3"} if kind == "GPUJobArray" else {"schedule": "0 3 * * *"}
+        template = {"spec": job("j", namespace="team", image="busybox", **spec)["spec"]}
+        made = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name, "namespace": "team"}}
+        return service.objects.create(BOB._replace(uid=1001), made | {"spec": own | {"jobTemplate": template}})
+
+    for spec, words in (
+        ({"queue": "nope"}, r"spec\.jobTemplate\.spec\.queue: there is no queue nope; the queues are anns"),
+        ({"priority": 11}, r"spec\.jobTemplate\.spec\.priority: is more than 10"),
+    ):
+        with pytest.raises(InvalidObject, match=words):
+            make("refused", **spec)
+    with pytest.raises(Forbidden) as caught:
+        make("refused", queue="vision")
+    assert caught.value.hint == "the queue vision does not list bob among its submitters"
+    make("taken", priority=10)
+    if kind == "GPUCronJob":
+        key = Key(kind, "team", "taken")
+        change = {"spec": {"jobTemplate": {"spec": {"queue": "nope"}}}}
+        with pytest.raises(InvalidObject, match=r"spec\.jobTemplate\.spec\.queue: there is no queue nope"):
+            service.objects.patch(BOB._replace(uid=1001), key, change)
+        service.objects.delete(ADMIN, Key("Queue", "", "default"))
+        service.objects.patch(BOB._replace(uid=1001), key, {"spec": {"suspend": True}})
+
+
 def test_the_strictest_of_a_queue_and_those_above_it_counts(service: Service) -> None:
     service.objects.create(ADMIN, queue("lab", maxDuration="4h", highestPriority=20))
     service.objects.create(ADMIN, queue("below", parent="lab", maxDuration="9h", highestPriority=30))

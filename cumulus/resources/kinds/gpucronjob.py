@@ -56,6 +56,7 @@ KIND = Kind(
     # Its jobs are its submitter's: nobody else says what they are.
     reads_as_submitter=frozenset({"jobTemplate"}),
     sealed=frozenset({"status.lastScheduleTime", "status.active"}),
+    job_template=True,
     related=Related("Jobs", lambda cron: Query(_JOB, owner_uid=cron["metadata"]["uid"])),
     sections=sections,
     state=state,

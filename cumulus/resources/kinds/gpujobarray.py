@@ -94,6 +94,7 @@ KIND = Kind(
     # Its jobs are its submitter's: nobody else says what they are.
     reads_as_submitter=frozenset({"jobTemplate"}),
     sealed=frozenset({"status.active", "status.succeeded", "status.failed"}),
+    job_template=True,
     related=Related("Jobs", lambda array: Query(_JOB, owner_uid=array["metadata"]["uid"])),
     sections=sections,
     conditions=tuple(ArrayCondition),

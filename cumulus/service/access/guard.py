@@ -121,6 +121,7 @@ class Guard:
             submitter = Submitter(identity.name, identity.uid, self._access.is_admin(identity))
             self._check_rules(identity, key, document, submitter)
             self._check_blobs(kind, key, document, submitter)
+            self._check_template(identity, kind, key, document, {}, there)
             annotations = submitter.annotations | self._queued(identity, kind, key, document, there)
             return replace(write, document=_signed(identity, kind, with_submitter(document, annotations), {}))
         stored = self._store.get(key)
@@ -135,6 +136,7 @@ class Guard:
         self._check_own(identity, key, verb, document, stored)
         self._check_sealed(identity, write, kind, key, stored)
         self._check_priority(kind, key, document, stored, there)
+        self._check_template(identity, kind, key, document, stored, there)
         if kind.reads_as_submitter and not _is_mine(identity, stored):
             self._check_acting(identity, verb, kind, key, document, stored)
         uid = write.uid or stored["metadata"]["uid"]
@@ -230,9 +232,25 @@ class Guard:
         submit there, InvalidObject where there is no such queue, or its rules do not allow it."""
         if not kind.waits:
             return {}
-        there = queued()
+        queue = self._queue_of(identity, key, document, queued(), ())
+        return {QUEUE: queue} if queue else {}
+
+    def _check_template(
+        self, identity: Identity, kind: Kind, key: Key, document: Document, stored: Document,
+        queued: Callable[[], Mapping[str, Document]],
+    ) -> None:  # fmt: skip
+        """What makes jobs is told at once what no queue would take, and not once for each job that is not made."""
+        template = lookup(document, "spec.jobTemplate")
+        if kind.job_template and isinstance(template, dict) and template != lookup(stored, "spec.jobTemplate"):
+            self._queue_of(identity, key, template, queued(), ("spec", "jobTemplate"))
+
+    def _queue_of(
+        self, identity: Identity, key: Key, job: Document, there: Mapping[str, Document], at: tuple[str, ...]
+    ) -> str:
+        """The queue that a job is submitted to, "" where there are none. `at`: where in the object the job stands.
+        Raises as `_queued` does."""
         try:
-            queue = queues.find(there, identity, key.namespace, document, admin=self._access.is_admin(identity))
+            queue = queues.find(there, identity, key.namespace, job, admin=self._access.is_admin(identity))
         except queues.NotYours as error:
             raise self._refusal(identity, "create", key, str(error)) from None
         except KeyError as error:
@@ -241,12 +259,12 @@ class Guard:
             known = ", ".join(sorted(there))
             others = f"the queues are {known}" if known else "there are no queues here, so leave it out"
             message = f"there is no queue {one_line(str(error.args[0]))}; {others}"
-            raise Rejected(key, [FieldProblem(("spec", "queue"), message)]) from None
-        if found := queues.problems(there, queue, document):
+            raise Rejected(key, [FieldProblem((*at, "spec", "queue"), message)]) from None
+        if found := queues.problems(there, queue, job):
             from cumulus.admission.problems import Rejected
 
-            raise Rejected(key, found)
-        return {QUEUE: queue} if queue else {}
+            raise Rejected(key, [replace(problem, path=(*at, *problem.path)) for problem in found])
+        return queue
 
     def _check_priority(
         self, kind: Kind, key: Key, document: Document, stored: Document, there: Callable[[], Mapping[str, Document]]
