@@ -151,7 +151,9 @@ def _uv() -> str | None:
 
 def _run(command: Sequence[str], directory: Path, text: str = "") -> str:
     """What uv prints. Raises `InvalidEnvironment` with what it says of its failure."""
-    variables = {**os.environ, "NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    # At the terminal's width its words would be broken off in the midst of a place.
+    shown = {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "COLUMNS": "10000"}
+    variables = {**os.environ, **shown, "UV_PYTHON_DOWNLOADS": "never"}
     try:
         done = subprocess.run(
             command, input=text, cwd=directory, env=variables, capture_output=True, encoding="utf-8", errors="replace",

@@ -51,7 +51,8 @@ def test_what_can_not_be_resolved_is_said_before_anything_is_queued(index: Index
 
 @needs_uv
 @pytest.mark.parametrize("wrong", ["numpy==", "!!x", "a b c"])
-def test_a_requirement_that_is_none_is_named(index: Index, wrong: str) -> None:
+def test_a_requirement_that_is_none_is_named(index: Index, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
     with pytest.raises(InvalidEnvironment) as caught:
         document_of(["# gr\u00fcn", "answer>=1", wrong], "3.11")
     assert str(caught.value).startswith(f"requirements: {wrong!r} is no requirement: ")
