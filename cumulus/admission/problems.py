@@ -32,6 +32,7 @@ class Rejected(InvalidObject):
     """
 
     def __init__(self, about: Key | str, problems: Iterable[FieldProblem]) -> None:
+        self.about = about
         self.problems = tuple(problems)
         first = self.problems[0] if self.problems else FieldProblem((), "is not valid")
         more = len(self.problems) - 1

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from cumulus.admission.problems import Rejected
 from cumulus.apply import ownership
 from cumulus.apply.ownership import FieldOwner
 from cumulus.apply.plan import ApplyResult, plan
@@ -68,7 +69,7 @@ def apply(
     by = Applier(ownership.check_manager(field_manager), now, force_conflicts, recreate is not None)
     for _ in range(ATTEMPTS):
         results = _planned(store, manifests, prune, by)
-        writes = list(admit([write for result in results if (write := result.write()) is not None]))
+        writes = _admitted(manifests, [w for result in results if (w := result.write()) is not None], admit)
         anew = [recreate(r.before or {}, r.after or {}) for r in results if recreate and r.action == "recreated"]
         if dry_run or not (writes or anew):
             return results
@@ -86,6 +87,19 @@ def apply(
         f"the objects kept changing while they were applied ({ATTEMPTS} attempts); nothing was applied",
         hint="apply again",
     )
+
+
+def _admitted(
+    manifests: Sequence[Manifest], writes: Sequence[Write], admit: Callable[[Sequence[Write]], Sequence[Write]]
+) -> list[Write]:
+    """Raises InvalidManifest with the places in the manifest of what is refused, and what else `admit` raises."""
+    try:
+        return list(admit(writes))
+    except Rejected as rejected:
+        for manifest in manifests:
+            if manifest.key == rejected.about:
+                raise InvalidManifest(manifest.placed(rejected.problems)) from None
+        raise
 
 
 def _made(answers: Sequence[Document], anew: Sequence[Sequence[Write]]) -> Iterator[Document]:

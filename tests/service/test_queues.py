@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cumulus.errors import Forbidden, InvalidObject, NotFound
+from cumulus.manifest import InvalidManifest, load_text
 from cumulus.resources.key import API_VERSION, Key
 from cumulus.resources.submitter import QUEUE
 from cumulus.service.identity import Identity
@@ -107,6 +108,32 @@ def test_what_makes_jobs_is_told_at_once_what_no_queue_would_take(service: Servi
             service.objects.patch(BOB._replace(uid=1001), key, change)
         service.objects.delete(ADMIN, Key("Queue", "", "default"))
         service.objects.patch(BOB._replace(uid=1001), key, {"spec": {"suspend": True}})
+
+
+FILE = """\
+apiVersion: cumulus.dev/v1alpha1
+kind: Queue
+metadata: {name: new}
+spec: {highestPriority: 10}
+---
+apiVersion: cumulus.dev/v1alpha1
+kind: GPUJob
+metadata: {name: a, namespace: team}
+spec: {command: ["true"], image: busybox, queue: NAME, gpu: {memory: 10%, duration: 1m}}
+"""
+
+
+def test_a_queue_and_its_jobs_come_in_one_file(service: Service) -> None:
+    with pytest.raises(InvalidManifest, match=r"lab\.yaml:9:\d+: spec\.queue: there is no queue knew; the queues are"):
+        service.objects.apply(ADMIN, load_text(FILE.replace("NAME", "knew"), name="lab.yaml"))
+    with pytest.raises(NotFound):
+        service.store.get(Key("Queue", "", "new"))
+    made = load_text(FILE.replace("NAME", "new"), name="lab.yaml")
+    # Who may make no queue makes none that way.
+    with pytest.raises(Forbidden):
+        service.objects.apply(BOB._replace(uid=1001), made)
+    service.objects.apply(ADMIN, made)
+    assert service.store.get(Key("GPUJob", "team", "a"))["metadata"]["annotations"][QUEUE] == "new"
 
 
 def test_the_strictest_of_a_queue_and_those_above_it_counts(service: Service) -> None:

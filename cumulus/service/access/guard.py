@@ -50,7 +50,7 @@ class Guard:
         told: list[Write] = []
         self._check_trees(writes)
         self._check_cycles(writes)
-        there = self._queues()
+        there = self._queues(writes)
         return [self._checked(identity, write, told, there, by_hand=by_hand) for write in writes] + told
 
     def replaced(self, identity: Identity, old: Document, new: Document, *, keeps: bool = False) -> list[Write]:
@@ -99,9 +99,9 @@ class Guard:
 
                 raise Rejected(key_of(document), [problem])
 
-    def _queues(self) -> Callable[[], Mapping[str, Document]]:
-        """The queues there are, read once, for one request of however many writes."""
-        return cache(partial(queues.queues, self._store))
+    def _queues(self, writes: Sequence[Write] = ()) -> Callable[[], Mapping[str, Document]]:
+        """The queues there are, with those that are written now, read once, for one request of however many writes."""
+        return cache(partial(queues.queues, self._store, writes))
 
     def _checked(
         self, identity: Identity, write: Write, told: list[Write], there: Callable[[], Mapping[str, Document]], *,

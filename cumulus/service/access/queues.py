@@ -12,7 +12,7 @@ from cumulus.resources.kinds.queue import KIND
 from cumulus.resources.query import Query
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.submitter import QUEUE
-from cumulus.store.base import Store
+from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
     from cumulus.admission.problems import FieldProblem
@@ -26,9 +26,11 @@ class NotYours(Exception):
     """The submitter may not submit there; the text says why."""
 
 
-def queues(store: Store) -> Mapping[str, Document]:
-    """By name."""
-    return {found["metadata"]["name"]: found for found in store.list(Query(KIND.name)).items}
+def queues(store: Store, writes: Sequence[Write] = ()) -> Mapping[str, Document]:
+    """By name, as they are once these writes are made: all are made, or none."""
+    there = {found["metadata"]["name"]: found for found in store.list(Query(KIND.name)).items}
+    written = (write.document for write in writes if write.target.kind == KIND.name and write.document is not None)
+    return there | {document["metadata"]["name"]: document for document in written}
 
 
 def find(there: Mapping[str, Document], identity: Identity, namespace: str, document: Document, *, admin: bool) -> str:
