@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import Damaged, File, FilesManifest
-from cumulus.uploader import catalog, files
+from cumulus.uploader import at_once, catalog, files
 from cumulus.uploader.place import CheckpointName, Place, Unfaithful
 from cumulus.uploader.upload import SMALL
 
@@ -68,24 +67,14 @@ def _fetch(place: Place, name: CheckpointName, manifest: FilesManifest, path: st
             finally:
                 os.close(descriptor)
 
-        _all(fetch, [file for file in manifest.files if file.size <= SMALL], _SMALL_AT_ONCE)
-        _all(fetch, [file for file in manifest.files if file.size > SMALL], _LARGE_AT_ONCE)
+        small = [file for file in manifest.files if file.size <= SMALL]
+        large = [file for file in manifest.files if file.size > SMALL]
+        at_once.each(fetch, small, _SMALL_AT_ONCE, "fetch")
+        at_once.each(fetch, large, _LARGE_AT_ONCE, "fetch")
         files.commit(made, path, manifest)
     except BaseException:
         layout.remove_tree(made)
         raise
-
-
-def _all(fetch: Callable[[File], None], some: Sequence[File], at_once: int) -> None:
-    """After one that fails no other is begun."""
-    with ThreadPoolExecutor(at_once, thread_name_prefix="fetch") as pool:
-        futures = [pool.submit(fetch, file) for file in some]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            for future in futures:
-                future.cancel()
 
 
 def fetch_file(place: Place, name: CheckpointName, file: File, descriptor: int) -> None:

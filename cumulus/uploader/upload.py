@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import MANIFEST, Checkpoint, Damaged, File, FilesManifest
 from cumulus.errors import ObjectChanged
 from cumulus.lib.files import write_durably
-from cumulus.uploader import catalog
+from cumulus.uploader import at_once, catalog
 from cumulus.uploader.place import CheckpointName, Place, Unfaithful
 
 SMALL = 8 * 2**20
@@ -99,14 +98,7 @@ class Upload:
             except Unfaithful as error:
                 raise Damaged(checkpoint.step, file.path, str(error).removeprefix(f"{file.path} ")) from None
 
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="upload") as pool:
-            futures = [pool.submit(send, file) for file in files if file.size <= SMALL]
-            try:
-                for future in futures:
-                    future.result()
-            finally:
-                for future in futures:
-                    future.cancel()
+        at_once.each(send, [file for file in files if file.size <= SMALL], _THREADS, "upload")
         for file in files:
             if file.size > SMALL:
                 send(file)
