@@ -13,6 +13,8 @@ class JobCondition(StrEnum):
     SCHEDULED = "Scheduled"
     PARTITIONS_READY = "PartitionsReady"
     RUNNING = "Running"
+    COMPLETE = "Complete"
+    """The same as Succeeded, under the name that Kubernetes' Job has: what `kubectl wait` is asked for."""
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     SUSPENDED = "Suspended"

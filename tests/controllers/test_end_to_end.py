@@ -82,6 +82,7 @@ def test_a_job_is_placed_leased_run_and_done() -> None:
     job = world.job("train")
     assert [(a.number, a.reason, a.exit_code, a.node) for a in job.status.attempts] == [(1, "Completed", 0, "node-1")]
     assert is_true(job.status.conditions, "Succeeded")
+    assert is_true(job.status.conditions, "Complete"), "what `kubectl wait --for=condition=Complete` asks for"
     assert job.status.start_time is not None
     assert job.status.completion_time is not None
     assert world.partition("train-a1-r0-d0").status.phase is PartitionPhase.RELEASED

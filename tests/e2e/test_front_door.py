@@ -48,7 +48,7 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(machine: Machine, tmp_path:
     hello = job("hello", command=["true"], gpu={"memory": "10%"})
     del hello["status"]
     assert kubectl("apply", "-f", "-", given=json.dumps(hello)) == "gpujob.cumulus.dev/hello created\n"
-    assert "condition met" in kubectl("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=150s")
+    assert "condition met" in kubectl("wait", "gpujob/hello", "--for=condition=complete", "--timeout=150s")
     eventually(lambda: run("get", "--raw", "/readyz").stdout == "ok")
     assert kubectl("get", "gpujobs", "-o", "name") == "gpujob.cumulus.dev/hello\n"
     me = Identity.of_this_process().name

@@ -137,7 +137,8 @@ def succeeded(status: GPUJobStatus, attempt: Attempt, text: str, now: datetime) 
     """Its last attempt did the job's work."""
     moment, reason = timestamp(now), attempt.reason
     conditions = condition_set(status.conditions, moment, JobCondition.RUNNING, False, reason)
-    conditions = condition_set(conditions, moment, JobCondition.SUCCEEDED, True, reason, text)
+    for type in (JobCondition.COMPLETE, JobCondition.SUCCEEDED):
+        conditions = condition_set(conditions, moment, type, True, reason, text)
     return status.model_copy(
         update={"phase": JobPhase.SUCCEEDED, "conditions": conditions, "completion_time": attempt.end_time}
     )
