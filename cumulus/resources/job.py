@@ -471,8 +471,8 @@ class GPUJobStatus(Model):
     phase: JobPhase = Field(JobPhase.PENDING, description="How far the job is, in one word.")
     conditions: tuple[Condition, ...] = Field(
         (),
-        description="Scheduled, PartitionsReady, Running, Complete and Succeeded (which say the same), Failed, Suspended, "
-        "Overused, Parked, Idle.",
+        description="Scheduled, PartitionsReady, Running, Complete and Succeeded (which say the same), Failed, "
+        "Suspended, Overused, Parked, Idle.",
     )
     attempts: tuple[Attempt, ...] = Field((), description="The last 20, oldest first.")
     attempt_count: int = Field(0, description="How many attempts were made in all.")
