@@ -14,13 +14,13 @@ import pytest
 
 from cumulus.backends.base import WorkloadState
 from cumulus.backends.swarm import spec, tasks
-from cumulus.backends.swarm.members import SwarmMember
+from cumulus.backends.swarm.members import Members, SwarmMember
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.records import RUNNING, STOP, Record
 from cumulus.backends.swarm.task_reconciler import TaskReconciler, Timeouts
 from cumulus.backends.swarm.tasks import EndEvidence, Task
 from cumulus.backends.swarm.uploading import NodeUploading
-from cumulus.clock import SystemClock, parse_timestamp, timestamp
+from cumulus.clock import FakeClock, SystemClock, parse_timestamp, timestamp
 from cumulus.secrets import JobSecrets
 from tests.backends.test_seams import LocalShell
 
@@ -112,12 +112,27 @@ def test_what_swarm_ended_says_why(drained: bool, why: str) -> None:
     assert message.startswith(f"Swarm ended it on n: {why}")
 
 
+def _node(updated: str) -> dict[str, Any]:
+    return {"ID": "n1", "UpdatedAt": updated, "Spec": {"Availability": "active"}, "Status": {"State": "ready"}}
+
+
 class _Members:
     """A Swarm that nobody joined lately."""
 
-    def by_id(self, id: str) -> SwarmMember:
-        spec = {"Spec": {"Availability": "active"}, "Status": {"State": "ready"}}
-        return SwarmMember.read({"ID": id, "UpdatedAt": "2020-01-01T00:00:00Z", **spec})
+    def by_id(self, id: str, *, fresh: bool = False) -> SwarmMember:
+        return SwarmMember.read(_node("2020-01-01T00:00:00Z"))
+
+
+class _Manager:
+    """A manager's engine that knows one node."""
+
+    def __init__(self) -> None:
+        self.known = [_node("2020-01-01T00:00:00Z")]
+        self.asked = 0
+
+    def nodes(self) -> list[dict[str, Any]]:
+        self.asked += 1
+        return self.known
 
 
 class _Services:
@@ -127,11 +142,11 @@ class _Services:
         return text
 
 
-def reconciler(expires: str) -> TaskReconciler:
+def reconciler(expires: str, members: Members | None = None) -> TaskReconciler:
     """Whose nodes say that every lease has expired, at that time."""
     return TaskReconciler(
         None,
-        _Members(),
+        members or _Members(),
         _Services(),
         lambda node: None,
         lambda node, lease: ("expired", expires),
@@ -160,6 +175,29 @@ def test_a_lease_that_ended_after_the_run_did_not_end_it(
     start = {**START, "leases": [{"id": "a", "expires_at": expires}], "memory_bytes": 0}
     end = reconciler(expires).reconcile(Record(str(tmp_path), start), [run])
     assert end.reason == ("LeaseExpired" if how else "" if complete else "Error")
+
+
+def test_an_engine_that_came_back_after_the_nodes_were_read_last_is_seen(tmp_path: Path) -> None:
+    """Nodes are read once a second; the end that the engine reports when it is back may come within that second."""
+    manager = _Manager()
+    members = Members(manager, FakeClock())  # type: ignore[arg-type]
+    record = Record(str(tmp_path), {**START, "leases": [], "memory_bytes": 0})
+    assert members.by_id("n1") == members.by_id("n1")
+    assert manager.asked == 1
+    manager.known = [_node(AT)]
+    end = reconciler("", members).reconcile(record, [task("failed", 143)])
+    assert (end.reason, end.message) == ("Lost", "the engine of n was restarted, and it ended with exit code 143")
+
+
+def test_that_a_node_left_the_swarm_is_never_said_of_a_list_read_before() -> None:
+    manager = _Manager()
+    members = Members(manager, FakeClock())  # type: ignore[arg-type]
+    there, manager.known = manager.known, []
+    assert members.everyone() == []
+    manager.known = there
+    found = members.by_id("n1")
+    assert found is not None
+    assert found.answers
 
 
 @pytest.mark.parametrize(("ran", "code"), [(True, 0), (False, None)])

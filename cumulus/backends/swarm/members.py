@@ -112,8 +112,14 @@ class Members:
             )
         return found
 
-    def by_id(self, id: str) -> SwarmMember | None:
-        return next((member for member in self.everyone() if member.id == id), None)
+    def by_id(self, id: str, *, fresh: bool = False) -> SwarmMember | None:
+        """`fresh`: the manager is asked now. What was read a second ago may be older than what it is compared with, as
+        the end of a task on a node that joined anew since. That there is none is never said without asking."""
+        found = None if fresh else next((member for member in self.everyone() if member.id == id), None)
+        if found is None:
+            self._forget()
+            found = next((member for member in self.everyone() if member.id == id), None)
+        return found
 
     def pin(self, id: str, name: str) -> None:
         """Make the node that GPUNode, whatever its host is called; no other one is it any more."""
@@ -127,8 +133,7 @@ class Members:
         for other in self.everyone():
             if other.id == member.id or (other.name == member.name and not other.answers):
                 self._engine.remove_node(other.id)
-        with self._mutex:
-            self._until = float("-inf")
+        self._forget()
 
     def label(self, member: SwarmMember, labels: Mapping[str, str], owned: str = "gpu.") -> bool:
         """Make `labels` the node's labels of that prefix; others stay. Whether something was to be changed."""
@@ -142,9 +147,12 @@ class Members:
             return {**spec, "Labels": {**kept, **labels}}
 
         self._engine.update_node(member.id, change)
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
         with self._mutex:
             self._until = float("-inf")
-        return True
 
 
 def distinct(members: Sequence[SwarmMember]) -> Sequence[SwarmMember]:

@@ -321,7 +321,8 @@ class TaskReconciler:
         stopped = stop is not None and not (run.state in ("complete", "failed") and gone_before)
         if run.state == "rejected" or stopped:
             return EndEvidence(stopped=stopped)
-        member = self._members.by_id(run.node_id)
+        # Whether a node joined anew tells a failure of the engine from one of the program, for good.
+        member = self._members.by_id(run.node_id, fresh=run.state != "complete")
         return EndEvidence(
             lease=self._how_lease_ended(record, run, member),
             oom=self._was_oom(record, run) if run.exit_code == 137 else False,
