@@ -13,7 +13,7 @@ from cumulus.apply.plan import ApplyResult, plan
 from cumulus.apply.server_side import Applier
 from cumulus.clock import Clock, SystemClock, short_timestamp
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, NotFound, UsageError
-from cumulus.manifest import DEFAULT_NAMESPACE, InvalidManifest, Manifest, Problem
+from cumulus.manifest import DEFAULT_NAMESPACE, InvalidManifest, Manifest, Problem, placed
 from cumulus.resources import registry
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import Document, Key, key_of
@@ -96,9 +96,8 @@ def _admitted(
     try:
         return list(admit(writes))
     except Rejected as rejected:
-        for manifest in manifests:
-            if manifest.key == rejected.about:
-                raise InvalidManifest(manifest.placed(rejected.problems)) from None
+        if problems := placed(rejected, manifests):
+            raise InvalidManifest(problems) from None
         raise
 
 

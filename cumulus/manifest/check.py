@@ -50,6 +50,12 @@ class Manifest:
         return [self.problem(problem.path, problem.message) for problem in problems]
 
 
+def placed(rejected: Rejected, manifests: Iterable[Manifest]) -> list[Problem]:
+    """What was refused when it was to be stored, placed in the manifest that it is about; [] where that is none."""
+    found = next((manifest for manifest in manifests if manifest.key == rejected.about), None)
+    return [] if found is None else found.placed(rejected.problems)
+
+
 def from_documents(documents: Sequence[Document]) -> list[Manifest]:
     """Manifests that were loaded elsewhere, from their `document`. Their file is their number. Raises
     InvalidManifest."""

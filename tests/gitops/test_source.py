@@ -53,6 +53,22 @@ def test_one_mistake_changes_nothing_and_all_are_told(cluster: Cluster, repo: Re
     assert cluster.source().status.last_error is None
 
 
+def test_what_only_the_store_can_refuse_is_told_at_its_place(cluster: Cluster, repo: Repo) -> None:
+    repo.commit({"a.yaml": job("a"), "b.yaml": job("b", queue="lab")})
+    cluster.add(url=repo.url)
+    cluster.sync()
+    assert cluster.names() == []
+    error = cluster.source().status.last_error
+    assert error is not None
+    assert (error.file, error.line, error.problems) == ("b.yaml", 10, 1)
+    assert "b.yaml:10:10: spec.queue: there is no queue lab" in error.message
+    lab = "apiVersion: cumulus.dev/v1alpha1\nkind: Queue\nmetadata: {name: lab}\nspec: {}\n"
+    repo.commit({"queues/lab.yaml": lab})
+    cluster.sync()
+    assert cluster.names() == ["a", "b"]
+    assert cluster.condition("Synced") == ("True", "Synced")
+
+
 def test_a_changed_job_is_made_anew_once_the_old_one_is_gone(running: Cluster, repo: Repo) -> None:
     cluster = running
     repo.commit({"a.yaml": job("a")})

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import orjson
 
+from cumulus.admission.problems import Rejected
 from cumulus.clock import Clock, timestamp
 from cumulus.controllers.source import status as status_of
 from cumulus.errors import Forbidden, InvalidObject, NotFound
@@ -31,7 +32,7 @@ from cumulus.lib.unix_user import UnixUser
 from cumulus.machinery.cache import Cache
 from cumulus.machinery.reconcile import Done, Request, RequeueAfter, Result, Retry
 from cumulus.machinery.recorder import EventRecorder, EventType
-from cumulus.manifest import InvalidManifest, Position, Problem
+from cumulus.manifest import InvalidManifest, Position, Problem, placed
 from cumulus.resources.annotations import APPROVED_BY, DELETED_BY, PINNED_BY, SYNC_REQUESTED
 from cumulus.resources.event import Event
 from cumulus.resources.git_url import parse_url
@@ -186,7 +187,7 @@ class SourceReconciler:
         settled = frozenset() if changed else self._still_settled(source, stamp, view)
         if not changed and _is_at_rest(source, settled):
             rest = SyncPlan(inventory=source.status.inventory)
-            return self._do(source, revision, rest, "", stamp, settled, False, view)
+            return self._do(source, revision, rest, "", stamp, settled, False, view, NOTHING)
         try:
             if changed:
                 revision = self._verified(source, look)
@@ -211,11 +212,12 @@ class SourceReconciler:
             return self._failed(source, revision, SourceReason.INVALID, plan.problems)
         if wait := self._unsettled(source, plan):
             return RequeueAfter(wait)
-        return self._do(source, revision, plan, self._why(source, plan, changed), stamp, settled, rewritten, view)
+        why = self._why(source, plan, changed)
+        return self._do(source, revision, plan, why, stamp, settled, rewritten, view, wanted)
 
     def _do(
         self, source: Source, revision: Revision, plan: SyncPlan, why: str, stamp: _Stamp, settled: frozenset[Key],
-        rewritten: bool, view: _View,
+        rewritten: bool, view: _View, wanted: Desired,
     ) -> Result:  # fmt: skip
         now = timestamp(self._clock.now())
         after = self._answered(source, status_of.planned(source, now, revision, plan, why, view))
@@ -223,7 +225,9 @@ class SourceReconciler:
             try:
                 after = self._commit(source, plan.steps, after)
             except InvalidObject as error:
-                return self._failed(source, revision, SourceReason.INVALID, [Problem(Position("."), "", _said(error))])
+                at = placed(error, wanted.manifests.values()) if isinstance(error, Rejected) else ()
+                problems = at or [Problem(Position("."), "", _said(error))]
+                return self._failed(source, revision, SourceReason.INVALID, problems)
             except Forbidden as error:
                 return self._failed(source, revision, SourceReason.REFUSED, [Problem(Position("."), "", _said(error))])
         else:
