@@ -9,6 +9,7 @@ from cumulus.admission.empty_fields import without_empty
 from cumulus.admission.messages import joined, no_namespace, suggestion
 from cumulus.admission.problems import FieldPath, FieldProblem, Rejected, path_text
 from cumulus.admission.validation import validated
+from cumulus.errors import InvalidObject
 from cumulus.lib.suggest import nearest
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
 from cumulus.manifest.yaml_nodes import YamlNode, node_of
@@ -50,10 +51,12 @@ class Manifest:
         return [self.problem(problem.path, problem.message) for problem in problems]
 
 
-def placed(rejected: Rejected, manifests: Iterable[Manifest]) -> list[Problem]:
+def placed(refused: InvalidObject, manifests: Iterable[Manifest]) -> list[Problem]:
     """What was refused when it was to be stored, placed in the manifest that it is about; [] where that is none."""
-    found = next((manifest for manifest in manifests if manifest.key == rejected.about), None)
-    return [] if found is None else found.placed(rejected.problems)
+    if not isinstance(refused, Rejected):
+        return []
+    found = next((manifest for manifest in manifests if manifest.key == refused.about), None)
+    return [] if found is None else found.placed(refused.problems)
 
 
 def from_documents(documents: Sequence[Document]) -> list[Manifest]:

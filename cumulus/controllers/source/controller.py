@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import orjson
 
-from cumulus.admission.problems import Rejected
 from cumulus.clock import Clock, timestamp
 from cumulus.controllers.source import status as status_of
 from cumulus.errors import Forbidden, InvalidObject, NotFound
@@ -225,8 +224,8 @@ class SourceReconciler:
             try:
                 after = self._commit(source, plan.steps, after)
             except InvalidObject as error:
-                at = placed(error, wanted.manifests.values()) if isinstance(error, Rejected) else ()
-                problems = at or [Problem(Position("."), "", _said(error))]
+                nowhere = Problem(Position("."), "", _said(error))
+                problems = placed(error, wanted.manifests.values()) or [nowhere]
                 return self._failed(source, revision, SourceReason.INVALID, problems)
             except Forbidden as error:
                 return self._failed(source, revision, SourceReason.REFUSED, [Problem(Position("."), "", _said(error))])

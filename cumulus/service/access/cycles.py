@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cumulus.admission.problems import FieldProblem
 from cumulus.errors import NotFound
 from cumulus.resources.awaited_jobs import awaited_jobs, index_of, key_of_awaited, makes, name_of_awaited
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Store
-
-if TYPE_CHECKING:
-    from cumulus.admission.problems import FieldProblem
 
 MOST = 1000
 """Jobs that are looked at. A longer chain may hide a cycle; its jobs then say what they wait for."""
@@ -46,8 +44,6 @@ def cycle_problem(store: Store, job: Document, made: Mapping[Key, Document]) -> 
 
 
 def _problem(path: tuple[str | int, ...], chain: list[str]) -> FieldProblem:
-    from cumulus.admission.problems import FieldProblem
-
     shown = [*reversed(chain)]
     if len(shown) > 8:
         shown[4:-3] = ["…"]

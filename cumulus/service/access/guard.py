@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from cumulus.admission.problems import FieldProblem, Rejected
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import Conflict, Forbidden, InvalidObject, NotFound
 from cumulus.lib.printable import one_line
@@ -48,9 +49,9 @@ class Guard:
         theirs, and Sources who deleted something of theirs `by_hand`. Raises Forbidden where one of them is not
         allowed, NotFound."""
         told: list[Write] = []
-        self._check_trees(writes)
-        self._check_cycles(writes)
         there = self._queues(writes)
+        _check_trees(writes, there)
+        self._check_cycles(writes)
         return [self._checked(identity, write, told, there, by_hand=by_hand) for write in writes] + told
 
     def replaced(self, identity: Identity, old: Document, new: Document, *, keeps: bool = False) -> list[Write]:
@@ -78,25 +79,11 @@ class Guard:
         bare = {**old, "metadata": {**metadata, "finalizers": []}}
         return [Write("update", bare), gone, made, *told]
 
-    def _check_trees(self, writes: Sequence[Write]) -> None:
-        """Objects that form trees have parents that are there, and are no part of themselves."""
-        written = [w.document for w in writes if w.document is not None and BY_NAME[w.target.kind].parent]
-        if not written:
-            return
-        from cumulus.admission.problems import Rejected
-
-        there = queues.queues(self._store)
-        for document in written:
-            if (problem := queues.tree_problem(there, document, written)) is not None:
-                raise Rejected(key_of(document), [problem])
-
     def _check_cycles(self, writes: Sequence[Write]) -> None:
         """No job waits for itself through others, as far as that can be seen now."""
         made = {w.target: w.document for w in writes if w.verb == "create" and w.document is not None}
         for document in made.values():
             if (problem := cycles.cycle_problem(self._store, document, made)) is not None:
-                from cumulus.admission.problems import Rejected
-
                 raise Rejected(key_of(document), [problem])
 
     def _queues(self, writes: Sequence[Write] = ()) -> Callable[[], Mapping[str, Document]]:
@@ -254,15 +241,11 @@ class Guard:
         except queues.NotYours as error:
             raise self._refusal(identity, "create", key, str(error)) from None
         except KeyError as error:
-            from cumulus.admission.problems import FieldProblem, Rejected
-
             known = ", ".join(sorted(there))
             others = f"the queues are {known}" if known else "there are no queues here, so leave it out"
             message = f"there is no queue {one_line(str(error.args[0]))}; {others}"
             raise Rejected(key, [FieldProblem((*at, "spec", "queue"), message)]) from None
         if found := queues.problems(there, queue, job):
-            from cumulus.admission.problems import Rejected
-
             raise Rejected(key, [replace(problem, path=(*at, *problem.path)) for problem in found])
         return queue
 
@@ -275,8 +258,6 @@ class Guard:
             return
         found = queues.problems(there(), queue, document)
         if found := [problem for problem in found if problem.path[-1] == "priority"]:
-            from cumulus.admission.problems import Rejected
-
             raise Rejected(key, found)
 
     def _check_blobs(self, kind: Kind, key: Key, document: Document, submitter: Submitter) -> None:
@@ -285,7 +266,6 @@ class Guard:
         named = list(kind.blobs(document)) if kind.blobs is not None else []
         if not named:
             return
-        from cumulus.admission.problems import FieldProblem, Rejected
         from cumulus.blob.base import owner_of
 
         store, owner = self._blobs and self._blobs(), owner_of(submitter)
@@ -309,6 +289,13 @@ class Guard:
         plural = BY_NAME[key.kind].plural
         self._access.audit.tell(identity, verb, plural, key.namespace, key.name, "Forbidden")
         return refusal(identity, verb, find(plural) or plural, key.namespace, key.name, hint=hint)
+
+
+def _check_trees(writes: Sequence[Write], there: Callable[[], Mapping[str, Document]]) -> None:
+    """Objects that form trees have parents that are there, and are no part of themselves."""
+    for document in [w.document for w in writes if w.document is not None and BY_NAME[w.target.kind].parent]:
+        if (problem := queues.tree_problem(there(), document)) is not None:
+            raise Rejected(key_of(document), [problem])
 
 
 def _without(document: Document, fields: Sequence[str]) -> Document:

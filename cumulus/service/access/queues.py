@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cumulus.admission.problems import FieldProblem
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
@@ -15,7 +16,6 @@ from cumulus.resources.submitter import QUEUE
 from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
-    from cumulus.admission.problems import FieldProblem
     from cumulus.service.identity import Identity
 
 _DURATIONS = (("spec", "gpu", "duration"), ("spec", "duration"))
@@ -57,7 +57,6 @@ def find(there: Mapping[str, Document], identity: Identity, namespace: str, docu
 
 def problems(there: Mapping[str, Document], queue: str, document: Document) -> list[FieldProblem]:
     """What of the spec the queue does not allow, or one above it."""
-    from cumulus.admission.problems import FieldProblem
     from cumulus.resources.quantity import parse_duration
 
     found = []
@@ -97,26 +96,23 @@ def _upwards(there: Mapping[str, Document], queue: str) -> list[str]:
     return found
 
 
-def tree_problem(there: Mapping[str, Document], document: Document, writes: Sequence[Document]) -> FieldProblem | None:
-    """Why a queue cannot have its parent: there is none of the name, or it would be its own ancestor. `writes`: queues
-    that are written with it."""
-    from cumulus.admission.problems import FieldProblem
-
+def tree_problem(there: Mapping[str, Document], document: Document) -> FieldProblem | None:
+    """Why a queue, which is among those `there`, cannot have its parent: there is none of the name, or it would be its
+    own ancestor."""
     name, parent = document["metadata"]["name"], lookup(document, "spec.parent")
     if not isinstance(parent, str) or not parent:
         return None
-    known = {**there, **{each["metadata"]["name"]: each for each in writes}, name: document}
-    if parent not in known:
+    if parent not in there:
         return FieldProblem(("spec", "parent"), f"there is no queue {parent}; make it first, or in the same file")
     seen: list[str] = []
     above: object = parent
-    while isinstance(above, str) and above in known and above not in seen:
+    while isinstance(above, str) and above in there and above not in seen:
         if above == name:
             return FieldProblem(
                 ("spec", "parent"), f"makes {name} a part of itself: {' in '.join([name, *seen, name])}"
             )
         seen.append(above)
-        above = lookup(known[above], "spec.parent")
+        above = lookup(there[above], "spec.parent")
     return None
 
 
