@@ -14,6 +14,7 @@ import pickle
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,14 +70,20 @@ class _Ways:
     def __init__(self, error: BaseException) -> None:
         self._ways: dict[int, str] = {}
         self._kept: list[BaseException] = []
-        left = [error]
-        while left and len(self._kept) < _LONGEST_CHAIN:
-            one = left.pop()
-            if id(one) in self._ways:
-                continue
-            self._kept.append(one)
-            self._ways[id(one)] = self._find(one)
-            left += [other for other in (one.__cause__, one.__context__) if other is not None]
+        self._learn(error)
+
+    def _learn(self, error: BaseException) -> None:
+        if self.knows(error) or len(self._kept) >= _LONGEST_CHAIN:
+            return
+        self._kept.append(error)
+        self._ways[id(error)] = "init"
+        for member in _members(error):
+            # Before their group, which is tried with them.
+            self._learn(member)
+        self._ways[id(error)] = self._find(error)
+        for other in (error.__cause__, error.__context__):
+            if other is not None:
+                self._learn(other)
 
     def of(self, error: BaseException) -> str:
         return self._ways.get(id(error), "init")
@@ -91,6 +98,15 @@ class _Ways:
             if pickled is not None and _is_same(pickled, error):
                 return way
         return ""
+
+
+def _members(error: BaseException) -> Sequence[BaseException]:
+    """Those of a group, in Pythons that have groups."""
+    try:
+        found = getattr(error, "exceptions", ())
+    except Exception:
+        return []
+    return [each for each in found if isinstance(each, BaseException)] if isinstance(found, (tuple, list)) else []
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -47,7 +46,7 @@ class Caller:
     def __init__(self, connection: GrpcConnection, project: Project, namespace: str, interpreter: str | None) -> None:
         self.connection = connection
         self.namespace = namespace
-        self._interpreter = sys.executable if interpreter is None else interpreter
+        self._interpreter = options.interpreter(interpreter)
         self._project = project
         self._archives = Archives(project)
         self._blobs = ServerBlobs(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import re
 import secrets
 import sys
@@ -117,6 +118,25 @@ def job_name(function: str) -> str:
     return f"{plain or 'call'}-{secrets.token_hex(5)}"
 
 
+def interpreter(given: str | None) -> str:
+    """The Python to name to nodes, which run it where they have it: `given`, else this process' own; "" for none."""
+    if given is not None:
+        return _text("interpreter", given)
+    own = sys.executable or ""
+    if not own.startswith("/"):
+        # Windows'. Nodes run Linux.
+        return ""
+    if ".." in own.split("/"):
+        # As `../venv/bin/python` was called. The last part stays: what it links to has no packages.
+        directory, name = os.path.split(own)
+        own = os.path.join(os.path.realpath(directory), name)
+    try:
+        own.encode()
+    except UnicodeEncodeError:
+        return ""
+    return own
+
+
 def python_version() -> str:
     """major.minor of this Python."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -139,7 +159,7 @@ def job(
         gpu["count"] = whole("gpus", count, least=1)
     spec: dict[str, Any] = {"call": dict(call), "gpu": gpu, "ttlAfterFinished": ttl}
     if image := options.get("image"):
-        spec["image"] = image
+        spec["image"] = _text("image", image)
     if env := options.get("env"):
         if not isinstance(env, Mapping):
             raise UsageError(f"env={env!r} is no mapping", hint='write env={"NAME": "value"}')
@@ -170,6 +190,7 @@ def _checkpoint(value: Any) -> Mapping[str, Any]:
     if value is True:
         return {}
     if isinstance(value, str):
+        _text("checkpoint", value)
         scheme = _SCHEME.match(value)
         if scheme is not None and not value.startswith("//", scheme.end()):
             place = value[scheme.end() :].lstrip("/") or "BUCKET/PREFIX"
@@ -201,4 +222,9 @@ def whole(name: str, value: Any, *, least: int) -> int:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{name} must be a text, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # As Python gives what the system has in other bytes: variables, arguments, names of files.
+        raise UsageError(f"{name} must be a text of UTF-8, not {value!a}") from None
     return value

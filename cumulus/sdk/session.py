@@ -50,6 +50,8 @@ class _Sent:
         self.key = key
         self.payload = payload
         self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        # Nobody cancels it: it runs, or its turn comes. Its numbers have no gaps.
+        self.future.set_running_or_notify_cancel()
         self.outcome: Outcome | None = None
         self.size = 0
         self.content = bytearray()
@@ -119,7 +121,8 @@ class Session:
 
     @shows_hints
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
-        """As `run`, but does not wait. In asyncio: `await asyncio.wrap_future(session.submit(…))`."""
+        """As `run`, but does not wait. In asyncio: `await asyncio.wrap_future(session.submit(…))`. One call can't be
+        cancelled, since it runs in the process of all: `close` ends them."""
         function = plain(fn)
         options.check_arguments(function, args, kwargs)
         self._refuse_new_code(function)

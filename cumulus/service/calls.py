@@ -8,8 +8,10 @@ from cumulus.calls.session import SessionConnection
 from cumulus.errors import Forbidden, InvalidObject, NotFound, Replaced
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
-from cumulus.resources.key import Document, Key
+from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.kinds import gpunode
 from cumulus.resources.quantity import format_duration
+from cumulus.resources.query import Query
 from cumulus.resources.submitter import Submitter
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
@@ -29,11 +31,24 @@ class Calls:
         self._session = session
         self._missing_python = missing_python
 
-    def check_python(self, job: Document) -> None:
-        """Raises InvalidObject where no node could run the call that the job is, for want of its Python."""
-        if text := self._missing_python(job):
+    def check_python(self, identity: Identity, job: Document) -> None:
+        """Raises InvalidObject where no node could run the call that the job is, for want of its Python, and Forbidden
+        for who may make no job: others learn nothing of what is on this node."""
+        namespace = lookup(job, "metadata.namespace")
+        self._access.check(
+            identity, "create", "gpujobs", namespace if isinstance(namespace, str) and namespace else DEFAULT_NAMESPACE
+        )
+        text = self._missing_python(job)
+        if text and not self._may_run_elsewhere(job):
             hint = "call with a Python that the node has, install this one there, or give an image that has it"
             raise InvalidObject(f"spec.call.python: {text}", field="spec.call.python", hint=hint)
+
+    def _may_run_elsewhere(self, job: Document) -> bool:
+        """Whether the call may go to another node: the scheduler asks there for the Python that it names."""
+        if not lookup(job, "spec.call.interpreter") or lookup(job, "spec.call.environment"):
+            return False
+        nodes = self._store.list(Query(gpunode.KIND.name)).items
+        return sum("process" in (lookup(node, "status.runtimes") or ()) for node in nodes) > 1
 
     def get(self, identity: Identity, key: Key, uid: str = "") -> Document:
         """The job; with `uid` that very one. Raises NotFound, Forbidden."""

@@ -154,6 +154,19 @@ def test_a_cause_that_cannot_be_rebuilt_stands_there_as_text(call: Run) -> None:
     assert repr(made.__cause__) == "RuntimeError('builtins.ValueError: no key')"
 
 
+def test_a_group_comes_back_with_its_members_as_themselves(call: Run) -> None:
+    def fail() -> None:
+        locked = ValueError("no key")
+        locked.lock = threading.Lock()  # type: ignore[attr-defined]
+        raise ExceptionGroup("all", [TwoArguments(3, "here"), ExceptionGroup("some", [KeyError("a"), locked])])
+
+    made = call(fail).value
+    assert type(made) is ExceptionGroup
+    first, some = made.exceptions
+    assert (type(first), str(first)) == (TwoArguments, "3 at here")
+    assert [repr(each) for each in some.exceptions] == ["KeyError('a')", "RuntimeError('builtins.ValueError: no key')"]
+
+
 @pytest.mark.parametrize(("given", "code"), [(None, 0), (0, 0), (75, 75), ("bye", 1), (256 + 3, 3)])
 def test_sys_exit_ends_the_process_as_in_a_script(call: Run, given: Any, code: int) -> None:
     done = call(sys.exit, given)

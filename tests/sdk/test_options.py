@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -44,3 +47,24 @@ def test_a_checkpoint_is_a_path_a_uri_or_its_fields() -> None:
     assert spec(checkpoint="s3://bucket/run")["checkpoint"] == {"uri": "s3://bucket/run"}
     assert spec(checkpoint=True)["checkpoint"] == {}
     assert spec(checkpoint={"every": "5m"})["checkpoint"] == {"every": "5m"}
+
+
+def test_a_text_that_is_no_utf8_is_named() -> None:
+    """Python gives variables and names of files this way where they hold other bytes."""
+    with pytest.raises(UsageError, match=r"env\['NAME'\] must be a text of UTF-8, not 'caf\\udce9'"):
+        spec(env={"NAME": os.fsdecode(b"caf\xe9")})
+
+
+def test_the_python_to_name_to_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for directory in ("venv/bin", "work"):
+        (tmp_path / directory).mkdir(parents=True)
+    (python := tmp_path / "venv/bin/python").symlink_to(sys.executable)
+    for executable, named in (
+        (str(python), str(python)),
+        # ../venv/bin/python program.py
+        (f"{tmp_path}/work/../venv/bin/python", os.path.join(os.path.realpath(python.parent), "python")),
+        (r"C:\Python311\python.exe", ""), ("", ""), (None, ""), (os.fsdecode(b"/caf\xe9/python"), ""),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "executable", executable)
+        assert options.interpreter(None) == named
+        assert options.interpreter("/opt/python") == "/opt/python"

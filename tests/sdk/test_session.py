@@ -45,6 +45,13 @@ def fail_at(value):
         raise ValueError(f"no {value}")
     return value
 
+def wait_for(begun, path):
+    import os, time
+    open(begun, "w").close()
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    return True
+
 class Unreadable:
     def __reduce__(self):
         return int, ("no number",)
@@ -165,6 +172,29 @@ def test_a_session_for_asyncio(orchestrator: FakeOrchestrator, project: Path) ->
                 assert [*await asyncio.gather(session.run(abs, -1), session.run(abs, -2))] == [1, 2]
             found = [value async for value in client.map(abs, [-1, -2, -3])]
             assert found == [1, 2, 3]
+
+    asyncio.run(main())
+
+
+def test_who_gives_up_on_a_call_leaves_its_session_be(
+    orchestrator: FakeOrchestrator, project: Path, state: Any, tmp_path: Path
+) -> None:
+    begun, path = tmp_path / "begun", tmp_path / "path"
+
+    async def main() -> None:
+        client = AsyncCumulusClient(orchestrator.address, project=project)
+        async with client, await client.session() as session:
+            waits = asyncio.ensure_future(session.run(state.wait_for, str(begun), str(path)))
+            while not begun.exists():
+                await asyncio.sleep(0.02)
+            waits.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waits
+            kept = session._session.submit(state.keep, 1)
+            assert not kept.cancel()
+            path.touch()
+            assert await asyncio.wrap_future(kept) == 1
+            assert await session.run(state.keep, 2) == 2
 
     asyncio.run(main())
 

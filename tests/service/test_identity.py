@@ -13,8 +13,7 @@ from tests.service.conftest import FakeInfrastructure
 
 WITHOUT = {
     "Access.bindings_changed": "the daemon tells it what changed",
-    "Calls.check_python": "of a job that `own` or `get` gave for an identity",
-    "Calls.session": "the same",
+    "Calls.session": "of a job that `own` gave for an identity",
     "Calls.end_unattended": "the daemon ends a call whose client is silent",
     "Certificates.check_valid": "says who asks",
     "Sessions.end": "who has the secret ends its session",

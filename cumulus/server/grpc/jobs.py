@@ -44,7 +44,7 @@ class JobCalls:
 
     async def submit(self, identity: Identity, request: pb.SubmitRequest) -> pb.Job:
         document = _object(request.object)
-        await self._api.call(self._calls.check_python, document)
+        await self._api.call(self._calls.check_python, identity, document)
         submit = self._api.service.submissions.submit
         made = await self._api.call(submit, identity, document, request.idempotency_key)
         return message_of(made.document, deleted=made.deleted)
