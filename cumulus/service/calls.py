@@ -34,12 +34,11 @@ class Calls:
     def check_python(self, identity: Identity, job: Document) -> None:
         """Raises InvalidObject where no node could run the call that the job is, for want of its Python, and Forbidden
         for who may make no job: others learn nothing of what is on this node."""
-        namespace = lookup(job, "metadata.namespace")
-        self._access.check(
-            identity, "create", "gpujobs", namespace if isinstance(namespace, str) and namespace else DEFAULT_NAMESPACE
-        )
         text = self._missing_python(job)
         if text and not self._may_run_elsewhere(job):
+            given = lookup(job, "metadata.namespace")
+            namespace = given if isinstance(given, str) and given else DEFAULT_NAMESPACE
+            self._access.check(identity, "create", "gpujobs", namespace)
             hint = "call with a Python that the node has, install this one there, or give an image that has it"
             raise InvalidObject(f"spec.call.python: {text}", field="spec.call.python", hint=hint)
 

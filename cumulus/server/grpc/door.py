@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("cumulus.grpc")
 STALLED_SECONDS = 300.0
 """How long a client may leave an answer unread."""
+KNOWN_SECONDS = 1.0
+"""How long after a look at a stream's token it is not looked at again."""
 RequestT = TypeVar("RequestT", bound=Message)
 Sent = TypeVar("Sent")
 Asked = TypeVar("Asked")
@@ -61,6 +63,27 @@ class _Parser(NamedTuple, Generic[RequestT]):
             yield self.one(data) if piece is None else piece
 
 
+class _StillKnown:
+    """Who began a stream, asked for again as it goes on: a token that is revoked ends what it opened."""
+
+    def __init__(self, api: Api, identity: Identity) -> None:
+        self._api = api
+        self._token = identity.token
+        self._looked = time.monotonic()
+
+    async def check(self) -> None:
+        """Raises Unauthenticated."""
+        now = time.monotonic()
+        if self._token and now - self._looked >= KNOWN_SECONDS:
+            self._looked = now
+            await self._api.call(self._api.service.tokens.check_valid, self._token)
+
+    async def each(self, messages: AsyncIterator[RequestT]) -> AsyncIterator[RequestT]:
+        async for message in messages:
+            await self.check()
+            yield message
+
+
 class Door:
     """Makes handlers of functions that take who asks, and the request or requests. `changes`: the log has a line for
     each call."""
@@ -74,13 +97,19 @@ class Door:
         return grpc.unary_unary_rpc_method_handler(self._one(name, _Parser(type).one, call, changes=changes))
 
     def streaming(self, name: str, type: type[RequestT], call: Streaming[RequestT]) -> Handler:
-        return grpc.unary_stream_rpc_method_handler(self._each(name, _Parser(type).one, call, changes=False))
+        def parse(sent: bytes, known: _StillKnown) -> RequestT:
+            return _Parser(type).one(sent)
+
+        return grpc.unary_stream_rpc_method_handler(self._each(name, parse, call, changes=False))
 
     def uploading(self, name: str, type: type[RequestT], call: _Uploading[RequestT]) -> Handler:
         return grpc.stream_unary_rpc_method_handler(self._one(name, _Parser(type).pieces, call, changes=True))
 
     def conversing(self, name: str, type: type[RequestT], call: Conversing[RequestT]) -> Handler:
-        return grpc.stream_stream_rpc_method_handler(self._each(name, _Parser(type).each, call, changes=True))
+        def parse(sent: AsyncIterator[bytes], known: _StillKnown) -> AsyncIterator[RequestT]:
+            return known.each(_Parser(type).each(sent))
+
+        return grpc.stream_stream_rpc_method_handler(self._each(name, parse, call, changes=True))
 
     def _one(
         self, name: str, parse: Callable[[Sent], Asked], call: Callable[[Identity, Asked], Awaitable[Message]],
@@ -95,18 +124,18 @@ class Door:
         return handle
 
     def _each(
-        self, name: str, parse: Callable[[Sent], Asked], call: Callable[[Identity, Asked], AsyncGenerator[Message]],
-        changes: bool,
+        self, name: str, parse: Callable[[Sent, _StillKnown], Asked],
+        call: Callable[[Identity, Asked], AsyncGenerator[Message]], changes: bool,
     ) -> Callable[[Sent, Context], Awaitable[None]]:  # fmt: skip
         """For an RPC with a stream of answers."""
 
         async def handle(sent: Sent, context: Context) -> None:
-            async with (
-                self.entered(name, context, changes=changes) as identity,
-                aclosing(call(identity, parse(sent))) as answers,
-            ):
-                async for message in answers:
-                    await _write(context, message)
+            async with self.entered(name, context, changes=changes) as identity:
+                known = _StillKnown(self._api, identity)
+                async with aclosing(call(identity, parse(sent, known))) as answers:
+                    async for message in answers:
+                        await known.check()
+                        await _write(context, message)
 
         return handle
 

@@ -43,6 +43,8 @@ class SessionCalls:
             async with aclosing(to_the_end(self._api, lambda: _exchange(connection, pipe))) as answers:
                 async for answer in answers:
                     yield answer
+            # What was wrong with a request.
+            await feeding
         finally:
             feeding.cancel()
             pipe.end(whole=False)

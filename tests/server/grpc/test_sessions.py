@@ -18,8 +18,9 @@ from cumulus.calls.session import SessionConnection, connect
 from cumulus.resources.key import Document, Key
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.runner.serving import serve
+from cumulus.server.grpc import door
 from tests.documents import ago
-from tests.server.grpc.conftest import ANN, BOB, Served, code_of
+from tests.server.grpc.conftest import ANN, BOB, ROOT, Served, code_of
 from tests.server.grpc.test_blobs import parts
 from tests.server.grpc.test_jobs import job, ref
 from tests.waiting import PATIENCE
@@ -148,6 +149,26 @@ def test_one_that_goes_away_in_a_call_may_be_asked_for_again(
     with pytest.raises(grpc.RpcError) as ended:
         next(responses)
     assert code_of(ended.value) is StatusCode.UNAVAILABLE
+
+
+def test_a_token_that_is_revoked_calls_nothing_more(
+    served: Served, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "KNOWN_SECONDS", 0.0)
+    token = served.service.tokens.create(ROOT, "t", user="ann")
+    ann = ANN._replace(token=served.service.tokens.authenticate(token.token).token)
+    sent: queue.SimpleQueue[pb.CallRequest | None] = queue.SimpleQueue()
+    responses = served.by(ann).Call(iter(sent.get, None))
+    first, second = calls(b"one", b"two")
+    sent.put(first)
+    assert next(responses).data == b"ONE"
+    served.service.tokens.revoke(ROOT, "t", user="ann")
+    sent.put(second)
+    sent.put(None)
+    with pytest.raises(grpc.RpcError) as refused:
+        list(responses)
+    assert code_of(refused.value) is StatusCode.UNAUTHENTICATED
+    assert running.answered == [b"one"]
 
 
 def test_others_call_nothing_in_it(served: Served, running: Running) -> None:
