@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,15 +34,19 @@ class Server:
     endpoint: str
     process: subprocess.Popen[bytes]
 
-    def bucket(self) -> Bucket:
-        """A new, empty one."""
+    def client(self) -> Any:
+        """boto3's own."""
         import boto3
 
-        name = f"cumulus-{uuid.uuid4().hex[:12]}"
-        boto3.client(
+        return boto3.client(
             "s3", endpoint_url=self.endpoint, region_name="us-east-1",
             aws_access_key_id=KEYS.access_key, aws_secret_access_key=KEYS.secret_key,
-        ).create_bucket(Bucket=name)  # fmt: skip
+        )  # fmt: skip
+
+    def bucket(self) -> Bucket:
+        """A new, empty one."""
+        name = f"cumulus-{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
         return Bucket(name, "us-east-1", self.endpoint, KEYS)
 
 
@@ -143,6 +148,11 @@ class Proxy:
         """Bytes towards the server."""
         self.limit: int | None = None
         """Cut when so many have been sent."""
+        self.answer_after_limit: bytes | None = None
+        """What it answers from then on; None: it is away."""
+        self.answer: bytes | None = None
+        """What each request is answered, instead of the server; None: the server answers."""
+        self.answered = 0
         self._open: set[socket.socket] = set()
         self._mutex = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -154,6 +164,12 @@ class Proxy:
             for connection in self._open:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def refuse(self, answer: bytes) -> None:
+        """Answer so from now on, instead of the server, until `answer` is None."""
+        self.cut()
+        self.answer = answer
+        self.up.set()
 
     def close(self) -> None:
         self.cut()
@@ -168,11 +184,35 @@ class Proxy:
             if not self.up.is_set():
                 client.close()
                 continue
+            if self.answer is not None:
+                threading.Thread(target=self._say, args=(client, self.answer), daemon=True).start()
+                continue
             server = socket.create_connection(self._target)
             with self._mutex:
                 self._open |= {client, server}
             threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
             threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
+
+    def _say(self, client: socket.socket, answer: bytes) -> None:
+        """Once what was asked has come, which may be large: a connection that ends before that looks like another
+        problem."""
+        with suppress(OSError), client:
+            head, _, body = self._until_blank(client).partition(b"\r\n\r\n")
+            length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n")
+                           if line.startswith(b"content-length:")), 0)  # fmt: skip
+            if b"100-continue" in head.lower():
+                length = 0  # It waits for a word before it sends that.
+            while len(body) < length and (data := client.recv(65536)):
+                body += data
+            client.sendall(answer)
+            with self._mutex:
+                self.answered += 1
+
+    def _until_blank(self, client: socket.socket) -> bytes:
+        said = b""
+        while b"\r\n\r\n" not in said and (data := client.recv(65536)):
+            said += data
+        return said
 
     def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
         with suppress(OSError):
@@ -183,6 +223,8 @@ class Proxy:
                     if self.limit is not None and self.sent > self.limit:
                         self.limit = None
                         self.cut()
+                        if self.answer_after_limit is not None:
+                            self.refuse(self.answer_after_limit)
                         break
                     if self.bytes_per_second:
                         time.sleep(len(data) / self.bytes_per_second)
@@ -190,6 +232,13 @@ class Proxy:
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+
+def refusal(status: int, code: str) -> bytes:
+    """An answer of S3's that says no. One to HEAD has no body, and neither is one read."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>said the test</Message></Error>".encode()
+    head = f"HTTP/1.1 {status} No\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Connection: close\r\n\r\n".encode() + body
 
 
 @pytest.fixture

@@ -319,10 +319,15 @@ def _disk_errors(path: str, step: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK or error.filename is not None:
+        if error.errno not in _DISK or not _is_of_save(error.filename, path):
             raise
         told = f"{os.strerror(error.errno)}: step {step} is not saved, and what was saved before stays"
         raise OSError(error.errno, told, path) from error
+
+
+def _is_of_save(name: object, path: str) -> bool:
+    """Whether an error that names this file is of a save below `path`, and not of the program's own."""
+    return name is None or name == layout.MANIFEST or (isinstance(name, str) and name.startswith(path + os.sep))
 
 
 class _Background:

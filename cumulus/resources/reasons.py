@@ -420,6 +420,8 @@ class EventReason(StrEnum):
     REQUEUED = "Requeued"
     CHECKPOINT_SAVED = "CheckpointSaved"
     """The first checkpoint of an attempt is whole, or the one with which it ends."""
+    CHECKPOINT_NOT_COPIED = "CheckpointNotCopied"
+    """What it saves does not get beyond its node. The job goes on, and the copying is tried again."""
     CHECKPOINT_PREFETCHED = "CheckpointPrefetched"
     """It is where the next attempt is to run, before that has a lease."""
     CHECKPOINT_NOT_PREFETCHED = "CheckpointNotPrefetched"

@@ -367,6 +367,8 @@ class _Question:
         job, now = self._document, self._now
         if lost := unsaved(job, now):
             yield f"If it ended now, it would lose {lost}."
+        if error := lookup(job, "status.checkpoint.uploadError"):
+            yield f"What it saves does not get to {lookup(job, 'status.checkpoint.uri')}: {error}."
         if following := lookup(job, "status.next"):
             yield f"Attempt {following['number']} is queued already: it goes on there when this lease is over."
 

@@ -8,6 +8,7 @@ what was saved is safe. `restore` puts the newest checkpoint that is whole into 
     place        where checkpoints are kept: s3_place, directory_place
     catalog      which of them are committed there, and which is the newest
     upload       copies one checkpoint, commits it, prunes older ones
+    here         what needs no place: the node has the newest
     restore      fetches and verifies one
     following    the loop over a directory; its state and status are in PATH/.uploader
     files        those on this node: lists, verifies, sends, receives and prunes them

@@ -1,8 +1,10 @@
 """The uploader as a program; it reads its `Config` as one line from standard input.
 
-    run PATH            copy what is saved in PATH until standard input ends, and what is left then. Where descriptor 3
-                        is a file, it is locked meanwhile, and gets a line when all is copied
-    start PATH PID      the same in a process of its own, until the process PID has ended; 0: what is left now
+    run PATH            copy what is saved in PATH until standard input ends, and what is left then. Further lines have
+                        the keys to go on with. Where descriptor 3 is a file, it is locked meanwhile, and gets a line
+                        when all is copied
+    start PATH PID      the same in a process of its own, until the process PID has ended; 0: what is left now. With
+                        `instead` after that it ends the one that is at work, whose keys are old
     check PATH          whether the place can be used
     restore PATH N      put the newest checkpoint that is whole into PATH, unless PATH has one that is as new. The place
                         is not asked where that is of attempt N or a later one: all these ran with this PATH
@@ -24,6 +26,7 @@ import contextlib
 import ctypes
 import dataclasses
 import fcntl
+import io
 import json
 import os
 import select
@@ -39,12 +42,12 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import Checkpoint, CheckpointError, Damaged, FilesManifest
+from cumulus.checkpoint.layout import CheckpointError, Damaged, FilesManifest
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BlobError, BlobStoreUnavailable, BucketRefused, CumulusError, UsageError
-from cumulus.lib import cgroup
+from cumulus.lib import cgroup, locks
 from cumulus.lib.unix_user import become
-from cumulus.uploader import catalog, status
+from cumulus.uploader import catalog, here, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import RunFollower
@@ -57,6 +60,8 @@ _PR_SET_DUMPABLE = 4
 _MOST_CONFIG = 2**20
 _NOTE = 3
 _CHUNK = 2**20
+_END_SECONDS = 5.0
+"""For an uploader to end before it is killed. It may be in the middle of a request."""
 _LIST_PATIENCE = 5.0
 """Seconds for which a request is tried again where a person waits for a list."""
 
@@ -69,11 +74,16 @@ def main(arguments: Sequence[str]) -> int:
     os.umask(0o077)
     config = Config("")
     try:
-        config = Config.decode(sys.stdin.buffer.readline(_MOST_CONFIG))
+        config = Config.decode(_input().readline(_MOST_CONFIG))
         stop = threading.Event()
         told: list[Callable[[BlobError], None]] = []
-        place = _place(config, stop, told, _LIST_PATIENCE if arguments[0] == "list" else None)
         config = _as_whom(config, arguments)
+        if arguments[0] in ("run", "prefetch"):
+            # What trains on this machine, or starts now, comes first: also before what this one loads.
+            os.nice(10)
+        if arguments[0] in ("restore", "prefetch") and _needs_no_place(config, arguments):
+            return 0
+        place = _place(config, stop, told, _LIST_PATIENCE if arguments[0] == "list" else None)
         _settle(config)
         return _VERBS[arguments[0]](config, place, arguments[1:], stop, told)
     except (CumulusError, CheckpointError) as error:
@@ -85,6 +95,21 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         _say({"error": f"{error.strerror}: {error.filename}", "hint": "", "again": True})
     return 1
+
+
+def _input() -> io.FileIO:
+    """Standard input without a buffer: each line is whoever's who asks for it, and no lock of a thread that waits for
+    the next one is in the way of this process's end."""
+    return io.FileIO(0, closefd=False)
+
+
+def _needs_no_place(config: Config, arguments: Sequence[str]) -> bool:
+    """Answer at once where this node is known to have the newest."""
+    step = here.step_since(arguments[1], int(arguments[2]), config.user) if len(arguments) > 2 else None
+    if step is None:
+        return False
+    _say({"step": step, "restored": False, "size": 0, "refused": []})
+    return True
 
 
 def _leave_word(config: Config, path: str, error: str) -> None:
@@ -149,7 +174,7 @@ def _settle(config: Config) -> None:
 def _run(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
     if not _lock_note():
         return 0  # Another one is at it.
-    if not _follow(config, place, arguments[0], stop, told, _wait_for_input):
+    if not _follow(config, place, arguments[0], stop, told, lambda over: _wait_for_input(over, place)):
         return 1
     with contextlib.suppress(OSError):
         os.pwrite(_NOTE, b"copied\n", 0)
@@ -159,6 +184,8 @@ def _run(config: Config, place: Place, arguments: Sequence[str], stop: threading
 
 def _start(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
     ended = _opened_process(int(arguments[1]))
+    if arguments[2:] == ["instead"]:
+        _end_other(arguments[0])
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -172,6 +199,7 @@ def _start(config: Config, place: Place, arguments: Sequence[str], stop: threadi
     for descriptor in range(3):
         os.dup2(nothing, descriptor)
     os.chdir("/")
+    os.nice(10)
 
     def wait(over: threading.Event) -> None:
         if ended is not None:
@@ -179,6 +207,21 @@ def _start(config: Config, place: Place, arguments: Sequence[str], stop: threadi
         over.set()
 
     return 0 if _follow(config, place, arguments[0], stop, told, wait) else 1
+
+
+def _end_other(path: str) -> None:
+    """End the one that is at work on the directory, as its user. What it has sent stays, and is not sent again."""
+    lock = os.path.join(path, status.DIRECTORY, "lock")
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in locks.holders(lock):
+            with contextlib.suppress(OSError), _opened(pid) as process:
+                if pid in locks.holders(lock):
+                    signal.pidfd_send_signal(process.fileno(), number)
+                    select.select([process], [], [], _END_SECONDS)
+
+
+def _opened(pid: int) -> io.FileIO:
+    return io.FileIO(os.pidfd_open(pid))
 
 
 def _opened_process(pid: int) -> int | None:
@@ -195,8 +238,6 @@ def _follow(
     config: Config, place: Place, path: str, stop: threading.Event, told: list[Any],
     wait: Callable[[threading.Event], None],
 ) -> bool:  # fmt: skip
-    # What trains on this machine comes first.
-    os.nice(10)
     over = threading.Event()
     follower = RunFollower(place, path, config.keep, over=over, stop=stop, linger=config.linger)
     told.append(follower.waiting)
@@ -222,10 +263,12 @@ def _lock_note() -> bool:
     return True
 
 
-def _wait_for_input(over: threading.Event) -> None:
+def _wait_for_input(over: threading.Event, place: Place) -> None:
+    """Each further line is a configuration with keys that are to be used from now on."""
     with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            continue
+        while line := _input().readline(_MOST_CONFIG):
+            with contextlib.suppress(UsageError):
+                place.renew(Config.decode(line))
     over.set()
 
 
@@ -236,25 +279,19 @@ def _check(config: Config, place: Place, arguments: Sequence[str], stop: threadi
 
 
 def _restore(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
-    since = int(arguments[1]) if len(arguments) > 1 else None
-    here = None if since is None else _newest_since(arguments[0], since)
-    if here is not None:
-        _say({"step": here.step, "restored": False, "size": 0, "refused": []})
-        return 0
     with _one_at_a_time(place, arguments[0]):
         refused: list[str] = []
-        here = layout.newest(arguments[0], refused=lambda damaged: refused.append(str(damaged)))
-        known = None if here is None else CheckpointName(here.manifest.token, here.step)
+        found = layout.newest(arguments[0], refused=lambda damaged: refused.append(str(damaged)))
+        known = None if found is None else CheckpointName(found.manifest.token, found.step)
 
         def needed(manifest: FilesManifest) -> bool:
             return known is None or CheckpointName(manifest.token, manifest.step) > known
 
-        _fetch(place, arguments[0], refused, None if here is None else here.step, needed)
+        _fetch(place, arguments[0], refused, None if found is None else found.step, needed)
     return 0
 
 
 def _prefetch(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
-    os.nice(10)
     threading.Thread(target=_end_with_input, name="input", daemon=True).start()
     return _restore(config, place, arguments, stop, told)
 
@@ -267,32 +304,22 @@ def _end_with_input() -> None:
     os._exit(1)
 
 
-def _newest_since(path: str, since: int) -> Checkpoint | None:
-    """The newest in PATH, where it is whole and of that attempt or a later one: of another, only the manifest is read
-    here."""
-    with contextlib.suppress(Damaged, OSError):
-        for step in layout.steps(path)[:1]:
-            if layout.read_manifest(path, step).attempt >= since:
-                return layout.verify(path, step)
-    return None
-
-
 def _adopt(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
     with _one_at_a_time(place, arguments[0]):
         refused: list[str] = []
-        here = next((found for path in arguments[:2] if path and (found := layout.newest(path))), None)
-        _fetch(place, arguments[0], refused, None if here is None else here.step, lambda _: here is None, adopt=True)
+        known = next((found for path in arguments[:2] if path and (found := layout.newest(path))), None)
+        _fetch(place, arguments[0], refused, None if known is None else known.step, lambda _: known is None, adopt=True)
     return 0
 
 
 def _fetch(
-    place: Place, path: str, refused: list[str], here: int | None, needed: Callable[[FilesManifest], bool],
+    place: Place, path: str, refused: list[str], known: int | None, needed: Callable[[FilesManifest], bool],
     adopt: bool = False,
 ) -> None:  # fmt: skip
     found = restore(
         place, path, refused=lambda damaged: refused.append(f"{place.uri}: {damaged}"), needed=needed, adopt=adopt
     )
-    step = here if found is None else found.step
+    step = known if found is None else found.step
     _say({"step": step, "restored": found is not None, "size": found.size if found else 0, "refused": refused})
 
 

@@ -17,6 +17,7 @@ from typing import IO
 from cumulus.checkpoint.layout import File, sha256_of
 from cumulus.errors import BlobStoreUnavailable, ObjectChanged
 from cumulus.lib.files import make_directories, sync_directory
+from cumulus.uploader.config import Config
 from cumulus.uploader.place import Notes, StoredFile, Unfaithful
 
 _PIECE = 4 * 2**20
@@ -31,6 +32,9 @@ class DirectoryPlace:
     @property
     def uri(self) -> str:
         return f"file://{self._directory}"
+
+    def renew(self, config: Config) -> None:
+        """It needs no keys."""
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         with self._told():

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from cumulus.checkpoint.layout import MANIFEST, File
 from cumulus.errors import BlobError, UsageError
+from cumulus.uploader.config import Config
 
 LATEST = "latest"
 STEPS = "steps/"
@@ -66,6 +67,10 @@ class Place(Protocol):
 
     @property
     def uri(self) -> str: ...
+
+    def renew(self, config: Config) -> None:
+        """Go on with the keys of this configuration, where it needs any."""
+        ...
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         """A small file and its version; None where there is none."""

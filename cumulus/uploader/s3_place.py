@@ -13,6 +13,7 @@ from cumulus.blob.s3.problems import Missing
 from cumulus.blob.s3.transfer import PART, fetch, part_size, send_file
 from cumulus.checkpoint.layout import File
 from cumulus.errors import ObjectChanged
+from cumulus.uploader.config import Config
 from cumulus.uploader.place import Notes, StoredFile, Unfaithful
 
 _SHA256 = "sha256"
@@ -29,6 +30,10 @@ class S3Place:
     @property
     def uri(self) -> str:
         return f"s3://{self._client.bucket.name}/{self._prefix[:-1]}"
+
+    def renew(self, config: Config) -> None:
+        if config.keys is not None:
+            self._client.renew(config.keys)
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         return self._client.get(self._prefix + key)

@@ -12,11 +12,13 @@ import pytest
 
 from cumulus.backends import preparing
 from cumulus.backends.base import Checkpointing, Workload, WorkloadMount
+from cumulus.backends.checkpoints import SealedCheckpoint, document_of
 from cumulus.backends.preparing import Preparing
 from cumulus.backends.swarm.checkpoint import place_of
 from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, PlaceAway
-from cumulus.backends.swarm.records import UPLOADER, Record, Records
+from cumulus.backends.swarm.records import SAVED, UPLOADER, Record, Records
 from cumulus.backends.swarm.uploading import NodeUploading, noted
+from cumulus.blob.s3.bucket import Keys
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.secrets import JobSecrets
 from cumulus.uploader.config import Config
@@ -156,6 +158,32 @@ def test_an_uploader_is_started_once_and_again_where_that_failed(bed: Bed) -> No
     assert bed.uploading.follow(record, "c1") == ""
     assert node.asked == [["start", "/data/ann/run/c", "12"]] * 2
     assert (record.read(UPLOADER) or {})["user"][0] == 7
+
+
+def test_an_uploader_with_old_keys_is_replaced_once_for_new_ones(bed: Bed, tmp_path: Path) -> None:
+    node = bed.nodes["a"] = Node(start={"user": None})
+    record = bed.run()
+    bed.uploading.follow(record, "c1")
+
+    def followed(error: str) -> list[list[str]]:
+        saved = SealedCheckpoint(1, "2030-01-01T00:00:00Z", 1, 1.0, "/c", upload_error=error)
+        record.write(SAVED, dict(document_of(saved) or {}))
+        node.asked.clear()
+        assert [bed.uploading.follow(record, "c1") for _ in range(2)] == ["", ""]
+        return node.asked
+
+    again = [["start", "/data/ann/run/c", "12", "instead"]]
+    assert followed("the keys have expired") == []
+    renewed = {**BUCKET, "AWS_SECRET_ACCESS_KEY": "new"}
+    bed.uploading = NodeUploading(bed.nodes.get, JobSecrets(tmp_path / "secrets"), renewed)  # type: ignore[arg-type]
+    assert followed("") == []
+    assert followed("the keys have expired") == again
+    assert node.configs[-1].keys == Keys("a", "new")
+    # One that can't be replaced stays; it is tried at the next look.
+    bed.uploading.forget(record)
+    node.answers["start"] = AWAY
+    assert followed("the keys have expired") == again * 2
+    assert record.read(UPLOADER) == {"error": "", "user": None}
 
 
 def test_an_old_chronos_is_told(bed: Bed) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import stat
 import struct
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cumulus.checkpoint.settings import Settings
 from cumulus.checkpoint.states import NoState
 from cumulus.checkpoint.writing import UnsafePlace, begin
 from tests.checkpoint.conftest import Make, Now
+from tests.disks import in_child, refuse_all
 
 
 def names(place: Path) -> list[str]:
@@ -251,6 +253,55 @@ def test_a_really_full_disk_is_named_and_takes_the_next_one_when_it_has_room(
     hog.unlink()
     checkpointer.save(bytes(4 * 2**20), step=2)
     assert checkpointer.load() == bytes(4 * 2**20)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize(
+    ("call", "error"), [("fsync", errno.EIO), ("fsync", errno.EDQUOT), ("write", errno.EDQUOT), ("write", errno.EIO)]
+)
+def test_a_disk_that_fails_or_a_quota_that_is_used_up(
+    make: Make, tmp_path: Path, call: str, error: int, wait: bool
+) -> None:
+    """The kernel says so, in a child; here the disk works again."""
+    make().save(b"small", step=1)
+
+    def save() -> str:
+        checkpointer = make()
+        if not refuse_all(call, error):
+            return "no filter"
+        said = []
+        for step in (2, 2):
+            try:
+                checkpointer.save(b"x" * 3_000_000, step=step, wait=wait)
+                checkpointer.wait()
+            except OSError as problem:
+                said.append(str(problem))
+        try:
+            with checkpointer.saving(3) as directory:
+                Path(directory, "mine").write_bytes(b"x" * 3_000_000)
+        except OSError as problem:
+            said.append(str(problem))
+        return "\n".join([*said, repr(checkpointer.load())])
+
+    told = in_child(save)
+    if told == "no filter":
+        pytest.skip("LEFT OUT: this machine has no seccomp filters")
+    stays = f"is not saved, and what was saved before stays: '{tmp_path}/l1'"
+    lines = [f"[Errno {error}] {os.strerror(error)}: step {step} {stays}" for step in (2, 2, 3)]
+    assert told.splitlines() == [*lines, "b'small'"]
+    assert names(tmp_path / "l1") == [".save-times.json", "step-000000000001"]
+    make().save(b"next", step=2)
+    assert make().load() == b"next"
+
+
+def test_a_file_system_that_became_read_only(make: Make, small_disk: Path) -> None:
+    """As after an error of the disk below it."""
+    make(path=str(small_disk / "l1")).save(b"small", step=1)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    checkpointer = make(path=str(small_disk / "l1"))
+    with pytest.raises(OSError, match=r"Read-only file system: step 2 is not saved, and what was saved before stays"):
+        checkpointer.save(b"more", step=2)
+    assert checkpointer.load() == b"small"
 
 
 # When

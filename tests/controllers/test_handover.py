@@ -196,6 +196,14 @@ def test_what_was_saved_is_in_the_status_and_told_once() -> None:
     next_one = planned(job.replace(status=plan.status), held, replace(RUNS, checkpoint=later))
     assert next_one.status.checkpoint is not None
     assert (next_one.status.checkpoint.step, next_one.events) == (13, ())
+    # What does not get beyond the node is told once.
+    stuck = later._replace(step=14, time=at(0), upload_error="the keys have expired (renew them)")
+    told = planned(job.replace(status=next_one.status), held, replace(RUNS, checkpoint=stuck))
+    assert [(e.type, e.reason) for e in told.events] == [("Warning", "CheckpointNotCopied")]
+    assert "step 14 is not at" in told.events[0].message
+    assert "the keys have expired (renew them); it is tried again" in told.events[0].message
+    more = stuck._replace(step=15, time=at(1))
+    assert planned(job.replace(status=told.status), held, replace(RUNS, checkpoint=more)).events == ()
     # What an older attempt left does not become the newest.
     older = planned(job.replace(status=next_one.status), held, replace(RUNS, checkpoint=found))
     assert older.status.checkpoint == next_one.status.checkpoint

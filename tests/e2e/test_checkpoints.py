@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
+from cumulus.blob.s3.client import S3Client
 from cumulus.uploader import catalog
 from cumulus.uploader.directory_place import DirectoryPlace
+from cumulus.uploader.s3_place import S3Place
 from tests.e2e.conftest import Machine, manifest, serving
+from tests.s3 import KEYS, Server
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("e2e-checkpoints")]
@@ -134,3 +138,50 @@ def test_what_is_saved_leaves_the_node_and_comes_back(machine: Machine, tmp_path
     assert steps(log) == list(range(200))
     assert f"fetched the checkpoint of step {newest['step']} from file://" in machine.ok("logs", "t")
     eventually(lambda: f"Beyond it: file://{shared} (step " in machine.run("checkpoints", "t").stderr)
+
+
+def test_a_bucket_that_is_deleted_under_a_job_and_made_again(machine: Machine, tmp_path: Path, moto: Server) -> None:
+    """The job trains on and saves on its node. What is wrong is said wherever people look, and passes by itself."""
+    bucket, log = moto.bucket(), tmp_path / "steps"
+    keys = {"AWS_ACCESS_KEY_ID": KEYS.access_key, "AWS_SECRET_ACCESS_KEY": KEYS.secret_key}
+    words = []
+    for name, value in {**keys, "AWS_ENDPOINT_URL": bucket.endpoint}.items():
+        (tmp_path / name).write_text(value)
+        words += ["--from-file", f"{name}={tmp_path / name}"]
+    machine.ok("secret", "create", "s3-keys", *words)
+    where = f"s3://{bucket.name}/run7"
+    machine.apply(training("b", log, every="500ms", gracePeriod="1m", uri=where, credentials="s3-keys"))
+    place = S3Place(S3Client(bucket), "run7")
+
+    def newest() -> int:
+        return catalog.committed(place)[0].name.step
+
+    def seen() -> dict[str, Any]:
+        found: dict[str, Any] = machine.get("job", "b")["status"].get("checkpoint") or {}
+        return found
+
+    eventually(lambda: catalog.committed(place), what="the first is copied")
+    client = S3Client(bucket)
+
+    def deleted() -> bool:
+        client.delete([each.key for each in client.list("")])
+        try:
+            moto.client().delete_bucket(Bucket=bucket.name)
+        except ClientError:  # Something came meanwhile.
+            return False
+        return True
+
+    eventually(deleted, what="the bucket is gone")
+    eventually(lambda: "there is no such bucket" in seen().get("uploadError", ""), what="it is seen")
+    trained = steps(log)[-1]
+    assert "there is no such bucket (make it, or name another)" in machine.ok("describe", "job", "b")
+    assert f"What it saves does not get to {where}: " in machine.ok("why", "b")
+    reasons = [each["reason"] for each in machine.items("events") if each["involvedObject"]["name"] == "b"]
+    assert "CheckpointNotCopied" in reasons
+    eventually(lambda: steps(log)[-1] > trained, what="it trains on")
+    assert machine.get("job", "b")["status"]["phase"] == "Running"
+    saved = seen()["step"]
+    moto.client().create_bucket(Bucket=bucket.name)
+    eventually(lambda: catalog.committed(place) and newest() >= saved, what="copied again")
+    eventually(lambda: not seen().get("uploadError"), what="and that is seen")
+    assert len(machine.get("job", "b")["status"]["attempts"]) == 1

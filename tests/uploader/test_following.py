@@ -20,13 +20,14 @@ from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import File
 from cumulus.clock import FakeClock
 from cumulus.uploader import catalog, status
+from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import RunFollower
 from cumulus.uploader.place import CheckpointName, Notes, Place
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
 from cumulus.uploader.upload import Journal
-from tests.s3 import Proxy, Server
+from tests.s3 import KEYS, Proxy, Server, refusal
 from tests.uploader.saves import contents, loaded, save
 from tests.waiting import eventually
 
@@ -236,6 +237,83 @@ def test_s3_is_away_for_minutes(seaweedfs: Server, proxy: Proxy, tmp_path: Path,
     now = status.read(str(tmp_path / "a"))
     assert now is not None
     assert (now.step, now.error) == (1, "")
+
+
+@pytest.mark.xdist_group("s3")
+@pytest.mark.parametrize(
+    ("code", "status_code", "said"),
+    [
+        ("SlowDown", 503, "the server says SlowDown"),
+        ("ServiceUnavailable", 503, "the server says ServiceUnavailable"),
+        ("ExpiredToken", 403, "the keys have expired (renew them)"),
+        ("AccessDenied", 403, "the keys do not allow it (AccessDenied)"),
+    ],
+)
+def test_a_server_that_refuses_everything_for_twenty_minutes(
+    seaweedfs: Server, proxy: Proxy, tmp_path: Path, code: str, status_code: int, said: str
+) -> None:
+    """From the middle of an upload on: it is said, and nothing that is there is sent again."""
+    clock = FakeClock()
+    stop = Passing(clock)
+    bucket = seaweedfs.bucket()
+    client = Counting(replace(bucket, endpoint=proxy.endpoint), clock=clock, stop=stop)
+    place = S3Place(client, "checkpoints/team/uid", part=LEAST_PART)
+    proxy.limit, proxy.answer_after_limit = 7 * 2**20, refusal(status_code, code)
+    over_at = clock.monotonic() + 20 * 60
+    errors: set[str] = set()
+
+    def look() -> None:
+        errors.add((status.read(str(tmp_path / "a")) or status.UploadStatus()).error)
+        if clock.monotonic() >= over_at:
+            proxy.answer = None
+
+    stop.then = look
+    over = threading.Event()
+    over.set()
+    save(tmp_path / "a", 1)
+    follower = RunFollower(place, str(tmp_path / "a"), 3, over=over, stop=stop, linger=86400.0)
+    assert follower.run() is True
+    assert clock.monotonic() >= over_at
+    assert any(said in error for error in errors), errors
+    assert proxy.answered < 400, "that is a storm of its own"
+    assert set(client.counts.values()) == {1}, "a part was sent twice"
+    assert (status.read(str(tmp_path / "a")) or status.UploadStatus()).error == ""
+    restore(s3_place(bucket)[0], str(tmp_path / "b"))
+    assert loaded(tmp_path / "b", 1) == contents(1)
+
+
+@pytest.mark.xdist_group("s3")
+def test_keys_that_are_renewed_are_used_at_the_next_try(seaweedfs: Server, tmp_path: Path) -> None:
+    bucket = replace(seaweedfs.bucket(), keys=Keys("test-access", "revoked"))
+    place, client = s3_place(bucket)
+    client.prepare()
+    save(tmp_path / "a", 1)
+    with running(place, tmp_path / "a") as run:
+        eventually(lambda: "the keys are not right" in run.status.error)
+        place.renew(Config(place.uri, keys=KEYS))
+        assert run.end() is True
+    assert (run.status.step, run.status.error) == (1, "")
+
+
+@pytest.mark.parametrize("server", [pytest.param("seaweedfs", marks=pytest.mark.xdist_group("s3")), "moto"])
+def test_a_bucket_that_is_deleted_and_made_again(server: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """While the job saves: that goes on, and what it saves last gets there as soon as there is a bucket."""
+    found: Server = request.getfixturevalue(server)
+    bucket = found.bucket()
+    place, client = s3_place(bucket)
+    save(tmp_path / "a", 1)
+    with running(place, tmp_path / "a") as run:
+        eventually(lambda: run.status.step == 1)
+        client.delete([each.key for each in client.list("")])
+        found.client().delete_bucket(Bucket=bucket.name)
+        save(tmp_path / "a", 2)
+        eventually(lambda: "there is no such bucket (make it, or name another)" in run.status.error)
+        save(tmp_path / "a", 3)
+        found.client().create_bucket(Bucket=bucket.name)
+        assert run.end() is True
+    assert (run.status.step, run.status.error) == (3, "")
+    restore(s3_place(bucket)[0], str(tmp_path / "b"))
+    assert loaded(tmp_path / "b", 3) == contents(3)
 
 
 @pytest.mark.xdist_group("s3")

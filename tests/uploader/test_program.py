@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ from cumulus.lib import locks
 from cumulus.lib.unix_user import UnixUser
 from cumulus.nodes import distribution
 from cumulus.uploader import __main__ as program
-from cumulus.uploader import catalog, files, status
+from cumulus.uploader import catalog, files, here, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.owner import owner_of, user_of_process
@@ -48,6 +49,10 @@ def ask(config: Config, *arguments: str, code: int = 0) -> dict[str, Any]:
     assert done.returncode == code, done.stderr.decode()
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+def said_of(path: Path) -> status.UploadStatus:
+    return status.read(str(path)) or status.UploadStatus()
 
 
 def test_run_restore_list_and_verify(tmp_path: Path) -> None:
@@ -73,38 +78,43 @@ def test_run_restore_list_and_verify(tmp_path: Path) -> None:
     assert (again["step"], again["restored"]) == (3, False)
 
 
-def test_what_this_node_has_is_read_once_and_the_place_only_asked_where_it_may_have_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    read: list[int] = []
-    verify = layout.verify
+def test_what_this_node_has_is_enough_where_all_ran_here(tmp_path: Path) -> None:
+    """No place is asked, none is loaded, and as long as it is fresh its bytes are left to the program."""
+    config = Config("s3://nobody/asks/this", endpoint="http://127.0.0.1:1", keys=Keys("a", "b"))
+    save(tmp_path / "a", 1)  # Of attempt 1.
+    bare = [sys.executable, "-I", "-S", program.__file__, "restore", str(tmp_path / "a"), "1"]
+    done = subprocess.run(bare, input=config.encode(), capture_output=True, check=True, timeout=PATIENCE)
+    assert json.loads(done.stdout) == {"step": 1, "restored": False, "size": 0, "refused": []}
+    done = subprocess.run([*bare[:-1], "2"], input=config.encode(), capture_output=True, check=False, timeout=PATIENCE)
+    assert "it has no boto3" in json.loads(done.stdout)["error"], "the place is needed"
 
-    def counted(path: str, step: int, **how: Any) -> layout.Checkpoint:
-        read.append(step)
-        return verify(path, step, **how)
 
-    class Asked(Exception):
+@pytest.mark.parametrize("fresh", [True, False])
+def test_how_much_of_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool) -> None:
+    monkeypatch.setattr(here, "FRESH", 3600.0 if fresh else 0.0)
+    path, model = str(tmp_path / "a"), tmp_path / "a" / "step-000000000001" / "model.bin"
+    save(tmp_path / "a", 1)
+    found = here.newest_since(path, 1)
+    assert (found and found.step, here.step_since(path, 1, None)) == (1, 1)
+    assert here.newest_since(path, 2) is here.step_since(path, 2, None) is None
+    model.write_bytes(b"!" + model.read_bytes()[1:])
+    assert (here.newest_since(path, 1) is not None) is fresh
+    model.write_bytes(b"shorter")
+    assert here.newest_since(path, 1) is None
+    model.unlink()
+    assert here.step_since(path, 1, None) is None
+
+
+def test_a_look_is_ended_by_whoever_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Over(Exception):
         pass
 
-    class Place(DirectoryPlace):
-        def list(self, prefix: str) -> Any:
-            raise Asked
+    def check() -> None:
+        raise Over
 
-    def restore_since(attempt: int) -> Any:
-        read.clear()
-        program._restore(Config(""), Place(str(tmp_path / "shared")), [str(tmp_path / "a"), str(attempt)], Event(), [])
-        return json.loads(capsys.readouterr().out)
-
-    save(tmp_path / "a", 1)  # Of attempt 1.
-    monkeypatch.setattr(layout, "verify", counted)
-    assert restore_since(1) == {"step": 1, "restored": False, "size": 0, "refused": []}
-    assert read == [1]
-    with pytest.raises(Asked):
-        restore_since(2)
-    assert read == []
-    (tmp_path / "a" / "step-000000000001" / "model.bin").write_bytes(b"damaged")
-    with pytest.raises(Asked):
-        restore_since(1)
+    monkeypatch.setattr(here, "newest_since", lambda path, since: Event().wait())
+    with pytest.raises(Over):
+        here.step_since(str(tmp_path), 1, None, check)
 
 
 def test_what_is_wrong_is_said_in_one_line() -> None:
@@ -208,6 +218,52 @@ def test_kill_9_at_each_step(kind: str, steps: range, request: pytest.FixtureReq
             assert loaded(target, found.step) == contents(found.step, big=2**20 * 6)
     assert killed > len(steps) // 3
     assert committed == number, "the last of them was not killed"
+
+
+@pytest.mark.xdist_group("s3")
+def test_one_at_work_is_told_the_keys_of_now(tmp_path: Path, seaweedfs: Server) -> None:
+    bucket = seaweedfs.bucket()
+    old = Config(f"s3://{bucket.name}/c/u", endpoint=bucket.endpoint, keys=Keys(KEYS.access_key, "revoked"))
+    save(tmp_path / "a", 1)
+    process = subprocess.Popen([*PROGRAM, "run", str(tmp_path / "a")], stdin=subprocess.PIPE)
+    try:
+        assert process.stdin is not None
+        process.stdin.write(old.encode())
+        process.stdin.flush()
+        eventually(lambda: "the keys are not right" in said_of(tmp_path / "a").error)
+        # What is none is passed over.
+        process.stdin.write(b"{}\n" + dataclasses.replace(old, keys=KEYS).encode())
+        process.stdin.flush()
+        eventually(lambda: said_of(tmp_path / "a").step == 1)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.xdist_group("s3")
+def test_one_that_nobody_can_tell_is_replaced(tmp_path: Path, seaweedfs: Server) -> None:
+    """As beside a container: nobody holds its standard input."""
+    bucket = seaweedfs.bucket()
+    old = Config(f"s3://{bucket.name}/c/u", endpoint=bucket.endpoint, keys=Keys(KEYS.access_key, "revoked"))
+    new, lock = dataclasses.replace(old, keys=KEYS), tmp_path / "a" / ".uploader" / "lock"
+    save(tmp_path / "a", 1)
+    container = subprocess.Popen(["sleep", "1000"])
+    try:
+        ask(old, "start", str(tmp_path / "a"), str(container.pid))
+        eventually(lambda: "the keys are not right" in said_of(tmp_path / "a").error)
+        (before,) = eventually(lambda: locks.holders(lock))
+        ask(new, "start", str(tmp_path / "a"), str(container.pid), "instead")
+        eventually(lambda: said_of(tmp_path / "a").step == 1)
+        (after,) = eventually(lambda: locks.holders(lock))
+        assert after != before
+        save(tmp_path / "a", 2)
+        eventually(lambda: said_of(tmp_path / "a").step == 2)
+    finally:
+        container.kill()
+        container.wait()
+    eventually(lambda: not locks.holders(lock), what="it has ended")
 
 
 @pytest.mark.users

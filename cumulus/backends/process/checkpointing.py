@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from cumulus.backends import checkpoints, variables
@@ -42,6 +43,8 @@ class CheckpointWatch:
         """The newest when the program was asked."""
         self.asked = False
         self.next_look = 0.0
+        self.not_copied: Callable[[], None] = lambda: None
+        """Called at each look at which the newest does not get beyond the node."""
 
     def look(self, now: float) -> None:
         """See whether there is a newer checkpoint, if it is time for that; the backend is told of one."""
@@ -53,6 +56,8 @@ class CheckpointWatch:
         except checkpoints.CheckpointUnseen:
             self.next_look = now + _SLOW_LOOK
             return
+        if found is not None and found.upload_error:
+            self.not_copied()
         if found == self.saved:
             return
         self.saved = found

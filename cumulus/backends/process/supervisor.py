@@ -183,6 +183,7 @@ class _Supervision:
 
         made = Uploading(self._spec, os.environ)
         made.start()
+        self._checkpoint.not_copied = made.renew
         return made
 
     def _killed_at_the_gate(self, leases: LeaseGuard) -> End:

@@ -8,6 +8,7 @@ daemon's. That input ends with the supervisor, after which the uploader copies w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from cumulus.backends.rundir.uploading import ENVIRONMENT, Beyond, NoKeys, taken
 from cumulus.checkpoint.variables import REPLICAS
 from cumulus.lib.unix_user import UnixUser
 from cumulus.secrets import SecretStore
+from cumulus.uploader import here
 from cumulus.uploader.config import Config
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../uploader/__main__.py")
@@ -53,6 +55,7 @@ class Uploading:
         self._asked: Mapping[str, Any] = spec["checkpoint"]
         self._input = -1
         """What keeps the uploader waiting for more: closed when this process ends, however it does."""
+        self._told: Config | None = None
 
     def start(self) -> None:
         """Start the uploader, unless another replica of this node does. Raises OSError, StartFailed."""
@@ -66,6 +69,18 @@ class Uploading:
         os.waitpid(child, 0)
         os.close(readable)
         os.write(self._input, config.encode())
+        self._told = config
+
+    def renew(self) -> None:
+        """Tell the uploader the keys of now, where the secret has others than it was told."""
+        if self._input < 0:
+            return
+        # Somebody may be about to replace the secret, and an uploader that was killed reads nothing.
+        with contextlib.suppress(StartFailed, OSError):
+            config = self.follower()
+            if config != self._told:
+                os.write(self._input, config.encode())
+                self._told = config
 
     def prepare(self, check: Callable[[], None], say: Callable[[str], None]) -> None:
         """Have the newest checkpoint on this node before the program starts. What `check` raises ends it; `say` gets
@@ -80,7 +95,10 @@ class Uploading:
             if answer.get("step") is not None and self._spec["replica"] == 0:
                 raise StartFailed(taken_message(config.uri, answer["step"]))
         else:
-            answer = self._ask(config, check, "restore", path, str(self._here_since()))
+            since = self._here_since()
+            # Without another process: it would lie between the last step of one lease and the first of the next.
+            step = here.step_since(path, since, config.user, check)
+            answer = {"step": step} if step is not None else self._ask(config, check, "restore", path, str(since))
         if self._asked["after_uri"] and answer.get("step") is None:
             config = self._config(Beyond.other)
             answer = self._ask(config, check, "adopt", path, self._asked["after"])

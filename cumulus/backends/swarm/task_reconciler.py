@@ -383,6 +383,7 @@ class TaskReconciler:
         if run is not None and record.start.get("asked"):
             self._look(record, run, now=True)
         self._next_look.pop(record.name, None)
+        self._uploading.forget(record)
         known = record.read(RUNNING)
         started = known["at"] if known else (run.created if run is not None and run.container else "")
         record.write(

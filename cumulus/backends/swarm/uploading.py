@@ -69,6 +69,12 @@ class NodeUploading:
         self._secrets = secrets
         self._variables = variables
         self._here = here
+        self._given: dict[str, Config] = {}
+        """What this daemon gave the uploader of each run, by its name."""
+
+    def forget(self, record: Record) -> None:
+        """The run has ended."""
+        self._given.pop(record.name, None)
 
     def runs(self, records: Sequence[Record], job_uid: str) -> Earlier:
         """All runs of a job: these, and those on the daemon's own machine."""
@@ -151,6 +157,7 @@ class NodeUploading:
             return ""
         before = record.read(UPLOADER) or {}
         if before and not before["error"]:
+            self._renew(record, container)
             return ""
         try:
             programs, engine = self._programs(record), self._engines(record.start["node"])
@@ -158,13 +165,31 @@ class NodeUploading:
                 raise _no_ssh(record)
             state = (engine.container(container) or {}).get("State") or {}
             config = self._config(record, UnixUser.read(kept["user"]), Beyond.own)
-            answer = programs.ask(config, "start", kept["place"], str(int(state.get("Pid") or 0)))
+            answer = programs.ask(config, "start", kept["place"], _pid(state))
+            self._given[record.name] = config
             after = {"error": "", "user": answer.get("user")}
         except BackendError as error:
             after = {"error": f"{error} ({error.hint})" if error.hint else str(error), "user": None}
         if after != before:
             record.write(UPLOADER, after)
         return str(after["error"])
+
+    def _renew(self, record: Record, container: str) -> None:
+        """Another uploader takes the place of one that gets nothing beyond the node, where it may have other keys than
+        those of now. Where that is not possible, the one at work stays, and says what is wrong."""
+        kept, saved = record.start["checkpoint"], record.saved()
+        if saved is None or not saved.upload_error:
+            return
+        try:
+            config = self._config(record, UnixUser.read(kept["user"]), Beyond.own)
+            programs, engine = self._programs(record), self._engines(record.start["node"])
+            if config == self._given.get(record.name) or programs is None or engine is None:
+                return
+            state = (engine.container(container) or {}).get("State") or {}
+            programs.ask(config, "start", kept["place"], _pid(state), "instead")
+            self._given[record.name] = config
+        except BackendError as error:
+            log.warning("the uploader keeps its old keys", workload=record.name, problem=str(error))
 
     def _adopt(
         self, record: Record, origin: Sequence[Record], programs: CheckpointPrograms, user: UnixUser | None,
@@ -292,6 +317,11 @@ class NodeUploading:
         user = UnixUser.read(record.start["checkpoint"]["user"]) or _user_seen(earlier)
         uid = record.start.get("program")
         return whose(int(uid)) if user is None and uid is not None else user
+
+
+def _pid(state: Mapping[str, Any]) -> str:
+    """Of a container's first process; 0 where it has ended."""
+    return str(int(state.get("Pid") or 0))
 
 
 def _unless(given_up: threading.Event, chunks: Iterator[bytes]) -> Iterator[bytes]:

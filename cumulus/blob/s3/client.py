@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPResponse
 from typing import Any, TypeVar
 
-from cumulus.blob.s3.bucket import Bucket
+from cumulus.blob.s3.bucket import Bucket, Keys
 from cumulus.blob.s3.problems import Missing, problem
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BucketUnavailable, ObjectChanged
@@ -79,6 +79,8 @@ class S3Client:
         self._stop = stop or threading.Event()
         self._mutex = threading.Lock()
         self._made: Any = None
+        self._credentials: Any = None
+        """What boto3 signs with, as it was made."""
         self._told: tuple[str, datetime] | None = None
         """What the server said last of the time, and when that was here."""
         self._readable: tuple[str, str, float] | None = None
@@ -91,6 +93,16 @@ class S3Client:
             assert self._client is not None
         except Exception as error:
             raise problem(error, "begin", self.bucket, self._clock) from None
+
+    def renew(self, keys: Keys) -> None:
+        """Sign with these keys from now on. Nothing is loaded for that: this process may be another user by now."""
+        with self._mutex:
+            self.bucket = replace(self.bucket, keys=keys)
+            self._readable = None
+            if self._credentials is not None:
+                # A request that is signed meanwhile may get half of them: it is refused, and tried again.
+                new = keys.access_key, keys.secret_key, keys.session_token or None
+                self._credentials.access_key, self._credentials.secret_key, self._credentials.token = new
 
     def put(
         self, key: str, content: bytes | bytearray, *, new: bool = False, etag: str = "",
@@ -330,6 +342,7 @@ class S3Client:
             aws_session_token=(keys.session_token or None) if keys else None,
             region_name=self.bucket.region or None,
         )
+        self._credentials = session.get_credentials() if keys else None
         return session.client(
             "s3",
             endpoint_url=self.bucket.endpoint or None,

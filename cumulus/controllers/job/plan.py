@@ -91,7 +91,7 @@ def plan(view: JobView) -> JobPlan:
     view = replace(view, job=job.replace(status=seen))
     attempt = seen.live_attempt
     made = _waiting(view) if attempt is None else _during(view, attempt)
-    saved = _saved_event(job.status, made.status)
+    saved = (*_saved_event(job.status, made.status), *_copy_event(job.status, made.status))
     ran = _ran_event(job.status, made.status)
     if made.status.phase.finished:
         return replace(made, events=(*ran, *saved, outcome.end_event(made.status)))
@@ -124,6 +124,15 @@ def _saved_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft,
         return ()
     message = f"step {found.step}, {bytes_in_words(found.size)} in {found.seconds:.1f} s, at {found.node}:{found.path}"
     return (EventDraft("Normal", EventReason.CHECKPOINT_SAVED, truncate(message)),)
+
+
+def _copy_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, ...]:
+    """Of what keeps checkpoints on their node, once until it passes."""
+    found, known = after.checkpoint, before.checkpoint
+    if found is None or not found.upload_error or (known is not None and known.upload_error):
+        return ()
+    message = f"step {found.step} is not at {found.uri} yet: {found.upload_error}; it is tried again"
+    return (EventDraft("Warning", EventReason.CHECKPOINT_NOT_COPIED, truncate(message)),)
 
 
 def _waiting(view: JobView) -> JobPlan:

@@ -245,6 +245,40 @@ def test_an_uploader_that_follows_another_has_the_keys_of_then(bed: ProcessBed) 
     assert renewed.linger < 3600
 
 
+@pytest.mark.xdist_group("s3")
+def test_keys_that_are_revoked_and_renewed_while_it_runs(bed: ProcessBed, seaweedfs: Server) -> None:
+    """The attempt goes on with what is on the node, says what is wrong, and needs nobody once the secret is renewed."""
+    bucket = seaweedfs.bucket()
+    asked = {"credentials": "keys"}
+    for key, value in (
+        ("AWS_ACCESS_KEY_ID", KEYS.access_key), ("AWS_SECRET_ACCESS_KEY", KEYS.secret_key),
+        ("AWS_ENDPOINT_URL", bucket.endpoint),
+    ):  # fmt: skip
+        bed.secrets.set("keys", key, value)
+    uri = f"s3://{bucket.name}/mine"
+    place = S3Place(S3Client(bucket), "mine")
+    bed.backend.start(first := work(bed, "save(1)\n", uri=uri, asked=asked))
+    assert bed.finish(first).state is WorkloadState.SUCCEEDED
+    eventually(lambda: [one.name for one in catalog.committed(place)] == [CheckpointName(1, 1)])
+    bed.secrets.set("keys", "AWS_SECRET_ACCESS_KEY", "revoked")
+    script = "save(2)\nready()\nwhile not os.path.exists('go'): time.sleep(0.1)\n"
+    bed.backend.start(second := work(bed, script, uri=uri, asked=asked, attempt=2))
+    bed.running(second)
+
+    def problem() -> str:
+        found = bed.backend.get(second.name)
+        assert found is not None
+        assert found.state is WorkloadState.RUNNING
+        return "" if found.checkpoint is None else found.checkpoint.upload_error
+
+    eventually(lambda: "the keys are not right (SignatureDoesNotMatch)" in problem())
+    bed.secrets.set("keys", "AWS_SECRET_ACCESS_KEY", KEYS.secret_key)
+    eventually(lambda: [one.name for one in catalog.committed(place)][:1] == [CheckpointName(2, 2)])
+    eventually(lambda: problem() == "")
+    (bed.run_directory(second) / "work" / "go").touch()
+    assert bed.finish(second).state is WorkloadState.SUCCEEDED
+
+
 @pytest.mark.users
 def test_the_uploader_of_a_submitters_job_is_theirs(shared: ProcessBed, users: tuple[User, User]) -> None:
     """It reads what they may, and what it makes is theirs, where the daemon is root."""
