@@ -56,7 +56,8 @@ def _measured(directory: Path) -> Iterator[Result]:
     }  # fmt: skip
     with running([CUMULUS, "serve"], log=directory / "daemon.log", env=env):
         _cumulus(env, "wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")
-        ours = _handed_over(env, directory)
+        ours = _handed_over(env, directory, "ours")
+        shared = _handed_over(env, directory, "shared", uri=f"file://{directory}/beyond")
         bare = _started(env, directory)
         theirs = _by_hand(env, directory)
     until(lambda: monitor_control.running(directory / "chronos") is None, seconds=60, what="the monitor ended")
@@ -69,13 +70,17 @@ def _measured(directory: Path) -> Iterator[Result]:
         "the same gap, and what a program takes from its start to its first step", statistics.median(ours),
         statistics.median(bare), unit="s", peer_name="start and load alone",
     )  # fmt: skip
+    yield reported(
+        "the same gap, with checkpoints in a shared directory too", statistics.median(shared), statistics.median(ours),
+        unit="s", peer_name="on the node alone", note=f"the longest {max(shared):.2f} s",
+    )  # fmt: skip
 
 
-def _handed_over(env: dict[str, str], directory: Path) -> list[float]:
-    steps = directory / "ours"
-    _apply(env, directory, _job("ours", steps, {"gracePeriod": "1s"}))
+def _handed_over(env: dict[str, str], directory: Path, name: str, **checkpoint: str) -> list[float]:
+    steps = directory / name
+    _apply(env, directory, _job(name, steps, {"gracePeriod": "1s", **checkpoint}))
     until(lambda: len(_gaps(steps)) > GAPS, seconds=120, what=f"{GAPS} leases")
-    _cumulus(env, "delete", "job", "ours", "--now")
+    _cumulus(env, "delete", "job", name, "--now")
     # Of the first no save was measured.
     return _gaps(steps)[1 : GAPS + 1]
 

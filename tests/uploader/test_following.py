@@ -141,16 +141,24 @@ def test_one_at_a_time_and_the_next_takes_over(tmp_path: Path) -> None:
     assert [one.name.step for one in catalog.committed(place)] == [2, 1]
 
 
-def test_a_zombie_says_so_and_ends(tmp_path: Path) -> None:
-    place = DirectoryPlace(str(tmp_path / "shared"))
-    save(tmp_path / "b", 5, {"x": b"5"}, token=2)
-    with running(place, tmp_path / "b") as new:
-        assert new.end() is True
-    save(tmp_path / "a", 9, {"x": b"9"}, token=1)
-    with running(place, tmp_path / "a") as zombie:
+def test_a_zombie_beside_the_attempt_that_follows_it_says_so_and_ends(place: Place, tmp_path: Path) -> None:
+    """As where two daemons each took themselves for the leader. What the later attempt saves is the newest, whatever
+    the other one still copies."""
+    with running(place, tmp_path / "a") as zombie, running(place, tmp_path / "b") as new:
+        save(tmp_path / "a", 9, {"x": b"9"}, token=1)
+        eventually(lambda: zombie.status.step == 9)
+        save(tmp_path / "b", 5, {"x": b"5"}, token=2)
+        eventually(lambda: new.status.step == 5)
+        save(tmp_path / "a", 10, {"x": b"10"}, token=1)
+        eventually(lambda: "a later attempt (token 2, this one: 1) has saved step 5" in zombie.status.error)
+        save(tmp_path / "a", 11, {"x": b"11"}, token=1)
         assert zombie.end() is True
-    assert "a later attempt (token 2, this one: 1) has saved step 5" in zombie.status.error
-    assert catalog.latest(place)[0] == CheckpointName(2, 5)
+        save(tmp_path / "b", 6, {"x": b"6"}, token=2)
+        assert new.end() is True
+    assert catalog.latest(place)[0] == CheckpointName(2, 6)
+    assert [one.name for one in catalog.committed(place)][:2] == [CheckpointName(2, 6), CheckpointName(2, 5)]
+    restore(place, str(tmp_path / "c"))
+    assert loaded(tmp_path / "c", 6) == {"x": b"6"}
 
 
 class Counting(S3Client):
