@@ -9,6 +9,7 @@ from typing import Any
 LARGEST = 256 * 1024
 """Bytes of a document at most."""
 
+_ENCODER = json.JSONEncoder(sort_keys=True)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -26,15 +27,15 @@ def load(content: bytes, what: str, names: frozenset[str], formats: int) -> Docu
     number = fields.number("format")
     if not 1 <= number <= formats:
         raise ValueError(f"{what} has format {number}; this version knows formats up to {formats}")
-    if unknown := sorted(document.keys() - names - {"format"}):
-        raise ValueError(f"{what} has the unknown field {unknown[0][:80]!r}")
+    if unknown := document.keys() - names - {"format"}:
+        raise ValueError(f"{what} has the unknown field {min(unknown)[:80]!r}")
     return fields
 
 
 def dump(document: dict[str, Any]) -> bytes:
     """A document as bytes, without what is empty."""
     kept = {name: value for name, value in document.items() if value not in ("", None)}
-    return json.dumps(kept, sort_keys=True).encode()
+    return _ENCODER.encode(kept).encode()
 
 
 class DocumentFields:

@@ -51,19 +51,25 @@ class SessionConnection:
         """Have a payload of `size` bytes called: what came of it, the size of the result in bytes and its chunks, which
         are to be read to their end before the next call. Raises ValueError where the answer is none: it comes from the
         caller's own process, which can write what it likes."""
+        told, length, result = self.exchange(size, payload)
+        outcome = Outcome.read(told, OF_RUNNER)
+        if length != outcome.result_size:
+            raise ValueError("the session's answer is not as long as it says")
+        return outcome, length, result
+
+    def exchange(self, size: int, payload: Iterable[bytes]) -> tuple[bytes, int, Iterator[bytes]]:
+        """As `call`, for who hands the answer on: what is in the place of the outcome is not looked at."""
         try:
             chunks = iter(payload)
             # At once, so that who reads is woken once.
             self._connection.sendall(_HEAD.pack(CALL, size) + next(chunks, b""))
             for chunk in chunks:
                 self._connection.sendall(chunk)
-            outcome = Outcome.read(b"".join(self._part(OUTCOME, documents.LARGEST)[1]), OF_RUNNER)
+            told = b"".join(self._part(OUTCOME, documents.LARGEST)[1])
             length, result = self._part(RESULT, LARGEST)
         except (BrokenPipeError, ConnectionResetError, EOFError):
             raise SessionEnded("the session has ended") from None
-        if length != outcome.result_size:
-            raise ValueError("the session's answer is not as long as it says")
-        return outcome, length, result
+        return told, length, result
 
     def close_session(self) -> None:
         """Have the session end, once the calls before this are answered."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import fcntl
 import hashlib
+import io
 import os
 import queue
 import socket
@@ -167,7 +168,7 @@ def _exchange(read: BinaryIO, out: BinaryIO, directory: str, calls: _Calls) -> b
         calls.close()
     if kind != CALL or size > LARGEST:
         return False
-    payload = _file(directory)
+    payload: BinaryIO = io.BytesIO() if size <= _SMALL else _file(directory)
     try:
         sha256 = hashlib.sha256()
         for chunk in read_chunks(read, size):

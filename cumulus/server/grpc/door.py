@@ -132,10 +132,10 @@ class Door:
         async def handle(sent: Sent, context: Context) -> None:
             async with self.entered(name, context, changes=changes) as identity:
                 known = _StillKnown(self._api, identity)
-                async with aclosing(call(identity, parse(sent, known))) as answers:
+                async with _reader(context) as write, aclosing(call(identity, parse(sent, known))) as answers:
                     async for message in answers:
                         await known.check()
-                        await _write(context, message)
+                        await write(message)
 
         return handle
 
@@ -172,10 +172,21 @@ class Door:
                 _log.info("call", method=name, user=one_line(identity.name), code=code.name, milliseconds=milliseconds)
 
 
-async def _write(context: Context, message: Message) -> None:
-    """Raises StoreUnavailable where the client does not read: it may ask again, from where it was."""
+@asynccontextmanager
+async def _reader(context: Context) -> AsyncIterator[Callable[[Message], Awaitable[None]]]:
+    """Writes to the client. Raises StoreUnavailable where it does not read: it may ask again, from where it was."""
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(STALLED_SECONDS):
-            await context.write(message.SerializeToString())
+        # One for all that is written: to make one takes as long as to write.
+        async with asyncio.timeout(None) as limit:
+
+            async def write(message: Message) -> None:
+                limit.reschedule(loop.time() + STALLED_SECONDS)
+                await context.write(message.SerializeToString())
+                limit.reschedule(None)
+
+            yield write
     except TimeoutError:
+        if not limit.expired():
+            raise
         raise StoreUnavailable(f"nothing of the answer was read for {STALLED_SECONDS:g} seconds") from None
