@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -127,7 +126,7 @@ _LONGEST = {"type": LONGEST_TYPE, "text": LONGEST_TEXT, "traceback": LONGEST_TRA
 def sign(key: bytes, payload: str, outcome: str, result: str) -> str:
     """Binds a result to its call: both digests and the outcome, by the key in the call's payload."""
     text = "\n".join(("cumulus result 1", payload, outcome, result))
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, text.encode(), "sha256").hex()
 
 
 def verify(key: bytes, payload: str, outcome: Outcome) -> bool:

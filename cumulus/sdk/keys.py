@@ -6,7 +6,6 @@ a key of its own, made from it and the call's name. So no node can sign for anot
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -78,11 +77,11 @@ class ClientKey:
     @property
     def id(self) -> str:
         """Tells one key from another, and nothing of what it is."""
-        return hmac.new(self._secret, b"cumulus key id", hashlib.sha256).hexdigest()[:16]
+        return hmac.digest(self._secret, b"cumulus key id", "sha256").hex()[:16]
 
     def of_call(self, name: str) -> bytes:
         """The key of the call `NAMESPACE/NAME`, or of a call in a session, `NAMESPACE/NAME/ID`."""
-        return hmac.new(self._secret, b"cumulus call\n" + name.encode(), hashlib.sha256).digest()
+        return hmac.digest(self._secret, b"cumulus call\n" + name.encode(), "sha256")
 
 
 def key_for(id: str, name: str) -> bytes:

@@ -53,10 +53,6 @@ class _Parser(NamedTuple, Generic[RequestT]):
         except DecodeError:
             raise UsageError(f"the request is no {self.type.DESCRIPTOR.name}") from None
 
-    async def each(self, stream: AsyncIterator[bytes]) -> AsyncIterator[RequestT]:
-        async for data in stream:
-            yield self.one(data)
-
     async def pieces(self, stream: AsyncIterator[bytes]) -> AsyncIterator[RequestT | bytes]:
         async for data in stream:
             piece = pieces.read(data)
@@ -78,10 +74,10 @@ class _StillKnown:
             self._looked = now
             await self._api.call(self._api.service.tokens.check_valid, self._token)
 
-    async def each(self, messages: AsyncIterator[RequestT]) -> AsyncIterator[RequestT]:
-        async for message in messages:
+    async def each(self, stream: AsyncIterator[bytes], parse: Callable[[bytes], RequestT]) -> AsyncIterator[RequestT]:
+        async for data in stream:
             await self.check()
-            yield message
+            yield parse(data)
 
 
 class Door:
@@ -107,7 +103,7 @@ class Door:
 
     def conversing(self, name: str, type: type[RequestT], call: Conversing[RequestT]) -> Handler:
         def parse(sent: AsyncIterator[bytes], known: _StillKnown) -> AsyncIterator[RequestT]:
-            return known.each(_Parser(type).each(sent))
+            return known.each(sent, _Parser(type).one)
 
         return grpc.stream_stream_rpc_method_handler(self._each(name, parse, call, changes=True))
 
