@@ -174,10 +174,15 @@ def test_a_bucket_that_is_deleted_under_a_job_and_made_again(machine: Machine, t
     eventually(deleted, what="the bucket is gone")
     eventually(lambda: "there is no such bucket" in seen().get("uploadError", ""), what="it is seen")
     trained = steps(log)[-1]
-    assert "there is no such bucket (make it, or name another)" in machine.ok("describe", "job", "b")
-    assert f"What it saves does not get to {where}: " in machine.ok("why", "b")
-    reasons = [each["reason"] for each in machine.items("events") if each["involvedObject"]["name"] == "b"]
-    assert "CheckpointNotCopied" in reasons
+    eventually(lambda: "there is no such bucket (make it, or name another)" in machine.ok("describe", "job", "b"))
+    eventually(lambda: f"What it saves does not get to {where}: " in machine.ok("why", "b"))
+    uid = machine.get("job", "b")["metadata"]["uid"]
+    eventually(
+        lambda: (
+            ("CheckpointNotCopied", uid)
+            in {(each["reason"], each["involvedObject"]["uid"]) for each in machine.items("events")}
+        )
+    )
     eventually(lambda: steps(log)[-1] > trained, what="it trains on")
     assert machine.get("job", "b")["status"]["phase"] == "Running"
     saved = seen()["step"]
