@@ -13,7 +13,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from cumulus.errors import CumulusError, StoreUnavailable, UsageError
+from cumulus.errors import CumulusError, StoreUnavailable, Unauthenticated, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.rpc import pieces
 from cumulus.server.api import Api
@@ -72,7 +72,11 @@ class _StillKnown:
         now = time.monotonic()
         if self._token and now - self._looked >= KNOWN_SECONDS:
             self._looked = now
-            await self._api.call(self._api.service.tokens.check_valid, self._token)
+            try:
+                await self._api.call(self._api.service.tokens.check_valid, self._token)
+            except Unauthenticated:
+                what = "the token, or the certificate, that opened this is over, or was revoked"
+                raise Unauthenticated(what, hint="make a token: cumulus token create") from None
 
     async def each(self, stream: AsyncIterator[bytes], parse: Callable[[bytes], RequestT]) -> AsyncIterator[RequestT]:
         async for data in stream:
