@@ -26,7 +26,19 @@ MISSING = (
 )  # fmt: skip
 
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]", "::1"}
+DISABLED = (
+    # Each context has a window, and each window a popup of its own below the address bar, with pages that nobody sees:
+    # two thirds of what a context costs.
+    "WebUIOmniboxPopup", "WebUIOmniboxAimPopup",
+    # Of several such flags Chromium heeds the last: these are what Playwright disables on Linux.
+    "AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose", "HttpsUpgrades",
+    "HttpsFirstBalancedModeAutoEnable", "LensOverlay", "MediaRouter", "PaintHolding", "ThirdPartyStoragePartitioning",
+    "AvoidCorsURLLoaderRestartOnRedirect", "OptimizationHints", "NetworkTimeServiceQuerying", "AimEnabled",
+    "PreconnectToSearch",
+)  # fmt: skip
+"""Features of Chromium. One that it does not know means nothing to it."""
 FLAGS = (
+    f"--disable-features={','.join(DISABLED)}",
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     # Whatever is asked for beyond this machine goes to a port where nobody listens.
