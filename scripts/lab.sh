@@ -69,19 +69,19 @@ until cumulus get node/manager node/worker1 node/worker2 >/dev/null 2>&1; do
   kill -0 "$daemon" 2>/dev/null || { tail -n 5 "$CUMULUS_HOME/serve.log" >&2; exit 1; }
   sleep 0.3
 done
-run cumulus wait node/manager node/worker1 node/worker2 --for=condition=ContainersReady --timeout=60s
-run cumulus wait node/manager node/worker1 node/worker2 --for=condition=Ready --timeout=60s
+run cumulus wait node/manager node/worker1 node/worker2 --for=condition=ContainersReady --timeout=200s
+run cumulus wait node/manager node/worker1 node/worker2 --for=condition=Ready --timeout=200s
 run cumulus cluster status
 
 say "A job in a container, and a gang of three"
 run cumulus apply -f manifests/swarm/
-run cumulus wait gpujob/container --for=condition=Succeeded --timeout=120s
+run cumulus wait gpujob/container --for=condition=Succeeded --timeout=200s
 run cumulus logs container
-run cumulus wait gpujob/gang --for=condition=Succeeded --timeout=120s
+run cumulus wait gpujob/gang --for=condition=Succeeded --timeout=200s
 run cumulus logs gang --replica 2
 
 say "A job whose lease ends before it is done: it keeps its state, and goes on where there is room"
-run cumulus wait gpujob/checkpoint --for=condition=Succeeded --timeout=180s
+run cumulus wait gpujob/checkpoint --for=condition=Succeeded --timeout=300s
 run cumulus get job checkpoint -o 'jsonpath={.status.attempts[*].reason}'
 printf '\n'
 run cumulus logs checkpoint

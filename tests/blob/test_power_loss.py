@@ -16,7 +16,7 @@ from tests.blob.test_conformance import ANN, read, sha
 from tests.crash.test_power_loss import cuts, place, recorded  # noqa: F401
 from tests.uploader.saves import loaded
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 SAMPLES = 120
 
 BLOBS = """

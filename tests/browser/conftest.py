@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if within(item, HERE):
             item.add_marker(pytest.mark.xdist_group("browser"))
             # A busy machine's browser is slow: an end for what hangs, and no measure of anything.
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(1800))
             if MISSING:
                 item.add_marker(pytest.mark.skip(reason=MISSING))
 

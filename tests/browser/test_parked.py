@@ -43,7 +43,7 @@ def test_a_parked_job_is_on_the_timeline_until_it_comes_back(machine: Machine, o
     eventually(lambda: spans(page) == {"Lease": pytest.approx(0.5)}, what="it runs")
     begun = timeline_of(page, "t.now")
     machine.ok("park", "notebook")
-    machine.ok("wait", "gpujob/notebook", "--for=condition=Parked", "--timeout=120s")
+    machine.ok("wait", "gpujob/notebook", "--for=condition=Parked", "--timeout=200s")
     eventually(lambda: spans(page) == {"Parked": 0}, what="it is parked")
     page.locator("lease-timeline canvas").first.focus()
     page.keyboard.press("ArrowRight")

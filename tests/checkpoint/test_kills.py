@@ -90,7 +90,7 @@ def test_a_kill_at_each_step_of_a_save(place: Path, saves: Callable[[str, int], 
     assert outcomes == sorted(outcomes), "once it is whole, it stays"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_power_cut_at_any_moment(place: Path) -> None:
     program = f"""
         import sys

@@ -93,7 +93,7 @@ def one_lease(place: Path, save: float, rng: random.Random) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_leases_by_the_real_clock_with_one_core_busy(tmp_path: Path, seed: int) -> None:
     """Twenty-five jobs of eight leases each: medians from 0.1 to 1 s, sigma 0.5."""

@@ -76,7 +76,7 @@ def cgroup_mount() -> Path | None:
 
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(why := missing()), reason=f"UNITS NOT TESTED: no systemd can be run here: {why}"),
 ]
 

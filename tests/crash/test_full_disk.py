@@ -45,7 +45,7 @@ def job(world: World, name: str, script: str, seconds: str = "10m") -> str:
 
 
 @pytest.mark.daemon
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) -> None:
     gate = small.records.with_name("gate")
     wait = f"while [ ! -e {gate} ]; do sleep 0.1; done"

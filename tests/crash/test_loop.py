@@ -10,7 +10,7 @@ from tests.crash.world import world
 
 @pytest.mark.slow
 @pytest.mark.daemon
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_round_of_kills_breaks_no_promise() -> None:
     with world() as here:
         round = Round(here, seed=1)

@@ -28,7 +28,7 @@ from tests.waiting import PATIENCE, poll
 SAMPLES = int(os.environ.get("CUMULUS_POWER_CUTS", "120"))
 """Cuts tried of each recording."""
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture

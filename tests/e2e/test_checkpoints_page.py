@@ -80,7 +80,7 @@ print(state["w"].tobytes().hex())
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_job_whose_program_is_killed_ten_times_reaches_the_same_weights(machine: Machine, tmp_path: Path) -> None:
     machine.serve()
     machine.ready()

@@ -18,10 +18,10 @@ def test_a_daemon_that_ends_while_its_job_is_moved_leaves_it_as_the_node_has_it(
     """The node's monitor goes on by itself; the next daemon finds what became of it, and begins no attempt anew."""
     with parkable_job(tmp_path, counter) as job:
         daemon_ends_at(job, "checkpoint", signal.SIGKILL, "park")
-        job.machine.ok("wait", "gpujob/notebook", "--for=condition=Parked", "--timeout=120s")
+        job.machine.ok("wait", "gpujob/notebook", "--for=condition=Parked", "--timeout=200s")
         assert (job.cuda.state(job.pid), job.set_aside()) == (CheckpointState.CHECKPOINTED, GIB)
         daemon_ends_at(job, "restore", signal.SIGTERM, "unpark")
-        job.machine.ok("wait", "gpujob/notebook", "--for=condition=Parked=False", "--timeout=120s")
+        job.machine.ok("wait", "gpujob/notebook", "--for=condition=Parked=False", "--timeout=200s")
         assert (job.cuda.state(job.pid), job.set_aside()) == (CheckpointState.RUNNING, 0)
         status = job.machine.get("job", "notebook")["status"]
         assert (status["phase"], len(status["attempts"])) == ("Running", 1)

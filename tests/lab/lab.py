@@ -128,13 +128,13 @@ class Lab:
             ]
             for join in joins:
                 join.result()
-        until(lambda: self.ready() == set(self.nodes), 30, "all nodes are Ready")
+        until(lambda: self.ready() == set(self.nodes), PATIENCE, "all nodes are Ready")
         self._write_facts()
 
     def promote(self) -> None:
         """Make every node a manager, so that the Swarm outlives any one of them (with three or more)."""
         self.manager.docker("node", "promote", *(node.name for node in self.workers))
-        until(lambda: self._managers() == len(self.nodes), 60, "all nodes are managers")
+        until(lambda: self._managers() == len(self.nodes), PATIENCE, "all nodes are managers")
 
     def _managers(self) -> int:
         lines = self.manager.docker("node", "ls", "--format", "{{.ManagerStatus}}").splitlines()
@@ -162,7 +162,9 @@ class Lab:
             ("was switched off and on", _power_cycle),
         )
         for words, step in steps:
-            broken = [node for name, node in self.nodes.items() if name not in self.ready()]
+            # Asked once, since each test does: every question starts a process.
+            ready = self.ready()
+            broken = [node for name, node in self.nodes.items() if name not in ready]
             if not broken:
                 return done
             for node in broken:
@@ -253,7 +255,11 @@ class Lab:
         switch = subprocess.Popen(
             ["unshare", "--net", "sleep", "infinity"], preexec_fn=die_with_parent, start_new_session=True
         )
-        until(lambda: Path(f"/proc/{switch.pid}/cmdline").read_bytes().startswith(b"sleep\0"), 10, "the switch is on")
+        until(
+            lambda: Path(f"/proc/{switch.pid}/cmdline").read_bytes().startswith(b"sleep\0"),
+            PATIENCE,
+            "the switch is on",
+        )
         inside = ("nsenter", f"--target={switch.pid}", "--net", "ip")
         run(*inside, "link", "add", "bridge0", "type", "bridge")
         run(*inside, "link", "set", "bridge0", "up")

@@ -20,7 +20,7 @@ from pathlib import Path
 from tests import unix_users
 from tests.lab import certificates
 from tests.processes import die_with_parent
-from tests.waiting import poll
+from tests.waiting import PATIENCE, poll
 
 TLS_PORT = 2376
 _STARTS = 3
@@ -36,7 +36,7 @@ def until(met: Callable[[], object], within: float, what: str) -> None:
         raise LabError(f"not within {within:g} s: {what}")
 
 
-def run(*command: str, check: bool = True, timeout: float = 150) -> str:
+def run(*command: str, check: bool = True, timeout: float = PATIENCE) -> str:
     """What the command printed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
     if check and done.returncode != 0:
@@ -109,7 +109,7 @@ class Node:
         if self._holder is not None:
             self._holder.kill()
             self._holder.wait()
-            until(lambda: not os.path.exists(f"/proc/{self.pid}"), 10, f"{self.name} is off")
+            until(lambda: not os.path.exists(f"/proc/{self.pid}"), PATIENCE, f"{self.name} is off")
         self._holder = None
         self.pid = 0
 
@@ -119,7 +119,7 @@ class Node:
             engine = self._start_engine()
             until(
                 lambda engine=engine: self._engine_answers() or engine.poll() is not None,  # type: ignore[misc]
-                60,
+                PATIENCE,
                 f"the engine of {self.name} answers",
             )
             if self._engine_answers():
@@ -149,7 +149,7 @@ class Node:
         """Signal dockerd and wait for its end; containers go on."""
         pid = (self.directory / "docker.pid").read_text().strip()
         self.inside("kill", f"-{int(number)}", pid)
-        until(lambda: not (self._proc() / pid).exists(), 30, f"the engine of {self.name} is gone")
+        until(lambda: not (self._proc() / pid).exists(), PATIENCE, f"the engine of {self.name} is gone")
 
     def cut(self) -> None:
         """Take the network away."""
@@ -174,13 +174,13 @@ class Node:
             self.kill_engine()
         self.start_engine()
 
-    def shell(self, command: str, timeout: float = 150) -> tuple[int, str, str]:
+    def shell(self, command: str, timeout: float = PATIENCE) -> tuple[int, str, str]:
         """Exit status, output and errors of a shell command on the node, however it ends."""
         words = [*self._enter(), "sh", "-c", command]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout)
         return done.returncode, done.stdout, done.stderr
 
-    def fed(self, command: str, content: bytes, timeout: float = 150) -> tuple[int, str, str]:
+    def fed(self, command: str, content: bytes, timeout: float = PATIENCE) -> tuple[int, str, str]:
         """The same, of one that reads the content."""
         words = [*self._enter(), "sh", "-c", command]
         done = subprocess.run(words, input=content, capture_output=True, check=False, timeout=timeout)
@@ -204,11 +204,11 @@ class Node:
             self._talks.append(subprocess.Popen([*self._enter(), "sh", "-c", command], stdin=far, stdout=far))
         return near
 
-    def inside(self, *command: str, check: bool = True, timeout: float = 150) -> str:
+    def inside(self, *command: str, check: bool = True, timeout: float = PATIENCE) -> str:
         """Run a command on the node."""
         return run(*self._enter(), *command, check=check, timeout=timeout)
 
-    def docker(self, *arguments: str, timeout: float = 150) -> str:
+    def docker(self, *arguments: str, timeout: float = PATIENCE) -> str:
         """Run the docker client against this node's engine."""
         done = self._docker(*arguments, timeout=timeout)
         if done.returncode != 0:
@@ -243,7 +243,9 @@ class Node:
             "cgroup": self.cgroup,
         }  # fmt: skip
 
-    def _docker(self, *arguments: str, check: bool = False, timeout: float = 150) -> subprocess.CompletedProcess[str]:
+    def _docker(
+        self, *arguments: str, check: bool = False, timeout: float = PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
         command = ["docker", "-H", self.socket, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=check, timeout=timeout)
 
@@ -262,10 +264,10 @@ class Node:
             stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, start_new_session=True,
         )  # fmt: skip
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
-        until(lambda: children.read_text().split(), 10, f"{self.name} has a first process")
+        until(lambda: children.read_text().split(), PATIENCE, f"{self.name} has a first process")
         self.pid = int(children.read_text().split()[0])
         command = Path(f"/proc/{self.pid}/cmdline")
-        until(lambda: command.read_bytes().startswith(b"docker-init\0"), 10, f"{self.name} is on")
+        until(lambda: command.read_bytes().startswith(b"docker-init\0"), PATIENCE, f"{self.name} is on")
 
     def _plug_in(self) -> None:
         self._on_switch("link", "del", self._port, check=False)

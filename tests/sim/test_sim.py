@@ -21,7 +21,7 @@ from tests.sim.schedule import generate
 from tests.sim.shrink import shrink
 from tests.sim.simulation import run
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 SEEDS = 30
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""

@@ -18,7 +18,9 @@ from tests.waiting import eventually
 
 HERE = Path(__file__).parent
 
-FIRST_LAB = ("test_backend", "test_conformance", "test_endpoints", "test_faults", "test_logs", "test_observe")
+FIRST_LAB = (
+    "test_backend", "test_cluster", "test_conformance", "test_endpoints", "test_faults", "test_logs", "test_observe",
+)  # fmt: skip
 """Take about as long as all others that share a lab."""
 OWN_LAB = ("test_dockerfile", "test_managers", "test_script")
 

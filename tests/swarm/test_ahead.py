@@ -18,7 +18,7 @@ from tests.swarm.test_faults import settled
 from tests.swarm.test_programs import without_image
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,7 +25,7 @@ from tests.lab.lab import Lab
 from tests.lab.node import LabError
 from tests.swarm.bed import IMAGE, SwarmBed
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 LONG = ("sh", "-c", "trap 'exit 143' TERM; echo up; while :; do sleep 0.1; done")
 

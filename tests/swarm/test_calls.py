@@ -132,7 +132,7 @@ def test_a_session_in_a_container_answers_through_its_node(bed: SwarmBed) -> Non
         bed.backend.reach(work.job_uid, 1, 0).session()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_calls_and_sessions_through_the_daemon_and_ssh(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = DirectoryBlobStore(control.home / "blobs")
 

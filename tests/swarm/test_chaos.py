@@ -19,7 +19,7 @@ from tests.swarm.control import Control, job
 from tests.swarm.test_faults import settled
 from tests.waiting import PATIENCE, eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 SECONDS = float(os.environ.get("CUMULUS_CHAOS_SECONDS", "120"))
 STEPS = 16

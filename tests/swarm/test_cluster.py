@@ -12,7 +12,7 @@ from tests.lab.node import LabError, Node
 from tests.swarm.control import Control, job
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,7 +133,7 @@ def test_a_second_control_plane_touches_nothing_until_it_adopts(control: Control
         second.serve()
         second.apply(job("second", "sleep 1"))
         log = second.directory / "serve-0.log"
-        eventually(lambda: "the Swarm is not ours" in log.read_text(), 100, "it says that the Swarm is another's")
+        eventually(lambda: "the Swarm is not ours" in log.read_text(), what="it says that the Swarm is another's")
         said = second.run("cluster", "status").stderr
         assert str(control.home) in said
         assert "cumulus cluster adopt" in said
@@ -144,8 +144,8 @@ def test_a_second_control_plane_touches_nothing_until_it_adopts(control: Control
         adopted = second.run("cluster", "adopt", "--yes")
         assert "1 of its services are not jobs of this store and will be ended: default-first-" in adopted.stderr
         second.ok("wait", "gpujob/second", "--for=condition=Succeeded", "--timeout=200s")
-        eventually(lambda: "the Swarm is not ours" in (control.directory / "serve-0.log").read_text(), 100)
-        eventually(lambda: _why(control, "worker1") == "NotOurs", 100, "the first one says so at its nodes")
+        eventually(lambda: "the Swarm is not ours" in (control.directory / "serve-0.log").read_text())
+        eventually(lambda: _why(control, "worker1") == "NotOurs", what="the first one says so at its nodes")
         control.ok("cluster", "adopt", "--yes")
         control.ready()
         control.ok("delete", "job", "first")

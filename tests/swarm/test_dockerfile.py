@@ -33,7 +33,7 @@ IMAGE, AGAIN = "cumulus-job:built", "cumulus-job:again"
 
 
 def image(test: Callable[..., None]) -> Callable[..., None]:
-    return pytest.mark.docker(pytest.mark.image(pytest.mark.timeout(900)(test)))
+    return pytest.mark.docker(pytest.mark.image(pytest.mark.timeout(1800)(test)))
 
 
 # ---- what a build is given ----

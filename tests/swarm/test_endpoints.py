@@ -17,8 +17,9 @@ from tests.commands import CUMULUS
 from tests.lab.lab import Lab
 from tests.lab.node import TLS_PORT
 from tests.swarm.bed import SwarmBed
+from tests.waiting import PATIENCE
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,7 +101,7 @@ def test_dev_setup_takes_certificates_and_does_not_say_it_is_set_up_when_it_is_n
     def set_up(**variables: str) -> subprocess.CompletedProcess[str]:
         command = [str(scripts / "dev-setup.sh"), f"tcp://{swarm.manager.address}:{TLS_PORT}", "--no-image"]
         env = {**os.environ, "DOCKER_CONFIG": str(tmp_path / "docker"), **variables}
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
     refused = set_up()
     assert refused.returncode == 1

@@ -14,7 +14,7 @@ from tests.lab.lab import Lab
 from tests.swarm.control import Control
 from tests.swarm.test_faults import settled
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "manifests" / "swarm").glob("*.yaml"))

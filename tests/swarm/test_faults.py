@@ -14,7 +14,7 @@ from tests.lab.node import Node
 from tests.swarm.control import Control, job
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 LOOP = "trap 'echo stopped; exit 143' TERM; echo up; while :; do sleep 0.1; done"
 
@@ -57,8 +57,9 @@ def test_a_lease_ends_its_container_and_the_job_goes_on_elsewhere(control: Contr
         "if [ -e /ckpt/state ]; then echo resumed; exit 0; fi; echo fresh; while :; do sleep 0.1; done"
     )
     mount = {"source": str(shared), "target": "/ckpt"}
-    checkpoint = {"path": "/ckpt/state", "gracePeriod": "5s", "onExpiry": "Requeue"}
-    control.apply(job("train", script, duration="15s", mounts=[mount], checkpoint=checkpoint))
+    # Half a minute until it is asked, in which its first node is paused, and half a minute to save.
+    checkpoint = {"path": "/ckpt/state", "gracePeriod": "30s", "onExpiry": "Requeue"}
+    control.apply(job("train", script, duration="60s", mounts=[mount], checkpoint=checkpoint))
     running(control, "train")
     first = control.attempts("train")[0]["node"]
     control.lab.manager.docker("node", "update", "--availability", "pause", first)
@@ -77,7 +78,7 @@ def test_a_lease_ends_its_container_and_the_job_goes_on_elsewhere(control: Contr
 
 
 def test_a_lease_ends_its_container_with_no_daemon(control: Control) -> None:
-    control.apply(job("alone", LOOP, duration="30s", gpu=on("worker1")))
+    control.apply(job("alone", LOOP, duration="60s", gpu=on("worker1")))
     running(control, "alone")
     counting(control)
     control.daemons[-1].send_signal(signal.SIGKILL)
@@ -109,7 +110,7 @@ def test_a_gang_of_three_over_two_workers(control: Control) -> None:
 
 def test_a_worker_that_was_cut_off_keeps_its_job_until_its_lease_is_over(control: Control, whole: Lab) -> None:
     worker = whole.nodes["worker1"]
-    control.apply(job("cut", LOOP, duration="60s", gpu=on("worker1"), retry={"limit": 0}))
+    control.apply(job("cut", LOOP, duration="100s", gpu=on("worker1"), retry={"limit": 0}))
     running(control, "cut")
     counting(control)
     worker.cut()

@@ -13,7 +13,7 @@ from tests.lab.node import Node
 from tests.swarm.bed import SwarmBed
 from tests.swarm.test_backend import lease
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def has(node: Any, name: str = NAME) -> str:
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_an_image_is_brought_to_each_node_once(control: Control) -> None:
     lab = control.lab
     worker1, worker2 = lab.workers
@@ -84,7 +84,7 @@ class _CutOff(Engine):
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_an_image_that_is_cut_off_is_not_there_by_half(control: Control) -> None:
     worker = control.lab.workers[0]
     connection = NodeConnection(

@@ -9,7 +9,7 @@ import pytest
 from tests.swarm.control import Control, job
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 
 def test_a_job_runs_as_a_service_inside_a_lease(control: Control, tmp_path: Path) -> None:

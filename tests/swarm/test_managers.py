@@ -18,7 +18,7 @@ from tests.swarm.test_chaos import NOTE, book
 from tests.swarm.test_faults import settled
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_jobs_outlive_the_leader_of_the_managers(three: Lab, plane: Control, tmp
         plane.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=200s", timeout=220)
     assert [plane.phase(name) for name in before] == ["Running"] * 4
     three.manager.boot()
-    eventually(lambda: three.ready() == set(three.nodes), 120, "the manager is back")
+    eventually(lambda: three.ready() == set(three.nodes), what="the manager is back")
     (directory / "go-on").touch()
     for name in before:
         plane.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=200s", timeout=220)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab.lab import Lab
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 
 def test_what_a_test_left_broken_is_mended(swarm: Lab) -> None:

@@ -12,7 +12,7 @@ from tests.lab.lab import Lab
 from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.registry import Registry, registry
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 from tests.lab.sweep import traces
 from tests.waiting import PATIENCE, eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "lab.sh"
 
@@ -57,7 +57,7 @@ def started(environment: dict[str, str], output: Path) -> Iterator[subprocess.Po
     finally:
         with suppress(ProcessLookupError):
             script.send_signal(signal.SIGTERM)
-        script.wait(120)
+        script.wait(PATIENCE)
 
 
 def says(script: subprocess.Popen[bytes], output: Path, words: bytes, within: float) -> None:
@@ -94,7 +94,7 @@ def test_the_tour_the_playground_and_the_end(environment: dict[str, str], tmp_pa
     output = tmp_path / "output"
     directory = environment["CUMULUS_LAB"]
     with started(environment, output) as script:
-        says(script, output, b"Yours until Ctrl-C", 500)
+        says(script, output, b"Yours until Ctrl-C", 1500)
         said = output.read_text()
         assert re.search(r"^(LeaseExpired )+Completed$", said, re.MULTILINE)
         # What a tour keeps is its own lab's, so that the next one tells the same story.

@@ -21,7 +21,7 @@ from tests.lab.lab import Lab
 from tests.swarm.bed import SwarmBed
 from tests.waiting import PATIENCE, eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 EACH = 4

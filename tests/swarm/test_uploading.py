@@ -21,7 +21,7 @@ from tests.swarm.control import Control, job
 from tests.uploader.saves import loaded, save
 from tests.waiting import PATIENCE, eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 SMALL = {"weights": b"w" * 100_000, "optimizer/state": b"o"}
 
 
