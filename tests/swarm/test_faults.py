@@ -57,9 +57,9 @@ def test_a_lease_ends_its_container_and_the_job_goes_on_elsewhere(control: Contr
         "if [ -e /ckpt/state ]; then echo resumed; exit 0; fi; echo fresh; while :; do sleep 0.1; done"
     )
     mount = {"source": str(shared), "target": "/ckpt"}
-    # Half a minute until it is asked, in which its first node is paused, and half a minute to save.
+    # Half a minute in which its first node is paused, and half a minute to save.
     checkpoint = {"path": "/ckpt/state", "gracePeriod": "30s", "onExpiry": "Requeue"}
-    control.apply(job("train", script, duration="60s", mounts=[mount], checkpoint=checkpoint))
+    control.apply(job("train", script, duration="30s", mounts=[mount], checkpoint=checkpoint))
     running(control, "train")
     first = control.attempts("train")[0]["node"]
     control.lab.manager.docker("node", "update", "--availability", "pause", first)

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from cumulus.backends.swarm import spec, tasks
 from cumulus.backends.swarm.members import Members, SwarmMember
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.records import RUNNING, STOP, Record
-from cumulus.backends.swarm.task_reconciler import TaskReconciler, Timeouts
+from cumulus.backends.swarm.task_reconciler import REACHED_SECONDS, TaskReconciler, Timeouts
 from cumulus.backends.swarm.tasks import EndEvidence, Task
 from cumulus.backends.swarm.uploading import NodeUploading
-from cumulus.clock import FakeClock, SystemClock, parse_timestamp, timestamp
+from cumulus.clock import Clock, FakeClock, SystemClock, parse_timestamp, timestamp
+from cumulus.errors import NodeUnreachable
 from cumulus.secrets import JobSecrets
 from tests.backends.test_seams import LocalShell
 
@@ -142,15 +144,18 @@ class _Services:
         return text
 
 
-def reconciler(expires: str, members: Members | None = None) -> TaskReconciler:
-    """Whose nodes say that every lease has expired, at that time."""
+def reconciler(
+    expires: str, members: Members | None = None, *, clock: Clock | None = None,
+    says: Callable[[], tuple[str, str]] | None = None,
+) -> TaskReconciler:  # fmt: skip
+    """Whose nodes say that every lease has expired, at that time, or what `says` says."""
     return TaskReconciler(
         None,
         members or _Members(),
         _Services(),
         lambda node: None,
-        lambda node, lease: ("expired", expires),
-        SystemClock(),
+        lambda node, lease: says() if says else ("expired", expires),
+        clock or SystemClock(),
         lambda *_: None,
         Timeouts(),
         NodeUploading(lambda node: None, JobSecrets("/nowhere"), {}),
@@ -198,6 +203,35 @@ def test_that_a_node_left_the_swarm_is_never_said_of_a_list_read_before() -> Non
     found = members.by_id("n1")
     assert found is not None
     assert found.answers
+
+
+def test_a_daemon_that_has_not_reached_the_node_waits_to_hear_how_a_lease_ended(tmp_path: Path) -> None:
+    """What is recorded of the lease's end is later than that came to be: it left time for the program's start."""
+    run = task("failed", 143)
+    clock = FakeClock(parse_timestamp(run.at) + timedelta(seconds=1))
+    start = {
+        **START, "leases": [{"id": "a", "expires_at": timestamp(clock.now() + timedelta(hours=1))}], "memory_bytes": 0,
+    }  # fmt: skip
+    reached: list[bool] = []
+
+    def says() -> tuple[str, str]:
+        if not reached:
+            raise NodeUnreachable("this daemon does not manage the node n")
+        return "expired", run.at
+
+    for answers, reason in ((True, "LeaseExpired"), (False, "Error")):
+        reached.clear()
+        (tmp_path / reason).mkdir()
+        record, found = Record(str(tmp_path / reason), start), reconciler("", clock=clock, says=says)
+        for _ in range(2):
+            with pytest.raises(NodeUnreachable, match="its lease ended is not told yet: this daemon does not"):
+                found.reconcile(record, [run])
+            clock.advance(REACHED_SECONDS - 40)
+        if answers:
+            reached.append(True)
+        else:
+            clock.advance(30)
+        assert found.reconcile(record, [run]).reason == reason
 
 
 @pytest.mark.parametrize(("ran", "code"), [(True, 0), (False, None)])

@@ -34,7 +34,8 @@ REJOIN_SECONDS = 30.0
 """How long before the end of a run its node may have joined anew for that to be the reason."""
 
 REACHED_SECONDS = 60.0
-"""How long after a node joined anew its Chronos is waited for, which alone knows whether a lease ended the run."""
+"""How long a node's Chronos is waited for, which alone knows whether a lease ended the run: after the node joined anew,
+and after it was first asked in vain, as a daemon that has just begun has not reached its nodes yet."""
 
 LOOK = 15.0
 """Seconds between looks at what a program has saved."""
@@ -85,6 +86,8 @@ class TaskReconciler:
         self._report = report
         self._next_look: dict[str, float] = {}
         """By run: when its checkpoints are looked at again."""
+        self._asked_in_vain: dict[str, float] = {}
+        """By lease: since when, on the monotonic clock."""
 
     def reconcile(self, record: Record, tasks: Sequence[Task] = ()) -> Observed:
         """What a run whose service was created is now. Raises `NodeUnreachable` while its node does not answer."""
@@ -343,11 +346,19 @@ class TaskReconciler:
                     ) from error
                 expires = lease["expires_at"]
                 end = "expired" if expires and self._clock.now() >= parse_timestamp(expires) else ""
+                if not end and self._waits(lease["id"]):
+                    raise NodeUnreachable(f"how its lease ended is not told yet: {error}") from error
+            self._asked_in_vain.pop(lease["id"], None)
             if end == "expired" and expires and run.at and seconds_between(run.at, expires) > CLOCKS:
                 continue
             if end:
                 return end
         return ""
+
+    def _waits(self, lease: str) -> bool:
+        """The time alone does not tell: what was recorded as a lease's end leaves time for the program's start."""
+        now = self._clock.monotonic()
+        return now - self._asked_in_vain.setdefault(lease, now) < REACHED_SECONDS
 
     def _joined_just_now(self, member: SwarmMember) -> bool:
         ago = seconds_between(member.updated, timestamp(self._clock.now()))
