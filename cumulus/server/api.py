@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from cumulus.errors import CumulusError, TooManyRequests
 from cumulus.lib.sized_cache import SizedCache
+from cumulus.server.creations import Creations
 from cumulus.server.limiter import Limiter, RequestLimits
 from cumulus.server.stream_threads import LIMIT, StreamThreads
 
@@ -65,6 +66,7 @@ class Api:
         self.names = names
         self.streams = StreamThreads(streams)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
+        self.creations = Creations(service.objects.create_each, self._threads)
         self._reaching = ThreadPoolExecutor(REACHING, thread_name_prefix="reach")
         self._reached: Counter[tuple[str, int | None]] = Counter()
         self.refused: dict[tuple[str, int | None], Refused] = {}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +40,17 @@ ATTEMPTS = 10
 
 _Change = Callable[[Document], Document]
 """The changed object; the given one itself where there is nothing to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """An object that somebody asks for: see `Objects.create`."""
+
+    identity: Identity
+    document: Document
+    field_manager: str = CUMULUS
+    dry_run: bool = False
+    on_unknown: OnUnknown | None = None
 
 
 class Objects:
@@ -133,16 +144,54 @@ class Objects:
         `on_unknown` is told of fields that the kind does not have, and the object is made without them; if it is left
         out, they are what any other mistake is.
         """
+        (made,) = self.create_each([Creation(identity, document, field_manager, dry_run, on_unknown)])
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    def create_each(self, asked: Sequence[Creation]) -> Sequence[Document | BaseException]:
+        """Make objects that were asked for at the same time, each as by `create`: the object, or what `create` would
+        have raised. They share a commit."""
+        outcomes: list[Document | BaseException] = [RuntimeError("it was not made")] * len(asked)
+        steps = [self._creating(each) for each in asked]
+        writing: list[tuple[int, Sequence[Write]]] = []
+        for at, step in enumerate(steps):
+            try:
+                writing.append((at, next(step)))
+            except StopIteration as done:
+                outcomes[at] = done.value
+            except Exception as error:
+                outcomes[at] = error
+        written = self._store.transact_each([writes for _, writes in writing]) if writing else ()
+        for (at, _), answer in zip(writing, written, strict=True):
+            try:
+                if isinstance(answer, BaseException):
+                    steps[at].throw(answer)
+                else:
+                    steps[at].send(answer[0])
+            except StopIteration as done:
+                outcomes[at] = done.value
+            except Exception as error:
+                outcomes[at] = error
+        return outcomes
+
+    def _creating(self, asked: Creation) -> Generator[Sequence[Write], Document, Document]:
+        """The steps of `create` around its transaction: gives the writes, and takes the object as stored."""
         from cumulus.admission import admit
         from cumulus.apply import ownership
 
+        identity, document = asked.identity, asked.document
         kind = kind_of(document)
         # Before what is wrong with the object: that is for those who may make one.
         self._ask(identity, "create", kind.name, _namespace(kind, document))
-        document = _known(kind, document, on_unknown)
+        document = _known(kind, document, asked.on_unknown)
         admitted = admit.admit_create(kind, _without_owners(document), user=True)
-        owned = ownership.created(admitted, document, field_manager, now=self._now())
-        return self._write(identity, [Write("create", owned)], dry_run)
+        owned = ownership.created(admitted, document, asked.field_manager, now=self._now())
+        with self._doing(identity, [write := Write("create", owned)], asked.dry_run):
+            writes = self._guard.checked(identity, [write])
+            if asked.dry_run:
+                return self._written(writes, 0, dry_run=True)
+            return self._answered((yield writes))
 
     def update(
         self, identity: Identity, document: Document, *,
@@ -429,17 +478,24 @@ class Objects:
 
     def _write(self, identity: Identity, given: Sequence[Write], dry_run: bool) -> Document:
         """The answer to the last of the writes. Raises Forbidden."""
-        changes = [audit.change(w.verb, BY_NAME[w.target.kind].plural, w.target) for w in given]
-        with self._access.audit.doing(identity, changes, dry_run=dry_run):
+        with self._doing(identity, given, dry_run):
             return self._written(self._guard.checked(identity, given), len(given) - 1, dry_run)
+
+    def _doing(self, identity: Identity, given: Sequence[Write], dry_run: bool) -> AbstractContextManager[None]:
+        """What happens inside are these writes: see `Audit.doing`."""
+        changes = [audit.change(w.verb, BY_NAME[w.target.kind].plural, w.target) for w in given]
+        return self._access.audit.doing(identity, changes, dry_run=dry_run)
+
+    def _answered(self, answer: Document) -> Document:
+        """What the store says of a write that it made."""
+        if BY_NAME[answer["kind"]].grants:
+            self._access.bindings_changed()
+        return answer
 
     def _written(self, writes: Sequence[Write], answered: int, dry_run: bool) -> Document:
         """The answer to one of the writes."""
         if not dry_run:
-            answer = self._store.transact(writes)[answered]
-            if BY_NAME[answer["kind"]].grants:
-                self._access.bindings_changed()
-            return answer
+            return self._answered(self._store.transact(writes)[answered])
         from cumulus.admission import door
         from cumulus.store import codec, rules
 

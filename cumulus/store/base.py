@@ -128,6 +128,13 @@ class Store(Protocol):
         the exception's `index` attribute tells which write failed."""
         ...
 
+    def transact_each(
+        self, transactions: Sequence[Sequence[Write]], *, fence: Fence | None = None
+    ) -> Sequence[Documents | BaseException]:
+        """Several transactions in order, each as by `transact`: its answers, or what that would have raised. They may
+        share what makes them durable, so that many cost little more than one."""
+        ...
+
     def watch(self, *, since: int, kinds: frozenset[str] | None = None) -> Watch:
         """Events of revisions after `since` (None: every kind). Raises `Expired` where they were compacted."""
         ...

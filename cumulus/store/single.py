@@ -1,4 +1,5 @@
-"""Single writes of a store, each a transaction of one. Above `base`, below every store."""
+"""Single writes of a store, each a transaction of one, and transactions one after another. Above `base`, below every
+store."""
 
 from __future__ import annotations
 
@@ -14,6 +15,17 @@ class SingleWrites(ABC):
 
     @abstractmethod
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents: ...
+
+    def transact_each(
+        self, transactions: Sequence[Sequence[Write]], *, fence: Fence | None = None
+    ) -> Sequence[Documents | BaseException]:
+        def outcome(writes: Sequence[Write]) -> Documents | BaseException:
+            try:
+                return self.transact(writes, fence=fence)
+            except Exception as error:
+                return error
+
+        return [outcome(writes) for writes in transactions]
 
     def create(self, document: Document, *, fence: Fence | None = None) -> Document:
         return self.transact([Write("create", document)], fence=fence)[0]

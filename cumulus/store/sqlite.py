@@ -66,6 +66,12 @@ class SqliteStore(SingleWrites):
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
         return [decode(answer) for answer in self._group.run(writes, fence)]
 
+    def transact_each(
+        self, transactions: Sequence[Sequence[Write]], *, fence: Fence | None = None
+    ) -> Sequence[Documents | BaseException]:
+        done = self._group.run_each(transactions, fence)
+        return [[decode(answer) for answer in job.answers or ()] if job.error is None else job.error for job in done]
+
     def get(self, key: Key) -> Document:
         with self._connections.reading() as connection:
             document = tables.stored(connection, key)

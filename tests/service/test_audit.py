@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import structlog
 
-from cumulus.errors import AlreadyExists, Forbidden
+from cumulus.errors import AlreadyExists, Forbidden, InvalidObject
 from cumulus.resources.query import Query
 from cumulus.service.identity import Identity
+from cumulus.service.objects import Creation
 from cumulus.service.service import Service
 from cumulus.stores import empty_store
 from tests.service.conftest import FakeInfrastructure
@@ -89,3 +90,30 @@ def test_submitters_hear_who_else_changed_what_is_theirs(team: Service) -> None:
     ]  # fmt: skip
     assert {event["reason"] for event in events} == {"ChangedByAnother"}
     assert {event["involvedObject"]["name"] for event in events} == {"train"}
+
+
+def test_objects_made_at_the_same_time_each_have_their_own_outcome(team: Service) -> None:
+    def called(name: str, **spec: Any) -> dict[str, Any]:
+        return {**job(**spec), "metadata": {"name": name, "namespace": "team"}}
+
+    given: list[tuple[Identity, dict[str, Any], bool]] = [
+        (ANN, called("a"), False), (EVE, called("b"), False), (BOB, called("a"), False),
+        (BOB, called("c", command=None), False), (BOB, called("d"), True), (BOB, called("e"), False),
+    ]  # fmt: skip
+    with structlog.testing.capture_logs() as logs:
+        made = team.objects.create_each([Creation(who, each, dry_run=tried) for who, each, tried in given])
+    types = [type(each) for each in made]
+    assert types == [dict, Forbidden, AlreadyExists, types[3], dict, dict]
+    assert issubclass(types[3], InvalidObject)
+    names = {page["metadata"]["name"] for page in team.objects.list(ROOT, Query("GPUJob")).items}
+    assert names == {"a", "e"}
+    assert sorted(line for line in said(logs)) == sorted(
+        [
+            ("ann", "create", "gpujobs", "team", "a", "done", None),
+            ("eve", "create", "gpujobs", "team", None, "Forbidden", None),
+            ("bob", "create", "gpujobs", "team", "a", "AlreadyExists", None),
+            ("bob", "create", "gpujobs", "team", "d", "done", True),
+            ("bob", "create", "gpujobs", "team", "e", "done", None),
+        ],
+        key=str,
+    )

@@ -10,7 +10,7 @@ import pytest
 from cumulus.errors import Conflict
 from cumulus.store import commit
 from cumulus.store.base import Key, Write
-from cumulus.store.commit import GroupCommit, Job
+from cumulus.store.commit import GroupCommit, Job, Writer
 from tests.waiting import PATIENCE
 
 
@@ -162,26 +162,47 @@ def test_no_batch_grows_without_bound(disk: Disk, monkeypatch: pytest.MonkeyPatc
     assert disk.batches == [["first"], ["a", "b"], ["c", "d"], ["e"]]
 
 
+def test_one_writer_brings_several_and_each_has_its_own_outcome(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are committed at once, also where they are more than a batch; those of others wait for the next."""
+    monkeypatch.setattr(commit, "BATCH", 2)
+    group = GroupCommit(disk.commit)
+    writers = queue_up(disk, group)
+    found: list[Job] = []
+    several = threading.Thread(
+        target=lambda: found.extend(group.run_each([writes(t) for t in ("a", "bad", "c")], None))
+    )
+    several.start()
+    writers.threads.append(several)
+    while len(group._waiting) < 1:
+        assert several.is_alive()
+    writers.start("d", lambda: len(group._waiting) == 2)
+    disk.permitted.release(3)
+    writers.join()
+    assert disk.batches == [["first"], ["a", "bad", "c"], ["d"]]
+    assert [job.answers for job in found] == [[b"a"], None, [b"c"]]
+    assert [type(job.error) for job in found] == [type(None), Conflict, type(None)]
+
+
 @pytest.mark.parametrize("others", [(), ("a",), ("a", "b")])
 def test_an_interrupted_writer_leaves_the_queue(disk: Disk, others: tuple[str, ...]) -> None:
     """Ctrl-C while waiting: it is not committed, and the others are served as if it had never been there."""
     group = GroupCommit(disk.commit)
     writers = queue_up(disk, group, "gone", *others)
-    job = group._waiting[0]
-    group._withdraw(job)
+    writer = group._waiting[0]
+    group._withdraw(writer)
     disk.permitted.release(2)
     for thread in (writers.threads[0], *writers.threads[2:]):
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert [text for batch in disk.batches for text in batch] == ["first", *others]
-    job.finished, job.answers = True, []
-    job.turn.release()
+    writer.finished, writer.jobs[0].answers = True, []
+    writer.turn.release()
     writers.join()
 
 
 def test_a_writer_interrupted_as_it_was_to_lead_passes_it_on(disk: Disk) -> None:
     group = GroupCommit(disk.commit)
-    first, second = Job(writes("first"), None), Job(writes("second"), None)
+    first, second = Writer([Job(writes("first"), None)]), Writer([Job(writes("second"), None)])
     second.turn.acquire()
     group._busy = first.leads = True
     group._waiting = [first, second]

@@ -337,6 +337,28 @@ class TestTransact:
             store.transact([Write("delete")])
 
 
+class TestTransactEach:
+    def test_each_has_its_own_outcome_and_sees_those_before(self, store: Store) -> None:
+        outcomes = store.transact_each(
+            [
+                [Write("create", thing("a"))],
+                [Write("create", thing("b")), Write("create", thing("a"))],
+                [Write("update", thing("a", spec={"n": 2}, resourceVersion="1")), Write("create", thing("b"))],
+            ]
+        )
+        made, refused, changed = outcomes
+        assert isinstance(made, list)
+        assert isinstance(refused, AlreadyExists)
+        assert isinstance(changed, list)
+        assert [version(d) for d in (*made, *changed)] == [1, 2, 3]
+        assert names(store, Query("Thing")) == ["a", "b"]
+        assert store.get(A)["spec"] == {"n": 2}
+
+    def test_of_nothing(self, store: Store) -> None:
+        assert list(store.transact_each([])) == []
+        assert store.revision() == 0
+
+
 class TestFence:
     FENCE = Fence("", "leader", 7)
 

@@ -26,6 +26,7 @@ from cumulus.server.http.kubernetes.patching import PATCHES, PatchRequest
 from cumulus.server.http.kubernetes.reading import Stored, answer, query_of
 from cumulus.server.http.kubernetes.representation import Form, form_of
 from cumulus.server.http.kubernetes.requests import (
+    AT_ONCE,
     dry_run,
     field_manager,
     flag,
@@ -38,11 +39,13 @@ from cumulus.server.http.kubernetes.requests import (
 from cumulus.server.http.kubernetes.rows import KeptRows
 from cumulus.server.http.kubernetes.tables import Shown
 from cumulus.server.http.status import success
+from cumulus.service.objects import Creation
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from cumulus.resources.kind import Kind
     from cumulus.server.api import Api
 
 
@@ -114,11 +117,19 @@ async def _create(request: Request) -> Response:
         ending = "".join(secrets.choice(NAME_LETTERS) for _ in range(5))
         document["metadata"]["name"] = f"{prefix[:248]}{ending}"
     document["metadata"].pop("generateName", None)
-    made = await api.call(
-        api.service.objects.create, identity_of(request), document, field_manager=field_manager(request),
-        dry_run=dry_run(request), on_unknown=validation.take,
-    )  # fmt: skip
+    asked = Creation(
+        identity_of(request), document, field_manager(request), dry_run(request), on_unknown=validation.take
+    )
+    made = await api.creations.create(asked, alone=_takes_long(request, kind, document))
     return await _one(api, shown, made, 201, validation.found)
+
+
+def _takes_long(request: Request, kind: Kind, document: Document) -> bool:
+    """Whether nobody else's object should wait for this one: it is large, or its blobs are looked for, in S3 say."""
+    length = request.headers.get("content-length", "")
+    if not (length.isascii() and length.isdigit()) or int(length) > AT_ONCE:
+        return True
+    return kind.blobs is not None and any(True for _ in kind.blobs(document))
 
 
 async def _update(request: Request) -> Response:
