@@ -16,6 +16,7 @@ WITHOUT = {
     "Calls.session": "of a job that `own` gave for an identity",
     "Calls.end_unattended": "the daemon ends a call whose client is silent",
     "Certificates.check_valid": "says who asks",
+    "Objects.create_each": "each of what it is asked for has one",
     "Sessions.end": "who has the secret ends its session",
     "Sessions.find": "says who asks",
     "Sessions.open_link": "the same, of who opens a link",
