@@ -14,7 +14,7 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from cumulus.resources.device import FULL_COMPUTE, Device
+from cumulus.resources.device import FULL_COMPUTE, counted_share
 from cumulus.scheduling import linking
 from cumulus.scheduling.availability import Availability, Offer, Slot, is_whole
 from cumulus.scheduling.claim import Demand
@@ -36,9 +36,10 @@ class Seat(NamedTuple):
     compute: int
 
     @property
-    def share(self) -> tuple[Device, int, int]:
+    def share(self) -> tuple[str, int]:
         """What it takes, as policies count it: see `policy.TakenShare`."""
-        return self.slot.device, self.memory, self.compute
+        device = self.slot.device
+        return device.name, counted_share(self.memory, self.compute, device.memory_bytes)
 
 
 def assign(availability: Availability, gang: Gang, start: int, length: int) -> list[Seat] | None:

@@ -29,9 +29,13 @@ class Slot:
         self.order = order
         self.node = node
         self.device = device
-        self.memory = device.memory_bytes - sum(share[1] for share in taken)
+        memory, compute = device.memory_bytes, FULL_COMPUTE
+        for _, bytes_, millis in taken:
+            memory -= bytes_
+            compute -= millis
+        self.memory = memory
         """Bytes free now."""
-        self.compute = FULL_COMPUTE - sum(share[2] for share in taken)
+        self.compute = compute
         self.reserved: list[str] = []
         """Gangs for which something is kept here."""
         self._taken = taken
@@ -100,9 +104,15 @@ class Availability:
         """With `empty`, that of all nodes, ready or not, with nothing taken."""
         self._nodes = {node.name: node for node in snapshot.nodes if empty or fit.unavailable(node) is None}
         taken: dict[tuple[str, int], list[ReturningShare]] = {}
+        now = snapshot.now
         for hold in () if empty else snapshot.holds:
-            share = ((hold.returns_at - snapshot.now) // MICROSECOND, hold.memory_bytes, hold.compute)
-            taken.setdefault((hold.node, hold.device), []).append(share)
+            share = ((hold.returns_at - now) // MICROSECOND, hold.memory_bytes, hold.compute)
+            place = (hold.node, hold.device)
+            there = taken.get(place)
+            if there is None:
+                taken[place] = [share]
+            else:
+                there.append(share)
         self._slots: dict[str, list[Slot]] = {}
         self.slots: list[Slot] = []
         for name, node in self._nodes.items():
@@ -237,6 +247,7 @@ class Pool:
         for ordered in self._ordered.values():
             ordered.sort()
         self._first: dict[tuple[Demand, int], list[tuple[int, int]]] = {}
+        self._last_share: dict[int, tuple[Demand, tuple[int, int]]] = {}
 
     @cached_property
     def _by_node(self) -> dict[str, list[Slot]]:
@@ -354,8 +365,15 @@ class Pool:
             if memory <= slot.device.memory_bytes:
                 yield slot, memory, compute
 
+    def _share(self, demand: Demand, capacity: int) -> tuple[int, int]:
+        """As `fit.share_of`: thousands ask with one demand."""
+        last = self._last_share.get(capacity)
+        if last is None or last[0] is not demand:
+            last = self._last_share[capacity] = demand, fit.share_of(demand, capacity)
+        return last[1]
+
     def _walk(self, capacity: int, demand: Demand, length: int) -> Iterator[tuple[tuple[bool, int, int, int], Offer]]:
-        memory, compute = fit.share_of(demand, capacity)
+        memory, compute = self._share(demand, capacity)
         ordered = self._ordered[capacity]
         slots = self._availability.slots
         for index in range(bisect_left(ordered, (False, memory)), len(ordered)):

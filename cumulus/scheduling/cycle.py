@@ -44,8 +44,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from cumulus.resources.device import counted_share
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.reasons import SchedulingReason
@@ -54,7 +54,7 @@ from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.claim import Filter
 from cumulus.scheduling.equivalence import KnownMisfits
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.policy import DEFAULT, Policies, TakenShare
 from cumulus.scheduling.promises import TURNOVER, PromiseChange, Promises
 from cumulus.scheduling.reclaim import Booked, CycleReclaim, Victim
 from cumulus.scheduling.snapshot import Gang, Member, Snapshot
@@ -73,8 +73,7 @@ _Alone = tuple[int, float, tuple[int, ...]]
 """A demand's identity, seconds, and the windows that are held for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """The device on which a partition gets its share. All bindings of one `gang` are written, or none."""
 
     partition: Key
@@ -229,8 +228,7 @@ class Cycle:
             if alone is not None:
                 self._alike.add(alone)
             return False
-        self._take(gang, seats, length)
-        self._gate.take(gang, [seat.share for seat in seats])
+        self._gate.take(gang, self._take(gang, seats, length))
         return True
 
     def _let_in(self, gang: Gang, admitted: Gang | Reason) -> Gang | None:
@@ -260,16 +258,18 @@ class Cycle:
         self.promises.kept_word(gang)
         return True
 
-    def _take(self, gang: Gang, seats: list[Seat], length: int) -> None:
+    def _take(self, gang: Gang, seats: list[Seat], length: int) -> list[TakenShare]:
         length = _held(gang, length)
-        for member, seat in zip(gang.members, seats, strict=True):
+        shares = [seat.share for seat in seats]
+        for member, seat, share in zip(gang.members, seats, shares, strict=True):
             self.availability.take(seat.slot, length, seat.memory, seat.compute)
             if member.demand.ports:
                 self.availability.book_ports(seat.slot.node, 0, length, member.demand.ports, gang.name)
-            self.bindings.append(_binding(gang, member, seat))
+            self.bindings.append(_binding(gang, member, seat, share[1]))
         if self._lenders is not None:
-            self._lenders.take(gang, [seat.share for seat in seats])
-            self._booked += [Booked(slot.place, length, memory, compute) for slot, memory, compute in seats]
+            self._lenders.take(gang, shares)
+            self._booked += [Booked(slot, length, memory, compute) for slot, memory, compute in seats]
+        return shares
 
     def refuse(self, gang: Gang) -> Refusal:
         """Let the gang that `bind` was last asked for wait, with a reservation if few of its kind have one."""
@@ -390,11 +390,11 @@ def _filters(gang: Gang) -> frozenset[Filter]:
     return frozenset(member.demand.filter for member in gang.members)
 
 
-def _binding(gang: Gang, member: Member, seat: Seat) -> Binding:
+def _binding(gang: Gang, member: Member, seat: Seat, share: int) -> Binding:
     device = seat.slot.device
     return Binding(
         partition=member.partition, uid=member.uid, gang=gang.name, node=seat.slot.node, device=device.index,
         device_name=device.name, memory_bytes=seat.memory, compute=seat.compute,
         enforcement=device.enforcement_of(seat.memory, seat.compute),
-        queue=gang.queue, share=counted_share(seat.memory, seat.compute, device.memory_bytes),
+        queue=gang.queue, share=share,
     )  # fmt: skip

@@ -64,6 +64,8 @@ class KnownMisfits:
 
     def covers(self, gang: Gang, length: int) -> bool:
         """Whether the gang is known not to fit for `length`."""
+        if not self._least:
+            return False
         kind, amounts = _amounts(gang, length)
         return any(_at_most(other, amounts) for other in self._least.get(kind, ()))
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from cumulus.resources.device import Device
 from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 
-TakenShare = tuple[Device, int, int]
-"""A share that was given in a cycle: its device, bytes, thousandths of compute."""
+TakenShare = tuple[str, int]
+"""A share that was given in a cycle: the name of its device, and what it counts, in thousandths of that."""
 DevicePlace = tuple[str, int]
 """A node's name and the index of a device there."""
 

@@ -136,6 +136,11 @@ class Tree:
         """Whether no queue holds anybody back, nor says where jobs go."""
         return not any(rules.restricts or rules.placement is not None for rules in self._rules.values())
 
+    @cached_property
+    def counts_jobs(self) -> bool:
+        """Whether any queue says how many jobs may hold something at once."""
+        return any(rules.max_jobs is not None or rules.user_jobs is not None for rules in self._rules.values())
+
     @property
     def names(self) -> Iterable[str]:
         return self._rules
@@ -188,6 +193,7 @@ class Standing:
     held: Counter[str] = field(default_factory=Counter)
     """Thousandths, by the name of the device."""
     jobs: set[str] = field(default_factory=set)
+    """That hold something, where a queue says how many may."""
 
 
 class _Group:
@@ -281,9 +287,10 @@ class Standings:
         """By queue, user and name of the device. There may be fifty thousand shares: each is looked at once."""
         devices: dict[tuple[str, int], Device] = {}
         groups: dict[tuple[str, str, str], _Group] = {}
-        now, expm1 = snapshot.now, math.expm1
+        now, expm1, counts_jobs = snapshot.now, math.expm1, self.tree.counts_jobs
         for hold in snapshot.holds:
-            if not hold.queue:
+            queue = hold.queue
+            if not queue:
                 continue
             share, name = hold.share, hold.device_name
             if not share:
@@ -292,16 +299,17 @@ class Standings:
                 if device is None:
                     continue
                 share, name = counted_share(hold.memory_bytes, hold.compute, device.memory_bytes), device.name
-            key = (hold.queue, hold.user, name)
+            key = (queue, hold.user, name)
             group = groups.get(key)
             if group is None:
-                group = groups[key] = _Group(usage.rate(self.tree.rules(hold.queue).half_life))
+                group = groups[key] = _Group(usage.rate(self.tree.rules(queue).half_life))
             group.share += share
-            if hold.job:
+            if counts_jobs and hold.job:
                 group.jobs.add(hold.job)
-            if hold.since is not None and hold.since < now:
+            since = hold.since
+            if since is not None and since < now:
                 # As `usage.counted`, without a call.
-                group.used -= share * expm1((hold.since - now).total_seconds() * group.rate)
+                group.used -= share * expm1((since - now).total_seconds() * group.rate)
         for group in groups.values():
             group.used /= group.rate * FULL_COMPUTE
         return groups
@@ -326,14 +334,6 @@ class Standings:
     def along(self, queue: str, user: str) -> list[Standing]:
         """Of the queues from the top down, and of the user in the last of them."""
         return [*(self.queue(rules.name) for rules in self.tree.path(queue)), self.user(queue, user)]
-
-    def copied(self, queue: str, user: str, copies: dict[object, Standing]) -> list[Standing]:
-        """As `along`, of standings that a caller may change: each is copied once."""
-        places: list[object] = [*(rules.name for rules in self.tree.path(queue)), (queue, user)]
-        for place, standing in zip(places, self.along(queue, user), strict=True):
-            if place not in copies:
-                copies[place] = Standing(standing.used, Counter(standing.held), set(standing.jobs))
-        return [copies[place] for place in places]
 
     def ratios(self, queue: str, user: str) -> tuple[float, ...]:
         """Use by weight, from the top down to the user: who has less goes first. In hours of all devices, so that it

@@ -54,6 +54,7 @@ class _Lent:
         self._snapshot = snapshot
         self._models = {(d.name, d.memory_bytes) for node in snapshot.nodes for d in node.devices}
         self._quotas: dict[str, _Quota] = {}
+        self._of_queue: dict[str, _Quota | None] = {}
         self._ends = _Ends(book.tree, snapshot)
         self._sure: set[str] = set()
         self._asked: set[str] = set()
@@ -83,7 +84,7 @@ class _Lent:
 
     def promise(self, gang: Gang, shares: Sequence[TakenShare], start_by: datetime) -> bool:
         quota = self._quota(gang)
-        names = {device.name for device, _, _ in shares}
+        names = {name for name, _ in shares}
 
         def left(cap: Cap) -> int:
             # It stands, also where others of its queue have started meanwhile, or the quota was made smaller.
@@ -104,7 +105,8 @@ class _Lent:
     def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:
         if (quota := self._quota(gang)) is not None:
             quota.promised.pop(gang.name, None)
-            quota.given.update(_counted(shares))
+            for name, share in shares:
+                quota.given[name] += share
 
     def ask(self, lender: Lender) -> None:
         self._asked.add(lender.job)
@@ -132,7 +134,12 @@ class _Lent:
 
     def _quota(self, gang: Gang) -> _Quota | None:
         """That of which it would come out; None where no queue on its path has one."""
-        owner = self._tree.owner(gang.queue or DEFAULT_QUEUE)
+        queue = gang.queue
+        if queue not in self._of_queue:
+            self._of_queue[queue] = self._quota_of(self._tree.owner(queue or DEFAULT_QUEUE))
+        return self._of_queue[queue]
+
+    def _quota_of(self, owner: Rules | None) -> _Quota | None:
         if owner is None:
             return None
         found = self._quotas.get(owner.name)
@@ -279,7 +286,7 @@ def _min_runtime(path: Sequence[Rules]) -> float:
 def _shares(gang: Gang, devices: Sequence[Device | None]) -> list[TakenShare]:
     """What the gang takes of these, where they are there."""
     return [
-        (device, *fit.share_of(member.demand, device.memory_bytes))
+        (device.name, counted_share(*fit.share_of(member.demand, device.memory_bytes), device.memory_bytes))
         for device, member in zip(devices, gang.members, strict=True)
         if device is not None
     ]
@@ -287,8 +294,8 @@ def _shares(gang: Gang, devices: Sequence[Device | None]) -> list[TakenShare]:
 
 def _counted(shares: Sequence[TakenShare]) -> Counter[str]:
     found: Counter[str] = Counter()
-    for device, memory, compute in shares:
-        found[device.name] += counted_share(memory, compute, device.memory_bytes)
+    for name, share in shares:
+        found[name] += share
     return found
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cumulus.resources.key import Key
 from cumulus.scheduling.assign import Seat, assign
-from cumulus.scheduling.availability import Availability
+from cumulus.scheduling.availability import Availability, Slot
 from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.policy import DevicePlace, Lender, Lenders
 from cumulus.scheduling.promises import LEAST_STEP, TURNOVER, Kept
@@ -27,7 +27,7 @@ MOST = 16
 class Booked(NamedTuple):
     """A share that was bound in this cycle."""
 
-    place: DevicePlace
+    slot: Slot
     length: int
     memory: int
     compute: int
@@ -136,8 +136,8 @@ class CycleReclaim:
             for hold in self._snapshot.holds
         )
         there = Availability(replace(self._snapshot, holds=holds))
-        for place, taken, memory, compute in booked:
-            there.take(there.slot(*place), taken, memory, compute)
+        for slot, taken, memory, compute in booked:
+            there.take(there.slot(*slot.place), taken, memory, compute)
         for start, end, seats in firm:
             for seat in seats:
                 slot = there.slot(*seat.slot.place)

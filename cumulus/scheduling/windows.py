@@ -181,6 +181,8 @@ class Windows:
 
     def lifted(self, gang: Gang) -> AbstractContextManager[None]:
         """What is held for the gang is free for it, and afterwards held as far as it has left it."""
+        if not self._windows:
+            return _NOTHING_HELD
         mine = [index for index in self.of(gang) if index in self._pieces]
         return self._lifted(mine) if mine else _NOTHING_HELD
 
