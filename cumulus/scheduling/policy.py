@@ -89,6 +89,11 @@ class Lenders(Protocol):
         """Whether the promise of the gang of that name is within its queue's quota: it is not moved for another."""
         ...
 
+    def urgent(self, gang: str) -> bool:
+        """Whether the gang of that name is of an urgent band: its promise goes before all others, and moves for no
+        quota."""
+        ...
+
     def covered(self, gang: Gang) -> Gang:
         """The gang; where it is sure, kept to devices that its queue's quota is about."""
         ...

@@ -117,7 +117,7 @@ class Promises:
         self._nodes = {node.name: node for node in self._snapshot.nodes}
         waiting = [(gang.promised, gang.name, gang) for gang in self._snapshot.pending if gang.promised is not None]
         broken: list[tuple[datetime, Gang, Reason]] = []
-        for promised, name, gang in sorted(waiting, key=lambda found: (not self._is_sure(found[1]), *found[:2])):
+        for promised, name, gang in sorted(waiting, key=lambda found: (self._rank(found[1]), *found[:2])):
             admitted = self.admitted[name] = self._gate.admit(gang)
             if isinstance(admitted, Reason):
                 self._withdraw(gang, admitted)
@@ -139,6 +139,12 @@ class Promises:
         for promised, gang, cause in broken:
             with self._windows.lifted(gang):
                 self._reseat(gang, promised, cause, earliest)
+
+    def _rank(self, gang: str) -> int:
+        """Whose promise is put back first: those of urgent bands, then those within their queue's quota."""
+        if self._lenders is None:
+            return 0
+        return 0 if self._lenders.urgent(gang) else 1 if self._lenders.sure(gang) else 2
 
     def _is_sure(self, gang: str) -> bool:
         """Whether it goes before promises of those who would borrow."""

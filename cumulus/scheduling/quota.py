@@ -82,6 +82,16 @@ class _Lent:
     def sure(self, gang: str) -> bool:
         return gang in self._sure
 
+    def urgent(self, gang: str) -> bool:
+        return gang in self._urgent
+
+    @cached_property
+    def _urgent(self) -> set[str]:
+        return {
+            gang.name for gang in self._snapshot.pending
+            if self._tree.rules(gang.queue or DEFAULT_QUEUE).band(gang.priority)[1]
+        }  # fmt: skip
+
     def promise(self, gang: Gang, shares: Sequence[TakenShare], start_by: datetime) -> bool:
         quota = self._quota(gang)
         names = {name for name, _ in shares}

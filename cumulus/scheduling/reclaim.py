@@ -68,7 +68,7 @@ class CycleReclaim:
         self, gang: Gang, otherwise: Callable[[], int | None], booked: Sequence[Booked], kept: Mapping[str, Kept]
     ) -> TakenBack | None:
         """The earliest start within its quota, where that is clearly earlier than what the gang has `otherwise`.
-        `kept`: what is promised; promises of those who would borrow are no obstacle, they move."""
+        `kept`: what is promised; promises of those who would borrow are no obstacle, they move, but for urgent ones."""
         if self._looked >= MOST:
             return None
         # What comes back only gets less within a cycle. One that was promised something compares with that.
@@ -91,12 +91,9 @@ class CycleReclaim:
         pools = [self._availability.pool(member.demand.filter) for member in within.members]
         places = {slot.place for pool in pools for slot in pool.slots}
         lenders = self._lenders.lenders(within, places)
-        firm = [one for name, one in kept.items() if name != gang.name and self._lenders.sure(name)]
-        movable = any(
-            seat.slot.place in places
-            for name, one in kept.items() if name != gang.name and not self._lenders.sure(name)
-            for seat in one.seats
-        )  # fmt: skip
+        others = [(self._stands(name), one) for name, one in kept.items() if name != gang.name]
+        firm = [one for stands, one in others if stands]
+        movable = any(seat.slot.place in places for stands, one in others if not stands for seat in one.seats)
         backs = [0] if movable else [(each.back - self._snapshot.now) // MICROSECOND for each in lenders]
         if not backs or (otherwise is not None and min(backs) + LEAST_STEP > otherwise):
             return None
@@ -125,6 +122,10 @@ class CycleReclaim:
             [seat._replace(slot=slot) for seat, slot in zip(seats, mine, strict=True)],
             tuple(Victim(hold, lender.at, gang) for lender in needed for hold in lender.holds),
         )
+
+    def _stands(self, gang: str) -> bool:
+        """Whether its promise moves for no quota."""
+        return self._lenders.sure(gang) or self._lenders.urgent(gang)
 
     def _search(
         self, gang: Gang, lenders: Sequence[Lender], booked: Sequence[Booked], firm: Sequence[Kept], length: int

@@ -332,6 +332,24 @@ def test_why_says_who_gives_up_a_share_before_and_after_it_was_asked() -> None:
     assert said in found.lines()
 
 
+def test_an_urgent_job_that_was_promised_a_start_keeps_it_from_a_quota() -> None:
+    bands = [{"name": "normal", "from": 0}, {"name": "urgent", "from": 9, "urgent": True}]
+    cluster = Cluster([sure(), a_queue("rest", bands=bands)])
+    cluster.submit(Job("r", "bob", "rest"), Job("s", "alice", "sure", arrives=10.0))
+    cluster.submit(Job("u", "carol", "rest", priority=9, arrives=20.0))
+    cycles: list[CycleResult] = []
+    cluster.watch = lambda snapshot, policies, plan: cycles.append(plan)
+    cluster.run(10.0)
+    assert cluster.waiting["s"].sure
+    cycles.clear()
+    cluster.run(20.0)
+    assert len(cycles) < 5, "they take it from each other"
+    assert cluster.jobs["u"].promises == [(20.0, at(HOUR + TURNOVER))]
+    cluster.run()
+    assert cluster.jobs["u"].bounds == [HOUR]
+    assert cluster.jobs["s"].bounds == [2 * HOUR]
+
+
 class Watched:
     """Holds each cycle against what a reclaim may do."""
 
