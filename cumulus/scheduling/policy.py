@@ -107,9 +107,9 @@ class Lenders(Protocol):
         """Nothing is promised to the gang any more."""
         ...
 
-    def lenders(self, gang: Gang, places: Collection[DevicePlace]) -> Sequence[Lender]:
-        """Who may be asked for a gang that `within` returned, those first whom it costs least. All of them may be asked
-        at once."""
+    def lenders(self, gang: Gang, places: Collection[DevicePlace], helps: Callable[[Lender], bool]) -> Sequence[Lender]:
+        """Who may be asked for a gang that `within` returned: those first who help it, of them those whom it costs
+        least. All of them may be asked at once."""
         ...
 
     def take(self, gang: Gang, shares: Sequence[TakenShare]) -> None:

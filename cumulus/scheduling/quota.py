@@ -123,17 +123,20 @@ class _Lent:
         for rules in self._tree.path(lender.holds[0].queue):
             self._returning.setdefault(rules.name, Counter()).update(_by_name(lender.holds))
 
-    def lenders(self, gang: Gang, places: Collection[DevicePlace]) -> Sequence[Lender]:
+    def lenders(self, gang: Gang, places: Collection[DevicePlace], helps: Callable[[Lender], bool]) -> Sequence[Lender]:
         quota = self._quota(gang)
         assert quota is not None
         spared = {rules.name for rules in self._tree.path(gang.queue or DEFAULT_QUEUE)}
         given: dict[str, Counter[str]] = {}
         found = []
-        for lender in self._that_may_yield:
+        there = [
+            lender for lender in self._that_may_yield
+            if lender.job not in self._asked and any((hold.node, hold.device) in places for hold in lender.holds)
+        ]  # fmt: skip
+        # A queue can spare only so many: not those who would yield in vain.
+        for lender in sorted(there, key=lambda lender: not helps(lender)):
             path = self._tree.path(lender.holds[0].queue)
-            if lender.job in self._asked or any(rules.name == quota.name for rules in path):
-                continue
-            if not any((hold.node, hold.device) in places for hold in lender.holds):
+            if any(rules.name == quota.name for rules in path):
                 continue
             counted = [rules for rules in path if rules.quota and rules.name not in spared]
             if all(self._can_spare(rules, lender, given.get(rules.name, Counter())) for rules in counted):

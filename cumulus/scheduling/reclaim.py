@@ -9,7 +9,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
+from cumulus.resources.device import FULL_COMPUTE
 from cumulus.resources.key import Key
+from cumulus.scheduling import fit
 from cumulus.scheduling.assign import Seat, assign
 from cumulus.scheduling.availability import Availability, Slot
 from cumulus.scheduling.equivalence import uniform_shape
@@ -17,7 +19,7 @@ from cumulus.scheduling.policy import DevicePlace, Lender, Lenders
 from cumulus.scheduling.promises import LEAST_STEP, TURNOVER, Kept
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 from cumulus.scheduling.starts import earliest
-from cumulus.scheduling.timeline import MICROSECOND, microseconds
+from cumulus.scheduling.timeline import MICROSECOND, FreeTimeline, microseconds
 from cumulus.scheduling.windows import Windows
 
 MOST = 16
@@ -90,15 +92,15 @@ class CycleReclaim:
     ) -> TakenBack | None:
         pools = [self._availability.pool(member.demand.filter) for member in within.members]
         places = {slot.place for pool in pools for slot in pool.slots}
-        lenders = self._lenders.lenders(within, places)
+        length = microseconds(gang.seconds) + TURNOVER
         others = [(self._stands(name), one) for name, one in kept.items() if name != gang.name]
         firm = [one for stands, one in others if stands]
+        lenders = self._lenders.lenders(within, places, self._helps(within, firm, length))
         movable = any(seat.slot.place in places for stands, one in others if not stands for seat in one.seats)
         backs = [0] if movable else [(each.back - self._snapshot.now) // MICROSECOND for each in lenders]
         if not backs or (otherwise is not None and min(backs) + LEAST_STEP > otherwise):
             return None
         self._looked += 1
-        length = microseconds(gang.seconds) + TURNOVER
         best = self._search(within, lenders, booked, firm, length)
         if best is None or (otherwise is not None and best[0] + LEAST_STEP > otherwise):
             return None
@@ -122,6 +124,30 @@ class CycleReclaim:
             [seat._replace(slot=slot) for seat, slot in zip(seats, mine, strict=True)],
             tuple(Victim(hold, lender.at, gang) for lender in needed for hold in lender.holds),
         )
+
+    def _helps(self, gang: Gang, firm: Sequence[Kept], length: int) -> Callable[[Lender], bool]:
+        """Whether a lender has something of which a member could have its share when it comes back, for so long: it has
+        not where that was promised to others meanwhile."""
+        demand, timelines = gang.members[0].demand, dict[DevicePlace, FreeTimeline]()
+        for start, end, seats in firm:
+            for slot, memory, compute in seats:
+                if slot.place not in timelines:
+                    timelines[slot.place] = FreeTimeline(slot.device.memory_bytes, FULL_COMPUTE, ())
+                timelines[slot.place].take(start, end - start, memory, compute)
+
+        def fits(hold: Hold, back: int) -> bool:
+            timeline = timelines.get((hold.node, hold.device))
+            if timeline is None:
+                return True
+            memory, compute = timeline.free(back, length)
+            wanted = fit.share_of(demand, self._availability.slot(hold.node, hold.device).device.memory_bytes)
+            return wanted[0] <= memory and wanted[1] <= compute
+
+        def helps(lender: Lender) -> bool:
+            back = (lender.back - self._snapshot.now) // MICROSECOND
+            return any(fits(hold, back) for hold in lender.holds)
+
+        return helps
 
     def _stands(self, gang: str) -> bool:
         """Whether its promise moves for no quota."""
