@@ -115,6 +115,31 @@ def test_a_person_at_the_terminal_is_asked(
     assert len(names(fleet, "GPUNode")) == left
 
 
+def test_who_deletes_a_queue_is_told_what_becomes_of_its_jobs(store: SqliteStore, run: Run) -> None:
+    def queue(name: str, waiting: int, held: float, **spec: object) -> None:
+        document = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Queue", "metadata": {"name": name}, "spec": spec}
+        store.create({**document, "status": {"waiting": waiting, "held": held}})
+
+    queue("vision", 5, 2.5)
+    queue("night", 3, 2, parent="vision")
+    queue("default", 1, 0)
+    queue("idle", 0, 0)
+    done = run("delete", "queues", "--all")
+    assert done.code == 1
+    assert done.err.splitlines()[:-1] == [
+        "warning: queue/default has 1 job that waits in it, without its rules from then on",
+        "warning: queue/night has 3 jobs that wait in it, until there is a queue night again: "
+        "the queue of a job does not change, holds 2 devices, whose jobs go on to the end of their leases",
+        "warning: queue/vision has 2 jobs that wait in it, until there is a queue vision again: "
+        "the queue of a job does not change, holds 0.5 devices, whose jobs go on to the end of their leases, "
+        "is the parent of night: its limits and quota hold for that no more",
+    ]
+    assert names(store, "Queue") == ["default", "idle", "night", "vision"]
+    assert run("delete", "queue", "vision").err.count("warning: ") == 1
+    assert run("delete", "queues", "--all", "--yes").code == 0
+    assert names(store, "Queue") == []
+
+
 def test_an_unknown_field_deletes_nothing(store: SqliteStore, run: Run) -> None:
     store.create(running("train"))
     for selector, problem in (

@@ -30,7 +30,7 @@ from cumulus.machinery.informer import Informer
 from cumulus.machinery.leader import Elector
 from cumulus.nodes.clocks import NodeClock
 from cumulus.resources import job_partitions
-from cumulus.scheduling import claim, fair, promises, quota, reclaim, windows
+from cumulus.scheduling import claim, limits, promises, quota, reclaim, windows
 from cumulus.store import rules
 from cumulus.testing.backend import FakeBackend
 from cumulus.testing.leases import FakeLeases
@@ -249,7 +249,7 @@ MUTANTS = (
     ),
     Mutant(
         "limit-not-held", "a queue that holds all that it may gets more",
-        fair._Limits._admit, "if needed > left:", "if False:", kind="shared",
+        limits._Limits._needed, "return found[1]", "return [0 for _ in found[1]]", kind="shared",
     ),
     Mutant(
         "taken-from-its-own", "a queue has to give up what it is sure of",

@@ -57,7 +57,7 @@ def delete(
         bool, typer.Option("--ignore-not-found", help="Do not fail if an object does not exist.")
     ] = False,
     dry_run: Annotated[str, options.dry_run("server: check, but delete nothing.")] = "none",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about nodes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about nodes and queues.")] = False,
 ) -> int:
     """Delete objects.
 
@@ -65,7 +65,7 @@ def delete(
     logs and the directories that were made for it are deleted with it; its spec.workingDir and its mounts stay.
 
     `all` means jobs and partitions, never nodes. With --all or a selector you are asked before a node is deleted that
-    holds leases, is cordoned or was added by hand, since nothing brings it back.
+    holds leases, is cordoned or was added by hand, since nothing brings it back; and before a queue that has jobs.
 
     \b
     Examples:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cumulus.cli import context, options
 from cumulus.clock import SystemClock, parse_timestamp, to_the_second
-from cumulus.lib import safe_output
-from cumulus.lib.table import Heading, Table
+from cumulus.lib import printable, safe_output
+from cumulus.lib.table import Heading, Table, fits
 from cumulus.resources.quantity import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from cumulus.answers.queue import Waiting
@@ -35,16 +36,16 @@ def queue(name: Name = "", no_headers: options.NoHeaders = False) -> None:
       cumulus queue vision
     """
     now = SystemClock().now()
+    room = safe_output.width(sys.stdout)
     with context.client() as client:
         found = client.line(name)
     if found.waiting:
         reasons = {
             why: number for number, why in enumerate(dict.fromkeys(w.reason for w in found.waiting if w.reason), 1)
         }
-        room = safe_output.width(sys.stdout)
         soon = room is not None and room < _ROOMY
         rows = [_waiting(w, now, reasons, soon=soon) for w in found.waiting]
-        Table(_WAITING, sys.stdout, heading=not no_headers).write(rows)
+        _table(_WAITING, rows, room, no_headers)
         for reason, number in reasons.items():
             safe_output.paragraph(sys.stdout, f"({number}) {reason}")
     else:
@@ -54,7 +55,31 @@ def queue(name: Name = "", no_headers: options.NoHeaders = False) -> None:
     if found.holding:
         print()
         held = [[h.name, h.queue, h.user, h.place, h.share, _in(h.ends, now)] for h in found.holding]
-        Table(_HOLDING, sys.stdout, heading=not no_headers).write(held)
+        _table(_HOLDING, held, room, no_headers)
+
+
+def _table(headings: Sequence[Heading], rows: Sequence[list[str]], room: int | None, no_headers: bool) -> None:
+    """Where a long name and a time have no room beside each other, how long it is until then is enough; and where even
+    that does not fit, the name goes on in the next line."""
+    shown = tuple(headings)
+    if room is not None and not _fits(headings, rows, room):
+        rows = [[*row[:-1], _how_long(row[-1])] for row in rows]
+        if not _fits(headings, rows, room):
+            shown = tuple(replace(h, fit="wrap") if h.title in ("JOB", "HOLDS") else h for h in headings)
+    Table(shown, sys.stdout, heading=not no_headers).write(rows)
+
+
+def _fits(headings: Sequence[Heading], rows: Sequence[list[str]], room: int) -> bool:
+    """Whether there is room for the columns that are never left out."""
+    kept = [index for index, heading in enumerate(headings) if not heading.yields]
+    widths = [max(printable.cells(text) for text in (headings[i].title, *(row[i] for row in rows))) for i in kept]
+    return fits([headings[i] for i in kept], widths, room)
+
+
+def _how_long(time: str) -> str:
+    """`~ in 12m` of `~ 2030-01-31T14:10:00Z, in 12m`."""
+    moment, comma, left = time.rpartition(", ")
+    return f"{'~ ' if moment.startswith('~') else ''}{left}" if comma else time
 
 
 _ROOMY = 120
@@ -62,7 +87,7 @@ _ROOMY = 120
 who waits, and for what."""
 _WAITING = (
     Heading("PLACE", "whole"), Heading("JOB", "whole"), Heading("QUEUE", yields=3), Heading("USER", yields=1),
-    Heading("SHARE", yields=2), Heading("FOR", "whole", 2), Heading("EXPECTED", "whole"),
+    Heading("SHARE", yields=2), Heading("FOR", "whole", 2), Heading("EXPECTED", "whole", 1),
     Heading("AT THE LATEST", "whole"),
 )  # fmt: skip
 _HOLDING = (

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from cumulus.clock import to_the_second
 from cumulus.resources.columns import until
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
-from cumulus.resources.kind import CellView, Column, Kind
+from cumulus.resources.kind import CellView, Column, Kind, Related
+from cumulus.resources.query import Query
+from cumulus.resources.queue_names import DEFAULT_QUEUE
 from cumulus.resources.sections import Fields, Section, Surroundings, flat
 
 
@@ -24,6 +26,32 @@ def amounts(queue: Document, path: str) -> str:
 def state(queue: Document, now: datetime) -> str:
     held, waiting = lookup(queue, "status.held") or 0, lookup(queue, "status.waiting") or 0
     return f"{held:g} devices held, {waiting} waiting"
+
+
+def losses(queue: Document, below: Sequence[Document]) -> list[str]:
+    """What becomes of its jobs, and of the queues below it, as the rest of a sentence."""
+    said = []
+    own = {
+        field: (lookup(queue, path) or 0) - sum(lookup(each, path) or 0 for each in below)
+        for field, path in (("waiting", "status.waiting"), ("held", "status.held"))
+    }
+    name = queue["metadata"]["name"]
+    if (waiting := own["waiting"]) > 0:
+        jobs = "1 job that waits" if waiting == 1 else f"{waiting} jobs that wait"
+        after = (
+            "without its rules from then on"
+            if name == DEFAULT_QUEUE
+            else f"until there is a queue {name} again: the queue of a job does not change"
+        )
+        said.append(f"has {jobs} in it, {after}")
+    if (held := round(own["held"], 3)) > 0:
+        said.append(f"holds {held:g} device{'' if held == 1 else 's'}, whose jobs go on to the end of their leases")
+    if below:
+        names = ", ".join(each["metadata"]["name"] for each in below)
+        said.append(
+            f"is the parent of {names}: its limits and quota hold for {'that' if len(below) == 1 else 'those'} no more"
+        )
+    return said
 
 
 def sections(queue: Document, around: Surroundings) -> Iterator[Section]:
@@ -76,6 +104,8 @@ KIND = Kind(
     ),
     guarded=True,
     parent="spec.parent",
+    related=Related("Queues below it", lambda queue: Query("Queue", fields=f"spec.parent={queue['metadata']['name']}")),
     sections=sections,
     state=state,
+    losses=losses,
 )
