@@ -319,9 +319,10 @@ class Cycle:
             return None if found is None else found[0]
 
         with self.windows.lifted(gang):
-            found = self._reclaim.find(gang, otherwise, self._booked, self.promises.kept)
+            found = self._reclaim.find(gang, otherwise, self._booked, self.promises.kept, self.promises.admitted)
         if found is None or not self.promises.take_back(gang, found.start, found.seats, self._taken()):
             return None
+        self.promises.reseat(found.moved)
         self.victims += found.victims
         return self._reservation(gang, found.start, found.seats)
 

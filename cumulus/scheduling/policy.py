@@ -103,6 +103,11 @@ class Lenders(Protocol):
         starts, whatever its queue holds meanwhile."""
         ...
 
+    def may_move(self, gang: Gang, shares: Sequence[TakenShare], start: datetime) -> bool:
+        """Whether a gang that is sure may be promised these from then on, which is earlier: not where that is beyond
+        its queue's quota, and in the way of others'."""
+        ...
+
     def withdraw(self, gang: Gang) -> None:
         """Nothing is promised to the gang any more."""
         ...

@@ -186,7 +186,11 @@ class Promises:
         if old is None:
             return None
         self._lifted = None
-        if found is None or found[0] + max(LEAST_STEP, LEAST_PART * old.start) > old.start:
+        if (
+            found is None
+            or found[0] + max(LEAST_STEP, LEAST_PART * old.start) > old.start
+            or self._borrows(gang, *found)
+        ):
             if self._reserve(gang, old) or found is None:
                 return old
             # Something came back there for others in this cycle. The next one moves it to what was found, and tells;
@@ -196,6 +200,13 @@ class Promises:
         self._tell(gang, *found, self._still_late(gang, found[0]))
         self.unsettled = True
         return new
+
+    def _borrows(self, gang: Gang, start: int, seats: Sequence[Seat]) -> bool:
+        """Whether a promise within a quota would be beyond it if it were so early."""
+        if self._lenders is None:
+            return False
+        moment = self._snapshot.now + start * MICROSECOND
+        return not self._lenders.may_move(gang, [seat.share for seat in seats], moment)
 
     def _still_late(self, gang: Gang, start: int) -> Reason | None:
         """Why the gang starts later than it was promised, where this cycle has moved it before and it still does."""
@@ -228,6 +239,19 @@ class Promises:
         self._tell(gang, start, seats, self._still_late(gang, start))
         self.unsettled = True
         return True
+
+    def reseat(self, moved: Mapping[str, Kept]) -> None:
+        """Keep other seats for gangs whose promises stay as early as they are."""
+        for name, (start, end, seats) in moved.items():
+            gang = self.admitted[name]
+            assert isinstance(gang, Gang)
+            old = self._kept[name]
+            for slot, memory, compute in old.seats:
+                self._availability.lift(slot, old.start, old.end - old.start, memory, compute, name)
+            for slot, memory, compute in seats:
+                self._availability.reserve(slot, start, end - start, memory, compute, name)
+            self._kept[name] = Kept(start, end, seats)
+            self._tell(gang, start, seats, self._still_late(gang, start))
 
     def _certain(self, seats: Sequence[Seat], taken: Sequence[tuple[str, DevicePlace]]) -> bool:
         """Whether it is known when everything on these devices ends."""

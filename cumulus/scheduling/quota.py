@@ -107,6 +107,12 @@ class _Lent:
         quota.promised[gang.name] = start_by, _counted(shares)
         return True
 
+    def may_move(self, gang: Gang, shares: Sequence[TakenShare], start: datetime) -> bool:
+        quota = self._quota(gang)
+        if quota is None or gang.name not in self._sure:
+            return True
+        return {name for name, _ in shares} <= self._names(gang, lambda cap: quota.left(cap, start, gang.name))
+
     def withdraw(self, gang: Gang) -> None:
         self._sure.discard(gang.name)
         if (quota := self._quota(gang)) is not None:

@@ -15,6 +15,7 @@ from cumulus.scheduling import fit
 from cumulus.scheduling.assign import Seat, assign
 from cumulus.scheduling.availability import Availability, Slot
 from cumulus.scheduling.equivalence import uniform_shape
+from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.policy import DevicePlace, Lender, Lenders
 from cumulus.scheduling.promises import LEAST_STEP, TURNOVER, Kept
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
@@ -52,6 +53,14 @@ class TakenBack(NamedTuple):
     start: int
     seats: list[Seat]
     victims: tuple[Victim, ...]
+    moved: Mapping[str, Kept]
+    """Promises within quotas that have other seats for it, by gang: no later than they were."""
+
+
+class _Sooner(NamedTuple):
+    start: int
+    seats: list[Seat]
+    lenders: list[Lender]
 
 
 class CycleReclaim:
@@ -63,14 +72,17 @@ class CycleReclaim:
         self._availability = availability
         self._lenders = lenders
         self._looked = 0
+        self._kept: Mapping[str, Kept] = {}
         self._in_vain: set[tuple[object, ...]] = set()
         """Gangs like these were looked at in this cycle, and nothing comes back for them."""
 
     def find(
-        self, gang: Gang, otherwise: Callable[[], int | None], booked: Sequence[Booked], kept: Mapping[str, Kept]
-    ) -> TakenBack | None:
+        self, gang: Gang, otherwise: Callable[[], int | None], booked: Sequence[Booked], kept: Mapping[str, Kept],
+        admitted: Mapping[str, Gang | Reason],
+    ) -> TakenBack | None:  # fmt: skip
         """The earliest start within its quota, where that is clearly earlier than what the gang has `otherwise`.
-        `kept`: what is promised; promises of those who would borrow are no obstacle, they move, but for urgent ones."""
+        `kept`: what is promised; promises of those who would borrow are no obstacle, they move, but for urgent ones.
+        `admitted`: gangs that were promised a start, as they are admitted."""
         if self._looked >= MOST:
             return None
         # What comes back only gets less within a cycle. One that was promised something compares with that.
@@ -82,14 +94,21 @@ class CycleReclaim:
         if uniform_shape(gang) is not None and not any(member.demand.ports for member in gang.members):
             within = self._lenders.within(gang)
             if within is not None:
-                found = self._earliest(gang, within, otherwise(), booked, kept)
+                found = self._earliest(gang, within, otherwise(), booked, kept, admitted)
         if found is None:
             self._in_vain.add(like)
         return found
 
     def _earliest(
-        self, gang: Gang, within: Gang, otherwise: int | None, booked: Sequence[Booked], kept: Mapping[str, Kept]
-    ) -> TakenBack | None:
+        self, gang: Gang, within: Gang, otherwise: int | None, booked: Sequence[Booked], kept: Mapping[str, Kept],
+        admitted: Mapping[str, Gang | Reason],
+    ) -> TakenBack | None:  # fmt: skip
+        moving = {
+            name: self._lenders.covered(other) for name in kept
+            if name != gang.name and self._lenders.sure(name) and not self._lenders.urgent(name)
+            and isinstance(other := admitted.get(name), Gang) and not self._windows.of(other)
+        }  # fmt: skip
+        self._kept = kept
         pools = [self._availability.pool(member.demand.filter) for member in within.members]
         places = {slot.place for pool in pools for slot in pool.slots}
         length = microseconds(gang.seconds) + TURNOVER
@@ -101,29 +120,94 @@ class CycleReclaim:
         if not backs or (otherwise is not None and min(backs) + LEAST_STEP > otherwise):
             return None
         self._looked += 1
-        best = self._search(within, lenders, booked, firm, length)
+        found = self._fewest(within, lenders, booked, firm, length, otherwise)
+        moved: dict[str, Kept] = {}
+        if moving and (found is None or found.start > min(backs) + LEAST_STEP):
+            # What was promised to others within their quotas stands by its time, not by its seats.
+            stays = [
+                one for name, one in kept.items() if name != gang.name and self._stands(name) and name not in moving
+            ]
+            lenders = self._lenders.lenders(within, places, self._helps(within, stays, length))
+            until = otherwise if found is None else found.start
+            sooner = self._fewest(within, lenders, booked, stays, length, until)
+            seated = None if sooner is None else self._reseated(within, sooner, moving, booked, stays, length)
+            if sooner is not None and seated is not None:
+                found, moved = sooner, seated
+        if found is None:
+            return None
+        for lender in found.lenders:
+            self._lenders.ask(lender)
+        return TakenBack(
+            found.start,
+            self._here(found.seats),
+            tuple(Victim(hold, lender.at, gang) for lender in found.lenders for hold in lender.holds),
+            {name: one._replace(seats=self._here(one.seats)) for name, one in moved.items()},
+        )
+
+    def _here(self, seats: Sequence[Seat]) -> list[Seat]:
+        """The seats, on the slots of this cycle."""
+        return [seat._replace(slot=self._availability.slot(*seat.slot.place)) for seat in seats]
+
+    def _fewest(
+        self, gang: Gang, lenders: Sequence[Lender], booked: Sequence[Booked], firm: Sequence[Kept], length: int,
+        otherwise: int | None,
+    ) -> _Sooner | None:  # fmt: skip
+        """The fewest of the cheapest lenders that suffice for about as soon a start as all of them together; None where
+        that is not clearly sooner than `otherwise`."""
+        best = self._search(gang, lenders, booked, firm, length)
         if best is None or (otherwise is not None and best[0] + LEAST_STEP > otherwise):
             return None
-        # The fewest of the cheapest that suffice, for about as soon a start.
         soon = best[0] + LEAST_STEP if otherwise is None else min(best[0] + LEAST_STEP, otherwise - LEAST_STEP)
         low, high = 0, len(lenders)
         while low < high:
             middle = (low + high) // 2
-            found = self._search(within, lenders[:middle], booked, firm, length)
+            found = self._search(gang, lenders[:middle], booked, firm, length)
             if found is not None and found[0] <= soon:
                 high, best = middle, found
             else:
                 low = middle + 1
         start, seats, there = best
-        needed = self._needed(there, seats, start, length, lenders[:low])
-        for lender in needed:
-            self._lenders.ask(lender)
-        mine = [self._availability.slot(*seat.slot.place) for seat in seats]
-        return TakenBack(
-            start,
-            [seat._replace(slot=slot) for seat, slot in zip(seats, mine, strict=True)],
-            tuple(Victim(hold, lender.at, gang) for lender in needed for hold in lender.holds),
-        )
+        return _Sooner(start, seats, self._needed(there, seats, start, length, lenders[:low]))
+
+    def _reseated(
+        self, gang: Gang, sooner: _Sooner, moving: Mapping[str, Gang], booked: Sequence[Booked], firm: Sequence[Kept],
+        length: int,
+    ) -> dict[str, Kept] | None:  # fmt: skip
+        """Other seats for those who are promised what the gang would take, no later; None where there are none."""
+        found = self._search(gang, sooner.lenders, booked, firm, length)
+        if found is None or found[0] > sooner.start:
+            return None
+        there = found[2]
+        for slot, memory, compute in sooner.seats:
+            mine = there.slot(*slot.place)
+            free = mine.free(sooner.start, length)
+            if free[0] < memory or free[1] < compute:
+                return None
+            there.reserve(mine, sooner.start, length, memory, compute, gang.name)
+        moved = {}
+        for name, other in sorted(moving.items(), key=lambda each: (self._kept[each[0]].start, each[0])):
+            one = self._kept[name]
+            if self._has_room(there, one, name):
+                continue
+            again = earliest(there, other, one.end - one.start, {})
+            if again is None or again[0] > one.start:
+                return None
+            moved[name] = new = Kept(again[0], again[0] + one.end - one.start, again[1])
+            self._has_room(there, new, name)
+        return moved
+
+    def _has_room(self, there: Availability, one: Kept, gang: str) -> bool:
+        """Whether the seats are free there; then they are kept."""
+        start, end, seats = one
+        mine = [(there.slot(*slot.place), memory, compute) for slot, memory, compute in seats]
+        for count, (slot, memory, compute) in enumerate(mine):
+            free = slot.free(start, end - start)
+            if free[0] < memory or free[1] < compute:
+                for done in mine[:count]:
+                    there.lift(done[0], start, end - start, done[1], done[2], gang)
+                return False
+            there.reserve(slot, start, end - start, memory, compute, gang)
+        return True
 
     def _helps(self, gang: Gang, firm: Sequence[Kept], length: int) -> Callable[[Lender], bool]:
         """Whether a lender has something of which a member could have its share when it comes back, for so long: it has

@@ -350,6 +350,76 @@ def test_an_urgent_job_that_was_promised_a_start_keeps_it_from_a_quota() -> None
     assert cluster.jobs["s"].bounds == [2 * HOUR]
 
 
+def test_a_job_within_its_quota_waits_for_no_seat_that_another_one_was_promised() -> None:
+    cluster = Cluster([sure(), a_queue("a", quota=[{"devices": 1}]), a_queue("rest", minRuntime="5m")], nodes=2)
+    cluster.submit(Job("r", "bob", "rest", yields=True), Job("a1", "alice", "a", seconds=HOUR - 1, arrives=1.0))
+    cluster.submit(Job("a2", "alice", "a", arrives=10.0))
+    cluster.run(10.0)
+    (member,) = cluster.waiting["a2"].members
+    assert member.promise is not None
+    where = [member.promise.node, *(hold.node for hold in cluster.holds["r"])]
+    assert where == ["n0", "n0"], "its seat is that of the one that is to yield"
+    # It keeps its time, on the other device.
+    cluster.submit(Job("s", "carol", "sure", arrives=20 * MINUTE))
+    cluster.run()
+    (started,) = cluster.jobs["s"].bounds
+    assert started <= 20 * MINUTE + GRACE
+    assert cluster.jobs["a2"].bounds == [HOUR]
+    assert cluster.late == []
+
+
+def late_within_quota(
+    seed: int, *, quotas: tuple[int, ...] = (1, 2, 1), least: float = 5 * MINUTE
+) -> tuple[list[str], int]:
+    """Which jobs started later than after `minRuntime` and the grace of who yields, from when they were within their
+    quota on, and how many did not. All jobs yield, take one device each, and the quotas are all that there is."""
+    dice = random.Random(seed)
+    names = [f"q{n}" for n in range(len(quotas))]
+    made = [a_queue(name, quota=[{"devices": n}], minRuntime="5m") for name, n in zip(names, quotas, strict=True)]
+    cluster = Cluster([*made, a_queue("none", minRuntime="5m")], nodes=sum(quotas))
+    arrives = 0.0
+    for index in range(60):
+        arrives += dice.expovariate(1 / 600)
+        queue = dice.choice([*names, "none"])
+        memory, seconds = Share(size=80 * GI), dice.choice((600.0, HOUR, 2 * HOUR))
+        uses = dice.choice((1.0, 0.5))
+        job = Job(f"j{index:03}", queue, queue, memory, seconds, uses, yields=True, arrives=arrives)
+        cluster.submit(job)
+    since: dict[str, float] = {}
+    late: list[str] = []
+    started = 0
+
+    def look(snapshot: Snapshot, policies: Policies, plan: CycleResult) -> None:
+        nonlocal started
+        bound = {binding.gang for binding in plan.bindings}
+        for name, devices in zip(names, quotas, strict=True):
+            held = sum(hold.share for hold in snapshot.holds if hold.queue == name)
+            waiting = [gang for gang in snapshot.pending if gang.queue == name]
+            for gang in sorted(waiting, key=lambda gang: (gang.since, gang.name)):
+                held += 1000
+                # Who yielded has nothing taken back for it.
+                if held > devices * 1000 or gang.yielded:
+                    since.pop(gang.name, None)
+                    continue
+                first = since.setdefault(gang.name, cluster.time)
+                if gang.name in bound:
+                    started += 1
+                    if cluster.time - first > least + GRACE + TURNOVER:
+                        late.append(gang.name)
+
+    cluster.watch = look
+    cluster.run()
+    return late, started
+
+
+def test_jobs_within_their_quotas_start_in_time() -> None:
+    """In each of these runs some did not: their seats were promised to others, within quotas too."""
+    for seed in (0, 1, 6):
+        late, started = late_within_quota(seed)
+        assert late == []
+        assert started > 10
+
+
 class Watched:
     """Holds each cycle against what a reclaim may do."""
 
