@@ -23,13 +23,16 @@ from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import CumulusError
 from cumulus.lib import addresses
 from cumulus.lib.fingerprint import fingerprint
+from cumulus.resources.key import Key
 from cumulus.server.api_server import ApiServer
+from cumulus.server.http import revocation
 from cumulus.server.http.certificates import Authority
 from cumulus.server.settings import ApiSettings
 from cumulus.service.addresses import api_address
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
+from tests.documents import job
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("encrypted-api")
@@ -112,6 +115,32 @@ def test_a_token_opens_it_until_it_is_revoked(encrypted: Encrypted) -> None:
     assert (code, 'User "nobody-here" cannot list' in status["message"]) == (403, True)
     encrypted.service.tokens.revoke(ME, "mine")
     assert encrypted.ask("/livez", made.token)[0] == 401
+
+
+def test_a_token_that_is_revoked_ends_what_it_opened(encrypted: Encrypted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revocation, "LOOK_SECONDS", 0.05)
+    names = ("ended", "kept")
+    tokens = {name: encrypted.service.tokens.create(ME, name).token for name in names}
+    connections = {
+        name: http.client.HTTPSConnection("localhost", encrypted.port, timeout=PATIENCE, context=encrypted.context())
+        for name in names
+    }
+    try:
+        watches = {}
+        for name, connection in connections.items():
+            headers = {"authorization": f"Bearer {tokens[name]}"}
+            connection.request("GET", "/apis/cumulus.dev/v1alpha1/gpujobs?watch=true", headers=headers)
+            watches[name] = connection.getresponse()
+            assert watches[name].status == 200
+        encrypted.service.tokens.revoke(ME, "ended")
+        assert watches["ended"].read() == b""
+        encrypted.store.create(job("seen"))
+        assert json.loads(watches["kept"].readline())["object"]["metadata"]["name"] == "seen"
+        encrypted.store.delete(Key("GPUJob", "default", "seen"))
+    finally:
+        for connection in connections.values():
+            connection.close()
+        encrypted.service.tokens.revoke(ME, "kept")
 
 
 def test_too_many_wrong_tokens_are_slowed_down_and_right_ones_are_not(encrypted: Encrypted) -> None:

@@ -48,10 +48,14 @@ _REASONS = {404: "NotFound", 405: "MethodNotAllowed", 406: "NotAcceptable"}
 
 def make_app(api: Api, authenticate: AuthenticateRequest) -> Starlette:
     """The ASGI application. It closes nothing: the caller owns the `Api`."""
+
+    async def check_token(id: str) -> None:
+        await api.call(api.service.tokens.check_valid, id)
+
     middleware = [
         Middleware(Hooks, api=api),
         Middleware(PageDoor, api=api),
-        Middleware(Authentication, authenticate=authenticate),
+        Middleware(Authentication, authenticate=authenticate, check=check_token),
         Middleware(Limited, limiter=api.limiter),
         Middleware(AccessLog),
     ]

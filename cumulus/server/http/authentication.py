@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from cumulus.errors import CumulusError, Forbidden
+from cumulus.server.http.revocation import CheckToken, until_revoked
 from cumulus.server.http.status import error_response
 
 if TYPE_CHECKING:
@@ -27,17 +28,21 @@ _SAME_FOR_ALL = re.compile(r"/version|/api(/v1)?|/apis(/[^/]+){0,2}|/openapi/.+"
 class Authentication:
     """Puts the identity into the request's scope, or answers 401."""
 
-    def __init__(self, app: ASGIApp, authenticate: AuthenticateRequest) -> None:
+    def __init__(self, app: ASGIApp, authenticate: AuthenticateRequest, check: CheckToken) -> None:
         self._app = app
         self._authenticate = authenticate
+        self._check = check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                scope["cumulus.identity"] = await self._authenticate(scope)
+                scope["cumulus.identity"] = identity = await self._authenticate(scope)
                 _check_nobody_else_is_named(scope)
             except CumulusError as error:
                 await error_response(error)(scope, receive, send)
+                return
+            if identity.token:
+                await until_revoked(self._app, scope, receive, send, token=identity.token, check=self._check)
                 return
         await self._app(scope, receive, send)
 
