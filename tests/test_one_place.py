@@ -302,12 +302,10 @@ PUTS_IN_PLACE = {
 """Beside `chronos` and `checkpoint`, which stand alone. All others write by `lib.files`."""
 READS_PROC = {
     "cli/command_client.py": "in which namespaces it is, before anything else is loaded",
-    "cli/spare_fork.py": "its own name",
     "environments/cache.py": "runs alone on a node",
     "sdk/transport.py": "a path that is short enough for a socket",
     "service/accounts.py": "a setting of the kernel",
     "backends/process/command.py": "counters of the kernel",
-    "backends/process/forked.py": "its own name",
     "backends/process/launch.py": "its own setting",
     "backends/process/process_tree.py": "whether a number is taken, whoever may see what has it",
     "backends/swarm/node_engine.py": "a script that runs on a node",

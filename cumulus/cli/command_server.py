@@ -27,10 +27,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cumulus.cli import command_client, spare_fork
+from cumulus.cli import command_client, rehearsal
 from cumulus.cli import main as command
-from cumulus.cli.spare_fork import SpareFork
-from cumulus.lib import collector
+from cumulus.lib import collector, spare_fork
+from cumulus.lib.spare_fork import SpareFork
 from cumulus.resources import registry, schema
 from cumulus.resources.fields import Model
 
@@ -347,7 +347,7 @@ class _Server:
         self._wants_spare = False
         near, far = spare_fork.pair()
         # Before the fork: who looks at the list of processes never takes it for a command.
-        own = spare_fork.called(spare_fork.NAME)
+        own = spare_fork.called(rehearsal.NAME)
         try:
             pid = os.fork()
         except OSError:
@@ -372,6 +372,8 @@ class _Server:
     def _awaited(self, given: socket.socket) -> Taken:
         """In the spare fork."""
         self._leave(None)
+        with contextlib.suppress(Exception):
+            rehearsal.rehearse()
         handed = spare_fork.wait(given)
         if handed is None:
             os._exit(0)

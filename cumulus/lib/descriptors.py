@@ -1,4 +1,4 @@
-"""Makes file descriptors 0, 1 and 2 usable, whatever the caller of a command did. Standard library only."""
+"""Which file descriptors a process has, whatever it was started with. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 
 def ensure() -> None:
-    """Open /dev/null in the place of each that is closed (`>&-`). Call it before anything else is opened: a database
-    that got descriptor 1 would have results written into it."""
+    """Make 0, 1 and 2 usable: open /dev/null in the place of each that is closed (`>&-`). Call it before anything else
+    is opened: a database that got descriptor 1 would have results written into it."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -16,3 +16,12 @@ def ensure() -> None:
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def close_all_but(*kept: int) -> None:
+    """All beyond 0, 1 and 2 that are not to be kept."""
+    first = 3
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))

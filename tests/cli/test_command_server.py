@@ -24,7 +24,7 @@ import pytest
 
 import cumulus
 from cumulus import environment, paths
-from cumulus.cli import command_client, spare_fork
+from cumulus.cli import command_client, rehearsal
 from cumulus.cli.main import VERBS
 from cumulus.clock import FakeClock
 from cumulus.lib import processes
@@ -54,12 +54,12 @@ class Server:
 
     def commands(self) -> list[int]:
         """Its children that run one, ended ones that were not waited for too."""
-        return [pid for pid in self._children() if processes.name(pid) != spare_fork.NAME]
+        return [pid for pid in self._children() if processes.name(pid) != rehearsal.NAME]
 
     def spare(self) -> int:
         """The fork that waits for the next command. One is made after each."""
         spares = eventually(
-            lambda: [p for p in self._children() if processes.name(p) == spare_fork.NAME], what="a spare"
+            lambda: [p for p in self._children() if processes.name(p) == rehearsal.NAME], what="a spare"
         )
         return int(spares[0])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.cli import spare_fork
+from cumulus.cli import rehearsal
 from cumulus.lib import processes
 from tests.cli.conftest import SERVED
 from tests.e2e.conftest import Machine, manifest
@@ -44,7 +44,7 @@ def servers(machine: Machine) -> list[int]:
 
 def at_work(machine: Machine) -> list[int]:
     """Those of them but the fork that waits for the next command."""
-    return [pid for pid in servers(machine) if processes.name(pid) != spare_fork.NAME]
+    return [pid for pid in servers(machine) if processes.name(pid) != rehearsal.NAME]
 
 
 def ready(machine: Machine) -> None:

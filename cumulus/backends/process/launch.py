@@ -1,13 +1,17 @@
 """Starts a run's command: environment with secrets, limits, directory, then exec. Used by the supervisor only.
 
-The child waits at a gate until the supervisor has made its start durable. Standard library only.
+The child waits at a gate until the supervisor has made its start durable. It may be one that was there before its
+command: see `waiting_child`. Standard library only.
 """
 
 from __future__ import annotations
 
+import _socket
+import array
 import contextlib
 import errno
 import importlib
+import json
 import os
 import signal
 import stat
@@ -19,6 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 from cumulus.backends.process import rlimits
 from cumulus.backends.rundir.documents import NO_ROOM
 from cumulus.lib import terminals
+from cumulus.lib.descriptors import close_all_but
 from cumulus.lib.unix_user import UnixUser, become, call
 from cumulus.secrets import SecretStore, SecretUnavailable
 
@@ -33,6 +38,8 @@ EXEC_STEP = 2
 
 _VERDICT = struct.Struct("ii")
 """The step that failed, and the error's number."""
+_LARGEST = 2**17
+"""Bytes of what a child that waits is told, in one message."""
 
 
 class StartFailed(Exception):
@@ -59,7 +66,7 @@ def resolve_secrets(spec: dict[str, Any]) -> dict[str, str]:
 class Launched(NamedTuple):
     """A command that waits before its exec: its pid, the readable end of its output, its environment, what lets it go,
     and the writable end of its input, -1 where that is empty. What lets it go returns "" once it runs, else why it
-    could not, and raises BrokenPipeError where its process was killed before."""
+    could not, and raises ConnectionError where its process was killed before."""
 
     pid: int
     output: int
@@ -68,8 +75,11 @@ class Launched(NamedTuple):
     input: int = -1
 
 
-def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str, str]) -> Launched:
+def launch(
+    spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str, str], waiting: Child | None = None
+) -> Launched:
     """Fork the command's process, with the variables by which its leases are enforced, and hold it before exec.
+    `waiting` is it, where there is one that can be.
 
     Raises StartFailed where it cannot be started at all, and OSError where the disk is full.
     """
@@ -83,26 +93,26 @@ def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str,
     if child_input >= 0 and user is not None:
         # As with a terminal: the program may open it by its name, /dev/stdin.
         os.fchown(child_input, user.uid, -1)
-    gate, opener = os.pipe2(os.O_CLOEXEC)
-    verdict, child_verdict = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        os.close(opener)
-        _become(spec, user, directory, environment, gate, child_input, child_output, child_verdict)
+    task = _Task(
+        {name: spec.get(name) for name in _CHILD_NEEDS}, spec.get("user"), directory, spec["command"], environment
+    )  # fmt: skip
+    streams = [child_output] if child_input < 0 else [child_output, child_input]
+    if waiting is None or not waiting.hand(task, streams):
+        waiting = _fork(partial(_become, task, streams))
+    pid, gate = waiting.pid, waiting.channel
     if not spec.get("terminal"):
         os.setpgid(pid, pid)
-    if child_input >= 0:
-        os.close(child_input)
-    os.close(child_output)
-    os.close(child_verdict)
-    os.close(gate)
+    for stream in streams:
+        os.close(stream)
     os.set_blocking(output, False)
 
     def release() -> str:
-        os.write(opener, b"x")
-        os.close(opener)
-        answer = os.read(verdict, 8)
-        os.close(verdict)
+        os.write(gate.fileno(), b"x")
+        try:
+            answer = os.read(gate.fileno(), _VERDICT.size)
+        except ConnectionResetError:
+            answer = b""  # It was killed a moment ago: how it ended is seen by whoever waits for it.
+        gate.close()
         shown = {**environment, **dict.fromkeys(secrets, "from a secret")}
         if not answer:
             return ""
@@ -110,6 +120,83 @@ def launch(spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str,
         return explain(step, number, spec["command"][0], directory, shown)
 
     return Launched(pid, output, environment, release, given)
+
+
+class _Task(NamedTuple):
+    """What a child needs to become the command."""
+
+    spec: dict[str, Any]
+    """Of it what the child needs."""
+    user: Any
+    directory: str
+    command: list[str]
+    environment: dict[str, str]
+
+
+_CHILD_NEEDS = ("terminal", "umask", "cpus")
+
+
+class Child:
+    """A process that becomes the command, and the socket that is its gate: it goes on once it gets a byte there, and
+    says there why it could not."""
+
+    def __init__(self, pid: int, channel: _socket.socket) -> None:
+        self.pid = pid
+        self.channel = channel
+
+    def hand(self, task: _Task, streams: list[int]) -> bool:
+        """Tell one that has waited what it is to become. Where that cannot be, it ends, and this is False."""
+        words = json.dumps(task).encode()
+        carried = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", streams))]
+        if len(words) <= _LARGEST:
+            with contextlib.suppress(OSError):
+                self.channel.sendmsg([words], carried)
+                return True
+        self.dismiss()
+        return False
+
+    def dismiss(self) -> None:
+        """End it: nothing is wanted of it. Harmless where it was ended before."""
+        pid, self.pid = self.pid, 0
+        self.channel.close()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def waiting_child(rehearse: Callable[[], None]) -> Child:
+    """One that is there before its command, and rehearses meanwhile. It ends with this process. Raises OSError."""
+    return _fork(partial(_wait_for_task, rehearse))
+
+
+def _fork(then: Callable[[_socket.socket], NoReturn]) -> Child:
+    near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        near.close()
+        then(far)
+    far.close()
+    return Child(pid, near)
+
+
+def _wait_for_task(rehearse: Callable[[], None], channel: _socket.socket) -> NoReturn:
+    """In the child. Only ever leaves by exec or _exit."""
+    try:
+        # It holds nothing of the one that forked it, whose own channel must end with that one.
+        close_all_but(channel.fileno())
+        for number in CAUGHT:
+            signal.signal(number, lambda *_: None)
+        with contextlib.suppress(Exception):
+            rehearse()
+        room = _socket.CMSG_SPACE(2 * array.array("i").itemsize)
+        words, carried, _, _ = channel.recvmsg(_LARGEST, room, _socket.MSG_CMSG_CLOEXEC)
+        streams = array.array("i")
+        for _, _, content in carried:
+            streams.frombytes(content)
+        if words:
+            _become(_Task(*json.loads(words)), list(streams), channel)
+    finally:
+        os._exit(127)
 
 
 def _prepare_directory(spec: dict[str, Any]) -> str:
@@ -198,29 +285,28 @@ def _link(source: str, target: str, directory: str) -> None:
         raise StartFailed(f"mount target {target} is taken by something else; choose another target") from None
 
 
-def _become(
-    spec: dict[str, Any], user: UnixUser | None, directory: str, environment: dict[str, str], gate: int, given: int,
-    output: int, verdict: int,
-) -> NoReturn:  # fmt: skip
-    """In the child, after fork. Only ever leaves by exec or _exit."""
+def _become(task: _Task, streams: list[int], channel: _socket.socket) -> NoReturn:
+    """In the child: wait at the gate. Only ever leaves by exec or _exit."""
+    output, environment = streams[0], task.environment
 
     def failed(step: int, number: int) -> None:
-        os.write(verdict, _VERDICT.pack(step, number))
+        channel.send(_VERDICT.pack(step, number))
 
     try:
-        if spec.get("terminal"):
+        user = UnixUser.read(task.user)
+        if task.spec["terminal"]:
             os.setsid()
         else:
             os.setpgid(0, 0)
-        if not os.read(gate, 1):
+        if not channel.recv(1):
             os._exit(127)  # The supervisor died before the start was durable: nothing was started.
-        if spec.get("terminal"):
+        if task.spec["terminal"]:
             terminals.take(output, user)
             environment = {"TERM": _TERM, **environment}
-            streams = output, output, output
+            given = output
         else:
-            streams = os.open(os.devnull, os.O_RDONLY) if given < 0 else given, output, output
-        become_program(spec, user, directory, spec["command"], environment, streams, failed)
+            given = streams[1] if len(streams) > 1 else os.open(os.devnull, os.O_RDONLY)
+        become_program(task.spec, user, task.directory, task.command, environment, (given, output, output), failed)
     finally:
         os._exit(127)
 
@@ -245,7 +331,7 @@ def become_program(
         step = EXEC_STEP
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
-        for number in (*_RESET, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (*CAUGHT, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execvpe(command[0], command, environment)
@@ -253,7 +339,8 @@ def become_program(
         failed(step, error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL)
 
 
-_RESET = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+CAUGHT = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals for which a supervisor has a handler, and a child until it becomes the command."""
 
 
 def _limit(spec: dict[str, Any]) -> None:

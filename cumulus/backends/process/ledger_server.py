@@ -58,6 +58,13 @@ class LedgerClient:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
 
+    @staticmethod
+    def of(descriptor: int) -> LedgerClient:
+        """The one that another process has as well."""
+        channel = socket.socket(fileno=descriptor)
+        channel.settimeout(PATIENCE_SECONDS)
+        return LedgerClient(channel)
+
     def fileno(self) -> int:
         return self._channel.fileno()
 
@@ -120,24 +127,13 @@ def _serve(channel: socket.socket, parent: int, environment: dict[str, str]) -> 
     """In the child."""
     try:
         forked.become("ledger", environment)
-        _keep_only(channel.fileno(), parent)
+        forked.let_go(channel.fileno(), parent)
         preload()
         _answer_until_gone(channel, parent)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(0)
-
-
-def _keep_only(*descriptors: int) -> None:
-    """Of the one that it was forked from, whose channel to the backend must end with it."""
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(nothing, 0)
-    first = 3
-    for kept in sorted(descriptors):
-        os.closerange(first, kept)
-        first = kept + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
 def _answer_until_gone(channel: socket.socket, parent: int) -> None:

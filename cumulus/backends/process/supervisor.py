@@ -31,13 +31,14 @@ from cumulus.backends.process.command import Command, End
 from cumulus.backends.process.console import Console
 from cumulus.backends.process.execs import Execs
 from cumulus.backends.process.feeding import ProcessInput
-from cumulus.backends.process.launch import StartFailed, StartUnreachable, launch, resolve_secrets
+from cumulus.backends.process.launch import CAUGHT, Child, StartFailed, StartUnreachable, launch, resolve_secrets
 from cumulus.backends.process.lease_guard import LeaseGuard, LeaseRefused
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.documents import NO_ROOM, read_document, write_document
 from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import SystemClock, timestamp
 from cumulus.lib import cgroup, processes
+from cumulus.lib.descriptors import close_all_but
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ _DISK_PATIENCE = 1.0
 _STOPPED = End(None, AttemptReason.STOPPED, "stopped before it started")
 
 
-def main(arguments: list[str], server: LedgerClient | None = None) -> int:
-    """Supervise the run in the directory `arguments[0]` to its end. `server` has the ledger open."""
-    kept = 2 if server is None else server.fileno()
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+def main(arguments: list[str], server: LedgerClient | None = None, waiting: Child | None = None) -> int:
+    """Supervise the run in the directory `arguments[0]` to its end. `server` has the ledger open, `waiting` becomes the
+    program."""
+    kept = [] if server is None else [server.fileno()]
+    close_all_but(*kept, *([] if waiting is None else [waiting.channel.fileno()]))
     os.chdir(arguments[0])
     os.umask(0o077)
     wake = _catch_signals()
@@ -68,9 +69,10 @@ def main(arguments: list[str], server: LedgerClient | None = None) -> int:
     spec = read_document(layout.SPEC)
     if spec is None:
         return 1
-    run = _Supervision(spec, server)
+    run = _Supervision(spec, server, waiting)
     try:
         end = run.to_its_end(wake) if not os.path.exists(layout.STARTED) else run.bury()
+        run.dismiss()
     except Exception as error:
         # Whatever went wrong, the run has an end that says so, and nothing of it runs after that.
         process_tree.end_children()
@@ -89,9 +91,10 @@ class _NotAnyMore(Exception):
 
 
 class _Supervision:
-    def __init__(self, spec: dict[str, Any], server: LedgerClient | None) -> None:
+    def __init__(self, spec: dict[str, Any], server: LedgerClient | None, waiting: Child | None) -> None:
         self._spec = spec
         self._server = server
+        self._waiting = waiting
         self._clock = SystemClock()
         self._started_at = ""
         self._redactor = Redactor(())
@@ -118,7 +121,8 @@ class _Supervision:
                 uploading.prepare(lambda: self._check(leases), lambda line: _say(log, line))
             if spec.get("call"):
                 spec = {**spec, "command": self._prepare_call(log, leases)}
-            started = launch(spec, secrets, hold.variables)
+            started = launch(spec, secrets, hold.variables, self._waiting)
+            self._waiting = None
             enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, started.pid) else ""
             console = Console(started.output, started.pid) if spec.get("terminal") else None
             given = ProcessInput(started.input, started.pid) if started.input >= 0 else None
@@ -153,7 +157,7 @@ class _Supervision:
         leases.wait_begun()
         try:
             failure = started.release()
-        except BrokenPipeError:
+        except ConnectionError:
             command.abandon()
             return self._killed_at_the_gate(leases)
         if failure:
@@ -192,6 +196,12 @@ class _Supervision:
         if over is None and os.path.exists(layout.STOP):
             return _STOPPED
         return over or End(None, AttemptReason.LOST, "its process was killed before the command was started")
+
+    def dismiss(self) -> None:
+        """End what was to become the program, and did not."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.dismiss()
 
     def bury(self) -> End:
         """The end of a run whose supervisor died after the start: nothing of it is left running when this returns."""
@@ -275,7 +285,7 @@ def _catch_signals() -> int:
     becomes readable on each signal."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for number in CAUGHT:
         signal.signal(number, lambda *_: None)
     return readable
 

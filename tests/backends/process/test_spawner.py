@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import WorkloadState
-from cumulus.backends.process import layout
+from cumulus.backends.base import EnvVar, WorkloadState
+from cumulus.backends.process import layout, spare_supervisor
 from cumulus.backends.process.spawner import Spawned, Spawner
 from cumulus.lib import processes
 from tests.backends.process_bed import ProcessBed, processes_of
@@ -29,6 +29,23 @@ def fork_servers(bed: ProcessBed) -> list[int]:
         if each is not None and each.parent == os.getpid()
         and b"fork_server.py" in Path(f"/proc/{each.pid}/cmdline").read_bytes()
     ]  # fmt: skip
+
+
+def spare(bed: ProcessBed) -> tuple[int, int]:
+    """The supervisor that waits for the next run, and what becomes its program; waits for them."""
+
+    def found() -> tuple[int, int] | None:
+        for pid in (each for server in fork_servers(bed) for each in processes.children(server)):
+            if processes.name(pid) == spare_supervisor.NAME and (below := processes.children(pid)):
+                return pid, below[0]
+        return None
+
+    pid, child = eventually(found, what="a supervisor waits for the next run")
+    return pid, child
+
+
+def gone(*pids: int) -> bool:
+    return all(map(processes.is_gone, pids))
 
 
 def ended(spawned: Spawned) -> bool:
@@ -117,3 +134,58 @@ def test_what_is_too_large_for_a_message_starts_too(spawner: Spawner, tmp_path: 
     eventually(lambda: ended(spawned))
     os.waitpid(spawned.pid, 0)
     os.close(spawned.descriptor)
+
+
+class TestSpare:
+    """The supervisor that is there before its run."""
+
+    def test_the_next_run_is_in_it_and_in_nothing_of_the_run_before(self, bed: ProcessBed) -> None:
+        assert bed.run("true", job="before")[1].state is WorkloadState.SUCCEEDED
+        pid, child = spare(bed)
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; echo $$; env; ls /proc/self/fd; exec sleep 60"))
+        bed.running(work)
+        assert bed.supervisor(work) == pid
+        assert processes.name(pid) == "supervisor"
+        assert os.getsid(pid) == pid
+        assert os.getpgid(child) == child
+        bed.until(lambda: bed.log(work).endswith(b"\n3\n"))
+        log = bed.log(work).decode().splitlines()
+        # The fourth is that of the directory, which `ls` opened.
+        assert (log[0], log[-4:]) == (str(child), ["0", "1", "2", "3"])
+        assert not any("before" in line for line in log)
+        assert (bed.run_directory(work) / layout.SUPERVISOR_LOG).read_text() == ""
+        bed.backend.stop(work.name, 0)
+        assert bed.finish(work).reason == "Stopped"
+
+    def test_one_that_was_killed_is_not_missed(self, bed: ProcessBed) -> None:
+        bed.run("true", job="before")
+        for which in (0, 1):
+            killed = spare(bed)[which]
+            os.kill(killed, signal.SIGKILL)
+            _, end = bed.run("sh", "-c", "exit 3", job=f"after-{which}")
+            assert (end.exit_code, end.reason) == (3, "Error")
+
+    def test_it_ends_with_what_forked_it(self, bed: ProcessBed) -> None:
+        bed.run("true")
+        both = spare(bed)
+        (server,) = fork_servers(bed)
+        os.kill(server, signal.SIGKILL)
+        eventually(lambda: gone(*both))
+
+    def test_what_is_more_than_it_is_handed_at_once_runs_all_the_same(self, bed: ProcessBed) -> None:
+        bed.run("true", job="before")
+        pid, _ = spare(bed)
+        many = tuple(EnvVar(f"NAME_{number}", "x" * 1000) for number in range(200))
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; echo $NAME_199; exec sleep 60", env=many))
+        bed.running(work)
+        assert bed.supervisor(work) == pid
+        bed.until(lambda: bed.log(work) == b"x" * 1000 + b"\n")
+        bed.backend.stop(work.name, 0)
+        bed.finish(work)
+
+    def test_one_whose_run_does_not_start_leaves_nothing(self, bed: ProcessBed) -> None:
+        bed.run("true", job="before")
+        pid, child = spare(bed)
+        _, end = bed.run("true", working_dir="/no/such/directory")
+        assert end.reason == "StartError"
+        eventually(lambda: gone(pid, child))

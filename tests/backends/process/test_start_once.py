@@ -191,8 +191,10 @@ def test_a_daemon_stopped_at_any_step_of_the_end_holds_up_no_other(bed: ProcessB
     assert step > 2
 
 
-def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path) -> None:
-    """The command runs at most once, and the run always comes to an end that is true."""
+@pytest.mark.parametrize("spare", [False, True])
+def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path, spare: bool) -> None:
+    """The command runs at most once, and the run always comes to an end that is true; also where what becomes the
+    command was there before it."""
     ends = set()
     killed, step = True, 0
     while killed:
@@ -200,7 +202,7 @@ def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path) -> None:
         work = job(bed, ran, step)
         bed.start_unsupervised(work)
         bed.backend.close()  # It would reap the supervisor, a child of this process, before the test does.
-        killed = killed_after(step, partial(_supervise, str(bed.run_directory(work))))
+        killed = killed_after(step, partial(_supervise, str(bed.run_directory(work)), spare=spare))
         bed.reopen()
         end = bed.finish(work)
         ends.add(end.reason)
@@ -214,9 +216,9 @@ def _start(bed: ProcessBed, work: Workload) -> None:
     bed.open().start(work)
 
 
-def _supervise(directory: str) -> None:
+def _supervise(directory: str, *, spare: bool = False) -> None:
     os.setsid()
-    supervisor.main([directory])
+    supervisor.main([directory], waiting=launch_module.waiting_child(lambda: None) if spare else None)
 
 
 def test_daemons_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None:

@@ -27,6 +27,7 @@ from cumulus.errors import BackendError, BackendRefused
 from cumulus.infrastructure.checkpoints import reader
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import UnixUser
+from tests.backends.process.test_spawner import spare
 from tests.backends.process_bed import NODE, ProcessBed
 from tests.backends.seams import save
 from tests.chronos.conftest import remove_cgroups
@@ -105,8 +106,13 @@ def program(bed: ProcessBed, work: Workload) -> int:
 
 
 class TestWho:
-    def test_a_program_is_its_submitter(self, bed: ProcessBed, users: tuple[User, User]) -> None:
+    @pytest.mark.parametrize("waited", [False, True])
+    def test_a_program_is_its_submitter(self, bed: ProcessBed, users: tuple[User, User], waited: bool) -> None:
+        """Also where what becomes it was there before, as root."""
         user = users[0]
+        if waited:
+            bed.run("true", job="before", **of(users[1]))
+            spare(bed)
         work, seen = bed.run(PYTHON, "-c", WHO, **of(user))
         assert (seen.state, seen.message) == (WorkloadState.SUCCEEDED, "")
         told = json.loads(bed.log(work))
