@@ -286,7 +286,7 @@ class CycleReclaim:
 
 def spared(snapshot: Snapshot) -> Iterator[Key]:
     """Partitions that were to be taken back for a gang which waits no longer, and that were not asked for yet. Not
-    those on which another gang counts that was promised its start within its quota since."""
+    those on which another gang counts that was promised its start since."""
     left = []
     for hold in snapshot.holds:
         if hold.returning is None or hold.partition is None or hold.returning.at <= snapshot.now:
@@ -307,11 +307,10 @@ def spared(snapshot: Snapshot) -> Iterator[Key]:
 
 
 def _counted_on(snapshot: Snapshot) -> dict[DevicePlace, list[datetime]]:
-    """By when devices are promised within quotas."""
+    """By when devices are promised."""
     found: dict[DevicePlace, list[datetime]] = {}
     for gang in snapshot.pending:
-        if gang.sure:
-            for promise in (member.promise for member in gang.members):
-                if promise is not None:
-                    found.setdefault((promise.node, promise.device), []).append(promise.start_by)
+        for promise in (member.promise for member in gang.members):
+            if promise is not None:
+                found.setdefault((promise.node, promise.device), []).append(promise.start_by)
     return found

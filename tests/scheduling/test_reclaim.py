@@ -307,6 +307,22 @@ def test_who_yields_for_one_that_goes_away_yields_all_the_same_where_another_was
     assert cluster.jobs["t"].bound == 20 * MINUTE + 0.9 * GRACE
 
 
+def test_so_does_it_where_one_that_borrows_was_promised_what_else_comes_back() -> None:
+    cluster = borrowing(nodes=1, minRuntime="20m")
+    half = Share(size=40 * GI)
+    cluster.submit(Job("s", "alice", "sure", half, arrives=200.0), Job("b", "bob", "rest", half, arrives=210.0))
+    cluster.run(300.0)
+    told = cluster.waiting["b"].promised
+    assert told is not None
+    assert not cluster.waiting["b"].sure
+    del cluster.waiting["s"]
+    cluster.settle()
+    assert cluster.waiting["b"].promised == told
+    cluster.run()
+    assert cluster.late == []
+    assert cluster.jobs["b"].bound == 20 * MINUTE + 0.9 * GRACE
+
+
 def test_an_urgent_job_keeps_what_it_borrowed() -> None:
     bands = [{"name": "normal", "from": 0}, {"name": "urgent", "from": 100, "urgent": True}]
     cluster = Cluster([sure(), a_queue("rest", bands=bands, minRuntime="0s")])
@@ -428,6 +444,7 @@ class Watched:
         self.wrong: list[str] = []
         self.victims = 0
         self.takers: set[str] = set()
+        """For whom others were asked, until they start. Who yields later waits anew, and takes nothing back."""
         cluster.watch = self.look
 
     def look(self, snapshot: Snapshot, policies: Policies, plan: CycleResult) -> None:
@@ -444,6 +461,7 @@ class Watched:
                 self.wrong.append(f"{moved.gang.name} has its promise moved: {moved.cause.message}")
             if moved.gang.sure and not moved.sure:
                 self.wrong.append(f"{moved.gang.name} was promised its start within the quota, and is not any more")
+        self.takers -= {binding.gang for binding in plan.bindings}
         taken = {victim.gang.name: victim.gang for victim in plan.victims}
         for hold, moment, gang in plan.victims:
             self.victims += 1
