@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from cumulus.clock import SystemClock
 from cumulus.server.http.certificates import Authority
 from cumulus.server.http.connection import ConnectionLimits, ServedConnections
 from cumulus.server.http.listener import Listener
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -152,6 +153,32 @@ def test_who_does_not_read_is_not_waited_for(address: tuple[str, int], streams: 
         connection.sendall(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
         eventually(lambda: streams.open)
         eventually(lambda: not streams.open)
+
+
+def test_many_who_keep_it_waiting_take_little_memory(app: Starlette, streams: Streams) -> None:
+    """Forty of each kind: headers that do not end, a body that does not, an answer that nobody reads."""
+    limits = ConnectionLimits(headers_bytes=4096, most=400)
+    listening = socket.create_server(("127.0.0.1", 0), backlog=400)
+    # What the kernel holds for a connection is not what is counted, and takes long to fill.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    address = listening.getsockname()
+    sent = (
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 4000,
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n" + b"z" * 60_000,
+        b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n",
+    )
+    with served(app, [listening], limits), ExitStack() as held:
+        tracemalloc.start()
+        held.callback(tracemalloc.stop)
+        for each in sent * 40:
+            held.enter_context(socket.create_connection(address, PATIENCE)).sendall(each)
+        eventually(lambda: streams.open == 40)
+        for _ in range(3):
+            with socket.create_connection(address, PATIENCE) as other:
+                other.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                assert b"200" in everything(other)
+        # What waits to be sent is a chunk or two for each; what came is 2.4 MB.
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
 
 
 def test_there_are_only_so_many(app: Starlette) -> None:

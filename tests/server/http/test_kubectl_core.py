@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from cumulus.clock import FakeClock
 from cumulus.resources.key import Key
+from cumulus.resources.roles import Role
+from cumulus.service.access.matrix import RESOURCES, GuardedResource
 from cumulus.service.identity import Identity
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW, ago, event, failed, job, node, running
@@ -149,3 +152,28 @@ def test_who_may_do_what(kubectl: Kubectl, bed: Bed) -> None:
     rules = kubectl("auth", "can-i", "--list", "-n", "team")
     assert "gpujobs.cumulus.dev" in rules
     assert "clusterrolebindings" not in rules
+
+
+@pytest.mark.parametrize("role", [None, *Role], ids=str)
+def test_what_a_role_may_is_the_matrix_cell_by_cell(kubectl: Kubectl, bed: Bed, role: Role | None) -> None:
+    """What the verbs then do: see `test_reviews`."""
+    bed.asks = Identity("ann", 1001)
+    if role is not None:
+        for where in ("", "team"):
+            bed.store.create(binding(role, "User", "ann", where, "mine"))
+    listed: set[tuple[str, str]] = set()
+    for line in kubectl("auth", "can-i", "--list", "-n", "team").splitlines():
+        if found := re.fullmatch(r"(\S+) +\[] +\[] +\[(.+)]", line):
+            listed |= {(found[1], verb) for verb in found[2].split()}
+    assert listed == {
+        (_named(each), verb)
+        for each in RESOURCES
+        for verb, least in each.verbs.items()
+        if least is None or (role is not None and role.covers(least))
+    }
+
+
+def _named(resource: GuardedResource) -> str:
+    """As kubectl writes it: gpujobs.cumulus.dev/log."""
+    name, slash, below = resource.name.partition("/")
+    return f"{name}{resource.group and '.'}{resource.group}{slash}{below}"
