@@ -75,8 +75,8 @@ def seaweedfs_server() -> Iterator[Server]:
         command = [
             weed, "server", "-dir", directory, "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
             f"-s3.config={config}", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            # More volumes than there are collections: each bucket is one.
-            "-volume.max=500", "-master.volumeSizeLimitMB=64", "-volume.minFreeSpace=1",
+            # More volumes than the buckets of a whole run take: seven each.
+            "-volume.max=5000", "-master.volumeSizeLimitMB=64", "-volume.minFreeSpace=1",
             *(f"-{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
         with _running(command, ports["s3.port"], directory) as server:
