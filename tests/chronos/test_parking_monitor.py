@@ -15,7 +15,7 @@ from cumulus.chronos.contract.policy import PolicyChange
 from cumulus.chronos.parking import rows
 from cumulus.chronos.parking.driver import CheckpointState
 from cumulus.chronos.parking.self_test import Inconclusive, SelfTest
-from tests.chronos.conftest import GIB, open_ledger
+from tests.chronos.conftest import GIB, open_ledger, up
 from tests.chronos.parking_node import ParkingNode, Run, proof
 from tests.chronos.test_cli import Shell, shell
 from tests.standin_cuda import StandInCuda
@@ -63,16 +63,34 @@ def test_a_parked_lease_outlives_its_monitor_and_comes_back_by_the_next(node: Pa
     assert node.ledger.parking().used_bytes == 0
 
 
-def test_a_monitor_from_before_parking_is_replaced_by_one_that_parks(node: ParkingNode, shell: Shell) -> None:
+OLDER = """
+import fcntl, os, time
+lock = os.open("{home}/monitor.pid", os.O_RDWR)
+fcntl.flock(lock, fcntl.LOCK_EX)
+start = open("/proc/self/stat").read().rpartition(")")[2].split()[19]
+ledger = os.stat("{ledger}")
+os.ftruncate(lock, 0)
+os.pwrite(lock, f"{os.getpid()} {start} {ledger.st_dev} {ledger.st_ino}".encode(), 0)
+print("up", flush=True)
+time.sleep(600)
+"""
+"""A monitor that knows nothing of parking: it holds the lock, and says who it is."""
+
+
+def test_a_monitor_from_before_parking_is_replaced_by_one_that_parks(node: ParkingNode, shell: Shell, run: Run) -> None:
     node.prove(proof())
     node.lease("a", GIB, seconds=600)
-    older = monitor_control.running(node.ledger.home)
-    assert older
+    home, today = node.ledger.home, monitor_control.running(node.ledger.home)
+    assert today
     with node.ledger.database.write() as tx:
         tx.execute("DELETE FROM meta WHERE key = 'parker'")
+    older = run(OLDER.replace("{home}", str(home)).replace("{ledger}", str(node.ledger.database.path)))
+    os.kill(today, signal.SIGKILL)
+    up(older)
+    assert monitor_control.running(home) == older.pid
     assert "is parked" in shell("park a")
     newer = monitor_control.running(node.ledger.home)
-    assert newer not in (None, older)
+    assert newer not in (None, older.pid)
     assert "goes on" in shell("unpark a 10m")
     assert monitor_control.running(node.ledger.home) == newer
 
