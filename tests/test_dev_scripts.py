@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, eventually
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CUMULUS = """#!/bin/sh
@@ -55,6 +55,8 @@ def test_the_controllers_are_started_shown_and_stopped(place: Path) -> None:
         assert "SWARM_MANAGER=tcp://127.0.0.1:1" in said
         assert "The controllers run already" in run(place, "dev-start.sh", "--no-image")
         assert run(place, "dev-logs.sh", "train", "--tail", "3") == "cumulus logs train --tail 3\n"
+        # Nobody waits for that one to begin: `wait`, which does, is made up here.
+        eventually((place / ".dev/serve.log").read_text)
     finally:
         said = run(place, "dev-stop.sh")
     assert said == "The controllers have stopped.\n"
