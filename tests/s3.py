@@ -159,8 +159,8 @@ class Proxy:
 
     def cut(self) -> None:
         """Refuse connections, and end those that are there."""
-        self.up.clear()
         with self._mutex:
+            self.up.clear()
             for connection in self._open:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
@@ -189,7 +189,14 @@ class Proxy:
                 continue
             server = socket.create_connection(self._target)
             with self._mutex:
-                self._open |= {client, server}
+                # It may have been cut since: then this connection must not outlive that.
+                goes_on = self.up.is_set() and self.answer is None
+                if goes_on:
+                    self._open |= {client, server}
+            if not goes_on:
+                client.close()
+                server.close()
+                continue
             threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
             threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
 
