@@ -335,33 +335,20 @@ class _Server:
 
     def _hand(self, connection: _Connection, descriptors: list[int]) -> int:
         """Give a command to the spare fork: its pid, 0 where there is none that takes it."""
-        spare = self._spare
-        if spare is None:
-            return 0
-        taken = spare.hand(connection.text, [*descriptors, connection.socket.fileno()])
-        self._drop_spare()
-        return spare.pid if taken else 0
+        spare, self._spare = self._spare, None
+        return 0 if spare is None else spare.hand(connection.text, [*descriptors, connection.socket.fileno()])
 
     def _make_spare(self) -> socket.socket | None:
         """In the fork: where its command comes from."""
         self._wants_spare = False
-        near, far = spare_fork.pair()
         # Before the fork: who looks at the list of processes never takes it for a command.
         own = spare_fork.called(rehearsal.NAME)
-        try:
-            pid = os.fork()
-        except OSError:
-            pid = -1
-        if pid == 0:
-            near.close()
+        made = spare_fork.make()
+        if isinstance(made, socket.socket):
             self._name = own
-            return far
+            return made
         spare_fork.called(own)
-        far.close()
-        if pid < 0:
-            near.close()
-        else:
-            self._spare = SpareFork(pid, near)
+        self._spare = made
         return None
 
     def _drop_spare(self) -> None:

@@ -6,6 +6,7 @@ early has done so while nobody waited.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from types import ModuleType
@@ -30,25 +31,39 @@ class SpareFork:
         self.pid = pid
         self._channel = channel
 
-    def hand(self, request: bytes, descriptors: Sequence[int] = ()) -> bool:
-        """Whether it has the request, whole. Where not, it never runs any of it."""
-        if len(request) > LARGEST:
-            return False
+    def hand(self, request: bytes, descriptors: Sequence[int] = ()) -> int:
+        """Its pid where it has the request, whole. Where not, 0, and it never runs any of it. It is nobody's spare
+        after that."""
         try:
-            return socket.send_fds(self._channel, [request], descriptors) == len(request)
+            if len(request) <= LARGEST and socket.send_fds(self._channel, [request], descriptors) == len(request):
+                return self.pid
         except OSError:
-            return False
+            pass
+        finally:
+            self.close()
+        return 0
 
     def close(self) -> None:
         """It ends, unless it has a request."""
         self._channel.close()
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """The maker's end of a channel, which never waits, and the fork's. Messages arrive whole, or not at all."""
+def make() -> SpareFork | socket.socket | None:
+    """Fork: the fork, None where there are too many processes; and in the fork, where its work comes from. Its maker
+    never waits, and messages arrive whole, or not at all."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
-    return near, far
+    try:
+        pid = os.fork()
+    except OSError:
+        near.close()
+        far.close()
+        return None
+    if pid == 0:
+        near.close()
+        return far
+    far.close()
+    return SpareFork(pid, near)
 
 
 def wait(channel: socket.socket) -> Handed | None:

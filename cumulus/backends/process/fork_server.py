@@ -104,34 +104,17 @@ class _Server:
 
     def _hand(self, start: Start) -> int:
         """Give a run to the spare fork: its pid, 0 where there is none that takes it."""
-        spare = self._spare
-        if spare is None:
-            return 0
-        taken = spare.hand(*spare_supervisor.request(start))
-        self._drop_spare()
-        return spare.pid if taken else 0
+        spare, self._spare = self._spare, None
+        return 0 if spare is None else spare.hand(*spare_supervisor.request(start))
 
     def _make_spare(self) -> socket.socket | None:
         """In the fork: where its run comes from."""
         self._wants_spare = False
-        near, far = spare_fork.pair()
-        try:
-            pid = os.fork()
-        except OSError:
-            pid = -1
-        if pid == 0:
-            return far
-        far.close()
-        if pid < 0:
-            near.close()
-        else:
-            self._spare = SpareFork(pid, near)
+        made = spare_fork.make()
+        if isinstance(made, socket.socket):
+            return made
+        self._spare = made
         return None
-
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
 
     def _reap(self, ended: int) -> None:
         os.read(ended, 4096)
@@ -139,7 +122,8 @@ class _Server:
             while pid := os.waitpid(-1, os.WNOHANG)[0]:
                 self._ledger.reaped(pid)
                 if self._spare is not None and pid == self._spare.pid:
-                    self._drop_spare()
+                    self._spare.close()
+                    self._spare = None
 
 
 def _awaited(channel: socket.socket) -> Start:
